@@ -1,0 +1,56 @@
+package embed
+
+import "github.com/likeness-id/likeness/pkg/face"
+
+// Task says what a model is for.
+type Task string
+
+// The tasks.
+const (
+	TaskDetector Task = "detector"
+	TaskEncoder  Task = "encoder"
+)
+
+// Manifest is the contract of one model: models/<id>.json. A file that
+// contradicts its manifest is refused at start.
+type Manifest struct {
+	ID           string `json:"id"`
+	Task         Task   `json:"task"`
+	File         string `json:"file"`   // base name, beside the manifest or in the models folder
+	SHA256       string `json:"sha256"` // of the file, lower-case hex
+	Size         int64  `json:"size"`   // of the file, bytes
+	License      string `json:"license"`
+	Source       string `json:"source"`        // where it comes from, for people
+	URL          string `json:"url,omitempty"` // where `likeness models pull` gets it
+	TrainingData string `json:"training_data"`
+	Notes        string `json:"notes,omitempty"`
+
+	Input   Input    `json:"input"`
+	Outputs []Output `json:"outputs"`
+
+	// Detectors.
+	Decoder   string  `json:"decoder,omitempty"`   // how outputs become faces: "yunet"
+	Threshold float32 `json:"threshold,omitempty"` // least detection score, 0..1
+
+	// Encoders.
+	Dimension   int               `json:"dimension,omitempty"` // length of the embedding
+	Alignment   [][2]float32      `json:"alignment,omitempty"` // five template points in pixels of the input, order of face.Landmarks.Points
+	Calibration *face.Calibration `json:"calibration,omitempty"`
+}
+
+// Input is a model's image input: float32, NCHW.
+type Input struct {
+	Name     string     `json:"name"`
+	Width    int        `json:"width"`  // 0: any multiple of Multiple
+	Height   int        `json:"height"` // 0: any multiple of Multiple
+	Multiple int        `json:"multiple,omitempty"`
+	Order    string     `json:"order"` // "rgb" or "bgr"
+	Mean     [3]float32 `json:"mean"`  // subtracted from 0..255, in Order
+	Scale    [3]float32 `json:"scale"` // multiplied afterwards, in Order
+}
+
+// Output is one output tensor.
+type Output struct {
+	Name  string  `json:"name"`
+	Shape []int64 `json:"shape"` // -1 where it depends on the input
+}

@@ -1,0 +1,170 @@
+package face
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Kind says what went wrong in terms that a caller can act on. Each kind has
+// one stable code, which the HTTP contract, the CLI and the metrics share.
+type Kind uint8
+
+// The kinds. Their order is not part of any contract; their codes are.
+const (
+	Internal                  Kind = iota // a fault of ours; the cause is for the log only
+	Invalid                               // the request breaks the contract's schema
+	InvalidImage                          // an image of a supported type that cannot be decoded
+	Unauthenticated                       // no valid API key
+	Forbidden                             // the key lacks the scope
+	NotFound                              // gallery, subject, template or route is not there
+	MethodNotAllowed                      // the route exists, the method does not
+	Conflict                              // it is there already, or an idempotency key was reused
+	ModelMismatch                         // an embedding or template of another model
+	TooLarge                              // body, image bytes or pixels over the limit
+	UnsupportedImage                      // not an image type that we read
+	UnsupportedMediaType                  // a body that is neither JSON nor multipart
+	NoFace                                // no face in the image
+	ManyFaces                             // several faces where one was asked for
+	LowQuality                            // the quality gate refused the sample
+	Duplicate                             // enrolment refused: looks like somebody enrolled
+	OperatingPointUnsupported             // the calibration does not support this FMR
+	RateLimited                           // the key's rate limit
+	Overloaded                            // the inference gate and its queue are full
+	Unavailable                           // not ready, or draining
+	Deadline                              // not done in time
+	Canceled                              // the caller went away
+)
+
+type kindText struct{ code, title string }
+
+// kinds is data, so that the HTTP layer can be checked against it: every code
+// here must appear in api/openapi.yaml and the other way round.
+func kinds() [Canceled + 1]kindText {
+	return [...]kindText{
+		Internal:                  {"internal", "Internal error"},
+		Invalid:                   {"invalid_request", "Invalid request"},
+		InvalidImage:              {"invalid_image", "Image cannot be decoded"},
+		Unauthenticated:           {"unauthenticated", "API key missing or not valid"},
+		Forbidden:                 {"forbidden", "API key lacks the scope"},
+		NotFound:                  {"not_found", "Not found"},
+		MethodNotAllowed:          {"method_not_allowed", "Method not allowed"},
+		Conflict:                  {"conflict", "Conflict"},
+		ModelMismatch:             {"model_mismatch", "Template of another model"},
+		TooLarge:                  {"too_large", "Too large"},
+		UnsupportedImage:          {"unsupported_image", "Image type not supported"},
+		UnsupportedMediaType:      {"unsupported_media_type", "Media type not supported"},
+		NoFace:                    {"no_face", "No face found"},
+		ManyFaces:                 {"many_faces", "More than one face found"},
+		LowQuality:                {"low_quality", "Quality too low"},
+		Duplicate:                 {"duplicate_subject", "Face is enrolled as another subject"},
+		OperatingPointUnsupported: {"operating_point_unsupported", "Operating point not supported"},
+		RateLimited:               {"rate_limited", "Rate limit reached"},
+		Overloaded:                {"overloaded", "Overloaded"},
+		Unavailable:               {"unavailable", "Not available"},
+		Deadline:                  {"deadline_exceeded", "Deadline exceeded"},
+		Canceled:                  {"canceled", "Request canceled"},
+	}
+}
+
+// Kinds returns every kind.
+func Kinds() []Kind {
+	out := make([]Kind, len(kinds()))
+	for i := range out {
+		out[i] = Kind(i)
+	}
+	return out
+}
+
+// Code is the stable machine code of the kind, in snake_case.
+func (k Kind) Code() string { return kinds()[k].code }
+
+// Title is a short human title of the kind.
+func (k Kind) Title() string { return kinds()[k].title }
+
+// String returns the code.
+func (k Kind) String() string { return k.Code() }
+
+// Error makes a Kind usable as the target of [errors.Is]:
+// errors.Is(err, face.NotFound).
+func (k Kind) Error() string { return k.Code() }
+
+// FieldError points at one part of a request that breaks the contract.
+type FieldError struct {
+	Pointer string // RFC 6901 JSON pointer, or the name of a part or parameter
+	Detail  string // what is wrong with it, for the caller
+}
+
+// Error is the one error of the domain.
+type Error struct {
+	Kind    Kind
+	Op      string       // the operation, for the log: "sqlite.Enrol"
+	Detail  string       // for the caller; never holds a cause, a path or a secret
+	Reasons []Reason     // why a sample was refused
+	Fields  []FieldError // what breaks the contract
+	Err     error        // the cause, for the log only
+}
+
+// Errorf makes an Error of a kind with a detail for the caller.
+func Errorf(kind Kind, op, format string, args ...any) *Error {
+	return &Error{Kind: kind, Op: op, Detail: fmt.Sprintf(format, args...)}
+}
+
+// Wrap makes an Error of a kind around a cause. The detail for the caller is
+// empty: the cause is for the log. It returns nil when err is nil. An end of
+// the context is kept as what it is, whatever kind was asked for.
+func Wrap(kind Kind, op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		kind = Deadline
+	case errors.Is(err, context.Canceled):
+		kind = Canceled
+	}
+	return &Error{Kind: kind, Op: op, Err: err}
+}
+
+// Error describes the error for the log.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Op != "" {
+		b.WriteString(e.Op + ": ")
+	}
+	b.WriteString(e.Kind.Code())
+	if e.Detail != "" {
+		b.WriteString(": " + e.Detail)
+	}
+	for _, f := range e.Fields {
+		b.WriteString(": " + f.Pointer + ": " + f.Detail)
+	}
+	if e.Err != nil {
+		b.WriteString(": " + e.Err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Is reports whether target is the kind of this error.
+func (e *Error) Is(target error) bool {
+	k, ok := target.(Kind)
+	return ok && k == e.Kind
+}
+
+// KindOf returns the kind of the outermost [Error] in err's chain. A bare end
+// of a context is Deadline or Canceled; anything else is Internal.
+func KindOf(err error) Kind {
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		return e.Kind
+	case errors.Is(err, context.DeadlineExceeded):
+		return Deadline
+	case errors.Is(err, context.Canceled):
+		return Canceled
+	}
+	return Internal
+}

@@ -1,0 +1,51 @@
+package face
+
+import (
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// Scope is something an API key may do.
+type Scope string
+
+// The scopes. Admin includes all others.
+const (
+	ScopeVerify   Scope = "verify"
+	ScopeIdentify Scope = "identify"
+	ScopeEnrol    Scope = "enrol"
+	ScopeRead     Scope = "read"
+	ScopeAdmin    Scope = "admin"
+	ScopeStyle    Scope = "style"
+)
+
+// Scopes lists every scope.
+func Scopes() []Scope {
+	return []Scope{ScopeVerify, ScopeIdentify, ScopeEnrol, ScopeRead, ScopeAdmin, ScopeStyle}
+}
+
+// Key is an API key as it is stored: the secret itself is shown once, when
+// the key is made, and kept by nobody but its owner.
+type Key struct {
+	ID        string
+	Tenant    string
+	Name      string // what the operator calls it
+	Hash      []byte // SHA-256 of the secret
+	Scopes    []Scope
+	CreatedAt time.Time
+	ExpiresAt time.Time // zero: never
+	RevokedAt time.Time // zero: not revoked
+}
+
+// Allows reports whether the key has the scope.
+func (k Key) Allows(s Scope) bool {
+	return slices.Contains(k.Scopes, s) || slices.Contains(k.Scopes, ScopeAdmin)
+}
+
+// Live reports whether the key is neither revoked nor expired at the time.
+func (k Key) Live(now time.Time) bool {
+	return k.RevokedAt.IsZero() && (k.ExpiresAt.IsZero() || now.Before(k.ExpiresAt))
+}
+
+// LogValue shows the id alone.
+func (k Key) LogValue() slog.Value { return slog.StringValue("key " + k.ID) }

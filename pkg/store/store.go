@@ -1,0 +1,174 @@
+// Package store says what Likeness keeps and how it must behave. The
+// embedded store (pkg/store/sqlite) and every later one pass one conformance
+// suite, pkg/store/storetest.
+//
+// Every call names a tenant, and no call ever sees or touches another
+// tenant's rows. Errors are [face.Error] values; the kinds that a method may
+// return, besides Internal, Unavailable and the ends of the context, are
+// listed with it.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Store keeps galleries, subjects, templates and API keys. It is safe for
+// concurrent use. A write is durable (it survives the process and the power)
+// before its method returns, and visible to every call that starts afterwards.
+type Store interface {
+	Galleries
+	Subjects
+	Templates
+	Keys
+	Idempotency
+
+	// Ready reports nil once calls are answered at full speed. Before, the
+	// error is Unavailable and its detail says how far loading is.
+	Ready(ctx context.Context) error
+
+	// Close waits for writes under way and releases everything. Calls that
+	// come later get Unavailable. Closing twice is no error.
+	Close() error
+}
+
+// Page asks for part of a list, ordered by id. The cursor is opaque: the one
+// that came with the previous part, or empty for the first.
+type Page struct {
+	Limit  int // 1..1000
+	Cursor string
+}
+
+// Galleries of a tenant. The gallery named [face.DefaultGallery] is always
+// there: it is made when it is first looked at.
+type Galleries interface {
+	// CreateGallery adds an empty gallery. Conflict: the id is taken.
+	CreateGallery(ctx context.Context, tenant string, g face.Gallery) (face.Gallery, error)
+	// Gallery returns a gallery with its counts. NotFound.
+	Gallery(ctx context.Context, tenant, gallery string) (face.Gallery, error)
+	// ListGalleries lists by id. Invalid: a cursor that this store did not make.
+	ListGalleries(ctx context.Context, tenant string, p Page) (items []face.Gallery, next string, err error)
+	// UpdateGallery changes the fields that are not nil. NotFound.
+	UpdateGallery(ctx context.Context, tenant, gallery string, c GalleryChange) (face.Gallery, error)
+	// DeleteGallery erases the gallery with everybody in it and leaves an
+	// audit record, all in one transaction. NotFound.
+	DeleteGallery(ctx context.Context, tenant, gallery string, by Actor) (face.Receipt, error)
+	// CountTemplates counts the templates of every gallery of every tenant,
+	// for the metrics. It is cheap enough to call at each scrape.
+	CountTemplates(ctx context.Context) ([]GalleryCount, error)
+}
+
+// GalleryCount is the number of templates in one gallery.
+type GalleryCount struct {
+	Tenant, Gallery string
+	Templates       int
+}
+
+// GalleryChange is a partial update; nil leaves a field as it is.
+type GalleryChange struct {
+	RetentionDays *int
+	StoreImages   *bool
+}
+
+// Subjects of a gallery.
+type Subjects interface {
+	// CreateSubject adds a subject without templates. NotFound: the gallery.
+	// Conflict: the id is taken in this gallery.
+	CreateSubject(ctx context.Context, tenant, gallery string, s face.Subject) (face.Subject, error)
+	// Subject returns a subject with its template count. NotFound.
+	Subject(ctx context.Context, tenant, gallery, subject string) (face.Subject, error)
+	// ListSubjects lists by id. NotFound: the gallery. Invalid: the cursor.
+	ListSubjects(ctx context.Context, tenant, gallery string, p Page) (items []face.Subject, next string, err error)
+	// UpdateSubject changes the fields that are not nil. NotFound.
+	UpdateSubject(ctx context.Context, tenant, gallery, subject string, c SubjectChange) (face.Subject, error)
+	// DeleteSubject erases the subject and its templates and leaves an audit
+	// record, all in one transaction. NotFound.
+	DeleteSubject(ctx context.Context, tenant, gallery, subject string, by Actor) (face.Receipt, error)
+}
+
+// SubjectChange is a partial update; nil leaves a field as it is.
+type SubjectChange struct {
+	Name       *string
+	ExternalID *string
+	Metadata   *json.RawMessage
+}
+
+// Actor says who erased something, for the audit record.
+type Actor struct {
+	KeyID     string // empty when authentication is off
+	RequestID string
+}
+
+// Templates of a subject, and the search over them.
+type Templates interface {
+	// Enrol adds a template to a subject. The embedding must be normalised;
+	// its length must be that of the other templates of its model in the
+	// gallery. A template id that is there already with the same subject,
+	// model and embedding is answered with the stored template, so that an
+	// enrolment may be repeated. NotFound: gallery or subject. Conflict: the
+	// id is taken by another template. ModelMismatch: the length.
+	// Invalid: numbers that are not finite, or a vector that is not of unit length.
+	Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error)
+	// Templates lists a subject's templates, oldest first, of one model or,
+	// with an empty modelID, of all. NotFound: gallery or subject.
+	Templates(ctx context.Context, tenant, gallery, subject, modelID string) ([]face.Template, error)
+	// DeleteTemplate erases one template and leaves an audit record. NotFound.
+	DeleteTemplate(ctx context.Context, tenant, gallery, subject, template string, by Actor) (face.Receipt, error)
+	// Search compares the probe with every template of the model in the
+	// gallery and returns the k best subjects: highest score first, equal
+	// scores by subject id, at most one candidate per subject. The scores are
+	// those of [face.Embedding.Cosine], and the list is exact. k is 1..1000.
+	// A gallery without templates of the model gives an empty list.
+	// NotFound: the gallery. ModelMismatch: the probe's length. Invalid: k.
+	Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (Result, error)
+	// PurgeExpired erases the templates that are older than their gallery's
+	// retention at the given time, over all tenants, leaves an audit record
+	// for each gallery touched, and returns how many went.
+	PurgeExpired(ctx context.Context, now time.Time) (int, error)
+}
+
+// Result is the answer of a search.
+type Result struct {
+	Candidates  []face.Candidate
+	GallerySize int // subjects with a template of the model
+}
+
+// Keys are the API keys of all tenants.
+type Keys interface {
+	// CreateKey stores a key. Conflict: the id or the hash is taken.
+	CreateKey(ctx context.Context, k face.Key) error
+	// KeyByHash finds a key by the SHA-256 of its secret, revoked and expired
+	// ones too: the caller asks [face.Key.Live]. NotFound.
+	KeyByHash(ctx context.Context, hash []byte) (face.Key, error)
+	// ListKeys lists the keys of a tenant, or of all with an empty tenant, oldest first.
+	ListKeys(ctx context.Context, tenant string) ([]face.Key, error)
+	// RevokeKey ends a key. Revoking one twice keeps the first time. NotFound.
+	RevokeKey(ctx context.Context, id string, at time.Time) error
+}
+
+// Idempotency remembers the answers given under an Idempotency-Key, so that a
+// caller who never saw an answer can ask again. Records are kept at least
+// [IdempotencyTTL] and purged afterwards.
+type Idempotency interface {
+	// BeginRequest claims a key for a request. It returns nil when the caller
+	// must carry the request out and then call EndRequest. When the same
+	// request was answered before, it returns that answer. Conflict: the key
+	// was used for another request (another fingerprint), or the first one is
+	// still under way. A claim that a crash left open is free again after the restart.
+	BeginRequest(ctx context.Context, tenant, key string, fingerprint []byte) (*Answer, error)
+	// EndRequest stores the answer of a claimed key, or, with nil, gives the claim up.
+	EndRequest(ctx context.Context, tenant, key string, a *Answer) error
+}
+
+// IdempotencyTTL is how long an answer can be asked for again.
+const IdempotencyTTL = 24 * time.Hour
+
+// Answer is an HTTP answer as it was given.
+type Answer struct {
+	Status   int
+	Location string // the Location header; empty when there is none
+	Body     []byte
+}
