@@ -1,6 +1,9 @@
 package face
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"log/slog"
 	"slices"
 	"time"
@@ -49,3 +52,26 @@ func (k Key) Live(now time.Time) bool {
 
 // LogValue shows the id alone.
 func (k Key) LogValue() slog.Value { return slog.StringValue("key " + k.ID) }
+
+// secretPrefix marks a Likeness secret, so that scanners for leaked
+// credentials can know one.
+const secretPrefix = "lk_"
+
+// NewKey makes a key with a fresh 256-bit secret. The secret is returned once
+// and is not part of the key.
+func NewKey(tenant, name string, scopes []Scope, expires time.Time) (secret string, k Key) {
+	var b [32]byte
+	rand.Read(b[:]) // never fails: crypto/rand ends the process instead
+	secret = secretPrefix + base64.RawURLEncoding.EncodeToString(b[:])
+	return secret, Key{
+		ID: NewID(), Tenant: tenant, Name: name, Hash: HashSecret(secret),
+		Scopes: scopes, CreatedAt: time.Now().UTC(), ExpiresAt: expires,
+	}
+}
+
+// HashSecret is the SHA-256 under which a secret is stored. The secret has
+// 256 random bits, so it needs neither salt nor stretching.
+func HashSecret(secret string) []byte {
+	sum := sha256.Sum256([]byte(secret))
+	return sum[:]
+}
