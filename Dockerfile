@@ -1,0 +1,31 @@
+# Likeness in one image: the server, the operator's tool and ONNX Runtime,
+# nothing else, not run as root. Build for both architectures with
+#   docker buildx build --platform linux/amd64,linux/arm64 .
+# Weights are not in it: mount a folder at /models (see README).
+FROM golang:1.26-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev pkg-config libturbojpeg0-dev \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=dev
+RUN go build -tags turbojpeg -trimpath -ldflags "-s -w -X main.version=${VERSION}" -o /out/ ./cmd/server ./cmd/likeness
+# The pinned library, its SHA-256 checked by the code that the server trusts too.
+RUN LIKENESS_CACHE_DIR=/out/cache /out/likeness runtime pull \
+ && cp "$(LIKENESS_CACHE_DIR=/out/cache /out/likeness runtime path)" /out/libonnxruntime.so \
+ && cp -L /usr/lib/*-linux-gnu/libturbojpeg.so.0 /out/ \
+ && mkdir -p /out/data
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /out/server /out/likeness /usr/local/bin/
+COPY --from=build /out/libonnxruntime.so /out/libturbojpeg.so.0 /usr/lib/
+COPY --from=build --chown=nonroot:nonroot /out/data /data
+ENV LIKENESS_LISTEN=0.0.0.0:8080 \
+    LIKENESS_DATA_DIR=/data \
+    LIKENESS_MODELS_DIR=/models \
+    LIKENESS_ORT_LIBRARY=/usr/lib/libonnxruntime.so
+VOLUME /data
+EXPOSE 8080
+USER nonroot
+ENTRYPOINT ["/usr/local/bin/server"]

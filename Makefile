@@ -1,0 +1,62 @@
+# Likeness. `make` prints what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+# Scaled JPEG decoding through TurboJPEG where its header is there; see docs/adr/0003.
+GOTAGS  = $(shell pkg-config --exists libturbojpeg 2>/dev/null && echo turbojpeg)
+TAGS    = $(if $(GOTAGS),-tags $(GOTAGS))
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# Weights: what the caller says, else those beside the checkout.
+LIKENESS_MODELS_DIR ?= $(wildcard ../shared/models)
+export LIKENESS_MODELS_DIR
+
+.PHONY: help
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps:
+	@scripts/deps.sh
+
+.PHONY: build
+build: deps ## build bin/server and bin/likeness
+	$(GO) build $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/server ./cmd/likeness
+
+.PHONY: runtime
+runtime: build
+	@scripts/runtime.sh bin/likeness
+
+.PHONY: run
+run: build runtime ## run a server on 127.0.0.1:8080 with the embedded store, without keys
+	LIKENESS_AUTH=off bin/server
+
+.PHONY: test
+test: build runtime ## everything that CI checks: vet, formatting, tests with -race, short fuzzing
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt would change these'; exit 1; }
+	$(GO) vet $(TAGS) ./...
+	$(GO) test $(TAGS) -race -timeout 15m ./...
+	@GOTAGS=$(GOTAGS) scripts/fuzz.sh
+
+.PHONY: bench
+bench: build runtime ## measure speed, memory and search; see bench/README.md
+	$(GO) run $(TAGS) ./bench
+
+.PHONY: lint
+lint: ## golangci-lint with .golangci.yaml
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: generate
+generate: ## write api/ again from api/openapi.yaml
+	$(GO) generate ./...
+
+.PHONY: verify
+verify: generate ## fail when generated code or go.mod is not what is committed
+	$(GO) mod tidy
+	git diff --exit-code -- api go.mod go.sum
+
+.PHONY: clean
+clean: ## remove what was built (never data/)
+	rm -rf bin out

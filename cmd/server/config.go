@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// configFile reads the --config file. Kong alone would let the file win over
+// the environment and pass over a misspelt name; here the environment wins and
+// a name that is no option is an error.
+func configFile(r io.Reader) (kong.Resolver, error) {
+	b, err := io.ReadAll(io.LimitReader(r, 1<<20))
+	if err != nil {
+		return nil, err
+	}
+	var values map[string]any
+	if err := json.Unmarshal(b, &values); err != nil {
+		return nil, fmt.Errorf("the config file is not a JSON object: %w", err)
+	}
+	file, err := kong.JSON(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return &fileOptions{file, values}, nil
+}
+
+type fileOptions struct {
+	kong.Resolver
+	values map[string]any
+}
+
+// Validate refuses names that no flag has.
+func (f *fileOptions) Validate(app *kong.Application) error {
+	for name := range f.values {
+		known := slices.ContainsFunc(app.Flags, func(flag *kong.Flag) bool {
+			return strings.ReplaceAll(flag.Name, "-", "_") == name || flag.Name == name
+		})
+		if !known {
+			return fmt.Errorf("the config file names %q, which is no option", name)
+		}
+	}
+	return nil
+}
+
+// Resolve leaves a flag alone that the environment sets.
+func (f *fileOptions) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+	for _, env := range flag.Envs {
+		if _, ok := os.LookupEnv(env); ok {
+			return nil, nil
+		}
+	}
+	if v, ok := f.values[flag.Name]; ok {
+		return v, nil
+	}
+	return f.Resolver.Resolve(ctx, parent, flag)
+}

@@ -1,0 +1,79 @@
+// Command server answers Likeness's HTTP contract. It only reads options,
+// catches signals and returns an exit code; pkg/app does the rest.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/likeness-id/likeness/pkg/app"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type flags struct {
+	app.Options `embed:""`
+
+	Config   kong.ConfigFlag  `type:"path" help:"JSON file with options, the names as in the flags."`
+	LogLevel slog.Level       `default:"INFO" env:"LIKENESS_LOG_LEVEL" help:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
+	Version  kong.VersionFlag `help:"Print the version and leave."`
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	var f flags
+	parser, err := kong.New(&f,
+		kong.Name("server"),
+		kong.Description("Likeness: face verification and identification over HTTP. Each option is a flag, an environment variable or a line of the --config file, in this order of precedence."),
+		kong.Configuration(configFile),
+		kong.Vars{"version": version},
+	)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+		return exitUsage
+	}
+	if _, err := parser.Parse(args); err != nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+		return exitUsage
+	}
+	if err := f.Validate(); err != nil {
+		fmt.Fprintf(os.Stderr, "server: %v\n", err)
+		return exitUsage
+	}
+	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: f.LogLevel}))
+
+	// The first signal drains, the second cuts.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	drain, startDrain := context.WithCancel(context.Background())
+	cut, startCut := context.WithCancel(context.Background())
+	defer startDrain()
+	defer startCut()
+	go func() {
+		log.Info("draining; a second signal cuts", "signal", (<-signals).String())
+		startDrain()
+		log.Warn("cutting", "signal", (<-signals).String())
+		startCut()
+	}()
+
+	if err := app.Run(drain, cut, f.Options, version, log); err != nil {
+		fmt.Fprintf(os.Stderr, "server: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}

@@ -1,0 +1,154 @@
+// Package house_test holds the arrows of the house: which room may import
+// which, and which third-party modules are linked at all.
+package house_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/likeness-id/likeness/internal/sharedtest"
+)
+
+const module = "github.com/likeness-id/likeness"
+
+// rooms says, for each room of the house, which other rooms its code (not its
+// tests) may import. A room that is not here fails the test: a new room is a
+// decision. The arrows point down.
+func rooms() map[string][]string {
+	return map[string][]string{
+		"pkg/face":            {},
+		"pkg/imaging":         {"pkg/face"},
+		"pkg/embed":           {"pkg/face", "pkg/imaging"},
+		"pkg/match":           {"pkg/face"},
+		"pkg/index":           {"pkg/face"},
+		"pkg/store":           {"pkg/face"},
+		"pkg/store/storetest": {"pkg/face", "pkg/store"},
+		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
+		"migrations":          {},
+		"models":              {},
+		"api":                 {},
+		"internal/fetch":      {"pkg/face"},
+		"internal/photos":     {},
+		"internal/ort":        {"pkg/face", "pkg/embed"},
+		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
+		"pkg/app": {"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"pkg/match", "pkg/store", "pkg/store/sqlite"},
+		"cmd/server": {"pkg/app"},
+		"cmd/likeness": {"internal/fetch", "internal/ort", "internal/photos", "models", "pkg/app", "pkg/embed",
+			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store/sqlite", "api"},
+		"bench": nil, // measures any room
+	}
+}
+
+// owners says which room alone may import a third-party package.
+func owners() map[string][]string {
+	return map[string][]string{
+		"github.com/yalue/onnxruntime_go": {"internal/ort"},
+		"modernc.org/sqlite":              {"pkg/store/sqlite"},
+		"github.com/pressly/goose/v3":     {"pkg/store/sqlite"},
+		"github.com/go-chi/chi/v5":        {"pkg/handlers", "api"},
+		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "bench"},
+	}
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+	Module     *struct{ Path string }
+	Standard   bool
+}
+
+func list(t *testing.T, args ...string) []listed {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Imports,Module,Standard"}, args...)...)
+	cmd.Dir = sharedtest.Root(t)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.String())
+	}
+	var all []listed
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var l listed
+		if err := dec.Decode(&l); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, l)
+	}
+}
+
+func TestDeps(t *testing.T) {
+	t.Parallel()
+	rooms, owners := rooms(), owners()
+	for _, p := range list(t, "-tags", "turbojpeg", "./...") {
+		room := strings.TrimPrefix(p.ImportPath, module+"/")
+		allowed, known := rooms[room]
+		switch {
+		case strings.HasSuffix(room, "test"): // helpers of tests import what they test
+			continue
+		case !known:
+			t.Errorf("%s is a room that internal/house does not know: decide what it may import", room)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if to, ours := strings.CutPrefix(imported, module+"/"); ours && allowed != nil && !slices.Contains(allowed, to) {
+				t.Errorf("%s imports %s: no arrow leads there", room, to)
+			}
+			for third, may := range owners {
+				if (imported == third || strings.HasPrefix(imported, third+"/")) && !slices.Contains(may, room) {
+					t.Errorf("%s imports %s, which only %v may", room, imported, may)
+				}
+			}
+			if room == "pkg/face" && strings.Contains(strings.Split(imported, "/")[0], ".") {
+				t.Errorf("pkg/face imports %s: it stands on the standard library alone", imported)
+			}
+		}
+	}
+}
+
+// TestModules holds the list of third-party modules that the two commands
+// link. A new one is reviewed: add it to modules.txt with its reason.
+func TestModules(t *testing.T) {
+	t.Parallel()
+	linked := map[string]bool{}
+	for _, p := range list(t, "-deps", "-tags", "turbojpeg", "./cmd/server", "./cmd/likeness") {
+		if !p.Standard && p.Module != nil && p.Module.Path != module {
+			linked[p.Module.Path] = true
+		}
+	}
+	f, err := os.Open(filepath.Join(sharedtest.Root(t), "internal", "house", "modules.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	reviewed := map[string]bool{}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, reason, ok := strings.Cut(line, " ")
+		if !ok || strings.TrimSpace(reason) == "" {
+			t.Errorf("modules.txt: %s has no reason", path.Base(line))
+		}
+		reviewed[name] = true
+	}
+	if diff := cmp.Diff(reviewed, linked); diff != "" {
+		t.Errorf("modules linked (-reviewed +linked):\n%s", diff)
+	}
+}

@@ -1,0 +1,218 @@
+// Package app puts the rooms together: it is the one place that knows them
+// all. Run it from a test as cmd/server runs it.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store"
+	"github.com/likeness-id/likeness/pkg/store/sqlite"
+)
+
+// App is a server. Make it with New, start it, stop it.
+type App struct {
+	log      *slog.Logger
+	listener net.Listener
+	server   *http.Server
+	store    store.Store
+	failed   chan error // the accept loop's end, when nobody asked for it
+	undo     teardown
+
+	purgeEvery time.Duration
+	draining   chan struct{}
+	drainOnce  sync.Once
+}
+
+// New opens everything, the listener too, so that what cannot work fails
+// here. The caller ends what New made with Stop, also when it never starts it.
+func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *App, err error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	a := &App{log: log, failed: make(chan error, 1), draining: make(chan struct{}), purgeEvery: o.PurgeInterval}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.undo.unwind(context.WithoutCancel(ctx)))
+		}
+	}()
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	m := newMetrics(registry)
+
+	pipeline, err := OpenPipeline(ctx, PipelineOptions{
+		ModelsDirs: append([]string{pulled(o.DataDir)}, o.ModelsDir...),
+		Detector:   o.Detector, Encoder: o.Encoder,
+		Library: o.ORTLibrary, Provider: o.Provider,
+		Slots: o.slots(), Queue: o.Queue, Limits: o.limits(),
+		Observe: m.stage, ObserveWait: m.gateWait.Observe,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.undo.push("pipeline", func(context.Context) error { return pipeline.Close() })
+
+	encoder := pipeline.Encoder()
+	policy := match.NewPolicy(encoder.Calibration)
+	if _, err := policy.Point(o.OperatingPoint); err != nil {
+		if face.KindOf(err) == face.Invalid {
+			return nil, fmt.Errorf("--operating-point: %w", err)
+		}
+		log.Warn("the encoder's calibration does not support the default operating point: decisions are refused until it is calibrated",
+			"encoder", encoder.ID, "operating_point", o.OperatingPoint)
+	}
+
+	path, err := o.databasePath()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("--data-dir: %w", err)
+	}
+	db, err := sqlite.Open(ctx, sqlite.Options{Path: path, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	a.store = db
+	a.undo.push("store", func(context.Context) error { return db.Close() })
+
+	if o.Auth == "off" {
+		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
+	}
+	handler, err := handlers.New(handlers.Options{
+		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
+		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin,
+		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, RequestTimeout: o.RequestTimeout,
+		Logger: log, Registerer: registry, Gatherer: registry,
+		Observe: m.stage, Ready: a.ready,
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	var lc net.ListenConfig
+	a.listener, err = lc.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("--listen: %w", err)
+	}
+	a.server = &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       o.RequestTimeout + 5*time.Second,
+		WriteTimeout:      o.RequestTimeout + 10*time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	a.undo.push("listener", func(context.Context) error {
+		if err := a.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	log.Info("opened", "version", version, "listen", a.Addr(), "detector", pipeline.Detector().ID, "encoder", encoder.ID,
+		"slots", o.slots(), "provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", path)
+	return a, nil
+}
+
+// Addr is the address that the server answers on.
+func (a *App) Addr() string { return a.listener.Addr().String() }
+
+// Start begins to answer and returns.
+func (a *App) Start() {
+	background, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { a.purge(background) })
+	a.undo.push("purge", func(context.Context) error {
+		stop()
+		running.Wait()
+		return nil
+	})
+	go func() {
+		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+			a.failed <- err
+		}
+	}()
+	a.log.Info("answering", "listen", a.Addr())
+}
+
+// Stop drains: it answers not ready, takes no new connections, waits for the
+// requests under way until ctx ends, then cuts what is left and releases
+// everything. It may be called more than once.
+func (a *App) Stop(ctx context.Context) error {
+	a.drainOnce.Do(func() { close(a.draining) })
+	err := a.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("requests were cut: %w", err), a.server.Close())
+	}
+	return errors.Join(err, a.undo.unwind(ctx))
+}
+
+// Run runs a server until drain ends, then stops it: requests under way have
+// the drain timeout, or until cut ends.
+func Run(drain, cut context.Context, o Options, version string, log *slog.Logger) error {
+	a, err := New(drain, o, version, log)
+	if err != nil {
+		return err
+	}
+	a.Start()
+	select {
+	case <-drain.Done():
+	case err = <-a.failed:
+	}
+	ctx, cancel := context.WithTimeout(cut, o.DrainTimeout)
+	defer cancel()
+	err = errors.Join(err, a.Stop(ctx))
+	log.Info("stopped")
+	return err
+}
+
+// ready is what /readyz answers.
+func (a *App) ready(ctx context.Context) error {
+	select {
+	case <-a.draining:
+		return face.Errorf(face.Unavailable, "app.ready", "draining")
+	default:
+		return a.store.Ready(ctx)
+	}
+}
+
+// purge erases what is past its gallery's retention, at once and then at
+// every interval, until ctx ends.
+func (a *App) purge(ctx context.Context) {
+	tick := time.NewTicker(a.purgeEvery)
+	defer tick.Stop()
+	for {
+		switch n, err := a.store.PurgeExpired(ctx, time.Now()); {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			a.log.Error("purge", "error", err)
+		case n > 0:
+			a.log.Info("purged templates past their retention", "templates", n)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

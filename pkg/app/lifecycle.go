@@ -1,0 +1,41 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// teardown undoes what was set up, last first. Each step runs once, however
+// often unwind is called, and every step runs even when an earlier one fails.
+type teardown struct {
+	mu    sync.Mutex
+	steps []step
+}
+
+type step struct {
+	name string
+	undo func(context.Context) error
+}
+
+func (t *teardown) push(name string, undo func(context.Context) error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.steps = append(t.steps, step{name, undo})
+}
+
+// unwind runs the steps; ctx bounds each step that can be bounded.
+func (t *teardown) unwind(ctx context.Context) error {
+	t.mu.Lock()
+	steps := t.steps
+	t.steps = nil
+	t.mu.Unlock()
+	var errs []error
+	for i := len(steps) - 1; i >= 0; i-- {
+		if err := steps[i].undo(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", steps[i].name, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,123 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+// Options is everything that can be set. The tags are read by cmd/server
+// (flags over environment over file over default); this package reads neither
+// flags nor environment.
+type Options struct {
+	Listen      string `default:"127.0.0.1:8080" env:"LIKENESS_LISTEN" help:"Address to answer on, host:port."`
+	DataDir     string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" help:"Folder of the embedded store."`
+	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"Store to use: empty, or sqlite:PATH, for the embedded one."`
+
+	ModelsDir  []string `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with model files and manifests of your own, separated by commas."`
+	Detector   string   `default:"yunet_n" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
+	Encoder    string   `default:"mobileface-v2" env:"LIKENESS_ENCODER" help:"Id of the face encoder."`
+	ORTLibrary string   `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
+	Provider   string   `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
+	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Photos worked on at the same time; 0: one a core."`
+	Queue      int      `default:"64" env:"LIKENESS_QUEUE" help:"Photos that may wait for a slot; one more is answered 503 at once."`
+
+	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
+	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
+	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
+	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
+	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
+	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
+	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"A request that takes longer is answered 504."`
+	DrainTimeout    time.Duration `default:"20s" env:"LIKENESS_DRAIN_TIMEOUT" help:"How long requests under way may take after the first SIGTERM."`
+	PurgeInterval   time.Duration `default:"1h" env:"LIKENESS_PURGE_INTERVAL" help:"How often templates past their gallery's retention are erased."`
+}
+
+// Validate names everything that is wrong, each with its option.
+func (o Options) Validate() error {
+	var errs []error
+	wrong := func(option, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: %s", option, fmt.Sprintf(format, args...)))
+	}
+	host, _, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		wrong("listen", "%q is not host:port", o.Listen)
+	}
+	switch o.Auth {
+	case "on":
+	case "off":
+		if err == nil && !loopback(host) {
+			wrong("auth", "off is accepted on a loopback address only, and %s is reached from elsewhere", o.Listen)
+		}
+	default:
+		wrong("auth", "%q is neither on nor off", o.Auth)
+	}
+	if _, err := o.databasePath(); err != nil {
+		wrong("database-url", "%v", err)
+	}
+	positive := map[string]float64{
+		"max-image-bytes": float64(o.MaxImageBytes), "max-megapixels": o.MaxMegapixels,
+		"request-timeout": float64(o.RequestTimeout), "drain-timeout": float64(o.DrainTimeout),
+		"purge-interval": float64(o.PurgeInterval),
+	}
+	for _, name := range []string{"max-image-bytes", "max-megapixels", "request-timeout", "drain-timeout", "purge-interval"} {
+		if positive[name] <= 0 {
+			wrong(name, "must be more than 0")
+		}
+	}
+	if o.Slots < 0 {
+		wrong("slots", "must be 0 or more")
+	}
+	if o.Queue < 0 {
+		wrong("queue", "must be 0 or more")
+	}
+	if o.RateLimit < 0 {
+		wrong("rate-limit", "must be 0 or more")
+	}
+	if !(o.AmbiguityMargin >= 0 && o.AmbiguityMargin <= 1) {
+		wrong("ambiguity-margin", "must be between 0 and 1")
+	}
+	return errors.Join(errs...)
+}
+
+// loopback reports whether a listen host is reached from this machine alone.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// databasePath is the file of the embedded store.
+func (o Options) databasePath() (string, error) {
+	if o.DatabaseURL == "" {
+		return filepath.Join(o.DataDir, "likeness.db"), nil
+	}
+	if path, ok := strings.CutPrefix(o.DatabaseURL, "sqlite:"); ok && path != "" {
+		return path, nil
+	}
+	scheme := "this"
+	if u, err := url.Parse(o.DatabaseURL); err == nil && u.Scheme != "" {
+		scheme = u.Scheme // never the whole URL: it may hold a password
+	}
+	return "", fmt.Errorf("%s is not a store of this build; sqlite:PATH is", scheme)
+}
+
+func (o Options) slots() int {
+	if o.Slots > 0 {
+		return o.Slots
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+func (o Options) limits() imaging.Limits {
+	l := imaging.DefaultLimits()
+	l.MaxBytes = o.MaxImageBytes
+	l.MaxPixels = int64(o.MaxMegapixels * 1e6)
+	return l
+}

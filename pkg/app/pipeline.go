@@ -1,0 +1,131 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/likeness-id/likeness/internal/ort"
+	"github.com/likeness-id/likeness/models"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+// PipelineOptions is what the face pipeline alone needs; the operator's tool
+// uses it without a server.
+type PipelineOptions struct {
+	ModelsDirs []string // folders with models, beside the built-in manifests
+	Detector   string   // model id
+	Encoder    string   // model id
+	Library    string   // ONNX Runtime; empty: looked for
+	Provider   string   // execution provider; empty: cpu
+	Slots      int      // photos worked on at the same time
+	Queue      int      // photos that may wait
+	Limits     imaging.Limits
+
+	Observe     func(stage string, seconds float64) // may be nil
+	ObserveWait func(seconds float64)               // may be nil
+}
+
+// OpenPipeline loads the runtime and both models and returns the pipeline
+// with the registry they came from. Closing the pipeline releases them all.
+// The errors say what an operator can do.
+func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
+	registry, err := embed.OpenRegistry(models.Manifests(), o.ModelsDirs...)
+	if err != nil {
+		return nil, err
+	}
+	// The files come before the library: they are the likelier thing to lack.
+	detector, err := loadable(registry, o.Detector, embed.TaskDetector)
+	if err != nil {
+		return nil, err
+	}
+	encoder, err := loadable(registry, o.Encoder, embed.TaskEncoder)
+	if err != nil {
+		return nil, err
+	}
+	rt, err := ort.Open(ort.Options{Library: o.Library, Provider: o.Provider})
+	if err != nil {
+		return nil, err
+	}
+	var undo teardown
+	undo.push("runtime", func(context.Context) error { return rt.Close() })
+	fail := func(err error) (*Pipeline, error) { return nil, errors.Join(err, undo.unwind(ctx)) }
+
+	load := func(m embed.Model) (embed.Network, error) {
+		onnx, err := m.ReadVerified()
+		if err != nil {
+			return nil, err
+		}
+		n, err := rt.Load(onnx, m.Manifest)
+		if err == nil {
+			undo.push(m.ID, func(context.Context) error { return n.Close() })
+		}
+		return n, err
+	}
+	detectorNet, err := load(detector)
+	if err != nil {
+		return fail(err)
+	}
+	encoderNet, err := load(encoder)
+	if err != nil {
+		return fail(err)
+	}
+	p, err := embed.New(ctx, embed.Options{
+		Detector: detectorNet, DetectorManifest: detector.Manifest,
+		Encoder: encoderNet, EncoderManifest: encoder.Manifest,
+		Slots: o.Slots, Queue: o.Queue, Limits: o.Limits,
+		Observe: o.Observe, ObserveWait: o.ObserveWait,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	undo.push("pipeline", func(context.Context) error { return p.Close() })
+	return &Pipeline{Pipeline: p, Registry: registry, undo: &undo}, nil
+}
+
+// Pipeline is a face pipeline with what it stands on.
+type Pipeline struct {
+	*embed.Pipeline
+	Registry *embed.Registry
+	undo     *teardown
+}
+
+// Close waits for photos under way and releases sessions, models and runtime.
+func (p *Pipeline) Close() error { return p.undo.unwind(context.Background()) }
+
+// loadable finds a model whose file is there and whose task is the wanted one.
+func loadable(r *embed.Registry, id string, task embed.Task) (embed.Model, error) {
+	m, err := r.Model(id)
+	if err != nil {
+		return m, fmt.Errorf("--%s: no model is called %q; `likeness models list` shows which there are", task, id)
+	}
+	if m.Task != task {
+		return m, fmt.Errorf("--%s: %s is a model of another kind (%s)", task, id, m.Task)
+	}
+	if m.Path != "" {
+		return m, nil
+	}
+	get := fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)
+	if m.URL != "" {
+		get = fmt.Sprintf("run `likeness models pull %s`", id)
+	}
+	var others []string
+	for _, other := range r.Models() {
+		if other.Task == task && other.Path != "" {
+			others = append(others, other.ID)
+		}
+	}
+	if len(others) > 0 {
+		return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s, or choose LIKENESS_%s=%s, which is there",
+			task, id, m.File, get, strings.ToUpper(string(task)), strings.Join(others, " or "))
+	}
+	return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s. Weights that anyone may fetch: "+
+		"`likeness models pull yunet-2023mar` and `likeness models pull sface`, then LIKENESS_DETECTOR=yunet-2023mar LIKENESS_ENCODER=sface",
+		task, id, m.File, get)
+}
+
+// pulled is the folder that `likeness models pull` writes to, within the data folder.
+func pulled(dataDir string) string { return filepath.Join(dataDir, "models") }

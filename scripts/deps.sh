@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Makes sure of what the build needs beside Go: a C compiler (ONNX Runtime is
+# reached through cgo), pkg-config, and TurboJPEG's header (optional: without
+# it photos are decoded in pure Go). On Debian, as root or with sudo that asks
+# nothing, what is missing is installed; elsewhere it is named.
+set -euo pipefail
+
+missing=()
+command -v "${CC:-gcc}" >/dev/null || missing+=(gcc libc6-dev)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+if ! command -v pkg-config >/dev/null || ! pkg-config --exists libturbojpeg; then
+  missing+=(libturbojpeg0-dev)
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+root=()
+if [ "$(id -u)" -ne 0 ]; then root=(sudo -n); fi
+if command -v apt-get >/dev/null && { [ ${#root[@]} -eq 0 ] || "${root[@]}" true 2>/dev/null; }; then
+  echo "installing: ${missing[*]}"
+  if { "${root[@]}" apt-get -qq update && "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
+       apt-get -qq install -y --no-install-recommends "${missing[@]}"; } >/dev/null; then
+    exit 0
+  fi
+fi
+
+if ! command -v "${CC:-gcc}" >/dev/null; then
+  echo "a C compiler is needed: install ${missing[*]}" >&2
+  exit 1
+fi
+echo "not there, and not needed: ${missing[*]} (photos are decoded in pure Go, which is slower)" >&2
