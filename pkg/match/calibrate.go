@@ -1,0 +1,124 @@
+package match
+
+import (
+	"math"
+	"strconv"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// The thresholds of a calibration lie on a grid, so that counting the scores
+// between grid lines, however many there are, gives exact rates at every
+// threshold that can be named.
+const (
+	gridPerUnit = 100_000 // thresholds have five decimals
+	gridLines   = 2*gridPerUnit + 1
+	curveStep   = gridPerUnit / 100 // a point of the curve every 0.01
+)
+
+// Impostors counts the scores of impostor comparisons, any number of them in
+// 1.6 MB. It is not safe for concurrent use: count in parts and merge them.
+type Impostors struct {
+	counts []int64 // by grid line: scores at or above it and below the next
+	total  int64
+}
+
+// NewImpostors makes an empty count.
+func NewImpostors() *Impostors { return &Impostors{counts: make([]int64, gridLines)} }
+
+// line is the score of a grid line, the float64 nearest to its five decimals.
+func line(i int) float64 { return float64(i-gridPerUnit) / gridPerUnit }
+
+// Add counts a score, -1..1; what rounding put beyond counts as the end.
+func (c *Impostors) Add(score float64) {
+	i := int(math.Floor(score*gridPerUnit)) + gridPerUnit
+	i = min(max(i, 0), gridLines-1)
+	// The product above is rounded, so it may be off by a line where a score
+	// lies on one, and on the line is where it matters.
+	if i+1 < gridLines && line(i+1) <= score {
+		i++
+	} else if i > 0 && line(i) > score {
+		i--
+	}
+	c.counts[i]++
+	c.total++
+}
+
+// Merge adds the counts of another part.
+func (c *Impostors) Merge(o *Impostors) {
+	for i, n := range o.counts {
+		c.counts[i] += n
+	}
+	c.total += o.total
+}
+
+// Total is the number of scores counted.
+func (c *Impostors) Total() int64 { return c.total }
+
+// Calibration makes a calibration of the counted scores. It holds those
+// operating points of [TargetFMRs] that at least [Rule30] impostors support,
+// each at the least threshold of five decimals whose false match rate is at
+// most the target, and the curve of the rate: at the operating points, and in
+// steps of 0.01 from where every impostor matches to where [Rule30] do. Rates have five significant digits. The source says, for people, what was
+// compared. Invalid: so few comparisons that no point is supported.
+func (c *Impostors) Calibration(source string) (face.Calibration, error) {
+	cal := face.Calibration{Source: source, Comparisons: c.total}
+	targets := TargetFMRs()
+	next := len(targets) - 1 // the strictest target still sought, walking down from the top
+	for next >= 0 && allowed(targets[next], c.total) < Rule30 {
+		next--
+	}
+	if next < 0 {
+		return face.Calibration{}, face.Errorf(face.Invalid, "match.Calibration",
+			"%d impostor comparisons support no operating point: %s needs %d",
+			c.total, PointName(targets[0]), int64(math.Ceil(Rule30/targets[0])))
+	}
+
+	var points []face.OperatingPoint // strictest first
+	var curve []face.CurvePoint      // score descending
+	var above int64                  // scores at or above line i
+	for i := gridLines - 1; i >= 0; i-- {
+		before := above // at or above line i+1
+		above += c.counts[i]
+		point := false
+		for next >= 0 && above > allowed(targets[next], c.total) {
+			// Line i lets too many pass, so the line above it is the threshold.
+			points = append(points, face.OperatingPoint{
+				Name: PointName(targets[next]), FMR: targets[next], Threshold: line(i + 1),
+			})
+			point = true
+			next--
+		}
+		if point && before > 0 {
+			curve = appendPoint(curve, line(i+1), before, c.total)
+		}
+		if above >= Rule30 && i%curveStep == 0 {
+			curve = appendPoint(curve, line(i), above, c.total)
+		}
+		if above == c.total && i%curveStep == 0 {
+			break
+		}
+	}
+	for i := len(points) - 1; i >= 0; i-- {
+		cal.Points = append(cal.Points, points[i])
+	}
+	for i := len(curve) - 1; i >= 0; i-- {
+		cal.Curve = append(cal.Curve, curve[i])
+	}
+	return cal, nil
+}
+
+// appendPoint appends a point of the curve, walked from the top, unless its
+// score is there already.
+func appendPoint(curve []face.CurvePoint, score float64, above, total int64) []face.CurvePoint {
+	if n := len(curve); n > 0 && curve[n-1].Score == score {
+		return curve
+	}
+	return append(curve, face.CurvePoint{Score: score, FMR: significant(float64(above) / float64(total))})
+}
+
+// significant rounds to five significant digits.
+func significant(v float64) float64 {
+	r, _ := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 5, 64), 64) // what was formatted parses
+	return r
+}
