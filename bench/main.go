@@ -1,0 +1,107 @@
+// Command bench measures Likeness as it is built: milliseconds per stage,
+// requests per second against the bare pipeline, memory over time, and
+// identification against the memory's bandwidth. Speeds are ratios against a
+// yardstick interleaved in the same run, since machines differ and share.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+type flags struct {
+	Only      []string      `help:"Which to run: stages, verify, memory, search. All, when none is named."`
+	Server    string        `default:"bin/server" type:"path" help:"The server to measure."`
+	ModelsDir []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with the models."`
+	Images    string        `default:"../shared/data/lfw-dev.tar" type:"path" help:"Photos, a folder or a tar."`
+	Requests  int           `default:"20000" help:"Requests of the memory run."`
+	Round     time.Duration `default:"4s" help:"Length of one round of the verify run."`
+	Rounds    int           `default:"3" help:"Rounds of each side in the verify run."`
+	Report    string        `default:"out/bench.md" type:"path" help:"Where the report goes, beside the terminal."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var f flags
+	kong.Parse(&f, kong.Name("bench"), kong.Description("Measures speed, memory and search; prints Markdown."))
+	if err := run(ctx, f); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, f flags) error {
+	if err := os.MkdirAll("out", 0o755); err != nil {
+		return err
+	}
+	report, err := os.Create(f.Report)
+	if err != nil {
+		return err
+	}
+	defer report.Close()
+	b := &bench{flags: f, out: io.MultiWriter(os.Stdout, report)}
+	b.printf("# Measured %s on %s\n\n", time.Now().UTC().Format(time.DateOnly), machine())
+	for _, part := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"stages", b.stages}, {"verify", b.verify}, {"memory", b.memory}, {"search", b.search}} {
+		if len(f.Only) > 0 && !slices.Contains(f.Only, part.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s ...\n", part.name)
+		if err := part.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return nil
+}
+
+type bench struct {
+	flags
+	out io.Writer
+}
+
+func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, args...) }
+
+// open is the bare pipeline: the yardstick, in this process, without HTTP.
+func (b *bench) open(ctx context.Context, observe func(string, float64)) (*app.Pipeline, error) {
+	return app.OpenPipeline(ctx, app.PipelineOptions{
+		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: "mobileface-v2",
+		Slots: runtime.GOMAXPROCS(0), Queue: 64, Limits: imaging.DefaultLimits(), Observe: observe,
+	})
+}
+
+// machine is the processor's name and the number of cores.
+func machine() string {
+	name := runtime.GOARCH
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+				name = strings.TrimSpace(v)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%s, %d cores, %s", name, runtime.NumCPU(), runtime.Version())
+}
+
+// quantile is the q-th quantile (0..1) of times, which it sorts.
+func quantile(times []time.Duration, q float64) time.Duration {
+	slices.Sort(times)
+	return times[min(int(q*float64(len(times))), len(times)-1)]
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
