@@ -43,11 +43,15 @@ func rooms() map[string][]string {
 		"internal/photos":     {},
 		"internal/ort":        {"pkg/face", "pkg/embed"},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
-		"pkg/app": {"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
-			"pkg/match", "pkg/store", "pkg/store/sqlite"},
+		"pkg/app": {
+			"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"pkg/match", "pkg/store", "pkg/store/sqlite",
+		},
 		"cmd/server": {"pkg/app"},
-		"cmd/likeness": {"internal/fetch", "internal/ort", "internal/photos", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store/sqlite", "api"},
+		"cmd/likeness": {
+			"internal/fetch", "internal/ort", "internal/photos", "models", "pkg/app", "pkg/embed",
+			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store/sqlite", "api",
+		},
 		"bench": nil, // measures any room
 	}
 }

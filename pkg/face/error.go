@@ -70,9 +70,9 @@ func kinds() [Canceled + 1]kindText {
 
 // Kinds returns every kind.
 func Kinds() []Kind {
-	out := make([]Kind, len(kinds()))
-	for i := range out {
-		out[i] = Kind(i)
+	var out []Kind
+	for k := Internal; k <= Canceled; k++ {
+		out = append(out, k)
 	}
 	return out
 }
