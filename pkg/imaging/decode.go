@@ -1,0 +1,189 @@
+package imaging
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"image"
+	"image/png"
+
+	"github.com/bep/imagemeta"
+	"golang.org/x/image/webp"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Limits bound what an image may cost. They are looked at in this order,
+// before any memory is taken for pixels. A limit that is zero refuses
+// everything: begin from [DefaultLimits].
+type Limits struct {
+	MaxBytes  int64   // of the encoded image
+	MaxPixels int64   // width times height of the full-size photo
+	MaxAspect float64 // longer side over shorter side
+	// MaxPixelsPerByte catches decompression bombs. Images of less than a
+	// megapixel are not held to it: they cost too little to be one.
+	MaxPixelsPerByte float64
+}
+
+// DefaultLimits are 10 MiB, 50 megapixels, sides of 10 to 1, and 200 pixels
+// per byte. A photo has fewer than 50 of those, and no baseline JPEG with
+// subsampled colours, however dark, can have more than 171.
+func DefaultLimits() Limits {
+	return Limits{MaxBytes: 10 << 20, MaxPixels: 50e6, MaxAspect: 10, MaxPixelsPerByte: 200}
+}
+
+// smallPixels is the size below which no image is a decompression bomb.
+const smallPixels = 1 << 20
+
+func (l Limits) check(width, height, size int) error {
+	long, short := float64(max(width, height)), float64(min(width, height))
+	pixels := int64(width) * int64(height)
+	switch {
+	case short < 1:
+		return refuse(face.InvalidImage, "the image has no pixels")
+	case pixels > l.MaxPixels:
+		return refuse(face.TooLarge, "the image has %d x %d pixels; at most %d in all are read", width, height, l.MaxPixels)
+	case long/short > l.MaxAspect:
+		return refuse(face.TooLarge, "the image's sides are %d and %d pixels; at most %g to 1 is read", width, height, l.MaxAspect)
+	case pixels > smallPixels && float64(pixels)/float64(size) > l.MaxPixelsPerByte:
+		return refuse(face.TooLarge, "the image has %d x %d pixels in %d bytes; at most %g pixels per byte are read", width, height, size, l.MaxPixelsPerByte)
+	}
+	return nil
+}
+
+// Image is a decoded photo, upright and opaque.
+type Image struct {
+	// RGBA holds the pixels, its bounds beginning at (0,0). Alpha is 255
+	// everywhere: what was transparent lies on white, the paper that cut-out
+	// portraits are shown on; black would swallow dark hair.
+	RGBA *image.RGBA
+	// Width and Height are the upright photo's at full size, in pixels.
+	Width, Height int
+	// Scale is how many pixels of RGBA one pixel of the full-size photo
+	// became along each axis, in (0,1]. The sides of RGBA are those of the
+	// photo times Scale, rounded up.
+	Scale float64
+}
+
+// Decode decodes a JPEG, PNG or WebP photo, told apart by content, and turns
+// it upright as its EXIF orientation says. No more than longSide pixels are
+// needed along the longer side: where the photo has at least twice as many it
+// is decoded at a reduced size, never below longSide; 0 asks for full size.
+// Of an animated PNG the still image is decoded.
+//
+// Errors are of kind Invalid (no bytes), TooLarge (a limit), UnsupportedImage
+// (another type, or a rare variant of these) or InvalidImage (truncated or
+// corrupt: half a picture is never returned).
+func Decode(data []byte, lim Limits, longSide int) (img *Image, err error) {
+	// Decoders parse what strangers send. A panic in one is that image's
+	// fault and must not take the process with it.
+	defer func() {
+		if r := recover(); r != nil {
+			img, err = nil, corrupt(fmt.Errorf("panic: %v", r))
+		}
+	}()
+	switch {
+	case len(data) == 0:
+		return nil, refuse(face.Invalid, "the image is empty")
+	case int64(len(data)) > lim.MaxBytes:
+		return nil, refuse(face.TooLarge, "the image has %d bytes; at most %d are read", len(data), lim.MaxBytes)
+	}
+	f, ok := sniff(data)
+	if !ok {
+		return nil, refuse(face.UnsupportedImage, "not an image of a supported type: image/jpeg, image/png or image/webp")
+	}
+	size, err := f.header(data)
+	if err != nil {
+		return nil, err
+	}
+	if err := lim.check(size.X, size.Y, len(data)); err != nil {
+		return nil, err
+	}
+	rgba, scale, err := f.decode(data, size, longSide)
+	if err != nil {
+		return nil, err
+	}
+	o := readOrientation(data, f.meta)
+	if o.swapsSides() {
+		size.X, size.Y = size.Y, size.X
+	}
+	return &Image{RGBA: o.apply(rgba), Width: size.X, Height: size.Y, Scale: scale}, nil
+}
+
+// format is one image type.
+type format struct {
+	meta imagemeta.ImageFormat
+	// header reads the size and refuses variants that decode must not see.
+	header func(data []byte) (image.Point, error)
+	// decode returns opaque pixels, not yet upright, and [Image.Scale]. The
+	// size is the header's, within the limits.
+	decode func(data []byte, size image.Point, longSide int) (*image.RGBA, float64, error)
+}
+
+// sniff tells the type by the first bytes.
+func sniff(data []byte) (format, bool) {
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xd8\xff")):
+		return format{imagemeta.JPEG, jpegHeader, decodeJPEG}, true
+	case bytes.HasPrefix(data, []byte("\x89PNG\r\n\x1a\n")):
+		return format{imagemeta.PNG, pngHeader, decodePNG}, true
+	case len(data) >= 12 && string(data[:4]) == "RIFF" && string(data[8:12]) == "WEBP":
+		return format{imagemeta.WebP, webpHeader, decodeWebP}, true
+	}
+	return format{}, false
+}
+
+func pngHeader(data []byte) (image.Point, error) {
+	c, err := png.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return image.Point{}, corrupt(err)
+	}
+	return image.Pt(c.Width, c.Height), nil
+}
+
+func decodePNG(data []byte, _ image.Point, longSide int) (*image.RGBA, float64, error) {
+	img, err := png.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, 0, corrupt(err)
+	}
+	rgba, scale := flatten(img, longSide)
+	return rgba, scale, nil
+}
+
+// webpHeader refuses animations by name: the decoder would call them corrupt.
+func webpHeader(data []byte) (image.Point, error) {
+	const flags, animation = 20, 1 << 1
+	if len(data) > flags && string(data[12:16]) == "VP8X" && data[flags]&animation != 0 {
+		return image.Point{}, refuse(face.UnsupportedImage, "an animated WebP is not read; send a still image")
+	}
+	c, err := webp.DecodeConfig(bytes.NewReader(data))
+	if err != nil {
+		return image.Point{}, corrupt(err)
+	}
+	return image.Pt(c.Width, c.Height), nil
+}
+
+func decodeWebP(data []byte, _ image.Point, longSide int) (*image.RGBA, float64, error) {
+	img, err := webp.Decode(bytes.NewReader(data))
+	if err != nil {
+		return nil, 0, corrupt(err)
+	}
+	rgba, scale := flatten(img, longSide)
+	return rgba, scale, nil
+}
+
+const op = "imaging.Decode"
+
+func refuse(kind face.Kind, detail string, args ...any) error {
+	return face.Errorf(kind, op, detail, args...)
+}
+
+func corrupt(err error) error {
+	return &face.Error{
+		Kind: face.InvalidImage, Op: op, Err: err,
+		Detail: "the image is truncated or corrupt",
+	}
+}
+
+// errSize is what a decoder's output says that contradicts its own header.
+var errSize = errors.New("the decoded size is not the header's")
