@@ -1,0 +1,86 @@
+package ort
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	onnx "github.com/yalue/onnxruntime_go"
+
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// checkContract compares what the graph declares with what the manifest says.
+func checkContract(m embed.Manifest, inputs, outputs []onnx.InputOutputInfo) error {
+	var wrong []string
+	want := func(ok bool, format string, args ...any) {
+		if !ok {
+			wrong = append(wrong, fmt.Sprintf(format, args...))
+		}
+	}
+	if len(inputs) != 1 {
+		want(false, "the graph has %d inputs (%s), the manifest speaks of one", len(inputs), names(inputs))
+	} else {
+		in := inputs[0]
+		want(in.Name == m.Input.Name, "the input is %q, the manifest says %q", in.Name, m.Input.Name)
+		want(isFloat32(in), "the input is %s, not a float32 tensor", describe(in))
+		size := []int64{-1, 3, int64(m.Input.Height), int64(m.Input.Width)}
+		for i, n := range size {
+			if n == 0 {
+				size[i] = -1
+			}
+		}
+		want(accepts(in.Dimensions, size), "the input is %v, the manifest says %v", []int64(in.Dimensions), size)
+	}
+	for _, o := range m.Outputs {
+		i := slices.IndexFunc(outputs, func(info onnx.InputOutputInfo) bool { return info.Name == o.Name })
+		if i < 0 {
+			want(false, "there is no output %q; the graph has %s", o.Name, names(outputs))
+			continue
+		}
+		want(isFloat32(outputs[i]), "output %q is %s, not a float32 tensor", o.Name, describe(outputs[i]))
+		want(compatible(outputs[i].Dimensions, o.Shape), "output %q is %v, the manifest says %v", o.Name, []int64(outputs[i].Dimensions), o.Shape)
+	}
+	if len(wrong) > 0 {
+		return face.Errorf(face.Invalid, "ort.Load", "model %s: %s contradicts its manifest: %s", m.ID, m.File, strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+func isFloat32(info onnx.InputOutputInfo) bool {
+	return info.OrtValueType == onnx.ONNXTypeTensor && info.DataType == onnx.TensorElementDataTypeFloat
+}
+
+func describe(info onnx.InputOutputInfo) string {
+	return strings.TrimPrefix(info.DataType.String(), "ONNX_TENSOR_ELEMENT_DATA_TYPE_")
+}
+
+func names(infos []onnx.InputOutputInfo) string {
+	out := make([]string, len(infos))
+	for i, info := range infos {
+		out[i] = info.Name
+	}
+	return strings.Join(out, ", ")
+}
+
+// accepts reports whether a graph's input takes tensors of the wanted shape.
+// Where the manifest leaves a size free (-1), the graph must leave it free
+// too, but for the batch: a graph of one image at a time is good as well.
+func accepts(graph, want []int64) bool {
+	if len(graph) != len(want) {
+		return false
+	}
+	for i, g := range graph {
+		if g != -1 && g != want[i] && (i > 0 || want[i] != -1) {
+			return false
+		}
+	}
+	return true
+}
+
+// compatible reports whether two shapes have the same rank and, wherever both
+// are fixed, the same size.
+func compatible(a, b []int64) bool {
+	return slices.EqualFunc(a, b, func(x, y int64) bool { return x == y || x == -1 || y == -1 })
+}

@@ -1,0 +1,237 @@
+// Package ort runs models in ONNX Runtime. It is the only importer of
+// onnxruntime_go: everything else knows [embed.Network] and [embed.Session].
+package ort
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	onnx "github.com/yalue/onnxruntime_go"
+
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Options says how to run models.
+type Options struct {
+	// Library is the path of the shared library. Empty: what [Find] finds.
+	Library string
+	// Provider is the execution provider: "cpu" (also when empty), "cuda",
+	// "tensorrt", "coreml" or "openvino". What it does not support runs on
+	// the CPU.
+	Provider string
+	// Threads is how many threads work on one Run; 0 is 1. The service runs
+	// one request per core, so that more would only contend.
+	Threads int
+}
+
+// process is the one ONNX Runtime environment that a process can have. The
+// binding keeps it in variables of its own, so its guard is one too.
+var process struct {
+	sync.Mutex
+	library string
+	users   int
+}
+
+// Runtime is an opened ONNX Runtime. It is safe for concurrent use.
+type Runtime struct {
+	provider string
+	options  *onnx.SessionOptions
+	life     *life
+}
+
+// Open loads the library and makes sure that the provider is in it. A process
+// has one library at a time: it may be opened again, any number of times, but
+// another one is Conflict until every Runtime and every Network is closed.
+//
+// What this machine or this library cannot do is Unavailable, an Option that
+// makes no sense Invalid; the detail says what to do.
+func Open(o Options) (*Runtime, error) {
+	const op = "ort.Open"
+	if o.Threads < 0 {
+		return nil, face.Errorf(face.Invalid, op, "threads: %d is below 0", o.Threads)
+	}
+	if err := checkCPU(); err != nil {
+		return nil, err
+	}
+	if o.Library == "" {
+		found, err := Find()
+		if err != nil {
+			return nil, err
+		}
+		o.Library = found
+	}
+	if err := acquireProcess(o.Library); err != nil {
+		return nil, err
+	}
+	options, err := sessionOptions(o)
+	if err != nil {
+		return nil, errors.Join(err, releaseProcess())
+	}
+	return &Runtime{
+		provider: providerName(o.Provider),
+		options:  options,
+		life:     newLife(func() error { return errors.Join(options.Destroy(), releaseProcess()) }),
+	}, nil
+}
+
+// acquireProcess initialises the environment for its first user.
+func acquireProcess(library string) error {
+	const op = "ort.Open"
+	library, err := filepath.EvalSymlinks(library)
+	if err != nil {
+		return face.Errorf(face.Unavailable, op, "ONNX Runtime library: %v", err)
+	}
+	if library, err = filepath.Abs(library); err != nil {
+		return face.Wrap(face.Internal, op, err)
+	}
+	process.Lock()
+	defer process.Unlock()
+	switch {
+	case process.users == 0:
+		onnx.SetSharedLibraryPath(library)
+		if err := onnx.InitializeEnvironment(onnx.WithLogLevelFatal()); err != nil {
+			return face.Errorf(face.Unavailable, op,
+				"%s is not a library that this build can use; it takes ONNX Runtime 1.%d or newer for this platform, such as `likeness runtime pull` gets: %v",
+				library, minMinor, err)
+		}
+		process.library = library
+	case process.library != library:
+		return face.Errorf(face.Conflict, op, "this process has loaded %s already and cannot load %s too", process.library, library)
+	}
+	process.users++
+	return nil
+}
+
+// releaseProcess destroys the environment after its last user.
+func releaseProcess() error {
+	process.Lock()
+	defer process.Unlock()
+	process.users--
+	if process.users > 0 {
+		return nil
+	}
+	return face.Wrap(face.Internal, "ort.Close", onnx.DestroyEnvironment())
+}
+
+// sessionOptions are the same for every model of a Runtime.
+func sessionOptions(o Options) (*onnx.SessionOptions, error) {
+	const op = "ort.Open"
+	options, err := onnx.NewSessionOptions()
+	if err != nil {
+		return nil, face.Wrap(face.Internal, op, err)
+	}
+	for _, set := range []func() error{
+		// Planned memory blocks are kept for every shape that was ever seen;
+		// without them a model is as fast and takes a quarter to a half less.
+		func() error { return options.SetMemPattern(false) },
+		// A spinning pool steals the core from the next request.
+		func() error { return options.AddSessionConfigEntry("session.intra_op.allow_spinning", "0") },
+		func() error { return options.SetIntraOpNumThreads(max(o.Threads, 1)) },
+		func() error { return options.SetInterOpNumThreads(1) },
+		func() error { return options.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelEnableAll) },
+	} {
+		if err := set(); err != nil {
+			return nil, errors.Join(face.Wrap(face.Internal, op, err), options.Destroy())
+		}
+	}
+	if err := appendProvider(options, o.Provider); err != nil {
+		return nil, errors.Join(err, options.Destroy())
+	}
+	return options, nil
+}
+
+func providerName(p string) string {
+	if p == "" {
+		return "cpu"
+	}
+	return p
+}
+
+// appendProvider puts the provider before the CPU, which is always there.
+func appendProvider(options *onnx.SessionOptions, name string) error {
+	const op = "ort.Open"
+	var err error
+	switch providerName(name) {
+	case "cpu":
+	case "cuda":
+		err = withProviderOptions(onnx.NewCUDAProviderOptions, options.AppendExecutionProviderCUDA)
+	case "tensorrt":
+		err = withProviderOptions(onnx.NewTensorRTProviderOptions, options.AppendExecutionProviderTensorRT)
+	case "coreml":
+		err = options.AppendExecutionProviderCoreMLV2(nil)
+	case "openvino":
+		err = options.AppendExecutionProviderOpenVINO(nil)
+	default:
+		return face.Errorf(face.Invalid, op, "execution provider %q: not one of cpu, cuda, tensorrt, coreml, openvino", name)
+	}
+	if err != nil {
+		return face.Errorf(face.Unavailable, op,
+			"execution provider %s is not to be had from this ONNX Runtime library: set %s to one that was built with it, or use cpu: %v",
+			name, LibraryEnv, err)
+	}
+	return nil
+}
+
+func withProviderOptions[T interface{ Destroy() error }](make func() (T, error), add func(T) error) error {
+	o, err := make()
+	if err != nil {
+		return err
+	}
+	return errors.Join(add(o), o.Destroy())
+}
+
+// Version is the version of the library: "1.27.0".
+func (r *Runtime) Version() string { return onnx.GetVersion() }
+
+// Provider is the execution provider in use: "cpu".
+func (r *Runtime) Provider() string { return r.provider }
+
+// Close lets go of the library. Networks that are still open keep it loaded
+// until they are closed as well. A second Close does nothing.
+func (r *Runtime) Close() error { return r.life.close() }
+
+// Load makes a Network of an ONNX file's bytes, which may be dropped
+// afterwards. A file whose inputs or outputs contradict the manifest, and one
+// that is no model, are Invalid; the detail names everything that differs.
+func (r *Runtime) Load(model []byte, m embed.Manifest) (embed.Network, error) {
+	const op = "ort.Load"
+	if !r.life.enter() {
+		return nil, face.Errorf(face.Internal, op, "the runtime is closed")
+	}
+	n, err := r.load(model, m)
+	if err != nil {
+		return nil, errors.Join(err, r.life.leave())
+	}
+	return n, nil
+}
+
+func (r *Runtime) load(model []byte, m embed.Manifest) (*network, error) {
+	const op = "ort.Load"
+	if len(model) == 0 {
+		return nil, face.Errorf(face.Invalid, op, "model %s: the file is empty", m.ID)
+	}
+	inputs, outputs, err := onnx.GetInputOutputInfoWithONNXData(model)
+	if err != nil {
+		return nil, face.Errorf(face.Invalid, op, "model %s: not a model that ONNX Runtime reads: %v", m.ID, err)
+	}
+	if err := checkContract(m, inputs, outputs); err != nil {
+		return nil, err
+	}
+	names := make([]string, len(m.Outputs))
+	for i, o := range m.Outputs {
+		names[i] = o.Name
+	}
+	session, err := onnx.NewDynamicAdvancedSessionWithONNXData(model, []string{m.Input.Name}, names, r.options)
+	if err != nil {
+		return nil, face.Wrap(face.Internal, op, fmt.Errorf("model %s: %w", m.ID, err))
+	}
+	return &network{
+		manifest: m,
+		input:    inputs[0].Dimensions,
+		session:  session,
+		life:     newLife(func() error { return errors.Join(session.Destroy(), r.life.leave()) }),
+	}, nil
+}

@@ -1,0 +1,184 @@
+package ort
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+
+	onnx "github.com/yalue/onnxruntime_go"
+
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// maxElements bounds a tensor, before it is allocated: 1 GiB of float32.
+const maxElements = 1 << 28
+
+// network is one model. Its weights are in memory once, whatever the number
+// of its sessions: ONNX Runtime's own session is safe for concurrent runs.
+type network struct {
+	manifest embed.Manifest
+	input    []int64 // as the graph declares it, -1 where it is free
+	session  *onnx.DynamicAdvancedSession
+	life     *life
+}
+
+var _ embed.Network = (*network)(nil)
+
+// Close lets go of the model once its sessions are closed as well.
+func (n *network) Close() error { return n.life.close() }
+
+// Session makes the tensors of one input shape. It runs the model once on
+// zeros, which tells the shapes of the outputs and warms the memory arena. A
+// shape that the model or its manifest does not take is Invalid.
+func (n *network) Session(shape ...int64) (embed.Session, error) {
+	const op = "ort.Session"
+	if err := n.checkShape(shape); err != nil {
+		return nil, err
+	}
+	if !n.life.enter() {
+		return nil, face.Errorf(face.Internal, op, "the network of %s is closed", n.manifest.ID)
+	}
+	s := &session{net: n}
+	if err := s.allocate(shape); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (n *network) checkShape(shape []int64) error {
+	const op = "ort.Session"
+	elements := int64(1)
+	for _, d := range shape {
+		if d < 1 || d > maxElements/elements {
+			return face.Errorf(face.Invalid, op, "model %s: input shape %v is empty or too large", n.manifest.ID, shape)
+		}
+		elements *= d
+	}
+	if !compatible(n.input, shape) {
+		return face.Errorf(face.Invalid, op, "model %s: input shape %v, but the graph takes %v", n.manifest.ID, shape, n.input)
+	}
+	in := n.manifest.Input
+	for i, fixed := range []int{in.Height, in.Width} {
+		switch got := shape[2+i]; {
+		case fixed > 0 && got != int64(fixed):
+			return face.Errorf(face.Invalid, op, "model %s: input shape %v, but the manifest says %dx%d", n.manifest.ID, shape, in.Width, in.Height)
+		case fixed == 0 && got%int64(in.Multiple) != 0:
+			return face.Errorf(face.Invalid, op, "model %s: input shape %v is not in multiples of %d", n.manifest.ID, shape, in.Multiple)
+		}
+	}
+	return nil
+}
+
+// session is one input shape of a network, with its tensors.
+type session struct {
+	net     *network
+	pins    runtime.Pinner // ONNX Runtime keeps the addresses of the tensors
+	input   *onnx.Tensor[float32]
+	outputs []*onnx.Tensor[float32]
+	// What the binding takes, made once.
+	in, out []onnx.Value
+	control *onnx.RunOptions
+	closed  bool
+}
+
+var _ embed.Session = (*session)(nil)
+
+// allocate makes the input, finds the shapes of the outputs with a first run,
+// and makes the outputs.
+func (s *session) allocate(shape []int64) (err error) {
+	const op = "ort.Session"
+	if s.control, err = onnx.NewRunOptions(); err != nil {
+		return face.Wrap(face.Internal, op, err)
+	}
+	if s.input, err = s.tensor(shape); err != nil {
+		return face.Wrap(face.Internal, op, err)
+	}
+	s.in = []onnx.Value{s.input}
+
+	first := make([]onnx.Value, len(s.net.manifest.Outputs))
+	defer func() {
+		for _, v := range first {
+			if v != nil {
+				err = errors.Join(err, v.Destroy())
+			}
+		}
+	}()
+	if err := s.net.session.Run(s.in, first); err != nil {
+		return face.Wrap(face.Internal, op, fmt.Errorf("model %s at %v: %w", s.net.manifest.ID, shape, err))
+	}
+	for i, v := range first {
+		want := s.net.manifest.Outputs[i]
+		got := []int64(v.GetShape())
+		if !compatible(want.Shape, got) || slices.Contains(got, 0) {
+			return face.Errorf(face.Invalid, op, "model %s: output %q is %v for the input %v, the manifest says %v",
+				s.net.manifest.ID, want.Name, got, shape, want.Shape)
+		}
+		t, err := s.tensor(got)
+		if err != nil {
+			return face.Wrap(face.Internal, op, err)
+		}
+		s.outputs = append(s.outputs, t)
+		s.out = append(s.out, t)
+	}
+	return nil
+}
+
+// tensor makes a tensor over memory of Go that does not move.
+func (s *session) tensor(shape []int64) (*onnx.Tensor[float32], error) {
+	data := make([]float32, onnx.Shape(shape).FlattenedSize())
+	s.pins.Pin(&data[0])
+	return onnx.NewTensor(onnx.NewShape(shape...), data)
+}
+
+func (s *session) Input() []float32 { return s.input.GetData() }
+
+func (s *session) Output(i int) []float32 { return s.outputs[i].GetData() }
+
+func (s *session) Run(ctx context.Context) error {
+	const op = "ort.Run"
+	if s.closed {
+		return face.Errorf(face.Internal, op, "the session is closed")
+	}
+	if err := ctx.Err(); err != nil {
+		return face.Wrap(face.Canceled, op, err)
+	}
+	if ctx.Done() == nil {
+		return face.Wrap(face.Internal, op, s.net.session.RunWithOptions(s.in, s.out, s.control))
+	}
+	terminated := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() { terminated <- s.control.Terminate() })
+	err := s.net.session.RunWithOptions(s.in, s.out, s.control)
+	if stop() {
+		return face.Wrap(face.Internal, op, err)
+	}
+	// The flag has been raised, or is being raised: it must be down again
+	// before the session is used by the next.
+	flag := errors.Join(<-terminated, s.control.UnsetTerminate())
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return face.Wrap(face.Internal, op, errors.Join(err, flag))
+}
+
+// Close releases the tensors. A second Close does nothing.
+func (s *session) Close() error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	var errs []error
+	if s.control != nil {
+		errs = append(errs, s.control.Destroy())
+	}
+	if s.input != nil {
+		errs = append(errs, s.input.Destroy())
+	}
+	for _, t := range s.outputs {
+		errs = append(errs, t.Destroy())
+	}
+	s.pins.Unpin()
+	return face.Wrap(face.Internal, "ort.Close", errors.Join(append(errs, s.net.life.leave())...))
+}

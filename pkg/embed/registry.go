@@ -1,0 +1,346 @@
+package embed
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Bounds of what a manifest may say: they keep a mistyped number from
+// becoming an allocation.
+const (
+	maxManifestBytes = 1 << 20
+	maxModelBytes    = 2 << 30
+	maxInputSide     = 8192
+	maxDimension     = 8192
+)
+
+// Registry is the models that are known: the built-in manifests and those of
+// the models folders. It is read once and does not change.
+type Registry struct {
+	models []Model // sorted by id
+}
+
+// Model is a manifest with the place of its file.
+type Model struct {
+	Manifest
+	Path string // of the file; empty when no folder has it
+}
+
+// OpenRegistry reads every <id>.json in the root of builtin and in the
+// folders, and looks for each model's file by its base name: beside its
+// manifest first, then in the folders in their order.
+//
+// A folder may hold a manifest with the id of a built-in one, to add a
+// calibration or another threshold. Everything else that the pipeline goes by
+// must then be the same, because templates carry the id, and vectors of two
+// models are never compared. Two folders may not hold the same id.
+//
+// A folder that is not there, a file that is no manifest, and a manifest that
+// breaks a rule are Invalid; the error names the file and the fields.
+func OpenRegistry(builtin fs.FS, dirs ...string) (*Registry, error) {
+	const op = "embed.OpenRegistry"
+	known, err := readManifests(builtin)
+	if err != nil {
+		return nil, face.Wrap(face.Invalid, op, fmt.Errorf("built-in manifests: %w", err))
+	}
+	beside := map[string]string{} // id -> folder of its manifest
+	var folders []string
+	for _, dir := range dirs {
+		dir = filepath.Clean(dir)
+		if slices.Contains(folders, dir) {
+			continue
+		}
+		folders = append(folders, dir)
+		found, err := readManifests(os.DirFS(dir))
+		if err != nil {
+			return nil, face.Wrap(face.Invalid, op, fmt.Errorf("models folder %s: %w", dir, err))
+		}
+		for id, m := range found {
+			if other, ok := beside[id]; ok {
+				return nil, face.Errorf(face.Invalid, op, "%s.json is both in %s and in %s", id, other, dir)
+			}
+			if old, ok := known[id]; ok && !sameContract(old, m) {
+				return nil, face.Errorf(face.Invalid, op,
+					"%s.json in %s is not the built-in model %s: give it another id, since templates of different models must not share one",
+					id, dir, id)
+			}
+			beside[id], known[id] = dir, m
+		}
+	}
+
+	r := &Registry{models: make([]Model, 0, len(known))}
+	for id, m := range known {
+		places := folders
+		if dir, ok := beside[id]; ok {
+			places = append([]string{dir}, folders...)
+		}
+		r.models = append(r.models, Model{Manifest: m, Path: findFile(places, m.File)})
+	}
+	slices.SortFunc(r.models, func(a, b Model) int { return strings.Compare(a.ID, b.ID) })
+	return r, nil
+}
+
+// readManifests reads the manifests in the root of fsys, by id.
+func readManifests(fsys fs.FS) (map[string]Manifest, error) {
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Manifest{}
+	for _, e := range entries {
+		id, isJSON := strings.CutSuffix(e.Name(), ".json")
+		if !isJSON || e.IsDir() {
+			continue
+		}
+		data, err := readBounded(fsys, e.Name(), maxManifestBytes)
+		if err != nil {
+			return nil, err
+		}
+		m, err := ParseManifest(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		if m.ID != id {
+			return nil, fmt.Errorf("%s: /id: is %q, but the file's name says %q", e.Name(), m.ID, id)
+		}
+		out[id] = m
+	}
+	return out, nil
+}
+
+// readBounded reads a whole file that holds no more than limit bytes.
+func readBounded(fsys fs.FS, name string, limit int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s: over %d bytes", name, limit)
+	}
+	return data, err
+}
+
+// sameContract reports whether two manifests describe the same computation.
+// What may differ is the prose, the URL, the threshold and the calibration.
+func sameContract(a, b Manifest) bool {
+	bare := func(m Manifest) Manifest {
+		return Manifest{
+			Task: m.Task, SHA256: m.SHA256, Size: m.Size, Input: m.Input, Outputs: m.Outputs,
+			Decoder: m.Decoder, Dimension: m.Dimension, Alignment: m.Alignment,
+		}
+	}
+	return reflect.DeepEqual(bare(a), bare(b))
+}
+
+// findFile is the path of the first regular file of that name, or empty.
+func findFile(dirs []string, name string) string {
+	for _, dir := range dirs {
+		p := filepath.Join(dir, name)
+		if info, err := os.Stat(p); err == nil && info.Mode().IsRegular() {
+			return p
+		}
+	}
+	return ""
+}
+
+// Models lists every model by id, those without a file included.
+func (r *Registry) Models() []Model { return slices.Clone(r.models) }
+
+// Model returns one model. An unknown id is NotFound, and the detail lists
+// the ids that are known.
+func (r *Registry) Model(id string) (Model, error) {
+	known := make([]string, len(r.models))
+	for i, m := range r.models {
+		if m.ID == id {
+			return m, nil
+		}
+		known[i] = m.ID
+	}
+	return Model{}, face.Errorf(face.NotFound, "embed.Model",
+		"no model %q; known are %s", id, strings.Join(known, ", "))
+}
+
+// ReadVerified reads the model's file and checks its size and its SHA-256
+// before anything is done with it. A file that no folder has is NotFound, and
+// the detail says how to get it; one that contradicts the manifest is Invalid.
+func (m Model) ReadVerified() ([]byte, error) {
+	const op = "embed.ReadVerified"
+	if m.Path == "" {
+		how := "its source is " + m.Source
+		if m.URL != "" {
+			how = "`likeness models pull " + m.ID + "` gets it"
+		}
+		return nil, face.Errorf(face.NotFound, op,
+			"model %s: no models folder (LIKENESS_MODELS_DIR) has %s; %s", m.ID, m.File, how)
+	}
+	f, err := os.Open(m.Path)
+	if err != nil {
+		return nil, face.Wrap(face.Internal, op, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, face.Wrap(face.Internal, op, err)
+	}
+	if info.Size() != m.Size {
+		return nil, face.Errorf(face.Invalid, op,
+			"model %s: %s has %d bytes, its manifest says %d", m.ID, m.File, info.Size(), m.Size)
+	}
+	data := make([]byte, m.Size)
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, face.Wrap(face.Internal, op, fmt.Errorf("%s: %w", m.File, err))
+	}
+	sum := sha256.Sum256(data)
+	if got := hex.EncodeToString(sum[:]); got != m.SHA256 {
+		return nil, face.Errorf(face.Invalid, op,
+			"model %s: %s has SHA-256 %s, its manifest says %s", m.ID, m.File, got, m.SHA256)
+	}
+	return data, nil
+}
+
+// ParseManifest reads one manifest: a JSON object of known fields and nothing
+// after it. Every rule that it breaks is a field of the Invalid error.
+func ParseManifest(data []byte) (Manifest, error) {
+	const op = "embed.ParseManifest"
+	var m Manifest
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil {
+		return Manifest{}, face.Errorf(face.Invalid, op, "not a manifest: %v", err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return Manifest{}, face.Errorf(face.Invalid, op, "not a manifest: something follows the JSON object")
+	}
+	var r rules
+	r.manifest(&m)
+	if len(r) > 0 {
+		return Manifest{}, &face.Error{Kind: face.Invalid, Op: op, Detail: "manifest breaks the rules", Fields: r}
+	}
+	return m, nil
+}
+
+// rules collects what a manifest breaks.
+type rules []face.FieldError
+
+// want notes what a field must be, unless it is so.
+func (r *rules) want(ok bool, pointer, format string, args ...any) {
+	if !ok {
+		*r = append(*r, face.FieldError{Pointer: pointer, Detail: fmt.Sprintf("must be "+format, args...)})
+	}
+}
+
+func (r *rules) manifest(m *Manifest) {
+	r.want(face.ValidID(m.ID), "/id", "1 to 128 letters, digits and ._@-")
+	r.want(m.File != "" && m.File == filepath.Base(m.File) && m.File != "." && m.File != ".." && !strings.ContainsAny(m.File, `/\`),
+		"/file", "a file's name without a folder")
+	sum, err := hex.DecodeString(m.SHA256)
+	r.want(err == nil && len(sum) == sha256.Size && strings.ToLower(m.SHA256) == m.SHA256, "/sha256", "64 lower-case hex digits")
+	r.want(m.Size > 0 && m.Size <= maxModelBytes, "/size", "1 to %d", maxModelBytes)
+	r.want(m.License != "", "/license", "given")
+	r.want(m.Source != "", "/source", "given")
+	r.want(m.TrainingData != "", "/training_data", "given; say so when it is not known")
+	r.want(m.URL == "" || strings.HasPrefix(m.URL, "https://"), "/url", "an https address")
+	r.input(m)
+	r.outputs(m.Outputs)
+	switch m.Task {
+	case TaskDetector:
+		r.detector(m)
+	case TaskEncoder:
+		r.encoder(m)
+	default:
+		r.want(false, "/task", "%q or %q", TaskDetector, TaskEncoder)
+	}
+}
+
+func (r *rules) input(m *Manifest) {
+	in := m.Input
+	r.want(in.Name != "", "/input/name", "given")
+	r.want(in.Order == "rgb" || in.Order == "bgr", "/input/order", `"rgb" or "bgr"`)
+	r.want(in.Width >= 0 && in.Width <= maxInputSide, "/input/width", "0 to %d", maxInputSide)
+	r.want(in.Height >= 0 && in.Height <= maxInputSide, "/input/height", "0 to %d", maxInputSide)
+	r.want((in.Width == 0) == (in.Height == 0), "/input/height", "0 when and only when the width is")
+	if in.Width == 0 {
+		r.want(in.Multiple > 0 && in.Multiple <= maxInputSide, "/input/multiple", "1 to %d where the size is free", maxInputSide)
+	} else {
+		r.want(in.Multiple == 0, "/input/multiple", "left out where the size is fixed")
+	}
+	for i := range in.Scale {
+		r.want(in.Scale[i] != 0, fmt.Sprintf("/input/scale/%d", i), "other than 0")
+	}
+}
+
+func (r *rules) outputs(outputs []Output) {
+	r.want(len(outputs) > 0, "/outputs", "one or more")
+	for i, o := range outputs {
+		at := fmt.Sprintf("/outputs/%d", i)
+		r.want(o.Name != "", at+"/name", "given")
+		r.want(!slices.ContainsFunc(outputs[:i], func(p Output) bool { return p.Name == o.Name }), at+"/name", "the only one of its name")
+		r.want(len(o.Shape) > 0, at+"/shape", "one or more sizes")
+		for j, n := range o.Shape {
+			r.want(n == -1 || n > 0, fmt.Sprintf("%s/shape/%d", at, j), "-1 or above 0")
+		}
+	}
+}
+
+func (r *rules) detector(m *Manifest) {
+	r.want(m.Decoder == "yunet", "/decoder", `"yunet"`)
+	r.want(m.Threshold > 0 && m.Threshold < 1, "/threshold", "between 0 and 1")
+	r.want(m.Dimension == 0, "/dimension", "left out of a detector")
+	r.want(m.Alignment == nil, "/alignment", "left out of a detector")
+	r.want(m.Calibration == nil, "/calibration", "left out of a detector")
+}
+
+func (r *rules) encoder(m *Manifest) {
+	r.want(m.Decoder == "", "/decoder", "left out of an encoder")
+	r.want(m.Threshold == 0, "/threshold", "left out of an encoder")
+	r.want(m.Input.Width > 0 && m.Input.Height > 0, "/input/width", "fixed in an encoder")
+	r.want(m.Dimension > 0 && m.Dimension <= maxDimension, "/dimension", "1 to %d", maxDimension)
+	if len(m.Outputs) > 0 && len(m.Outputs[0].Shape) > 0 {
+		shape := m.Outputs[0].Shape
+		r.want(shape[len(shape)-1] == int64(m.Dimension), "/dimension", "the last size of the first output")
+	}
+	r.want(len(m.Alignment) == 5, "/alignment", "five points")
+	for i, p := range m.Alignment {
+		r.want(p[0] > 0 && p[0] < float32(m.Input.Width) && p[1] > 0 && p[1] < float32(m.Input.Height),
+			fmt.Sprintf("/alignment/%d", i), "inside the input")
+	}
+	if m.Calibration != nil {
+		r.calibration(m.Calibration)
+	}
+}
+
+func (r *rules) calibration(c *face.Calibration) {
+	const at = "/calibration"
+	r.want(c.Source != "", at+"/source", "given")
+	r.want(c.Comparisons > 0, at+"/comparisons", "above 0")
+	for i, p := range c.Points {
+		here := fmt.Sprintf("%s/points/%d", at, i)
+		r.want(p.Name != "", here+"/name", "given")
+		r.want(p.FMR > 0 && p.FMR < 1, here+"/fmr", "between 0 and 1")
+		if i > 0 {
+			r.want(p.FMR < c.Points[i-1].FMR && p.Threshold >= c.Points[i-1].Threshold, here, "stricter than the point before it")
+		}
+	}
+	for i, p := range c.Curve {
+		here := fmt.Sprintf("%s/curve/%d", at, i)
+		r.want(p.FMR >= 0 && p.FMR <= 1, here+"/fmr", "0 to 1")
+		if i > 0 {
+			r.want(p.Score > c.Curve[i-1].Score && p.FMR <= c.Curve[i-1].FMR, here, "at a higher score and no higher FMR than the one before it")
+		}
+	}
+}
