@@ -1,0 +1,546 @@
+// Package embed turns photos into embeddings: find the faces, judge their
+// quality, align each and encode it. The networks run behind the interfaces
+// of this package, so that it knows no inference runtime; manifests say what
+// a network expects.
+package embed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"image"
+	"math"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+// The stages that Options.Observe is told of.
+const (
+	StageDecode = "decode" // bytes to upright pixels
+	StageDetect = "detect" // all looks of the detector at one photo
+	StageAlign  = "align"  // quality and warp of one face
+	StageEncode = "encode" // one face to its embedding
+)
+
+// Pick says which of a photo's faces are wanted.
+type Pick uint8
+
+const (
+	// PickOnly wants the one face of a photo of one person, and refuses a
+	// photo with a second face of similar size. Faces less than a third as
+	// large as the largest are people in the background and do not count.
+	PickOnly Pick = iota
+	// PickLargest wants the face with the largest box.
+	PickLargest
+	// PickAll wants every face; none at all is an answer too.
+	PickAll
+)
+
+// Sample is a face with its embedding.
+type Sample struct {
+	Face      face.Face
+	Embedding face.Embedding // L2-normalised
+}
+
+// Options of a [Pipeline].
+type Options struct {
+	Detector      Network
+	DetectorModel Manifest
+	Encoder       Network
+	EncoderModel  Manifest
+
+	// Slots is how many requests run at a time; 0 is one per CPU. Each holds
+	// one thread, its sessions and at most one decoded photo.
+	Slots int
+	// Queue is how many more may wait; 0 is eight per slot, less than 0 none.
+	Queue int
+	// MaxFaces is how many faces of one photo are looked at, the largest
+	// first; 0 is 100.
+	MaxFaces int
+	// Limits of photos; the zero value is imaging.DefaultLimits.
+	Limits imaging.Limits
+	// Quality is the quality gate; the zero value is DefaultQualityLimits.
+	Quality QualityLimits
+
+	// Observe, when set, is told how long each stage took. ObserveWait is
+	// told how long each request waited at the gate. They must be safe for
+	// concurrent use.
+	Observe     func(stage string, seconds float64)
+	ObserveWait func(seconds float64)
+}
+
+// withDefaults fills in what was left open and says which field is wrong.
+func (o Options) withDefaults() (Options, error) {
+	if o.Slots == 0 {
+		o.Slots = runtime.GOMAXPROCS(0)
+	}
+	switch {
+	case o.Queue == 0:
+		o.Queue = 8 * o.Slots
+	case o.Queue < 0:
+		o.Queue = 0
+	}
+	if o.MaxFaces == 0 {
+		o.MaxFaces = 100
+	}
+	if o.Limits == (imaging.Limits{}) {
+		o.Limits = imaging.DefaultLimits()
+	}
+	if o.Quality == (QualityLimits{}) {
+		o.Quality = DefaultQualityLimits()
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, float64) {}
+	}
+	if o.ObserveWait == nil {
+		o.ObserveWait = func(float64) {}
+	}
+	d, e := o.DetectorModel, o.EncoderModel
+	switch {
+	case o.Detector == nil:
+		return o, errors.New("Options.Detector is missing")
+	case o.Encoder == nil:
+		return o, errors.New("Options.Encoder is missing")
+	case d.Task != TaskDetector:
+		return o, fmt.Errorf("Options.DetectorModel: %s is of task %q", d.ID, d.Task)
+	case e.Task != TaskEncoder:
+		return o, fmt.Errorf("Options.EncoderModel: %s is of task %q", e.ID, e.Task)
+	case d.Input.Width != d.Input.Height:
+		return o, fmt.Errorf("Options.DetectorModel: %s has an input of %dx%d, want a square or any size", d.ID, d.Input.Width, d.Input.Height)
+	case e.Input.Width <= 0 || e.Input.Height <= 0 || e.Dimension <= 0:
+		return o, fmt.Errorf("Options.EncoderModel: %s has no fixed input and dimension", e.ID)
+	case len(e.Alignment) != 5:
+		return o, fmt.Errorf("Options.EncoderModel: %s has %d alignment points, want 5", e.ID, len(e.Alignment))
+	case o.Slots < 0:
+		return o, fmt.Errorf("Options.Slots: %d is less than 0", o.Slots)
+	case o.MaxFaces < 0:
+		return o, fmt.Errorf("Options.MaxFaces: %d is less than 0", o.MaxFaces)
+	}
+	return o, nil
+}
+
+// Pipeline turns photos into faces and embeddings. It is safe for concurrent
+// use; a bounded gate keeps the number of requests that run to the number of
+// slots.
+type Pipeline struct {
+	o        Options
+	template [5]face.Point // of the encoder's input
+	gate     *gate
+}
+
+// New makes a pipeline with all its sessions, so that what is wrong with the
+// models shows here. The networks stay the caller's, to be closed after the
+// pipeline. Errors: Invalid for options that cannot be, and for networks that
+// contradict their manifests.
+func New(o Options) (*Pipeline, error) {
+	const op = "embed.New"
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, face.Wrap(face.Invalid, op, err)
+	}
+	decoder, err := newYuNet(o.DetectorModel)
+	if err != nil {
+		return nil, face.Wrap(face.Invalid, op, err)
+	}
+	p := &Pipeline{o: o}
+	for i, t := range o.EncoderModel.Alignment {
+		p.template[i] = face.Point{X: t[0], Y: t[1]}
+	}
+	var workers []*worker
+	for range o.Slots {
+		w, err := newWorker(p, decoder)
+		if err != nil {
+			return nil, face.Wrap(face.Invalid, op, errors.Join(err, closeAll(workers)))
+		}
+		workers = append(workers, w)
+	}
+	p.gate = newGate(workers, o.Queue)
+	return p, nil
+}
+
+// Detector is the manifest of the detector.
+func (p *Pipeline) Detector() Manifest { return p.o.DetectorModel }
+
+// Encoder is the manifest of the encoder.
+func (p *Pipeline) Encoder() Manifest { return p.o.EncoderModel }
+
+// Close turns new and waiting requests away, waits for the running ones, and
+// closes the sessions. A second call does nothing.
+func (p *Pipeline) Close() error {
+	return face.Wrap(face.Internal, "embed.Close", closeAll(p.gate.close()))
+}
+
+func closeAll(workers []*worker) error {
+	var errs []error
+	for _, w := range workers {
+		errs = append(errs, w.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Detect finds the faces of a photo, the largest first and at most maxFaces
+// (0: Options.MaxFaces). Boxes and landmarks are in pixels of the upright
+// full-size photo. No face is no error. Errors: those of imaging.Decode,
+// Overloaded, Unavailable, Deadline, Canceled.
+func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error) {
+	w, err := p.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer p.gate.leave(w)
+	v, err := w.look(ctx, photo, PickAll)
+	if err != nil {
+		return nil, err
+	}
+	if maxFaces > 0 {
+		v.found = v.found[:min(maxFaces, len(v.found))]
+	}
+	if err := w.sharpen(v, photo); err != nil {
+		return nil, err
+	}
+	faces := make([]face.Face, len(v.found))
+	for i, d := range v.found {
+		start := time.Now()
+		if faces[i], err = w.judge(v, d); err != nil {
+			return nil, err
+		}
+		w.observe(StageAlign, start)
+	}
+	return faces, nil
+}
+
+// Embed finds the faces of a photo that pick asks for, the largest first, and
+// gives each its embedding. Quality refuses nothing here: it is part of the
+// answer. Errors: NoFace and ManyFaces as pick says, with reasons; those of
+// imaging.Decode; Overloaded, Unavailable, Deadline, Canceled.
+func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample, error) {
+	w, err := p.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer p.gate.leave(w)
+	v, err := w.look(ctx, photo, pick)
+	if err != nil {
+		return nil, err
+	}
+	if v.found, err = pick.from(v.found); err != nil {
+		return nil, err
+	}
+	if err := w.sharpen(v, photo); err != nil {
+		return nil, err
+	}
+	samples := make([]Sample, len(v.found))
+	for i, d := range v.found {
+		start := time.Now()
+		if samples[i].Face, err = w.judge(v, d); err != nil {
+			return nil, err
+		}
+		if err := w.align(v, d); err != nil {
+			return nil, err
+		}
+		w.observe(StageAlign, start)
+		if samples[i].Embedding, err = w.encode(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return samples, nil
+}
+
+// enter waits at the gate.
+func (p *Pipeline) enter(ctx context.Context) (*worker, error) {
+	start := time.Now()
+	w, err := p.gate.enter(ctx)
+	p.o.ObserveWait(time.Since(start).Seconds())
+	return w, err
+}
+
+// backgroundRatio is how large a face must be beside the largest one, by the
+// side of its box, to count as a second person in the photo.
+const backgroundRatio = 1.0 / 3
+
+// from applies the pick to detections sorted by size.
+func (pick Pick) from(found []detection) ([]detection, error) {
+	const op = "embed.Pick"
+	if pick == PickAll {
+		return found, nil
+	}
+	if len(found) == 0 {
+		err := face.Errorf(face.NoFace, op, "no face was found in the photo")
+		err.Reasons = []face.Reason{face.ReasonNoFace}
+		return nil, err
+	}
+	if pick == PickOnly {
+		n := 1
+		for n < len(found) && found[n].side() >= backgroundRatio*found[0].side() {
+			n++
+		}
+		if n > 1 {
+			err := face.Errorf(face.ManyFaces, op, "%d faces of similar size were found where one is asked for", n)
+			err.Reasons = []face.Reason{face.ReasonExceedsMaxFaces}
+			return nil, err
+		}
+	}
+	return found[:1], nil
+}
+
+// worker is one slot: sessions and buffers that one request uses at a time.
+type worker struct {
+	p          *Pipeline
+	yunet      *yunet
+	rungs      []rung // the smallest first
+	detector   imaging.Planar
+	encoder    Session
+	input      imaging.Planar // of the encoder
+	candidates []detection
+	crop       *image.RGBA // for quality
+}
+
+// rung is a detector session for a side x side input.
+type rung struct {
+	side    int
+	session Session
+}
+
+// ladder lists the input sizes of a detector that takes any.
+func ladder() []int { return []int{320, 640, 1024} }
+
+// settledSide is the side in pixels, as the detector sees it, from which a
+// face is certain and its landmarks are as good as they get. In a look that
+// finds such a face, another one a third as large is still found.
+const settledSide = 40
+
+func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
+	d, e := p.o.DetectorModel, p.o.EncoderModel
+	w := &worker{p: p, yunet: y, crop: image.NewRGBA(image.Rect(0, 0, qualitySide, qualitySide))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	sides := ladder()
+	if d.Input.Width != 0 {
+		sides = []int{d.Input.Width}
+	}
+	for _, side := range sides {
+		s, err := p.o.Detector.Session(1, 3, int64(side), int64(side))
+		if err != nil {
+			return nil, err
+		}
+		w.rungs = append(w.rungs, rung{side, s})
+		if err := y.check(s, side); err != nil {
+			return nil, err
+		}
+	}
+	w.encoder, err = p.o.Encoder.Session(1, 3, int64(e.Input.Height), int64(e.Input.Width))
+	if err != nil {
+		return nil, err
+	}
+	if got := len(w.encoder.Output(0)); got != e.Dimension {
+		return nil, fmt.Errorf("encoder %s gives %d numbers, its manifest says %d", e.ID, got, e.Dimension)
+	}
+	w.detector = planar(d.Input, 0, 0)
+	w.input = planar(e.Input, e.Input.Width, e.Input.Height)
+	return w, nil
+}
+
+// planar is the tensor layout that a manifest describes.
+func planar(in Input, width, height int) imaging.Planar {
+	return imaging.Planar{Width: width, Height: height, BGR: in.Order == "bgr", Mean: in.Mean, Scale: in.Scale}
+}
+
+func (w *worker) close() error {
+	var errs []error
+	for _, r := range w.rungs {
+		errs = append(errs, r.session.Close())
+	}
+	if w.encoder != nil {
+		errs = append(errs, w.encoder.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// view is a decoded photo with what was found in it.
+type view struct {
+	img   *imaging.Image
+	found []detection // in pixels of the upright full-size photo
+	// settled is the side of a face from which it is certain, in pixels of
+	// the full-size photo.
+	settled float32
+}
+
+// reduction is how many pixels of the full-size photo one decoded pixel is.
+func (v *view) reduction() float32 { return float32(1 / v.img.Scale) }
+
+func longSide(img *image.RGBA) int { return max(img.Rect.Dx(), img.Rect.Dy()) }
+
+func (v *view) certain(d detection) bool { return d.side() >= v.settled }
+
+// warp is the map from a crop with the template's points to decoded pixels,
+// the least-squares similarity of the landmarks.
+func (v *view) warp(d detection, template [5]face.Point) (imaging.Affine, error) {
+	// Warps count positions from the centre of the first pixel, faces from
+	// its corner.
+	points := d.moved(1/v.reduction(), -0.5).points
+	toCrop, err := imaging.FitSimilarity(points, template)
+	if err != nil {
+		return imaging.Affine{}, face.Wrap(face.Internal, "embed.align", err)
+	}
+	return invert(toCrop), nil
+}
+
+// invert returns the inverse of a similarity.
+func invert(a imaging.Affine) imaging.Affine {
+	det := a[0]*a[4] - a[1]*a[3]
+	b := imaging.Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
+	b[2] = -(b[0]*a[2] + b[1]*a[5])
+	b[5] = -(b[3]*a[2] + b[4]*a[5])
+	return b
+}
+
+// decode decodes a photo with at least longSide pixels along its longer side,
+// if it has them; 0 asks for all it has.
+func (w *worker) decode(photo []byte, longSide int) (*imaging.Image, error) {
+	defer w.observe(StageDecode, time.Now())
+	return imaging.Decode(photo, w.p.o.Limits, longSide)
+}
+
+func (w *worker) observe(stage string, start time.Time) {
+	w.p.o.Observe(stage, time.Since(start).Seconds())
+}
+
+// look decodes a photo and finds its faces, the largest first.
+//
+// The first look is the cheap one, at the smallest rung. A second look is
+// taken when the photo has more to show than that and something may have been
+// missed: always when all faces are wanted, else when no face was found that
+// is large enough to be certain. It is taken at the smallest rung that the
+// photo fits in, or at the largest.
+func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, error) {
+	img, err := w.decode(photo, w.rungs[len(w.rungs)-1].side)
+	if err != nil {
+		return nil, err
+	}
+	defer w.observe(StageDetect, time.Now())
+	v := &view{img: img}
+	v.settled = settledSide * float32(max(img.Width, img.Height)) / float32(w.rungs[0].side)
+	if err := w.lookAt(ctx, v, w.rungs[0]); err != nil {
+		return nil, err
+	}
+	missed := pick == PickAll || !slices.ContainsFunc(v.found, v.certain)
+	if long := longSide(img.RGBA); missed && len(w.rungs) > 1 && long > w.rungs[0].side {
+		second := w.rungs[len(w.rungs)-1]
+		if i := slices.IndexFunc(w.rungs, func(r rung) bool { return r.side >= long }); i >= 0 {
+			second = w.rungs[i]
+		}
+		if err := w.lookAt(ctx, v, second); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(v.found, func(a, b detection) int {
+		switch aa, bb := a.area(), b.area(); {
+		case aa > bb:
+			return -1
+		case aa < bb:
+			return 1
+		}
+		return 0
+	})
+	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
+	return v, nil
+}
+
+// lookAt shows the photo to the detector at one rung and merges what it finds
+// into v.found: faces that were certain before stay as they are.
+func (w *worker) lookAt(ctx context.Context, v *view, r rung) error {
+	layout := w.detector
+	layout.Width, layout.Height = r.side, r.side
+	scale := layout.Letterbox(r.session.Input(), v.img.RGBA)
+	if err := r.session.Run(ctx); err != nil {
+		return face.Wrap(face.Internal, "embed.detect", err)
+	}
+	w.candidates = w.yunet.decode(r.session, r.side, w.candidates[:0])
+	full := v.reduction() / float32(scale)
+	for i, d := range w.candidates {
+		w.candidates[i] = d.moved(full, 0)
+	}
+	var certain []detection
+	for _, d := range v.found {
+		if v.certain(d) {
+			certain = append(certain, d)
+		} else {
+			w.candidates = append(w.candidates, d)
+		}
+	}
+	v.found = suppress(certain, w.candidates)
+	return nil
+}
+
+// sharpen decodes the photo again, at a larger scale, when a face found in it
+// is smaller in the decoded pixels than the encoder's input and the photo has
+// more to give.
+func (w *worker) sharpen(v *view, photo []byte) error {
+	reduction := v.reduction()
+	if reduction <= 1 {
+		return nil
+	}
+	want := distance(w.p.template[0], w.p.template[1])
+	least := float32(math.Inf(1))
+	for _, d := range v.found {
+		least = min(least, distance(d.points[0], d.points[1])/reduction)
+	}
+	if least >= want {
+		return nil
+	}
+	long := float64(longSide(v.img.RGBA)) * float64(want/least)
+	full := float64(max(v.img.Width, v.img.Height))
+	img, err := w.decode(photo, int(math.Ceil(min(long, full))))
+	if err != nil {
+		return err
+	}
+	v.img = img
+	return nil
+}
+
+// judge makes the face of a detection, with its quality.
+func (w *worker) judge(v *view, d detection) (face.Face, error) {
+	f := face.Face{
+		Box: face.Box{X: d.x0, Y: d.y0, Width: d.x1 - d.x0, Height: d.y1 - d.y0},
+		Landmarks: face.Landmarks{
+			RightEye: d.points[0], LeftEye: d.points[1], Nose: d.points[2],
+			RightMouth: d.points[3], LeftMouth: d.points[4],
+		},
+		DetectionScore: d.score,
+	}
+	toSrc, err := v.warp(d, qualityTemplate())
+	if err != nil {
+		return face.Face{}, err
+	}
+	imaging.WarpRGBA(w.crop, v.img.RGBA, toSrc)
+	f.Quality = w.p.o.Quality.assess(f, w.crop, v.img.Width, v.img.Height)
+	return f, nil
+}
+
+// align warps a face straight into the encoder's input.
+func (w *worker) align(v *view, d detection) error {
+	toSrc, err := v.warp(d, w.p.template)
+	if err != nil {
+		return err
+	}
+	w.input.Warp(w.encoder.Input(), v.img.RGBA, toSrc)
+	return nil
+}
+
+// encode encodes the aligned face.
+func (w *worker) encode(ctx context.Context) (face.Embedding, error) {
+	const op = "embed.encode"
+	defer w.observe(StageEncode, time.Now())
+	if err := w.encoder.Run(ctx); err != nil {
+		return nil, face.Wrap(face.Internal, op, err)
+	}
+	e, err := face.Embedding(w.encoder.Output(0)).Normalise()
+	return e, face.Wrap(face.Internal, op, err)
+}
