@@ -1,0 +1,255 @@
+package index_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+)
+
+// brute is the oracle: it scores every entry and sorts.
+func brute(entries []index.Entry, probe face.Embedding, k int) (hits []index.Hit, subjects int) {
+	best := map[string]index.Hit{}
+	for _, e := range entries {
+		h := index.Hit{TemplateID: e.TemplateID, SubjectID: e.SubjectID, Score: probe.Cosine(e.Embedding)}
+		old, ok := best[e.SubjectID]
+		if !ok || h.Score > old.Score || h.Score == old.Score && h.TemplateID < old.TemplateID {
+			best[e.SubjectID] = h
+		}
+	}
+	for _, h := range best {
+		hits = append(hits, h)
+	}
+	slices.SortFunc(hits, func(a, b index.Hit) int {
+		return cmp.Or(-cmp.Compare(a.Score, b.Score), cmp.Compare(a.SubjectID, b.SubjectID))
+	})
+	return hits[:min(k, len(hits))], len(best)
+}
+
+// check compares a search with the oracle.
+func check(t *testing.T, x *index.Index, key index.Key, entries []index.Entry, probe face.Embedding, k int) {
+	t.Helper()
+	got, gotSubjects, err := x.Search(t.Context(), key, probe, k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, wantSubjects := brute(entries, probe, k)
+	if gotSubjects != wantSubjects {
+		t.Errorf("k=%d: %d subjects, want %d", k, gotSubjects, wantSubjects)
+	}
+	if d := gocmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+		t.Fatalf("k=%d over %d entries: -brute force +index\n%s", k, len(entries), d)
+	}
+}
+
+func random(rng *rand.Rand, dim int) face.Embedding {
+	e := make(face.Embedding, dim)
+	for {
+		for i := range e {
+			e[i] = float32(rng.NormFloat64())
+		}
+		if u, err := e.Normalise(); err == nil {
+			return u
+		}
+	}
+}
+
+// near moves an embedding by about the given distance.
+func near(rng *rand.Rand, e face.Embedding, by float64) face.Embedding {
+	out := slices.Clone(e)
+	for i := range out {
+		out[i] += float32(by * rng.NormFloat64() / math.Sqrt(float64(len(e))))
+	}
+	u, err := out.Normalise()
+	if err != nil {
+		panic(err)
+	}
+	return u
+}
+
+func key(model string) index.Key {
+	return index.Key{Tenant: "default", Gallery: "default", ModelID: model}
+}
+
+func add(t testing.TB, x *index.Index, k index.Key, entries ...index.Entry) {
+	t.Helper()
+	if err := x.Add(k, entries...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func entries(n int, subject func(i int) int, embedding func(i int) face.Embedding) []index.Entry {
+	out := make([]index.Entry, n)
+	for i := range out {
+		out[i] = index.Entry{
+			TemplateID: fmt.Sprintf("t%07d", i),
+			SubjectID:  fmt.Sprintf("s%07d", subject(i)),
+			Embedding:  embedding(i),
+		}
+	}
+	return out
+}
+
+// eachKernel runs a test with every kernel of the machine.
+func eachKernel(t *testing.T, f func(t *testing.T, k index.Kernel)) {
+	for _, k := range index.Kernels() {
+		t.Run(k.String(), func(t *testing.T) {
+			t.Parallel()
+			f(t, k)
+		})
+	}
+}
+
+// TestSearchIsExact holds the index against brute force where a bound that is
+// not one, or a tie that is broken by chance, would show.
+func TestSearchIsExact(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 2))
+	one := random(rng, 64)
+	minus := slices.Clone(one)
+	for i := range minus {
+		minus[i] = -minus[i]
+	}
+	axis := func(dim, i int) face.Embedding {
+		e := make(face.Embedding, dim)
+		e[i] = 1
+		return e
+	}
+	each := func(i int) int { return i }
+	tests := map[string]struct {
+		probe   face.Embedding
+		entries []index.Entry
+	}{
+		"random": {random(rng, 64), entries(5000, each, func(int) face.Embedding { return random(rng, 64) })},
+		"several templates": {random(rng, 64), entries(5000, func(i int) int { return i % 700 },
+			func(int) face.Embedding { return random(rng, 64) })},
+		"all equal":    {random(rng, 64), entries(3000, each, func(int) face.Embedding { return one })},
+		"all opposite": {one, entries(3000, each, func(int) face.Embedding { return minus })},
+		"duplicates": {near(rng, one, 0.1), entries(3000, func(i int) int { return i * 7919 % 1000 },
+			func(i int) face.Embedding { return near(rand.New(rand.NewPCG(uint64(i%50), 1)), one, 0.5) })},
+		"negative scores":   {minus, entries(3000, each, func(int) face.Embedding { return near(rng, one, 0.3) })},
+		"near ties":         {near(rng, one, 0.2), entries(3000, each, func(int) face.Embedding { return near(rng, one, 1e-9) })},
+		"nearly near ties":  {near(rng, one, 0.2), entries(3000, each, func(int) face.Embedding { return near(rng, one, 1e-6) })},
+		"close together":    {near(rng, one, 0.01), entries(3000, each, func(int) face.Embedding { return near(rng, one, 0.01) })},
+		"one subject":       {random(rng, 64), entries(10_000, func(int) int { return 0 }, func(int) face.Embedding { return random(rng, 64) })},
+		"one subject, ties": {random(rng, 64), entries(10_000, func(int) int { return 0 }, func(int) face.Embedding { return one })},
+		"one among many": {random(rng, 64), entries(10_000, func(i int) int { return max(0, i-9_900) },
+			func(int) face.Embedding { return random(rng, 64) })},
+		"axes":     {axis(300, 17), entries(600, each, func(i int) face.Embedding { return axis(300, i%300) })},
+		"one axis": {random(rng, 300), entries(600, each, func(i int) face.Embedding { return near(rng, axis(300, 5), 0.2) })},
+		"one number": {face.Embedding{1}, entries(100, each, func(i int) face.Embedding {
+			return face.Embedding{1 - 2*float32(i%2)}
+		})},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachKernel(t, func(t *testing.T, kernel index.Kernel) {
+				x := index.New(index.Options{Kernel: kernel})
+				add(t, x, key("m"), test.entries...)
+				oneByOne := index.New(index.Options{Kernel: kernel})
+				for _, e := range test.entries {
+					add(t, oneByOne, key("m"), e)
+				}
+				for _, k := range []int{1, 2, 10, 100, 1000, 20_000} {
+					check(t, x, key("m"), test.entries, test.probe, k)
+					check(t, oneByOne, key("m"), test.entries, test.probe, k)
+				}
+			})
+		})
+	}
+}
+
+// TestSearchSplits takes a gallery that several goroutines sweep.
+func TestSearchSplits(t *testing.T) {
+	t.Parallel()
+	eachKernel(t, func(t *testing.T, kernel index.Kernel) {
+		rng := rand.New(rand.NewPCG(3, 4))
+		pool := make([]face.Embedding, 900) // so that there are ties across slabs
+		for i := range pool {
+			pool[i] = random(rng, 20)
+		}
+		all := entries(101_000, func(i int) int { return i * 31 % 40_000 },
+			func(i int) face.Embedding { return pool[rng.IntN(len(pool))] })
+		x := index.New(index.Options{Workers: 4, Kernel: kernel})
+		add(t, x, key("m"), all...)
+		for _, k := range []int{1, 10, 1000} {
+			check(t, x, key("m"), all, random(rng, 20), k)
+		}
+	})
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(5, 6))
+	nan, inf := random(rng, 8), random(rng, 8)
+	nan[3], inf[4] = float32(math.NaN()), float32(math.Inf(-1))
+	long := random(rng, 8)
+	for i := range long {
+		long[i] *= 1.01
+	}
+	good := random(rng, 8)
+	x := index.New(index.Options{})
+	add(t, x, key("m"), index.Entry{TemplateID: "a", SubjectID: "s", Embedding: good})
+
+	vectors := map[string]struct {
+		e    face.Embedding
+		want face.Kind
+	}{
+		"nil":         {nil, face.Invalid},
+		"NaN":         {nan, face.Invalid},
+		"infinite":    {inf, face.Invalid},
+		"zero":        {make(face.Embedding, 8), face.Invalid},
+		"not of unit": {long, face.Invalid},
+		"too long":    {random(rng, index.MaxDimension+1), face.Invalid},
+		"other model": {random(rng, 9), face.ModelMismatch},
+	}
+	for name, v := range vectors {
+		if err := x.Add(key("m"), index.Entry{TemplateID: "b", SubjectID: "s", Embedding: v.e}); !errors.Is(err, v.want) {
+			t.Errorf("Add %s: %v, want %v", name, err, v.want)
+		}
+		if _, _, err := x.Search(t.Context(), key("m"), v.e, 1); !errors.Is(err, v.want) {
+			t.Errorf("Search %s: %v, want %v", name, err, v.want)
+		}
+		// One bad entry keeps the good ones out.
+		err := x.Add(key("m"), index.Entry{TemplateID: "c", SubjectID: "s", Embedding: good},
+			index.Entry{TemplateID: "d", SubjectID: "s", Embedding: v.e})
+		if err == nil {
+			t.Errorf("Add of a good one and %s: no error", name)
+		}
+	}
+	for name, ids := range map[string][]string{"there": {"c", "a"}, "twice": {"c", "d", "c"}} {
+		var es []index.Entry
+		for _, id := range ids {
+			es = append(es, index.Entry{TemplateID: id, SubjectID: "new", Embedding: good})
+		}
+		if err := x.Add(key("m"), es...); !errors.Is(err, face.Conflict) {
+			t.Errorf("Add of an id that is %s: %v, want Conflict", name, err)
+		}
+	}
+	for _, k := range []int{0, -1} {
+		if _, _, err := x.Search(t.Context(), key("m"), good, k); !errors.Is(err, face.Invalid) {
+			t.Errorf("Search with k=%d: %v, want Invalid", k, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := x.Search(ctx, key("m"), good, 1); !errors.Is(err, face.Canceled) {
+		t.Errorf("Search with an ended context: %v, want Canceled", err)
+	}
+	if got := x.Stats().Templates; got != 1 {
+		t.Errorf("%d templates after what was refused, want 1", got)
+	}
+	check(t, x, key("m"), []index.Entry{{TemplateID: "a", SubjectID: "s", Embedding: good}}, good, 5)
+}

@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package index
+
+func machineKernels() []Kernel { return nil }

@@ -1,0 +1,244 @@
+package index
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// partition holds the templates under one key. Writers take turns; readers
+// load the view and need nothing else.
+type partition struct {
+	view     atomic.Pointer[view] // nil when empty
+	enrolled atomic.Int64         // subjects
+
+	mu       sync.Mutex
+	dropped  bool  // the gallery was removed: nothing is added any more
+	tail     *slab // the slab that grows; nil when there is none
+	rows     map[string]*row
+	subjects map[string]*subject
+}
+
+// view is what readers see. It never changes.
+type view struct {
+	dim   int
+	slabs []*slab
+}
+
+func newPartition() *partition {
+	return &partition{rows: map[string]*row{}, subjects: map[string]*subject{}}
+}
+
+// batch is entries on their way in. Large ones bring their own slabs, which
+// were filled before any lock was taken and are taken over as they are.
+type batch struct {
+	entries []Entry
+	rows    []*row // of the entries
+	dim     int
+	slabs   []*slab
+}
+
+// ownSlab is the number of entries from which a batch brings its own slabs.
+const ownSlab = 1024
+
+func prepare(entries []Entry, dim int) *batch {
+	b := &batch{entries: entries, dim: dim, rows: make([]*row, len(entries))}
+	for i, e := range entries {
+		// An id is often part of a longer string, which it must not keep alive.
+		b.rows[i] = &row{templateID: strings.Clone(e.TemplateID)}
+	}
+	if len(entries) < ownSlab {
+		return b
+	}
+	for i := range entries {
+		at := i % slabRows
+		if at == 0 {
+			b.slabs = append(b.slabs, newSlab(dim, min(slabRows, len(entries)-i)))
+		}
+		s := b.slabs[len(b.slabs)-1]
+		s.put(at, entries[i].Embedding, b.rows[i])
+		s.n.Store(int64(at + 1))
+	}
+	return b
+}
+
+// add reports false, and adds nothing, when the partition was dropped.
+func (p *partition) add(b *batch) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dropped {
+		return false, nil
+	}
+	if v := p.view.Load(); v != nil && v.dim != b.dim {
+		return false, mismatch(b.dim, v.dim)
+	}
+	for i, r := range b.rows {
+		if _, taken := p.rows[r.templateID]; taken {
+			for _, r := range b.rows[:i] {
+				delete(p.rows, r.templateID)
+			}
+			return false, conflict(r.templateID)
+		}
+		p.rows[r.templateID] = r
+	}
+	for i, e := range b.entries {
+		p.enrol(e.SubjectID, b.rows[i])
+	}
+	if b.slabs != nil {
+		p.publish(b.dim, b.slabs...)
+	} else {
+		for i, e := range b.entries {
+			p.append(e, b.rows[i])
+		}
+	}
+	p.enrolled.Store(int64(len(p.subjects)))
+	return true, nil
+}
+
+// enrol gives a row to its subject.
+func (p *partition) enrol(id string, r *row) {
+	s := p.subjects[id]
+	if s == nil {
+		s = &subject{id: strings.Clone(id)}
+		p.subjects[s.id] = s
+	}
+	r.subject, r.nth = s, int32(len(s.rows))
+	s.rows = append(s.rows, r)
+}
+
+// append writes one row behind the last. Slabs double, so that a gallery of
+// few people stays small.
+func (p *partition) append(e Entry, r *row) {
+	if p.tail == nil || int(p.tail.n.Load()) == len(p.tail.rows) {
+		p.tail = newSlab(len(e.Embedding), min(slabRows, max(tileRows, len(p.rows))))
+		p.publish(p.tail.dim, p.tail)
+	}
+	n := p.tail.n.Load()
+	p.tail.put(int(n), e.Embedding, r)
+	p.tail.n.Store(n + 1)
+}
+
+// publish shows readers more slabs.
+func (p *partition) publish(dim int, slabs ...*slab) {
+	var old []*slab
+	if v := p.view.Load(); v != nil {
+		old = v.slabs
+	}
+	p.view.Store(&view{dim: dim, slabs: slices.Concat(old, slabs)})
+}
+
+func (p *partition) removeTemplate(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.rows[id]
+	if r == nil {
+		return false
+	}
+	p.remove(r)
+	p.tidy()
+	return true
+}
+
+func (p *partition) removeSubject(id string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.subjects[id]
+	if s == nil {
+		return 0
+	}
+	n := len(s.rows)
+	for len(s.rows) > 0 {
+		p.remove(s.rows[len(s.rows)-1])
+	}
+	p.tidy()
+	return n
+}
+
+// remove hides a row and forgets it.
+func (p *partition) remove(r *row) {
+	r.slab.remove(int(r.at))
+	delete(p.rows, r.templateID)
+	s := r.subject
+	last := len(s.rows) - 1
+	s.rows[r.nth] = s.rows[last]
+	s.rows[r.nth].nth = r.nth
+	s.rows[last] = nil
+	s.rows = s.rows[:last]
+	if last == 0 {
+		delete(p.subjects, s.id)
+	}
+}
+
+// tidy brings the partition in order after a removal: an empty one is free to
+// take embeddings of another length, a sparse one is compacted.
+func (p *partition) tidy() {
+	p.enrolled.Store(int64(len(p.subjects)))
+	if len(p.rows) == 0 {
+		p.view.Store(nil)
+		p.tail = nil
+		return
+	}
+	if slices.ContainsFunc(p.view.Load().slabs, (*slab).sparse) {
+		p.compact()
+	}
+}
+
+// compact copies the rows of sparse slabs into new ones, and with them those
+// of small slabs, so that these do not become ever more. Searches under way
+// go on reading the old ones.
+func (p *partition) compact() {
+	v := p.view.Load()
+	var slabs []*slab
+	var moved []*row
+	for _, s := range v.slabs {
+		switch {
+		case s == p.tail && s.sparse():
+			p.tail = nil
+			fallthrough
+		case s.sparse(), s != p.tail && s.live() <= slabRows/4:
+			moved = append(moved, s.alive()...)
+		default:
+			slabs = append(slabs, s)
+		}
+	}
+	for rows := range slices.Chunk(moved, slabRows) {
+		s := newSlab(v.dim, len(rows))
+		for at, r := range rows {
+			s.put(at, r.slab.embedding(int(r.at)), r)
+		}
+		s.n.Store(int64(len(rows)))
+		slabs = append(slabs, s)
+	}
+	p.view.Store(&view{dim: v.dim, slabs: slabs})
+}
+
+// drop ends the partition and returns how many templates it had. It is no
+// longer in the index's map, so that no search can start on it.
+func (p *partition) drop() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropped = true
+	return len(p.rows)
+}
+
+func (p *partition) count(s *Stats) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	v := p.view.Load()
+	if v == nil {
+		return
+	}
+	s.Templates += len(p.rows)
+	s.Slabs += len(v.slabs)
+	for _, slab := range v.slabs {
+		s.Dead += slab.dead
+		s.Bytes += slab.bytes()
+	}
+}
+
+func conflict(templateID string) error {
+	return face.Errorf(face.Conflict, "index.Add", "template %s is there already", templateID)
+}

@@ -1,0 +1,165 @@
+package index
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// sweep finds the k best subjects of some slabs.
+func (x *Index) sweep(ctx context.Context, slabs []*slab, probe face.Embedding, k int) ([]Hit, error) {
+	var rows int
+	for _, s := range slabs {
+		rows += int(s.n.Load())
+	}
+	w := &sweep{kernel: x.kernel, query: x.kernel.prepare(probe), probe: probe, slabs: slabs}
+	best := newRanking(k)
+	workers := min(x.workers, rows/splitRows)
+	if workers <= 1 {
+		if err := w.run(ctx, best); err != nil {
+			return nil, err
+		}
+		return best.hits(), nil
+	}
+
+	parts, errs := make([]*ranking, workers), make([]error, workers)
+	var wg sync.WaitGroup
+	for i := range workers {
+		parts[i] = newRanking(k)
+		wg.Go(func() { errs[i] = w.run(ctx, parts[i]) })
+	}
+	wg.Wait()
+	for i, part := range parts {
+		if errs[i] != nil {
+			return nil, errs[i]
+		}
+		for _, r := range part.items {
+			best.add(r.row, r.score)
+		}
+	}
+	return best.hits(), nil
+}
+
+// sweep is one search under way. Its workers take slabs from it in turn.
+type sweep struct {
+	kernel Kernel
+	query  *query
+	probe  face.Embedding
+	slabs  []*slab
+	next   atomic.Int64
+}
+
+// run sweeps slabs until none is left.
+func (w *sweep) run(ctx context.Context, best *ranking) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		i := int(w.next.Add(1)) - 1
+		if i >= len(w.slabs) {
+			return nil
+		}
+		w.slab(w.slabs[i], best)
+	}
+}
+
+// slab scores those rows of a slab that may be among the best.
+//
+// The kernel stops at a tile with such a row, so that what the row's score
+// does to the threshold counts from the next tile on.
+func (w *sweep) slab(s *slab, best *ranking) {
+	n := int(s.n.Load())
+	tiles := (n + tileRows - 1) / tileRows
+	var upper [tileRows]float32
+	for tile := 0; ; tile++ {
+		if tile = w.kernel.scan(s, w.query, tile, n, w.query.limit(best.floor()), &upper); tile >= tiles {
+			return
+		}
+		for at := tile * tileRows; at < min(n, (tile+1)*tileRows); at++ {
+			// A removed row's bound is NaN, which reaches nothing.
+			bound := w.query.bound(upper[at%tileRows])
+			if !(bound >= best.floor()) {
+				continue
+			}
+			r := s.rows[at]
+			// Without this, a subject of many templates, or a gallery of fewer
+			// subjects than k, would have nearly every row scored.
+			if own, ok := best.scores[r.subject.id]; ok && bound < own {
+				continue
+			}
+			best.add(r, w.probe.Cosine(s.embedding(at)))
+		}
+	}
+}
+
+// ranking is the best k subjects so far, one row each.
+type ranking struct {
+	k      int
+	items  []ranked // best first
+	scores map[string]float64
+}
+
+type ranked struct {
+	score float64
+	row   *row
+}
+
+// byRank is the order of a candidate list. Items of one subject compare equal
+// when their scores do.
+func byRank(a, b ranked) int {
+	return cmp.Or(-cmp.Compare(a.score, b.score), cmp.Compare(a.row.subject.id, b.row.subject.id))
+}
+
+func newRanking(k int) *ranking {
+	return &ranking{k: k, scores: map[string]float64{}}
+}
+
+// floor is the score that a row must reach to change the ranking.
+func (t *ranking) floor() float64 {
+	if len(t.items) < t.k {
+		return math.Inf(-1)
+	}
+	return t.items[t.k-1].score
+}
+
+// add puts a row in its place, if it has one. The outcome does not depend on
+// the order in which rows come.
+func (t *ranking) add(r *row, score float64) {
+	it, id := ranked{score, r}, r.subject.id
+	if old, ok := t.scores[id]; ok {
+		if score < old {
+			return
+		}
+		at, _ := slices.BinarySearchFunc(t.items, ranked{old, r}, byRank)
+		if score == old {
+			if r.templateID < t.items[at].row.templateID {
+				t.items[at].row = r
+			}
+			return
+		}
+		t.items = slices.Delete(t.items, at, at+1)
+	} else if len(t.items) == t.k {
+		last := t.items[t.k-1]
+		if byRank(it, last) > 0 {
+			return
+		}
+		delete(t.scores, last.row.subject.id)
+		t.items = t.items[:t.k-1]
+	}
+	at, _ := slices.BinarySearchFunc(t.items, it, byRank)
+	t.items = slices.Insert(t.items, at, it)
+	t.scores[id] = score
+}
+
+func (t *ranking) hits() []Hit {
+	out := make([]Hit, len(t.items))
+	for i, it := range t.items {
+		out[i] = Hit{TemplateID: it.row.templateID, SubjectID: it.row.subject.id, Score: it.score}
+	}
+	return out
+}
