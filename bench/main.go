@@ -80,7 +80,7 @@ func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, 
 func (b *bench) open(ctx context.Context, observe func(string, float64)) (*app.Pipeline, error) {
 	return app.OpenPipeline(ctx, app.PipelineOptions{
 		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: "mobileface-v2",
-		Slots: runtime.GOMAXPROCS(0), Queue: 64, Limits: imaging.DefaultLimits(), Observe: observe,
+		Queue: 64, Limits: imaging.DefaultLimits(), Observe: observe,
 	})
 }
 

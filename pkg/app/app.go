@@ -62,7 +62,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		ModelsDirs: append([]string{pulled(o.DataDir)}, o.ModelsDir...),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
-		Slots: o.slots(), Queue: o.Queue, Limits: o.limits(),
+		Slots: o.Slots, Queue: o.Queue, Limits: o.limits(),
 		Observe: m.stage, ObserveWait: m.gateWait.Observe,
 	})
 	if err != nil {
@@ -129,7 +129,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		return nil
 	})
 	log.Info("opened", "version", version, "listen", a.Addr(), "detector", pipeline.Detector().ID, "encoder", encoder.ID,
-		"slots", o.slots(), "provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", path)
+		"provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", path)
 	return a, nil
 }
 

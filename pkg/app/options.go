@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -27,7 +26,7 @@ type Options struct {
 	ORTLibrary string   `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
 	Provider   string   `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
 	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Photos worked on at the same time; 0: one a core."`
-	Queue      int      `default:"64" env:"LIKENESS_QUEUE" help:"Photos that may wait for a slot; one more is answered 503 at once."`
+	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Photos that may wait for a slot, and one more is answered 503 at once; 0: eight a slot."`
 
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
@@ -106,13 +105,6 @@ func (o Options) databasePath() (string, error) {
 		scheme = u.Scheme // never the whole URL: it may hold a password
 	}
 	return "", fmt.Errorf("%s is not a store of this build; sqlite:PATH is", scheme)
-}
-
-func (o Options) slots() int {
-	if o.Slots > 0 {
-		return o.Slots
-	}
-	return runtime.GOMAXPROCS(0)
 }
 
 func (o Options) limits() imaging.Limits {

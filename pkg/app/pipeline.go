@@ -21,8 +21,8 @@ type PipelineOptions struct {
 	Encoder    string   // model id
 	Library    string   // ONNX Runtime; empty: looked for
 	Provider   string   // execution provider; empty: cpu
-	Slots      int      // photos worked on at the same time
-	Queue      int      // photos that may wait
+	Slots      int      // photos worked on at the same time; 0: one a core
+	Queue      int      // photos that may wait; 0: eight a slot
 	Limits     imaging.Limits
 
 	Observe     func(stage string, seconds float64) // may be nil
@@ -33,7 +33,7 @@ type PipelineOptions struct {
 // with the registry they came from. Closing the pipeline releases them all.
 // The errors say what an operator can do.
 func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
-	registry, err := embed.OpenRegistry(models.Manifests(), o.ModelsDirs...)
+	registry, err := embed.OpenRegistry(models.FS, o.ModelsDirs...)
 	if err != nil {
 		return nil, err
 	}
@@ -73,9 +73,9 @@ func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 	if err != nil {
 		return fail(err)
 	}
-	p, err := embed.New(ctx, embed.Options{
-		Detector: detectorNet, DetectorManifest: detector.Manifest,
-		Encoder: encoderNet, EncoderManifest: encoder.Manifest,
+	p, err := embed.New(embed.Options{
+		Detector: detectorNet, DetectorModel: detector.Manifest,
+		Encoder: encoderNet, EncoderModel: encoder.Manifest,
 		Slots: o.Slots, Queue: o.Queue, Limits: o.Limits,
 		Observe: o.Observe, ObserveWait: o.ObserveWait,
 	})

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+)
+
+// search times identification in the in-memory index with one thread, and in
+// turn a plain loop that reads as many bytes as the index's int8 codes take:
+// no exact search can read less, so the loop's time over the search's is the
+// fraction of the memory's bandwidth that the search reaches.
+func (b *bench) search(ctx context.Context) error {
+	const dim, probes = 256, 60
+	b.printf("## Identification, %d dimensions, k = 5, one thread\n\n"+
+		"Templates are unrelated people, four each, mates at a cosine of about 0.6; probes are half mates, half strangers.\n\n"+
+		"| templates | p50 ms | p95 ms | plain read p50 ms | fraction of read bandwidth | all cores p50 ms |\n|---|---|---|---|---|---|\n", dim)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, n := range []int{1_000, 100_000, 1_000_000} {
+		one, all := index.New(index.Options{Workers: 1}), index.New(index.Options{})
+		key := index.Key{Tenant: "bench", Gallery: "g", ModelID: "m"}
+		var mates []face.Embedding
+		for at := 0; at < n; {
+			var entries []index.Entry
+			for len(entries) < 10_000 && at < n {
+				centre := unit(rng, dim)
+				for t := 0; t < 4 && at < n; t++ {
+					e := near(rng, centre, 0.775) // the cosine of two such is 0.775 squared
+					entries = append(entries, index.Entry{TemplateID: strconv.Itoa(at), SubjectID: strconv.Itoa(at / 4), Embedding: e})
+					at++
+				}
+				if len(mates) < probes/2 {
+					mates = append(mates, near(rng, centre, 0.775))
+				}
+			}
+			for _, x := range []*index.Index{one, all} {
+				if err := x.Add(key, entries...); err != nil {
+					return err
+				}
+			}
+			if at%200_000 == 0 {
+				fmt.Fprintf(os.Stderr, "bench: search: %d of %d templates\n", at, n)
+			}
+		}
+		words := make([]uint64, n*dim/8)
+		for i := range words {
+			words[i] = uint64(i)
+		}
+		runtime.GC()
+		var single, parallel, read []time.Duration
+		var sink uint64
+		for i := range probes {
+			probe := unit(rng, dim)
+			if i%2 == 0 {
+				probe = mates[i/2%len(mates)]
+			}
+			for _, side := range []struct {
+				x     *index.Index
+				times *[]time.Duration
+			}{{one, &single}, {all, &parallel}} {
+				start := time.Now()
+				if _, _, err := side.x.Search(ctx, key, probe, 5); err != nil {
+					return err
+				}
+				*side.times = append(*side.times, time.Since(start))
+			}
+			start := time.Now()
+			sink += sum(words)
+			read = append(read, time.Since(start))
+		}
+		p50, r50 := quantile(single, 0.5), quantile(read, 0.5)
+		b.printf("| %d | %.3f | %.3f | %.3f | %.2f | %.3f |\n", n, ms(p50), ms(quantile(single, 0.95)), ms(r50),
+			float64(r50)/float64(p50), ms(quantile(parallel, 0.5)))
+		runtime.KeepAlive(sink)
+	}
+	b.printf("\n")
+	return nil
+}
+
+// sum reads every word, eight at a time, so that the loop waits for nothing
+// but the memory.
+func sum(words []uint64) uint64 {
+	var a, b, c, d uint64
+	for len(words) >= 8 {
+		w := words[:8]
+		a += w[0] + w[4]
+		b += w[1] + w[5]
+		c += w[2] + w[6]
+		d += w[3] + w[7]
+		words = words[8:]
+	}
+	return a + b + c + d
+}
+
+func unit(rng *rand.Rand, dim int) face.Embedding {
+	e := make(face.Embedding, dim)
+	var sum float64
+	for i := range e {
+		v := rng.NormFloat64()
+		e[i], sum = float32(v), sum+v*v
+	}
+	for i := range e {
+		e[i] = float32(float64(e[i]) / math.Sqrt(sum))
+	}
+	return e
+}
+
+// near is a unit vector whose cosine with centre is about the given one.
+func near(rng *rand.Rand, centre face.Embedding, cosine float64) face.Embedding {
+	noise, e := unit(rng, len(centre)), make(face.Embedding, len(centre))
+	for i := range e {
+		e[i] = float32(cosine*float64(centre[i]) + math.Sqrt(1-cosine*cosine)*float64(noise[i]))
+	}
+	out, err := e.Normalise()
+	if err != nil { // two unit vectors that cancel out: as good as never
+		return centre
+	}
+	return out
+}
