@@ -1,0 +1,319 @@
+package api
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"os"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// maxField bounds a field of a multipart body that is no image. The longest
+// one is an embedding of 4096 numbers.
+const maxField = 128 << 10
+
+// Images is one image or several: in JSON a string or an array of strings,
+// in multipart a part that may be repeated.
+type Images [][]byte
+
+// UnmarshalJSON reads one base64 string, or an array of them.
+func (i *Images) UnmarshalJSON(data []byte) error {
+	if data[0] == '[' {
+		return json.Unmarshal(data, (*[][]byte)(i))
+	}
+	*i = make(Images, 1)
+	return json.Unmarshal(data, &(*i)[0])
+}
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *VerifyRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *RecognizeRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *DetectRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *EmbedRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *EnrolRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *GalleryCreate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *GalleryUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *SubjectCreate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *SubjectUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// InvalidField is an Invalid error about one field of a body; name is empty for
+// the body itself.
+func InvalidField(name, detail string) *face.Error {
+	pointer := ""
+	if name != "" {
+		pointer = "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	}
+	return &face.Error{
+		Kind: face.Invalid, Op: "api.body", Detail: "The request breaks the contract.",
+		Fields: []face.FieldError{{Pointer: pointer, Detail: detail}},
+	}
+}
+
+// BodyError turns what went wrong while a body was read into a [face.Error]:
+// TooLarge over the limit of [http.MaxBytesReader], Deadline for a sender who
+// is too slow, Invalid for a body that is empty or malformed.
+func BodyError(err error) *face.Error {
+	var known *face.Error
+	var tooLarge *http.MaxBytesError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.As(err, &tooLarge):
+		return face.Errorf(face.TooLarge, "api.body", "The body is larger than %d bytes.", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &face.Error{Kind: face.Deadline, Op: "api.body", Err: err}
+	case errors.As(err, &syntax):
+		return InvalidField("", "is not JSON: "+syntax.Error())
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return InvalidField("", "ends too early")
+	case errors.Is(err, io.EOF):
+		return InvalidField("", "is empty")
+	}
+	e := InvalidField("", "cannot be read")
+	e.Err = err
+	return e
+}
+
+// fields finds the fields of a request struct by their names in the contract.
+type fields struct {
+	byName map[string]reflect.Value
+	needed []string // required ones that have not come yet, in order
+	seen   map[string]bool
+}
+
+func fieldsOf(into any) *fields {
+	v := reflect.ValueOf(into).Elem()
+	f := &fields{byName: map[string]reflect.Value{}, seen: map[string]bool{}}
+	for i := range v.NumField() {
+		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		f.byName[name] = v.Field(i)
+		if option != "omitempty" {
+			f.needed = append(f.needed, name)
+		}
+	}
+	return f
+}
+
+// take finds a field that has come. In a form, Images may come more than once.
+func (f *fields) take(name string, form bool) (reflect.Value, error) {
+	field, ok := f.byName[name]
+	if !ok {
+		return field, InvalidField(name, "unknown field")
+	}
+	if f.seen[name] && !(form && field.Type() == reflect.TypeFor[Images]()) {
+		return field, InvalidField(name, "comes more than once")
+	}
+	f.seen[name] = true
+	return field, nil
+}
+
+// missing is the error about required fields that have not come, or nil.
+func (f *fields) missing() error {
+	for _, name := range f.needed {
+		if !f.seen[name] {
+			return InvalidField(name, "is missing")
+		}
+	}
+	return nil
+}
+
+// readObject reads the members of a JSON object into a struct. encoding/json
+// calls UnmarshalJSON with valid JSON only, so here it is enough to find where
+// the members begin and end; an image of megabytes is not copied for that.
+func readObject(data []byte, into any) error {
+	if data[0] != '{' {
+		return InvalidField("", "must be a JSON object")
+	}
+	f := fieldsOf(into)
+	rest := bytes.TrimLeft(data[1:], " \t\r\n")
+	for rest[0] != '}' {
+		end := valueEnd(rest)
+		var name string
+		if err := json.Unmarshal(rest[:end], &name); err != nil {
+			return InvalidField("", "has a name that cannot be read")
+		}
+		rest = rest[end:]
+		rest = rest[bytes.IndexByte(rest, ':')+1:]
+		end = valueEnd(rest)
+		field, err := f.take(name, false)
+		if err == nil {
+			err = setJSON(field, name, rest[:end])
+		}
+		if err != nil {
+			return err
+		}
+		rest = rest[end:]
+		if rest[0] == ',' {
+			rest = rest[1:]
+		}
+		rest = bytes.TrimLeft(rest, " \t\r\n")
+	}
+	return f.missing()
+}
+
+// valueEnd is the length of the JSON value, with the space around it, that
+// valid JSON begins with: what comes before the next colon, comma or bracket
+// of the level.
+func valueEnd(data []byte) int {
+	depth := 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case '"':
+			for i++; data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth == 0 {
+				return i
+			}
+			depth--
+		case ',', ':':
+			if depth == 0 {
+				return i
+			}
+		}
+	}
+	return len(data)
+}
+
+// setJSON sets a field from a JSON value.
+func setJSON(field reflect.Value, name string, value []byte) error {
+	value = bytes.TrimSpace(value)
+	if string(value) == "null" {
+		return InvalidField(name, "must not be null")
+	}
+	if field.Kind() == reflect.Pointer {
+		field.Set(reflect.New(field.Type().Elem()))
+		field = field.Elem()
+	}
+	if err := json.Unmarshal(value, field.Addr().Interface()); err != nil {
+		return InvalidField(name, valueDetail(err))
+	}
+	return checkEnum(field, name)
+}
+
+// setText sets a field from the text of a multipart part: a string from the
+// text as it stands, anything else from JSON.
+func setText(field reflect.Value, name string, text []byte) error {
+	target := field
+	if field.Kind() == reflect.Pointer {
+		target = reflect.New(field.Type().Elem()).Elem()
+	}
+	if target.Kind() != reflect.String {
+		return setJSON(field, name, text)
+	}
+	if !utf8.Valid(text) {
+		return InvalidField(name, "is not UTF-8")
+	}
+	target.SetString(string(text))
+	if field.Kind() == reflect.Pointer {
+		field.Set(target.Addr())
+	}
+	return checkEnum(target, name)
+}
+
+// checkEnum refuses a value that the contract does not list.
+func checkEnum(field reflect.Value, name string) error {
+	if enum, ok := field.Interface().(interface{ Valid() bool }); ok && !enum.Valid() {
+		return InvalidField(name, "is none of the values of the contract")
+	}
+	return nil
+}
+
+// valueDetail says what is wrong with a JSON value.
+func valueDetail(err error) string {
+	var wrongType *json.UnmarshalTypeError
+	var notBase64 base64.CorruptInputError
+	switch {
+	case errors.As(err, &wrongType):
+		return "must not be a JSON " + wrongType.Value
+	case errors.As(err, &notBase64):
+		return "is not standard base64 with padding (a data: URL is not read)"
+	}
+	return "is not a JSON value"
+}
+
+// ReadForm reads the parts of a multipart body into the struct of the JSON
+// body of the same operation, which into points at. Images are read up to
+// maxImage bytes each. The error is a [face.Error]: what [BodyError] says, or
+// TooLarge for an image over the limit, or Invalid with a pointer.
+func ReadForm(form *multipart.Reader, into any, maxImage int64) error {
+	f := fieldsOf(into)
+	for {
+		part, err := form.NextPart()
+		switch {
+		case err == io.EOF: //nolint:errorlint // The end is bare; a body cut short wraps the same error.
+			return f.missing()
+		case errors.Is(err, io.EOF):
+			return InvalidField("", "ends too early")
+		case err != nil:
+			return BodyError(err)
+		}
+		if err := f.readPart(part, maxImage); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *fields) readPart(part *multipart.Part, maxImage int64) error {
+	name := part.FormName()
+	if name == "" {
+		return InvalidField("", "has a part without a name")
+	}
+	field, err := f.take(name, true)
+	if err != nil {
+		return err
+	}
+	limit := int64(maxField)
+	image := field.Type() == reflect.TypeFor[Images]() || field.Type() == reflect.TypeFor[Image]()
+	if image {
+		limit = maxImage
+	}
+	data, err := io.ReadAll(io.LimitReader(part, limit+1))
+	if err != nil {
+		return BodyError(err)
+	}
+	if int64(len(data)) > limit {
+		e := face.Errorf(face.TooLarge, "api.ReadForm", "The part is larger than %d bytes.", limit)
+		e.Fields = InvalidField(name, e.Detail).Fields
+		return e
+	}
+	switch {
+	case !image:
+		return setText(field, name, data)
+	case field.Type() == reflect.TypeFor[Images]():
+		field.Set(reflect.Append(field, reflect.ValueOf(data)))
+	default:
+		field.SetBytes(data)
+	}
+	return nil
+}
