@@ -8,8 +8,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// checkCPU refuses a processor on which the library would end the process
-// with an illegal instruction instead of an error.
+// checkCPU refuses a processor on which the library may end the process with
+// an illegal instruction instead of an error. What it asks for was measured:
+// docs/adr/0002.
 func checkCPU() error {
 	need, has := "", true
 	switch runtime.GOARCH {
@@ -19,7 +20,8 @@ func checkCPU() error {
 		need, has = "Advanced SIMD (NEON)", cpu.ARM64.HasASIMD
 	}
 	if !has {
-		return face.Errorf(face.Unavailable, "ort.Open", "ONNX Runtime needs a processor with %s, which this one lacks", need)
+		return face.Errorf(face.Unavailable, "ort.Open",
+			"ONNX Runtime needs a processor with %s, which this one does not report; in a virtual machine, give it the host's processor model", need)
 	}
 	return nil
 }

@@ -144,25 +144,15 @@ func TestRunCanceled(t *testing.T) {
 	cancel()
 	wantError(t, s.Run(ended), face.Canceled)
 
-	// A run of this size takes long enough to be met in its middle, but
-	// nothing here depends on when: it is tried until one was.
-	met := false
-	for range 50 {
+	// Nobody says when a run is in its middle, so it is tried until one was
+	// met there. At this size that is nearly always the first.
+	for met := false; !met; {
 		ctx, cancel := context.WithCancel(t.Context())
-		started := make(chan struct{})
-		go func() {
-			<-started
-			cancel()
-		}()
-		close(started)
+		go cancel()
 		if err := s.Run(ctx); err != nil {
 			wantError(t, err, face.Canceled)
-			met = met || strings.Contains(err.Error(), "terminate")
+			met = strings.Contains(err.Error(), "terminate")
 		}
-		cancel()
-	}
-	if !met {
-		t.Error("no run was terminated inside ONNX Runtime")
 	}
 
 	late, cancel := context.WithTimeout(t.Context(), 1)

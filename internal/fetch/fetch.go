@@ -1,0 +1,239 @@
+// Package fetch downloads files whose content is known beforehand by its
+// SHA-256: models, and the ONNX Runtime library.
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// maxAttempts bounds how often a download that was cut is taken up again.
+const maxAttempts = 20
+
+// Progress is told how many bytes of a file are there, those of an earlier
+// attempt included, and how many there will be: 0 where that is not known.
+type Progress func(done, total int64)
+
+// File is what to download.
+type File struct {
+	URL      string
+	SHA256   string // lower-case hex
+	MaxBytes int64  // no more than this is ever written
+}
+
+// Client downloads. It is safe for concurrent use on different files.
+type Client struct {
+	HTTP  *http.Client
+	Stall time.Duration // a transfer that brings nothing for so long is cut
+}
+
+// NewClient makes a client that gives a closed network up soon.
+func NewClient() *Client {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
+	t.TLSHandshakeTimeout = 10 * time.Second
+	t.ResponseHeaderTimeout = 30 * time.Second
+	return &Client{HTTP: &http.Client{Transport: t}, Stall: 30 * time.Second}
+}
+
+// Get makes dst hold the file; progress may be nil. It does nothing when dst
+// holds it already. Bytes are kept in dst.part until they are whole, so that
+// a later Get goes on where this one was cut; a cut that brought bytes is
+// taken up at once. dst appears in one step, after its hash was checked.
+//
+// A server that cannot be reached or does not have the file is Unavailable,
+// too many bytes are TooLarge, bytes of another hash Invalid.
+func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress) error {
+	const op = "fetch.Get"
+	if sum, err := hashFile(dst); err == nil && sum == f.SHA256 {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+		return face.Wrap(face.Internal, op, err)
+	}
+	part := dst + ".part"
+	for {
+		before := size(part)
+		if err := c.complete(ctx, f, part, progress); err != nil {
+			if face.KindOf(err) == face.TooLarge || size(part) == 0 {
+				err = errors.Join(err, os.Remove(part))
+			}
+			return err
+		}
+		sum, err := hashFile(part)
+		if err != nil {
+			return face.Wrap(face.Internal, op, err)
+		}
+		if sum == f.SHA256 {
+			return face.Wrap(face.Internal, op, os.Rename(part, dst))
+		}
+		if err := os.Remove(part); err != nil {
+			return face.Wrap(face.Internal, op, err)
+		}
+		if before == 0 {
+			return face.Errorf(face.Invalid, op, "%s has SHA-256 %s, want %s", f.URL, sum, f.SHA256)
+		}
+		// What lay there from before may have been of another file.
+	}
+}
+
+// complete downloads into part until all of it is there.
+func (c *Client) complete(ctx context.Context, f File, part string, progress Progress) error {
+	for attempt := 1; ; attempt++ {
+		before := size(part)
+		err := c.attempt(ctx, f, part, progress)
+		var final *face.Error
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return face.Wrap(face.Canceled, "fetch.Get", ctx.Err())
+		case errors.As(err, &final):
+			return err
+		case attempt == maxAttempts || size(part) <= before:
+			return &face.Error{Kind: face.Unavailable, Op: "fetch.Get", Detail: "cannot download " + f.URL, Err: err}
+		}
+	}
+}
+
+// attempt makes one request for what part still lacks. A [face.Error] of it
+// is final; after any other error another attempt may do better.
+func (c *Client) attempt(ctx context.Context, f File, part string, progress Progress) (err error) {
+	const op = "fetch.Get"
+	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return face.Wrap(face.Internal, op, err)
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	offset, err := out.Seek(0, io.SeekEnd)
+	if err == nil && offset > f.MaxBytes {
+		offset, err = 0, restart(out)
+	}
+	if err != nil {
+		return face.Wrap(face.Internal, op, err)
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stall := time.AfterFunc(c.Stall, func() { cancel(fmt.Errorf("nothing came for %v", c.Stall)) })
+	defer stall.Stop()
+
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.URL, nil)
+	if err != nil {
+		return face.Errorf(face.Invalid, op, "%v", err)
+	}
+	// A transport that unpacks on its own would make offsets mean nothing.
+	req.Header.Set("Accept-Encoding", "identity")
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	resp, err := c.HTTP.Do(req)
+	if err != nil {
+		var asked *url.Error // it repeats the address
+		if errors.As(err, &asked) {
+			err = asked.Err
+		}
+		return causeOr(ctx, err)
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && offset > 0:
+		return nil // all of it is there already, or the hash will say otherwise
+	case resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)):
+	case resp.StatusCode == http.StatusOK:
+		offset = 0
+		if err := restart(out); err != nil {
+			return face.Wrap(face.Internal, op, err)
+		}
+	default:
+		return face.Errorf(face.Unavailable, op, "%s answered %s", f.URL, resp.Status)
+	}
+	var total int64
+	if resp.ContentLength >= 0 {
+		total = offset + resp.ContentLength
+	}
+	tooLarge := face.Errorf(face.TooLarge, op, "%s has more than %d bytes", f.URL, f.MaxBytes)
+	if total > f.MaxBytes {
+		return tooLarge
+	}
+	w := &meter{w: out, done: offset, total: total, progress: progress, stall: stall, period: c.Stall}
+	n, err := io.Copy(w, io.LimitReader(resp.Body, f.MaxBytes-offset))
+	if err != nil {
+		return causeOr(ctx, err)
+	}
+	if offset+n == f.MaxBytes {
+		if extra, _ := io.ReadFull(resp.Body, make([]byte, 1)); extra > 0 {
+			return tooLarge
+		}
+	}
+	return nil
+}
+
+// restart empties a file.
+func restart(f *os.File) error {
+	_, err := f.Seek(0, io.SeekStart)
+	return errors.Join(err, f.Truncate(0))
+}
+
+// causeOr is why the context ended, or the error where it has not.
+func causeOr(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// meter reports what is written and puts the stall off.
+type meter struct {
+	w           io.Writer
+	done, total int64
+	progress    Progress
+	stall       *time.Timer
+	period      time.Duration
+}
+
+func (m *meter) Write(b []byte) (int, error) {
+	m.stall.Reset(m.period)
+	n, err := m.w.Write(b)
+	m.done += int64(n)
+	if m.progress != nil {
+		m.progress(m.done, m.total)
+	}
+	return n, err
+}
+
+// size is a file's size, 0 when it is not there.
+func size(name string) int64 {
+	info, err := os.Stat(name)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// hashFile is the SHA-256 of a file in lower-case hex.
+func hashFile(name string) (string, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
