@@ -2,8 +2,10 @@ package index
 
 import (
 	"context"
+	"maps"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -83,10 +85,27 @@ func Validate(e face.Embedding) error {
 		return face.Errorf(face.Invalid, "index.Validate", "embedding has %d numbers, 1 to %d are taken", len(e), MaxDimension)
 	}
 	// The negation catches NaN, which a number that is not finite leads to.
-	if norm := math.Sqrt(e.Cosine(e)); !(math.Abs(norm-1) <= NormTolerance) {
+	if norm := math.Sqrt(squares(e)); !(math.Abs(norm-1) <= NormTolerance) {
 		return face.Errorf(face.Invalid, "index.Validate", "embedding is not of unit length, or has numbers that are not finite")
 	}
 	return nil
+}
+
+// squares is the sum of a vector's squares, in four parts so that one addition
+// does not wait for the other.
+func squares(e face.Embedding) float64 {
+	var parts [4]float64
+	for len(e) >= 4 {
+		parts[0] += float64(e[0]) * float64(e[0])
+		parts[1] += float64(e[1]) * float64(e[1])
+		parts[2] += float64(e[2]) * float64(e[2])
+		parts[3] += float64(e[3]) * float64(e[3])
+		e = e[4:]
+	}
+	for _, v := range e {
+		parts[0] += float64(v) * float64(v)
+	}
+	return parts[0] + parts[1] + parts[2] + parts[3]
 }
 
 // Add adds templates, all of them or, with an error, none. Invalid: an
@@ -129,10 +148,7 @@ func (x *Index) RemoveTemplate(key Key, templateID string) bool {
 // and returns how many there were.
 func (x *Index) RemoveSubject(tenant, name, subjectID string) int {
 	x.mu.RLock()
-	models := make([]*partition, 0, 4)
-	for _, p := range x.galleries[gallery{tenant, name}] {
-		models = append(models, p)
-	}
+	models := slices.Collect(maps.Values(x.galleries[gallery{tenant, name}]))
 	x.mu.RUnlock()
 	var n int
 	for _, p := range models {
@@ -195,7 +211,9 @@ func (x *Index) Search(ctx context.Context, key Key, probe face.Embedding, k int
 	if err != nil {
 		return nil, 0, face.Wrap(face.Internal, "index.Search", err)
 	}
-	return hits, subjects, nil
+	// Subjects that were added or removed meanwhile may be in one and not in
+	// the other.
+	return hits, max(subjects, len(hits)), nil
 }
 
 // Stats says what an index holds.
@@ -206,15 +224,18 @@ type Stats struct {
 	Bytes     int64 // of the slabs, without ids and maps
 }
 
-// Stats adds up all galleries. It briefly stops writers, not searches.
+// Stats adds up all galleries, one after the other. It waits for writers, and
+// lets them wait; searches do neither.
 func (x *Index) Stats() Stats {
 	x.mu.RLock()
-	defer x.mu.RUnlock()
-	var s Stats
+	var all []*partition
 	for _, models := range x.galleries {
-		for _, p := range models {
-			p.count(&s)
-		}
+		all = slices.AppendSeq(all, maps.Values(models))
+	}
+	x.mu.RUnlock()
+	var s Stats
+	for _, p := range all {
+		p.count(&s)
 	}
 	return s
 }

@@ -63,6 +63,25 @@ func (q *query) limit(score float64) float32 {
 // and of a limit is below MaxDimension*2^-52 < 1e-12.
 const sweepSlack = 1e-6
 
+// scanTiles is [Kernel].scan on a slab's arrays, in assembly. A row's bound is
+// dot*scale + norm*residual. The codes are of -127..127, so that the sum of two
+// products fits an int16 and the negative of a code is one.
+//
+// It reads whole tiles, and with them rows from n on that a writer may be
+// about to fill. What it makes of those is not looked at.
+type scanTiles func(codes, probe *int8, chunks int, scales *float32, residuals *uint32, norm, limit float32, tile, tiles int, upper *[tileRows]float32) int
+
+// scanCodes makes of a scanTiles what a [Kernel] has.
+func scanCodes(f scanTiles) func(*slab, *query, int, int, float32, *[tileRows]float32) int {
+	return func(s *slab, q *query, tile, n int, limit float32, upper *[tileRows]float32) int {
+		tiles := (n + tileRows - 1) / tileRows
+		if tile >= tiles {
+			return tiles
+		}
+		return f(&s.codes[0], &q.codes[0], s.chunks, &s.scales[0], &s.residuals[0], q.norm, limit, tile, tiles, upper)
+	}
+}
+
 // prepareCodes quantises a probe for a kernel that reads codes.
 func prepareCodes(probe face.Embedding) *query {
 	scale := scaleOf(probe)
@@ -81,11 +100,13 @@ func prepareCodes(probe face.Embedding) *query {
 // -127..127. It is at least 1/(127*sqrt([MaxDimension])), as the vector is of
 // unit length, so that dividing by it is safe.
 func scaleOf(e face.Embedding) float32 {
-	var largest float32
+	// Without their sign, finite float32 are in the order of their bits, and
+	// integers are compared far faster.
+	var largest uint32
 	for _, v := range e {
-		largest = max(largest, v, -v)
+		largest = max(largest, math.Float32bits(v)&^(1<<31))
 	}
-	return largest / 127
+	return math.Float32frombits(largest) / 127
 }
 
 // roundMagic added to a small float32 leaves the number, rounded to an
