@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/likeness-id/likeness/internal/photos"
+	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+// pipelineFlags choose the pipeline that a measurement runs: the server's own.
+type pipelineFlags struct {
+	modelFolders
+	Detector   string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: yunet_n)."`
+	Encoder    string `default:"mobileface-v2" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: mobileface-v2)."`
+	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
+	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
+	Parallel   int    `default:"0" placeholder:"N" help:"Photos worked on at the same time (default: one a core)."`
+	Face       string `default:"largest" enum:"largest,only" placeholder:"WHICH" help:"Which face of a photo counts: the largest (default), or only, which refuses a photo with a second face of similar size."`
+}
+
+// workers is how many photos are worked on at the same time.
+func (f pipelineFlags) workers() int {
+	if f.Parallel > 0 {
+		return f.Parallel
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+func (f pipelineFlags) pick() embed.Pick {
+	if f.Face == "only" {
+		return embed.PickOnly
+	}
+	return embed.PickLargest
+}
+
+func (f pipelineFlags) open(ctx context.Context) (*app.Pipeline, error) {
+	return app.OpenPipeline(ctx, app.PipelineOptions{
+		ModelsDirs: f.all(), Detector: f.Detector, Encoder: f.Encoder,
+		Library: f.ORTLibrary, Provider: f.Provider,
+		Slots: f.workers(), Queue: f.workers(), Limits: imaging.DefaultLimits(),
+	})
+}
+
+// acquired is what became of one photo: an embedding, or the code of why there
+// is none (a failure to acquire).
+type acquired struct {
+	embedding face.Embedding
+	failure   string
+}
+
+// acquire embeds each photo once. Photos without a usable face are part of
+// the answer; anything else that goes wrong ends it.
+func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineFlags, set photos.Set, names []string) ([]acquired, error) {
+	out := make([]acquired, len(names))
+	bar := newProgress(stderr, "embedding photos", int64(len(names)), false)
+	defer bar.Close()
+	group, working := errgroup.WithContext(ctx)
+	group.SetLimit(f.workers())
+	for i, name := range names {
+		if working.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			photo, err := set.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			samples, err := p.Embed(working, photo, f.pick())
+			switch {
+			case err == nil:
+				out[i].embedding = samples[0].Embedding
+			case failsToAcquire(err):
+				out[i].failure = face.KindOf(err).Code()
+			default:
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			bar.Add(1)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return out, ctx.Err() // which may have ended before the first photo
+}
+
+// failsToAcquire reports whether an error is about the photo itself.
+func failsToAcquire(err error) bool {
+	return slices.Contains([]face.Kind{
+		face.NoFace, face.ManyFaces, face.LowQuality,
+		face.Invalid, face.InvalidImage, face.UnsupportedImage, face.TooLarge,
+	}, face.KindOf(err))
+}
+
+// tally counts the failures of a set by their code.
+func tally(photos []acquired) (failures map[string]int, total int) {
+	failures = map[string]int{}
+	for _, a := range photos {
+		if a.failure != "" {
+			failures[a.failure]++
+			total++
+		}
+	}
+	return failures, total
+}
+
+// listed is a tally in words: "12 no_face, 1 invalid_image".
+func listed(failures map[string]int) string {
+	var parts []string
+	for code, n := range failures {
+		parts = append(parts, fmt.Sprintf("%d %s", n, code))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/likeness-id/likeness/internal/photos"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// keyEnv names the environment variable with the API key's secret. A flag
+// would show the secret to everyone who lists processes.
+const keyEnv = "LIKENESS_KEY"
+
+// maxPhotoBytes keeps a stray film out of memory. The server's own limit is
+// far lower, and it is the server that says so.
+const maxPhotoBytes = 64 << 20
+
+type enrolCmd struct {
+	Folder      string `arg:"" type:"path" help:"Folder, or tar, with one sub-folder per subject."`
+	Server      string `default:"http://127.0.0.1:8080" env:"LIKENESS_SERVER" placeholder:"URL" help:"Where the server answers (default: http://127.0.0.1:8080)."`
+	Gallery     string `default:"${gallery}" placeholder:"NAME" help:"Gallery to enrol in, which must be there (default: ${gallery})."`
+	KeyFile     string `type:"existingfile" placeholder:"FILE" help:"File with the API key's secret; else LIKENESS_KEY holds it."`
+	QualityGate string `default:"auto" enum:"auto,off" placeholder:"auto|off" help:"Whether photos of low quality are refused (default: auto)."`
+	OnDuplicate string `default:"warn" enum:"warn,refuse" placeholder:"warn|refuse" help:"What to do with a face that is enrolled as somebody else (default: warn)."`
+	Parallel    int    `default:"4" placeholder:"N" help:"Subjects enrolled at the same time (default: 4)."`
+}
+
+// Help is what --help says beside the flags.
+func (enrolCmd) Help() string {
+	return "A sub-folder's name becomes the subject's id and name; where it cannot be an id, the id is made from it. " +
+		"Every photo gets a line on stdout: its outcome (enrolled, or the code of the error), its path, and the template's id or the reason. " +
+		"Running it again enrols nobody twice. The key needs the scopes enrol and read."
+}
+
+// Validate refuses what no server could be asked.
+func (c enrolCmd) Validate() error {
+	u, err := url.Parse(c.Server)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("--server: %q is not http://HOST:PORT or https://HOST", c.Server)
+	}
+	if !face.ValidID(c.Gallery) {
+		return fmt.Errorf("--gallery: %q is not 1 to 128 letters, digits and ._@-", c.Gallery)
+	}
+	if c.Parallel < 1 || c.Parallel > 256 {
+		return errors.New("--parallel: must be 1 to 256")
+	}
+	return nil
+}
+
+func (c enrolCmd) Run(t *tool) error {
+	set, err := photos.Open(c.Folder)
+	if err != nil {
+		return usageError{err}
+	}
+	defer set.Close()
+	subjects, stray := bySubject(set.Names())
+	total := len(stray)
+	for _, s := range subjects {
+		total += len(s.photos)
+	}
+	if len(subjects) == 0 {
+		return usageError{fmt.Errorf("%s has no sub-folder with photos: one sub-folder per subject is expected", c.Folder)}
+	}
+	key, err := c.key()
+	if err != nil {
+		return usageError{err}
+	}
+	u, err := url.Parse(c.Server)
+	if err != nil {
+		return usageError{err}
+	}
+	if key != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
+		fmt.Fprintln(t.stderr, "likeness: the API key and the photos travel unencrypted to", u.Host)
+	}
+	api := newClient(u, key)
+	if err := api.reach(t.ctx); err != nil {
+		return err
+	}
+
+	e := &enrolment{enrolCmd: c, api: api, set: set, tool: t, failures: map[string]int{},
+		bar: newProgress(t.stderr, "enrolling photos", int64(total), false)}
+	for _, name := range stray {
+		e.note(outcome{photo: name, code: face.Invalid.Code(), detail: "lies in no subject's folder"})
+	}
+	group, ctx := errgroup.WithContext(t.ctx)
+	group.SetLimit(c.Parallel)
+	for _, s := range subjects {
+		if ctx.Err() != nil {
+			break
+		}
+		group.Go(func() error { return e.subject(ctx, s) })
+	}
+	err = group.Wait()
+	e.bar.Close()
+	return errors.Join(err, t.ctx.Err(), e.summary(total, len(subjects)))
+}
+
+// key is the secret of the API key; empty for a server that wants none.
+func (c enrolCmd) key() (string, error) {
+	secret := os.Getenv(keyEnv)
+	if c.KeyFile != "" {
+		b, err := os.ReadFile(c.KeyFile)
+		if err != nil {
+			return "", fmt.Errorf("--key-file: %w", err)
+		}
+		secret = string(b)
+	}
+	secret = strings.TrimSpace(secret)
+	if strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", errors.New("the API key has characters that no key has")
+	}
+	return secret, nil
+}
+
+// loopback reports whether what is sent to the host stays on this machine.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// folder is one subject with their photos.
+type folder struct {
+	id, name string
+	photos   []string
+}
+
+// bySubject groups photos by the folder that they lie in. Hidden files are
+// passed over; photos that lie in no folder are stray.
+func bySubject(names []string) (subjects []folder, stray []string) {
+	at := map[string]int{}
+	for _, name := range names {
+		dir, file := path.Split(name)
+		if strings.HasPrefix(file, ".") {
+			continue
+		}
+		if dir == "" {
+			stray = append(stray, name)
+			continue
+		}
+		dir = path.Clean(dir)
+		i, ok := at[dir]
+		if !ok {
+			i = len(subjects)
+			at[dir] = i
+			person := path.Base(dir)
+			subjects = append(subjects, folder{id: subjectID(person), name: person})
+		}
+		subjects[i].photos = append(subjects[i].photos, name)
+	}
+	return subjects, stray
+}
+
+// subjectID is the id for the name of a folder: the name itself where it can
+// be one, else one derived from it, the same each time.
+func subjectID(name string) string {
+	if face.ValidID(name) {
+		return name
+	}
+	sum := sha256.Sum256([]byte(name))
+	return "s-" + hex.EncodeToString(sum[:16])
+}
+
+// enrolment is one run of the command.
+type enrolment struct {
+	enrolCmd
+	api  *client
+	set  photos.Set
+	tool *tool
+	bar  *progress
+
+	mu       sync.Mutex
+	enrolled int
+	failures map[string]int // by code
+}
+
+// outcome is what became of one photo.
+type outcome struct {
+	photo    string
+	template string // empty when it was not enrolled
+	code     string
+	detail   string
+}
+
+// note prints and counts an outcome.
+func (e *enrolment) note(o outcome) {
+	result, what := "enrolled", o.template
+	e.mu.Lock()
+	if o.template == "" {
+		result, what = o.code, o.detail
+		e.failures[o.code]++
+	} else {
+		e.enrolled++
+	}
+	e.mu.Unlock()
+	e.bar.Print(e.tool.stdout, "%s\t%s\t%s", result, printable(o.photo), printable(what))
+	e.bar.Add(1)
+}
+
+// subject enrols one subject's photos, one after another. The error is one
+// that every other subject would meet too.
+func (e *enrolment) subject(ctx context.Context, s folder) error {
+	name := s.name
+	if r := []rune(name); len(r) > face.MaxNameLength {
+		name = string(r[:face.MaxNameLength])
+	}
+	made, err := e.api.subject(ctx, e.Gallery, s.id, name)
+	if err != nil {
+		if ends(err) {
+			return err
+		}
+		for _, photo := range s.photos {
+			e.note(failed(photo, err))
+		}
+		return nil
+	}
+	for _, photo := range s.photos {
+		o, err := e.photo(ctx, s.id, made, photo)
+		if err != nil {
+			return err
+		}
+		e.note(o)
+	}
+	return nil
+}
+
+// photo enrols one photo.
+func (e *enrolment) photo(ctx context.Context, subject string, made time.Time, photo string) (outcome, error) {
+	info, err := fs.Stat(e.set, photo)
+	if err == nil && info.Size() > maxPhotoBytes {
+		err = face.Errorf(face.TooLarge, "enrol", "the file has %d MB", info.Size()>>20)
+	}
+	var image []byte
+	if err == nil {
+		image, err = e.set.ReadFile(photo)
+	}
+	if err != nil {
+		return failed(photo, err), nil
+	}
+	template, err := e.api.enrol(ctx, e.Gallery, subject, made, image, map[string]string{
+		"quality_gate": e.QualityGate, "on_duplicate": e.OnDuplicate,
+	})
+	if err != nil {
+		if ends(err) {
+			return outcome{}, err
+		}
+		return failed(photo, err), nil
+	}
+	return outcome{photo: photo, template: template}, nil
+}
+
+// failed is the outcome of a photo that met an error.
+func failed(photo string, err error) outcome {
+	var p *problem
+	if errors.As(err, &p) {
+		return outcome{photo: photo, code: p.Code, detail: p.explain()}
+	}
+	if e := (*face.Error)(nil); errors.As(err, &e) {
+		return outcome{photo: photo, code: e.Kind.Code(), detail: e.Detail}
+	}
+	return outcome{photo: photo, code: face.Internal.Code(), detail: err.Error()}
+}
+
+// ends reports whether an error would meet every other photo too: no way to
+// the server, a key that it does not take, a gallery that is not there.
+func ends(err error) bool {
+	var p *problem
+	if !errors.As(err, &p) {
+		return true
+	}
+	return slices.Contains([]string{
+		face.Unauthenticated.Code(), face.Forbidden.Code(), face.NotFound.Code(),
+	}, p.Code)
+}
+
+// summary prints what became of all, and is an error when some failed.
+func (e *enrolment) summary(total, subjects int) error {
+	failed := 0
+	for _, n := range e.failures {
+		failed += n
+	}
+	fmt.Fprintf(e.tool.stderr, "%d of %d photos of %d subjects are enrolled in gallery %s of %s\n",
+		e.enrolled, total, subjects, e.Gallery, e.Server)
+	if failed > 0 {
+		return fmt.Errorf("%d photos are not: %s", failed, listed(e.failures))
+	}
+	return nil
+}

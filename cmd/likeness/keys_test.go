@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store/sqlite"
+)
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
+	made := call(t.Context(), "keys", "create", "--data-dir", dir, "--name", "front door", "--scopes", "identify,read,read", "--expires", "90d")
+	if made.code != exitOK {
+		t.Fatalf("create: %+v", made)
+	}
+	secret := strings.TrimSuffix(made.stdout, "\n")
+	if raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(secret, "lk_")); err != nil || len(raw) != 32 {
+		t.Fatalf("stdout is not the secret alone: %q", made.stdout)
+	}
+	if strings.Contains(made.stderr, secret) {
+		t.Error("the secret is on stderr too")
+	}
+
+	keys, err := sqlite.OpenKeys(t.Context(), filepath.Join(dir, "likeness.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keys.Close()
+	key, err := keys.KeyByHash(t.Context(), face.HashSecret(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key.Name != "front door" || len(key.Scopes) != 2 || !key.Allows(face.ScopeIdentify) || key.Allows(face.ScopeEnrol) || key.Tenant != face.DefaultTenant {
+		t.Errorf("stored: %+v", key)
+	}
+	if left := time.Until(key.ExpiresAt); left < 89*24*time.Hour || left > 90*24*time.Hour {
+		t.Errorf("expires in %v", left)
+	}
+
+	listed := call(t.Context(), "keys", "list", "--data-dir", dir)
+	if listed.code != exitOK || !regexp.MustCompile(key.ID+` +default +front door +identify,read .* live`).MatchString(listed.stdout) {
+		t.Errorf("list: %+v", listed)
+	}
+	if strings.Contains(listed.stdout, secret) {
+		t.Error("the list shows the secret")
+	}
+	if other := call(t.Context(), "keys", "list", "--data-dir", dir, "--tenant", "other"); strings.Contains(other.stdout, key.ID) {
+		t.Errorf("another tenant's list: %+v", other)
+	}
+
+	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, key.ID); got.code != exitOK {
+		t.Errorf("revoke: %+v", got)
+	}
+	if key, err = keys.KeyByHash(t.Context(), key.Hash); err != nil || key.Live(time.Now()) {
+		t.Errorf("after revoke: %+v, %v", key, err)
+	}
+	if got := call(t.Context(), "keys", "list", "--data-dir", dir); !strings.Contains(got.stdout, "revoked 20") {
+		t.Errorf("list after revoke: %+v", got)
+	}
+	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "no key of that id") {
+		t.Errorf("revoke of nothing: %+v", got)
+	}
+}
+
+func TestLifetime(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]time.Duration{
+		"never": 0, "90d": 90 * 24 * time.Hour, "12h": 12 * time.Hour, "1h30m": 90 * time.Minute, "36500d": 36500 * 24 * time.Hour,
+	} {
+		var l lifetime
+		if err := l.UnmarshalText([]byte(in)); err != nil || time.Duration(l) != want {
+			t.Errorf("%q = %v, %v; want %v", in, time.Duration(l), err, want)
+		}
+	}
+	for _, in := range []string{"", "0d", "-1d", "0s", "-5h", "d", "1.5d", "90", "36501d", "99999999999999999999d", "9223372036854775807d", "1y", "never "} {
+		var l lifetime
+		if err := l.UnmarshalText([]byte(in)); err == nil {
+			t.Errorf("%q = %v", in, time.Duration(l))
+		}
+	}
+	if !errors.Is(usageError{face.Invalid}.error, face.Invalid) {
+		t.Error("a usage error hides its cause")
+	}
+}

@@ -1,0 +1,135 @@
+// Command likeness is the operator's tool: API keys, models and the ONNX
+// Runtime, enrolment of a folder, and the measurements that decisions rest on.
+//
+// It exits with 0 when all went well, 1 when work failed, in part or whole,
+// and 2 when it was called wrongly.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type cli struct {
+	Keys      keysCmd      `cmd:"" help:"Make, list and revoke API keys."`
+	Models    modelsCmd    `cmd:"" help:"List, fetch and check models."`
+	Runtime   runtimeCmd   `cmd:"" help:"Find or fetch ONNX Runtime, which runs the models."`
+	Enrol     enrolCmd     `cmd:"" help:"Enrol a folder of photos with a running server, one sub-folder per subject."`
+	Eval      evalCmd      `cmd:"" help:"Measure error rates on labelled pairs of photos."`
+	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
+
+	Version kong.VersionFlag `help:"Print the version and leave."`
+}
+
+// tool is what every command works with.
+type tool struct {
+	ctx            context.Context
+	stdout, stderr io.Writer
+}
+
+// usageError is a call that cannot be carried out as it was written.
+type usageError struct{ error }
+
+func main() {
+	// The first signal ends the work in order, the second ends the process.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the whole command: results go to stdout, everything else to stderr,
+// and the exit code comes back.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	complain := func(err error, code int) int {
+		fmt.Fprintln(stderr, "likeness:", explain(err))
+		return code
+	}
+	exited := -1 // the code of --help and --version, which end the parse
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("likeness"),
+		kong.Description("The operator's tool of Likeness, a service that verifies and recognises faces. "+
+			"Flags may also be set in the environment, by the names given with them."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
+		kong.Vars{"version": version, "tenant": face.DefaultTenant, "gallery": face.DefaultGallery},
+		kong.Bind(&tool{ctx: ctx, stdout: stdout, stderr: stderr}),
+	)
+	if err != nil {
+		return complain(err, exitUsage)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	parsed, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		return complain(err, exitUsage)
+	}
+	err = parsed.Run()
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		return complain(err, exitUsage)
+	}
+	return complain(err, exitFailed)
+}
+
+// explain is an error in words for the operator, who may see causes: the
+// error as it is, and plain words for an end that the operator asked for.
+func explain(err error) string {
+	if face.KindOf(err) == face.Canceled {
+		return "stopped before the end"
+	}
+	return err.Error()
+}
+
+// dataDir is the folder that the server keeps its things in.
+type dataDir struct {
+	DataDir string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" placeholder:"DIR" help:"Data folder of the server (default: ./data)."`
+}
+
+// database is the file of the embedded store.
+func (d dataDir) database() string { return filepath.Join(d.DataDir, "likeness.db") }
+
+// modelFolders are the folders that models are looked for in: the one that
+// `models pull` writes to, once it is there, and those of the operator.
+type modelFolders struct {
+	dataDir
+	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with model files and manifests of your own, separated by commas."`
+}
+
+// pulled is the folder that `models pull` writes to.
+func (m modelFolders) pulled() string { return filepath.Join(m.DataDir, "models") }
+
+func (m modelFolders) all() []string {
+	if info, err := os.Stat(m.pulled()); err == nil && info.IsDir() {
+		return append([]string{m.pulled()}, m.ModelsDir...)
+	}
+	return m.ModelsDir
+}

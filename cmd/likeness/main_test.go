@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// result is what a call of the command left.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func call(ctx context.Context, args ...string) result {
+	var stdout, stderr bytes.Buffer
+	code := run(ctx, args, &stdout, &stderr)
+	return result{code, stdout.String(), stderr.String()}
+}
+
+// Every command explains itself, and a call that cannot be meant is told so.
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
+		"runtime path", "runtime pull", "enrol", "eval", "calibrate"} {
+		got := call(t.Context(), append(strings.Fields(command), "--help")...)
+		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
+			t.Errorf("%s --help: %+v", command, got)
+		}
+	}
+	if got := call(t.Context()); got.code != exitOK || !strings.Contains(got.stdout, "Commands:") {
+		t.Errorf("no arguments: %+v", got)
+	}
+	if got := call(t.Context(), "--version"); got.code != exitOK || got.stdout != version+"\n" {
+		t.Errorf("--version: %+v", got)
+	}
+
+	here := t.TempDir()
+	for _, tt := range []struct{ args, says string }{
+		{"nonsense", "nonsense"},
+		{"keys create --data-dir=" + here, "--name"},
+		{"keys create --name=x --scopes=verify,fly --data-dir=" + here, `"fly" is none of verify`},
+		{"keys create --name=x --scopes=verify --expires=soon --data-dir=" + here, `"soon" is no lifetime`},
+		{"keys create --name=x --scopes=verify --tenant=../up --data-dir=" + here, "--tenant"},
+		{"eval --pairs=" + here + "/none --images=" + here, "none"},
+		{"eval", "--pairs"},
+		{"calibrate", "--images"},
+		{"calibrate --face=prettiest --images=" + here, "--face"},
+		{"enrol " + here, "one sub-folder per subject"},
+		{"enrol --server=ftp://example.org " + here, "--server"},
+		{"enrol --gallery=../up " + here, "--gallery"},
+		{"enrol --parallel=0 " + here, "--parallel"},
+		{"models pull nonsense", "nonsense"},
+	} {
+		got := call(t.Context(), strings.Fields(tt.args)...)
+		if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {
+			t.Errorf("%s: %+v, want it to say %q", tt.args, got, tt.says)
+		}
+	}
+}
+
+func TestModelsList(t *testing.T) {
+	t.Parallel()
+	got := call(t.Context(), "models", "list", "--data-dir", t.TempDir(), "--models-dir", t.TempDir())
+	if got.code != exitOK || !strings.Contains(got.stdout, "likeness models pull sface") || !strings.Contains(got.stdout, "mobileface-v2") {
+		t.Errorf("%+v", got)
+	}
+	if got := call(t.Context(), "models", "verify", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitFailed {
+		t.Errorf("nothing to verify: %+v", got)
+	}
+	if got := call(t.Context(), "models", "pull", "mobileface-v2", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitFailed ||
+		!strings.Contains(got.stderr, "source") {
+		t.Errorf("a model without an address: %+v", got)
+	}
+}
+
+func TestProgressWithoutTerminal(t *testing.T) {
+	t.Parallel()
+	var out, results bytes.Buffer
+	p := newProgress(&out, "counting", 25, false)
+	for i := range 25 {
+		p.Add(1)
+		if i == 4 {
+			p.Print(&results, "five of %s", "them")
+		}
+	}
+	p.Close()
+	if lines := strings.Count(out.String(), "\n"); lines != 10 || !strings.HasSuffix(out.String(), "counting: 25 of 25 (100 %)\n") {
+		t.Errorf("%d lines:\n%s", lines, out.String())
+	}
+	if results.String() != "five of them\n" {
+		t.Errorf("results: %q", results.String())
+	}
+
+	out.Reset()
+	p = newProgress(&out, "unknown size", 0, true)
+	p.Set(10)
+	p.Close()
+	if out.Len() > 0 {
+		t.Errorf("of an unknown whole: %q", out.String())
+	}
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/likeness-id/likeness/internal/fetch"
+	"github.com/likeness-id/likeness/models"
+	"github.com/likeness-id/likeness/pkg/embed"
+)
+
+type modelsCmd struct {
+	List   modelsList   `cmd:"" help:"List the models that are known, with licence, origin and operating points."`
+	Pull   modelsPull   `cmd:"" help:"Fetch a model into the data folder, where the server finds it. What was cut off goes on where it stopped."`
+	Verify modelsVerify `cmd:"" help:"Check size and SHA-256 of the models that are there."`
+}
+
+func (m modelFolders) registry() (*embed.Registry, error) {
+	return embed.OpenRegistry(models.FS, m.all()...)
+}
+
+type modelsList struct {
+	modelFolders
+}
+
+func (c modelsList) Run(t *tool) error {
+	registry, err := c.registry()
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tTASK\tSIZE\tLICENCE\tSOURCE\tOPERATING POINTS\tFILE")
+	for _, m := range registry.Models() {
+		file := m.Path
+		switch {
+		case file == "" && m.URL != "":
+			file = "not here: likeness models pull " + m.ID
+		case file == "":
+			file = "not here: put " + m.File + " into a models folder"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.1f MB\t%s\t%s\t%s\t%s\n",
+			m.ID, m.Task, float64(m.Size)/1e6, m.License, m.Source, points(m), file)
+	}
+	return w.Flush()
+}
+
+// points are the operating points that a model supports, in words.
+func points(m embed.Model) string {
+	switch {
+	case m.Task != embed.TaskEncoder:
+		return "-"
+	case m.Calibration == nil || len(m.Calibration.Points) == 0:
+		return "not calibrated"
+	}
+	first, last := m.Calibration.Points[0], m.Calibration.Points[len(m.Calibration.Points)-1]
+	return first.Name + " to " + last.Name
+}
+
+type modelsVerify struct {
+	modelFolders
+	IDs []string `arg:"" optional:"" name:"id" help:"Models to check (default: all whose file is there)."`
+}
+
+func (c modelsVerify) Run(t *tool) error {
+	registry, err := c.registry()
+	if err != nil {
+		return err
+	}
+	list := slices.DeleteFunc(registry.Models(), func(m embed.Model) bool { return m.Path == "" })
+	if len(c.IDs) > 0 {
+		list = nil
+		for _, id := range c.IDs {
+			m, err := registry.Model(id)
+			if err != nil {
+				return usageError{err}
+			}
+			list = append(list, m)
+		}
+	}
+	if len(list) == 0 {
+		return errors.New("no model's file is there; `likeness models list` says how to get them")
+	}
+	var wrong []string
+	for _, m := range list {
+		if _, err := m.ReadVerified(); err != nil {
+			wrong = append(wrong, m.ID)
+			fmt.Fprintf(t.stdout, "wrong\t%s\t%v\n", m.ID, err)
+			continue
+		}
+		fmt.Fprintf(t.stdout, "ok\t%s\t%s\n", m.ID, m.Path)
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("these models cannot be used: %s", strings.Join(wrong, ", "))
+	}
+	return nil
+}
+
+type modelsPull struct {
+	modelFolders
+	ID string `arg:"" help:"Model to fetch; models list shows which there are."`
+}
+
+func (c modelsPull) Run(t *tool) error {
+	registry, err := c.registry()
+	if err != nil {
+		return err
+	}
+	m, err := registry.Model(c.ID)
+	if err != nil {
+		return usageError{err}
+	}
+	if m.URL == "" {
+		return fmt.Errorf("%s cannot be fetched, for nobody publishes it at a known address: its source is %s", m.ID, m.Source)
+	}
+	path := filepath.Join(c.pulled(), m.File)
+	bar := newProgress(t.stderr, "fetching "+m.ID, m.Size, true)
+	defer bar.Close()
+	err = fetch.NewClient().Get(t.ctx, fetch.File{URL: m.URL, SHA256: m.SHA256, MaxBytes: m.Size}, path,
+		func(done, _ int64) { bar.Set(done) })
+	if err != nil {
+		return err
+	}
+	bar.Print(t.stdout, "%s", path)
+	return nil
+}
