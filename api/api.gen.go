@@ -621,8 +621,8 @@ type RecognizeRequest struct {
 type RecognizeResponse struct {
 	Faces []RecognizedFace `json:"faces"`
 
-	// GallerySize Subjects with a template of the model.
-	GallerySize    int     `json:"gallery_size"`
+	// GallerySize Subjects with a template of the model. Absent where nothing was searched.
+	GallerySize    *int    `json:"gallery_size,omitempty"`
 	ModelID        string  `json:"model_id"`
 	OperatingPoint string  `json:"operating_point"`
 	Threshold      float64 `json:"threshold"`

@@ -38,7 +38,7 @@ func rooms() map[string][]string {
 		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
 		"migrations":          {},
 		"models":              {},
-		"api":                 {},
+		"api":                 {"pkg/face"},
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
 		"internal/ort":        {"pkg/face", "pkg/embed"},

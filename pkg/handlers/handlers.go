@@ -1,0 +1,265 @@
+// Package handlers answers HTTP: it implements the server that is generated
+// from the contract (package api), with the middleware around it. Every error
+// of every door leaves through one function, as problem+json.
+package handlers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/httprate"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// Pipeline finds and encodes faces; [embed.Pipeline] is one.
+type Pipeline interface {
+	Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error)
+	Embed(ctx context.Context, photo []byte, pick embed.Pick) ([]embed.Sample, error)
+	Encoder() embed.Manifest
+	Detector() embed.Manifest
+}
+
+// Options of the handler. Store, Pipeline and Policy must be there, and
+// OperatingPoint must be a name that [match.Policy.Point] knows, though the
+// calibration need not support it; the rest has defaults.
+type Options struct {
+	Store    store.Store
+	Pipeline Pipeline
+	Models   []embed.Model // those that GET /models lists
+	Policy   *match.Policy // of the pipeline's encoder
+
+	// Auth asks for API keys. Without it every caller is the default tenant
+	// with all scopes.
+	Auth bool
+	// OperatingPoint is that of requests that name none.
+	OperatingPoint string
+	// AmbiguityMargin: two subjects over the threshold whose scores are closer
+	// than this are ambiguous. 0: never.
+	AmbiguityMargin float64
+
+	// MaxImageBytes bounds one image; 0 is 10 MiB. A body may have three times
+	// as much and 2 MiB, which is room for two images in base64.
+	MaxImageBytes int64
+	// MaxBodiesBytes bounds the bodies of all requests under way, so that
+	// uploads cannot exhaust the memory; 0 is room for 16 of the largest.
+	MaxBodiesBytes int64
+	// RateLimit is the number of requests a minute of one API key; 0: no limit.
+	RateLimit int
+	// RequestTimeout is when a request is answered 504; 0 is 15 s.
+	RequestTimeout time.Duration
+
+	Logger     *slog.Logger                        // nil: discard
+	Registerer prometheus.Registerer               // nil: metrics are counted for nobody
+	Gatherer   prometheus.Gatherer                 // what GET /metrics shows; nil: the registry of the metrics here
+	Observe    func(stage string, seconds float64) // told of the stage "search"; may be nil
+	Ready      func(context.Context) error         // what GET /readyz answers; nil: the store's Ready
+}
+
+func (o Options) withDefaults() (Options, error) {
+	var errs []error
+	missing := func(field string, is bool) {
+		if is {
+			errs = append(errs, fmt.Errorf("Options.%s is missing", field))
+		}
+	}
+	missing("Store", o.Store == nil)
+	missing("Pipeline", o.Pipeline == nil)
+	missing("Policy", o.Policy == nil)
+	if o.Policy != nil {
+		if _, err := o.Policy.Point(o.OperatingPoint); errors.Is(err, face.Invalid) {
+			errs = append(errs, fmt.Errorf("Options.OperatingPoint: %w", err))
+		}
+	}
+	if o.MaxImageBytes == 0 {
+		o.MaxImageBytes = 10 << 20
+	}
+	if o.MaxBodiesBytes == 0 {
+		o.MaxBodiesBytes = 16 * o.maxBody()
+	}
+	if o.MaxBodiesBytes < o.maxBody() {
+		errs = append(errs, fmt.Errorf("Options.MaxBodiesBytes: %d is less than one body of %d", o.MaxBodiesBytes, o.maxBody()))
+	}
+	if o.RequestTimeout == 0 {
+		o.RequestTimeout = 15 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registerer == nil {
+		own := prometheus.NewRegistry()
+		o.Registerer = own
+		if o.Gatherer == nil {
+			o.Gatherer = own
+		}
+	}
+	missing("Gatherer", o.Gatherer == nil)
+	if o.Observe == nil {
+		o.Observe = func(string, float64) {}
+	}
+	if o.Ready == nil && o.Store != nil {
+		o.Ready = o.Store.Ready
+	}
+	return o, errors.Join(errs...)
+}
+
+// maxBody is the most bytes of one body.
+func (o Options) maxBody() int64 { return 3*o.MaxImageBytes + 2<<20 }
+
+// server implements api.StrictServerInterface.
+type server struct {
+	Options
+	metrics *metrics
+	bodies  *semaphore.Weighted // bytes of bodies under way
+	modelID string              // of the encoder
+	size    int                 // of its embeddings
+}
+
+// New makes the handler of all routes and registers its metrics.
+func New(o Options) (http.Handler, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	encoder := o.Pipeline.Encoder()
+	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes), modelID: encoder.ID, size: encoder.Dimension}
+	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
+		return nil, err
+	}
+
+	r := chi.NewRouter()
+	// Outermost first. Everything that can fail comes after what gives the
+	// request its id, logs it and catches its panics.
+	r.Use(s.identify, s.observe, s.recover, secure)
+	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, face.Errorf(face.NotFound, "handlers.route", "There is no such route."))
+	})
+	r.MethodNotAllowed(s.methodNotAllowed)
+
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, api.Health{Status: "ok"}) })
+	r.With(s.limitTime).Get("/readyz", s.readyz)
+	r.Get("/openapi.yaml", contract)
+	r.Get("/problems/{slug}", s.problemPage)
+	s.mountDocs(r)
+
+	r.Group(func(r chi.Router) {
+		r.Use(s.authenticate)
+		if o.Auth && o.RateLimit > 0 {
+			r.Use(s.limitRate())
+		}
+		r.With(s.require(face.ScopeRead)).Method(http.MethodGet, "/metrics",
+			promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+		api.HandlerWithOptions(
+			api.NewStrictHandlerWithOptions(s,
+				// The last one is the outermost: the form is read before the
+				// request is looked up among those answered before.
+				[]api.StrictMiddlewareFunc{s.once, s.readForm},
+				api.StrictHTTPServerOptions{
+					RequestErrorHandlerFunc:  func(w http.ResponseWriter, r *http.Request, err error) { s.fail(w, r, api.BodyError(err)) },
+					ResponseErrorHandlerFunc: s.fail,
+				}),
+			api.ChiServerOptions{
+				BaseRouter:       r,
+				Middlewares:      []api.MiddlewareFunc{s.authorize, s.limitTime, s.limitBody, s.record},
+				ErrorHandlerFunc: s.parameterError,
+			})
+	})
+	return r, nil
+}
+
+// limitRate bounds the requests of each API key.
+func (s *server) limitRate() func(http.Handler) http.Handler {
+	return httprate.LimitBy(s.RateLimit, time.Minute,
+		func(r *http.Request) (string, error) { return callOf(r.Context()).key.ID, nil },
+		httprate.WithLimitHandler(func(w http.ResponseWriter, r *http.Request) {
+			s.fail(w, r, face.Errorf(face.RateLimited, "handlers.rate", "The key may make %d requests a minute.", s.RateLimit))
+		}),
+		httprate.WithErrorHandler(s.fail))
+}
+
+// parameterError answers a path, query or header parameter that the
+// generated code could not read.
+func (s *server) parameterError(w http.ResponseWriter, r *http.Request, err error) {
+	name, detail := "", "cannot be read"
+	var format *api.InvalidParamFormatError
+	var many *api.TooManyValuesForParamError
+	switch {
+	case errors.As(err, &format):
+		name = format.ParamName
+	case errors.As(err, &many):
+		name, detail = many.ParamName, "comes more than once"
+	}
+	s.fail(w, r, parameter(name, detail))
+}
+
+// parameter is an Invalid error about a path, query or header parameter.
+func parameter(name, detail string) *face.Error {
+	e := face.Errorf(face.Invalid, "handlers.parameter", "The request breaks the contract.")
+	e.Fields = []face.FieldError{{Pointer: name, Detail: detail}}
+	return e
+}
+
+// methodNotAllowed answers 405 with the methods that the path has.
+func (s *server) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	routes := chi.RouteContext(r.Context()).Routes
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
+			w.Header().Add("Allow", method)
+		}
+	}
+	s.fail(w, r, face.Errorf(face.MethodNotAllowed, "handlers.route", "The path does not have the method."))
+}
+
+func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
+	if err := s.Ready(r.Context()); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, api.Health{Status: "ok"})
+}
+
+// tenant is the tenant of the caller.
+func tenant(ctx context.Context) string { return callOf(ctx).key.Tenant }
+
+// or is the value that p points at, or the default.
+func or[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// given is a pointer to a text that is there, or nil.
+func given(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+// at points an error that is the caller's at the field of the body behind it.
+func at(err error, field string) error {
+	var e *face.Error
+	if !errors.As(err, &e) || len(e.Fields) > 0 || page(e.Kind).status >= 500 {
+		return err
+	}
+	pointed := *e
+	detail := e.Detail
+	if detail == "" {
+		detail = e.Kind.Title()
+	}
+	pointed.Fields = api.InvalidField(field, detail).Fields
+	return &pointed
+}

@@ -1,0 +1,388 @@
+package handlers
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/match"
+)
+
+// Verify compares a probe with a reference.
+func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.VerifyResponseObject, error) {
+	b := r.JSONBody
+	if err := oneOf(
+		choice{"probe", b.Probe != nil}, choice{"probe_embedding", b.ProbeEmbedding != nil},
+	); err != nil {
+		return nil, err
+	}
+	if err := oneOf(
+		choice{"reference", b.Reference != nil}, choice{"subject_id", b.SubjectID != nil},
+		choice{"reference_embedding", b.ReferenceEmbedding != nil},
+	); err != nil {
+		return nil, err
+	}
+	point, err := s.point(b.OperatingPoint)
+	if err != nil {
+		return nil, err
+	}
+	// What costs little comes first: an unknown subject costs no inference.
+	var refs []face.Template
+	if b.SubjectID != nil {
+		refs, err = s.templatesOf(ctx, b.Gallery, *b.SubjectID)
+		if err != nil {
+			return nil, err
+		}
+	}
+	pick := embed.PickOnly
+	if or(b.Face, api.FaceRuleOnly) == api.FaceRuleLargest {
+		pick = embed.PickLargest
+	}
+	probe, probeFace, err := s.presented(ctx, "probe", b.Probe, b.ProbeEmbedding, b.ModelID, pick)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.VerifyResponse{
+		OperatingPoint: point.Name, Threshold: point.Threshold,
+		ModelID: s.modelID, SubjectID: b.SubjectID, Probe: probeFace,
+	}
+	if b.SubjectID == nil {
+		var reference face.Embedding
+		reference, answer.Reference, err = s.presented(ctx, "reference", b.Reference, b.ReferenceEmbedding, b.ModelID, pick)
+		if err != nil {
+			return nil, err
+		}
+		refs = []face.Template{{Embedding: reference}}
+	}
+	answer.Score, _, err = match.Verify(probe, refs)
+	if err != nil {
+		return nil, err
+	}
+	answer.Match = answer.Score >= point.Threshold
+	if fmr, ok := s.Policy.FMRAt(answer.Score); ok {
+		answer.FmrAtScore = &fmr
+	}
+	decision := "non_match"
+	if answer.Match {
+		decision = "match"
+	}
+	s.metrics.decisions.WithLabelValues("/verify", decision).Inc()
+	return api.Verify200JSONResponse(answer), nil
+}
+
+// templatesOf are a subject's templates of the model in use: at least one.
+func (s *server) templatesOf(ctx context.Context, gallery *string, subject string) ([]face.Template, error) {
+	if !face.ValidID(subject) {
+		return nil, api.InvalidField("subject_id", invalidID)
+	}
+	name, err := galleryOf(gallery)
+	if err != nil {
+		return nil, err
+	}
+	refs, err := s.Store.Templates(ctx, tenant(ctx), name, subject, s.modelID)
+	if err != nil || len(refs) > 0 {
+		return refs, err
+	}
+	others, err := s.Store.Templates(ctx, tenant(ctx), name, subject, "")
+	switch {
+	case err != nil:
+		return nil, err
+	case len(others) > 0:
+		return nil, face.Errorf(face.ModelMismatch, "handlers.Verify",
+			"The subject has templates of other models only; the model in use is %s.", s.modelID)
+	}
+	return nil, face.Errorf(face.NotFound, "handlers.Verify", "The subject has no templates.")
+}
+
+// presented is the embedding of a photo, with its face, or one that was
+// given. Errors point at the field name, or at name_embedding or model_id.
+func (s *server) presented(ctx context.Context, name string, photo []byte, numbers []float32, modelID *string, pick embed.Pick) (face.Embedding, *api.Sample, error) {
+	if photo == nil {
+		e, err := s.embedding(name+"_embedding", numbers, modelID)
+		return e, nil, err
+	}
+	samples, err := s.acquire(ctx, name, photo, pick)
+	if err != nil {
+		return nil, nil, err
+	}
+	return samples[0].Embedding, &api.Sample{Face: faceOf(samples[0].Face)}, nil
+}
+
+// embedding checks an embedding that the caller computed.
+func (s *server) embedding(field string, numbers []float32, modelID *string) (face.Embedding, error) {
+	const op = "handlers.embedding"
+	switch {
+	case modelID == nil:
+		return nil, api.InvalidField("model_id", "is missing: an embedding needs the model that made it")
+	case *modelID != s.modelID:
+		return nil, at(face.Errorf(face.ModelMismatch, op, "The model in use is %s.", s.modelID), "model_id")
+	case len(numbers) != s.size:
+		return nil, at(face.Errorf(face.ModelMismatch, op, "An embedding of %s has %d numbers, not %d.", s.modelID, s.size, len(numbers)), field)
+	}
+	e, err := face.Embedding(numbers).Normalise()
+	return e, at(err, field)
+}
+
+// acquire embeds the faces of a photo and counts what could not be acquired.
+func (s *server) acquire(ctx context.Context, field string, photo []byte, pick embed.Pick) ([]embed.Sample, error) {
+	samples, err := s.Pipeline.Embed(ctx, photo, pick)
+	var e *face.Error
+	if errors.As(err, &e) {
+		s.metrics.notAcquired(e.Reasons)
+	}
+	return samples, at(err, field)
+}
+
+// maxFrames is how many photos of one person may be fused.
+const maxFrames = 8
+
+// Recognize searches a gallery with the faces of a photo.
+func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (api.RecognizeResponseObject, error) {
+	b := r.JSONBody
+	fuse, k := or(b.Fuse, false), or(b.K, 5)
+	switch {
+	case len(b.Probe) < 1 || len(b.Probe) > maxFrames:
+		return nil, api.InvalidField("probe", fmt.Sprintf("must be 1 to %d images", maxFrames))
+	case len(b.Probe) > 1 && !fuse:
+		return nil, api.InvalidField("fuse", "must be true for several images")
+	case k < 1 || k > 100:
+		return nil, api.InvalidField("k", "must be 1 to 100")
+	}
+	gallery, err := galleryOf(b.Gallery)
+	if err != nil {
+		return nil, err
+	}
+	point, err := s.point(b.OperatingPoint)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.Store.Gallery(ctx, tenant(ctx), gallery); err != nil {
+		return nil, err
+	}
+	var samples []embed.Sample
+	if fuse {
+		samples, err = s.fused(ctx, b.Probe)
+	} else {
+		samples, err = s.acquire(ctx, "probe", b.Probe[0], embed.PickAll)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(samples) == 0 {
+		s.metrics.notAcquired([]face.Reason{face.ReasonNoFace})
+	}
+	if or(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
+		samples = samples[:min(1, len(samples))]
+	}
+	answer := api.RecognizeResponse{
+		ModelID: s.modelID, OperatingPoint: point.Name, Threshold: point.Threshold,
+		Faces: make([]api.RecognizedFace, 0, len(samples)),
+	}
+	for _, sample := range samples {
+		f, size, err := s.recognize(ctx, gallery, sample, k, point.Threshold)
+		if err != nil {
+			return nil, err
+		}
+		if size != nil {
+			answer.GallerySize = size
+		}
+		s.metrics.decisions.WithLabelValues("/recognize", string(f.Decision)).Inc()
+		answer.Faces = append(answer.Faces, f)
+	}
+	return api.Recognize200JSONResponse(answer), nil
+}
+
+// recognize decides who a face is. The size of the gallery is nil where the
+// face was not searched for.
+func (s *server) recognize(ctx context.Context, gallery string, sample embed.Sample, k int, threshold float64) (api.RecognizedFace, *int, error) {
+	f := api.RecognizedFace{Face: faceOf(sample.Face), Candidates: []api.Candidate{}}
+	if reasons := sample.Face.Quality.Reasons; len(reasons) > 0 {
+		s.metrics.notAcquired(reasons)
+		f.Decision = api.RecognizedFaceDecisionLowQuality
+		return f, nil, nil
+	}
+	// The second best is needed for the decision, asked for or not.
+	start := time.Now()
+	found, err := s.Store.Search(ctx, tenant(ctx), gallery, s.modelID, sample.Embedding, max(k, 2))
+	if err != nil {
+		return f, nil, err
+	}
+	s.Observe("search", time.Since(start).Seconds())
+	decision, margin := match.Identify(found.Candidates, threshold, s.AmbiguityMargin)
+	f.Decision = api.RecognizedFaceDecision(decision)
+	if len(found.Candidates) > 1 {
+		f.Margin = &margin
+	}
+	for i, c := range found.Candidates[:min(k, len(found.Candidates))] {
+		f.Candidates = append(f.Candidates, api.Candidate{Rank: i + 1, SubjectID: c.SubjectID, Name: given(c.Name), Score: c.Score})
+	}
+	return f, &found.GallerySize, nil
+}
+
+// fused makes one sample of the largest faces of several frames: those that
+// pass the quality gate, weighted by quality. Where none passes, it is the
+// best of those that do not; where no frame has a face, there is no sample.
+func (s *server) fused(ctx context.Context, frames [][]byte) ([]embed.Sample, error) {
+	var passed, refused []embed.Sample
+	for _, frame := range frames {
+		samples, err := s.Pipeline.Embed(ctx, frame, embed.PickLargest)
+		switch {
+		case errors.Is(err, face.NoFace):
+		case err != nil:
+			return nil, at(err, "probe")
+		case len(samples[0].Face.Quality.Reasons) > 0:
+			refused = append(refused, samples[0])
+		default:
+			passed = append(passed, samples[0])
+		}
+	}
+	if len(passed) == 0 {
+		return best(refused), nil
+	}
+	embeddings := make([]face.Embedding, len(passed))
+	weights := make([]float32, len(passed))
+	for i, sample := range passed {
+		embeddings[i], weights[i] = sample.Embedding, sample.Face.Quality.Score
+	}
+	fused, err := match.Fuse(embeddings, weights)
+	if err != nil {
+		return nil, at(err, "probe")
+	}
+	return []embed.Sample{{Face: best(passed)[0].Face, Embedding: fused}}, nil
+}
+
+// best is the sample of the highest quality, or none.
+func best(samples []embed.Sample) []embed.Sample {
+	top := 0
+	for i, sample := range samples {
+		if sample.Face.Quality.Score > samples[top].Face.Quality.Score {
+			top = i
+		}
+	}
+	return samples[min(top, len(samples)):min(top+1, len(samples))]
+}
+
+// maxFaces is how many faces POST /detect lists at most.
+const maxFaces = 100
+
+// Detect lists the faces of a photo.
+func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.DetectResponseObject, error) {
+	n := or(r.JSONBody.MaxFaces, maxFaces)
+	if n < 1 || n > maxFaces {
+		return nil, api.InvalidField("max_faces", fmt.Sprintf("must be 1 to %d", maxFaces))
+	}
+	found, err := s.Pipeline.Detect(ctx, r.JSONBody.Image, n)
+	if err != nil {
+		return nil, at(err, "image")
+	}
+	answer := api.Detect200JSONResponse{Faces: make([]api.Face, len(found))}
+	for i, f := range found {
+		answer.Faces[i] = faceOf(f)
+	}
+	return answer, nil
+}
+
+// Embed gives the embeddings of a photo's faces.
+func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.EmbedResponseObject, error) {
+	pick := embed.PickOnly
+	switch or(r.JSONBody.Face, api.EmbedFaceRuleOnly) {
+	case api.EmbedFaceRuleLargest:
+		pick = embed.PickLargest
+	case api.EmbedFaceRuleAll:
+		pick = embed.PickAll
+	}
+	samples, err := s.acquire(ctx, "image", r.JSONBody.Image, pick)
+	if err != nil {
+		return nil, err
+	}
+	answer := api.Embed200JSONResponse{ModelID: s.modelID, Faces: make([]api.EmbeddedFace, len(samples))}
+	for i, sample := range samples {
+		answer.Faces[i] = api.EmbeddedFace{Face: faceOf(sample.Face), Embedding: []float32(sample.Embedding)}
+		if or(r.JSONBody.Encoding, api.EmbeddingEncodingJSON) == api.EmbeddingEncodingFloat32 {
+			answer.Faces[i].Embedding = littleEndian(sample.Embedding)
+		}
+	}
+	return answer, nil
+}
+
+// littleEndian is an embedding as IEEE 754 numbers of 4 bytes; JSON writes it
+// as base64.
+func littleEndian(e face.Embedding) []byte {
+	b := make([]byte, 0, 4*len(e))
+	for _, v := range e {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+// point is the operating point that a request asks for, or the server's.
+func (s *server) point(name *string) (face.OperatingPoint, error) {
+	p, err := s.Policy.Point(or(name, s.OperatingPoint))
+	return p, at(err, "operating_point")
+}
+
+const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"
+
+// galleryOf is the gallery that a body names, or the default one.
+func galleryOf(name *string) (string, error) {
+	g := or(name, face.DefaultGallery)
+	if !face.ValidID(g) {
+		return "", api.InvalidField("gallery", invalidID)
+	}
+	return g, nil
+}
+
+// choice is a field of which a request must have exactly one.
+type choice struct {
+	name  string
+	given bool
+}
+
+// oneOf refuses a request that has none of the fields, or several.
+func oneOf(choices ...choice) error {
+	names, chosen := "", ""
+	for i, c := range choices {
+		if i > 0 {
+			names += ", "
+		}
+		names += c.name
+		if c.given && chosen != "" {
+			return api.InvalidField(c.name, "only one may be given of "+names)
+		}
+		if c.given {
+			chosen = c.name
+		}
+	}
+	if chosen == "" {
+		return api.InvalidField(choices[0].name, "is missing: one must be given of "+names)
+	}
+	return nil
+}
+
+// faceOf writes a face as the contract does.
+func faceOf(f face.Face) api.Face {
+	point := func(p face.Point) api.Point { return api.Point{p.X, p.Y} }
+	reasons := f.Quality.Reasons
+	if reasons == nil {
+		reasons = []face.Reason{}
+	}
+	return api.Face{
+		Box: api.Box{X: f.Box.X, Y: f.Box.Y, Width: f.Box.Width, Height: f.Box.Height},
+		Landmarks: api.Landmarks{
+			LeftEye: point(f.Landmarks.LeftEye), RightEye: point(f.Landmarks.RightEye), Nose: point(f.Landmarks.Nose),
+			LeftMouth: point(f.Landmarks.LeftMouth), RightMouth: point(f.Landmarks.RightMouth),
+		},
+		DetectionScore: f.DetectionScore,
+		Quality: api.Quality{
+			Score: f.Quality.Score, Sharpness: f.Quality.Sharpness, Brightness: f.Quality.Brightness,
+			Pose:          api.Pose{Yaw: f.Quality.Pose.Yaw, Pitch: f.Quality.Pose.Pitch, Roll: f.Quality.Pose.Roll},
+			InterocularPx: f.Quality.InterocularPx, Reasons: reasons,
+		},
+	}
+}

@@ -1,0 +1,284 @@
+package handlers
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"reflect"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// call is what is known of a request under way. It belongs to the request's
+// goroutine.
+type call struct {
+	id   string
+	key  face.Key // of the caller; without authentication, one of the default tenant
+	code string   // of the problem it was answered with; empty when all went well
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call { return ctx.Value(callKey{}).(*call) }
+
+// identify gives the request its id: the caller's own where it is safe to
+// write into logs and headers.
+func (s *server) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get("X-Request-Id")
+		if !validRequestID(id) {
+			id = face.NewID()
+		}
+		w.Header().Set("X-Request-Id", id)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, &call{id: id})))
+	})
+}
+
+func validRequestID(id string) bool {
+	return len(id) >= 1 && len(id) <= 64 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == ""
+}
+
+// observe logs and measures the request. The route's pattern stands for the
+// path, which holds ids that callers chose.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		next.ServeHTTP(ww, r)
+		elapsed := time.Since(start)
+		c := callOf(r.Context())
+		status := ww.Status()
+		if status == 0 {
+			status = http.StatusOK
+		}
+		route := chi.RouteContext(r.Context()).RoutePattern()
+		if route == "" || status == http.StatusNotFound && route == "/*" {
+			route = "none"
+		}
+		s.metrics.duration.WithLabelValues(route, strconv.Itoa(status)).Observe(elapsed.Seconds())
+		attrs := []slog.Attr{
+			slog.String("request_id", c.id), slog.String("method", r.Method), slog.String("route", route),
+			slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
+			slog.Float64("ms", float64(elapsed.Microseconds())/1000),
+		}
+		if c.key.ID != "" {
+			attrs = append(attrs, slog.String("key_id", c.key.ID))
+		}
+		if c.code != "" {
+			attrs = append(attrs, slog.String("code", c.code))
+		}
+		s.Logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+	})
+}
+
+// recover answers 500 where a handler panicked.
+func (s *server) recover(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler:
+				panic(p) // net/http's own way to cut a connection
+			default:
+				s.fail(w, r, face.Wrap(face.Internal, "handlers.recover", fmt.Errorf("panic: %v\n%s", p, debug.Stack())))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// secure sets the headers that keep browsers from doing more with an answer
+// than show it, and caches from keeping it.
+func secure(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// limitTime ends the request's context when its time is over.
+func (s *server) limitTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), s.RequestTimeout)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// authenticate finds the caller's API key. A key in the query is not looked
+// at: URLs end up in logs.
+func (s *server) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := callOf(r.Context())
+		if !s.Auth {
+			c.key = face.Key{Tenant: face.DefaultTenant, Scopes: face.Scopes()}
+			next.ServeHTTP(w, r)
+			return
+		}
+		key, err := s.keyOf(r)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		c.key = key
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (s *server) keyOf(r *http.Request) (face.Key, error) {
+	const op = "handlers.authenticate"
+	secret := r.Header.Get("X-API-Key")
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		secret = strings.TrimSpace(token)
+	}
+	if secret == "" {
+		return face.Key{}, face.Errorf(face.Unauthenticated, op, "The request has no API key.")
+	}
+	hash := face.HashSecret(secret)
+	key, err := s.Store.KeyByHash(r.Context(), hash)
+	switch {
+	case errors.Is(err, face.NotFound), err == nil && subtle.ConstantTimeCompare(key.Hash, hash) != 1:
+		return face.Key{}, face.Errorf(face.Unauthenticated, op, "The API key is not known.")
+	case err != nil:
+		return face.Key{}, err
+	case !key.Live(time.Now()):
+		return face.Key{}, face.Errorf(face.Unauthenticated, op, "The API key is revoked or expired.")
+	}
+	return key, nil
+}
+
+// authorize asks for the scope that the contract names for the operation.
+func (s *server) authorize(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scopes, _ := r.Context().Value(api.BearerScopes).([]string)
+		needed := face.ScopeAdmin // what the contract forgot is not for everybody
+		if len(scopes) == 1 {
+			needed = face.Scope(scopes[0])
+		}
+		s.require(needed)(next).ServeHTTP(w, r)
+	})
+}
+
+// require asks for a scope.
+func (s *server) require(scope face.Scope) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !callOf(r.Context()).key.Allows(scope) {
+				s.fail(w, r, face.Errorf(face.Forbidden, "handlers.require", "The key needs the scope %s.", scope))
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// leastBody is the least that a request with a body counts for, so that very
+// many small ones are bounded too.
+const leastBody = 64 << 10
+
+// limitBody bounds a body, and the bodies of all requests under way, before
+// a byte is read, and refuses media types that the route does not take.
+func (s *server) limitBody(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodDelete {
+			r.Body = http.MaxBytesReader(w, r.Body, 0)
+			next.ServeHTTP(w, r)
+			return
+		}
+		size := r.ContentLength
+		if size < 0 {
+			size = s.maxBody() // it does not say
+		}
+		switch {
+		case size == 0:
+			s.fail(w, r, api.InvalidField("", "is empty"))
+			return
+		case size > s.maxBody():
+			s.fail(w, r, face.Errorf(face.TooLarge, "handlers.limitBody", "The body is larger than %d bytes.", s.maxBody()))
+			return
+		}
+		if err := mediaType(r); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		size = max(size, min(leastBody, s.maxBody()))
+		if !s.bodies.TryAcquire(size) {
+			s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "too many bodies are under way"))
+			return
+		}
+		defer s.bodies.Release(size)
+		r.Body = http.MaxBytesReader(w, r.Body, s.maxBody())
+		next.ServeHTTP(w, r)
+	})
+}
+
+// mediaType refuses a Content-Type that the route does not take, and writes
+// what it takes as the generated code looks for it.
+func mediaType(r *http.Request) error {
+	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch {
+	case err == nil && kind == "application/json":
+		r.Header.Set("Content-Type", kind)
+		return nil
+	case err == nil && kind == "multipart/form-data" && takesForm(r):
+		if params["boundary"] == "" {
+			return parameter("Content-Type", "has no boundary")
+		}
+		r.Header.Set("Content-Type", mime.FormatMediaType(kind, params))
+		return nil
+	}
+	return face.Errorf(face.UnsupportedMediaType, "handlers.mediaType", "The route takes %s.", mediaTypes(r))
+}
+
+func mediaTypes(r *http.Request) string {
+	if takesForm(r) {
+		return "application/json and multipart/form-data"
+	}
+	return "application/json"
+}
+
+// takesForm reports whether the route takes an image, and with it multipart.
+func takesForm(r *http.Request) bool {
+	switch chi.RouteContext(r.Context()).RoutePattern() {
+	case "/verify", "/recognize", "/detect", "/embed", "/galleries/{gallery}/subjects/{subject}/templates":
+		return true
+	}
+	return false
+}
+
+// readForm reads a multipart body into the request's JSON body, so that
+// whatever comes after knows one form of a request.
+func (s *server) readForm(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
+	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
+		read := reflect.New(reflect.TypeOf(request)).Elem()
+		read.Set(reflect.ValueOf(request))
+		form := read.FieldByName("MultipartBody")
+		if !form.IsValid() || form.IsNil() {
+			return next(ctx, w, r, request)
+		}
+		body := reflect.New(read.FieldByName("JSONBody").Type().Elem())
+		if err := api.ReadForm(form.Interface().(*multipart.Reader), body.Interface(), s.MaxImageBytes); err != nil {
+			return nil, err
+		}
+		read.FieldByName("JSONBody").Set(body)
+		form.SetZero()
+		return next(ctx, w, r, read.Interface())
+	}
+}

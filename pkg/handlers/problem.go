@@ -1,0 +1,175 @@
+package handlers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// explanation is what the contract says of a kind of error.
+type explanation struct {
+	status          int
+	meaning, remedy string
+}
+
+// page explains a kind. The kinds whose status is 5xx have a constant detail,
+// their meaning, because their own may tell of the inside.
+func page(k face.Kind) explanation {
+	switch k {
+	case face.Invalid:
+		return explanation{400, "The request breaks the contract.", "See errors: each entry points at a field and says what is wrong with it. The contract is at /openapi.yaml."}
+	case face.InvalidImage:
+		return explanation{400, "The image is of a supported type but cannot be decoded: it is cut short or damaged.", "Send the file as the camera wrote it, whole."}
+	case face.Unauthenticated:
+		return explanation{401, "The request has no API key, or one that is unknown, revoked or expired.", "Send the key as Authorization: Bearer <key>. The operator makes one with: likeness keys create."}
+	case face.Forbidden:
+		return explanation{403, "The API key lacks the scope that the operation needs.", "Ask the operator for a key with the scope that detail names."}
+	case face.NotFound:
+		return explanation{404, "The gallery, subject, template or route is not there, or belongs to another tenant.", "Check the path and the ids. A subject must be made before its templates."}
+	case face.MethodNotAllowed:
+		return explanation{405, "The path is there, the method is not.", "Use a method that the Allow header names."}
+	case face.Conflict:
+		return explanation{409, "The id is taken, or the Idempotency-Key belongs to another request or to one under way.", "Use another id or key, or read what is there."}
+	case face.ModelMismatch:
+		return explanation{409, "The embedding or the templates are of another model than the one in use; vectors of two models are never compared.", "Embed or enrol again with the model in use, which GET /models names."}
+	case face.TooLarge:
+		return explanation{413, "The body, the bytes of an image or its pixels are over the limit.", "Scale the photo down: a face needs no more than a few hundred pixels."}
+	case face.UnsupportedImage:
+		return explanation{415, "The file is not an image of a type that is read.", "Send JPEG, PNG or WebP."}
+	case face.UnsupportedMediaType:
+		return explanation{415, "The body is not of a media type that the route takes.", "Send application/json or, where an image is taken, multipart/form-data."}
+	case face.NoFace:
+		return explanation{422, "No face was found in the image.", "Send a photo that shows the face upright, lit and at least 40 pixels wide."}
+	case face.ManyFaces:
+		return explanation{422, "Several faces were found where one is asked for.", "Crop the photo, or ask for the largest face with face=largest."}
+	case face.LowQuality:
+		return explanation{422, "The quality gate refuses the face; reasons say why.", "Take another photo, or enrol it all the same with quality_gate=off."}
+	case face.Duplicate:
+		return explanation{422, "The face matches somebody else who is enrolled, and the request asked for a refusal.", "Look at the subject that detail names, or enrol with on_duplicate=warn."}
+	case face.OperatingPointUnsupported:
+		return explanation{422, "The model's calibration does not support the operating point: too few impostor comparisons were measured.", "Ask for an operating point that GET /models lists, or calibrate the model with more photos."}
+	case face.RateLimited:
+		return explanation{429, "The API key made too many requests.", "Wait as long as Retry-After says."}
+	case face.Overloaded:
+		return explanation{503, "The server has more work than it takes in at once.", "Try again after Retry-After seconds, with growing pauses."}
+	case face.Unavailable:
+		return explanation{503, "The server is not ready yet, or is shutting down.", "Try again after Retry-After seconds. GET /readyz says when it is ready."}
+	case face.Deadline:
+		return explanation{504, "The request was not done in time.", "Send a smaller photo, or try again when there is less load."}
+	case face.Canceled:
+		return explanation{499, "The caller went away before the answer.", "Wait longer for the answer."}
+	default:
+		return explanation{500, "The server failed. Its log has the cause under this request id.", "Give the operator the instance of the problem, which is the request id."}
+	}
+}
+
+// slug is how a kind is called in the URL of its page.
+func slug(k face.Kind) string { return strings.ReplaceAll(k.Code(), "_", "-") }
+
+// fail answers a request with an error. It is the only place that does. What
+// is the server's fault is logged here, once, and its cause is told nobody else.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	ctx := r.Context()
+	kind := face.KindOf(err)
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) && (kind == face.Canceled || kind == face.Internal) {
+		kind = face.Deadline // whatever failed, failed because the time was over
+	}
+	c := callOf(ctx)
+	c.code = kind.Code()
+	about := page(kind)
+	p := api.Problem{
+		Type: "/problems/" + slug(kind), Title: kind.Title(), Status: about.status,
+		Instance: "urn:likeness:request:" + c.id, Code: api.ProblemCode(kind.Code()),
+	}
+	var e *face.Error
+	switch {
+	case errors.As(err, &e) && (about.status < 500 || kind == face.Unavailable):
+		// An Unavailable tells how far loading is, which is for everybody.
+		p.Detail, p.Reasons = given(e.Detail), e.Reasons
+		for _, f := range e.Fields {
+			p.Errors = append(p.Errors, api.FieldError{Pointer: f.Pointer, Detail: f.Detail})
+		}
+	case about.status >= 500:
+		p.Detail = &about.meaning
+	}
+	if about.status >= 500 && kind != face.Overloaded {
+		level := slog.LevelError
+		if about.status > 500 {
+			level = slog.LevelWarn
+		}
+		s.Logger.Log(ctx, level, "request failed", "request_id", c.id, "code", c.code, "error", err)
+	}
+	if written, ok := w.(interface{ Status() int }); ok && written.Status() != 0 {
+		return // the answer is on its way already and cannot be taken back
+	}
+	switch about.status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="likeness"`)
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(about.status)
+	writeBody(w, p)
+}
+
+// writeJSON answers with a JSON body.
+func writeJSON(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	writeBody(w, body)
+}
+
+// writeBody writes JSON. Its errors are those of a caller who has gone: the
+// bodies are plain structs, which always encode.
+func writeBody(w http.ResponseWriter, body any) {
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+const problemHTML = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{.Title}} - Likeness</title>
+<h1>{{.Title}}</h1>
+<p><code>{{.Code}}</code>, status {{.Status}}</p>
+<h2>What it means</h2>
+<p>{{.Meaning}}</p>
+<h2>What to do</h2>
+<p>{{.Remedy}}</p>
+<p><a href="/docs">The contract</a></p>
+</html>
+`
+
+// problemPage explains a code: the page that a problem's type leads to.
+func (s *server) problemPage(w http.ResponseWriter, r *http.Request) {
+	wanted := chi.URLParam(r, "slug")
+	for _, kind := range face.Kinds() {
+		if slug(kind) != wanted {
+			continue
+		}
+		about := page(kind)
+		p := api.ProblemPage{
+			Type: "/problems/" + wanted, Title: kind.Title(), Status: about.status,
+			Code: api.ProblemCode(kind.Code()), Meaning: about.meaning, Remedy: about.remedy,
+		}
+		w.Header().Set("Vary", "Accept")
+		if strings.Contains(r.Header.Get("Accept"), "application/json") {
+			writeJSON(w, http.StatusOK, p)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_ = template.Must(template.New("problem").Parse(problemHTML)).Execute(w, p) // the caller has gone
+		return
+	}
+	s.fail(w, r, face.Errorf(face.NotFound, "handlers.problemPage", "There is no such problem."))
+}

@@ -1,0 +1,245 @@
+package handlers
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// ListGalleries lists a page of galleries.
+func (s *server) ListGalleries(ctx context.Context, r api.ListGalleriesRequestObject) (api.ListGalleriesResponseObject, error) {
+	p, err := pageOf(r.Params.Limit, r.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	items, next, err := s.Store.ListGalleries(ctx, tenant(ctx), p)
+	if err != nil {
+		return nil, cursorError(err)
+	}
+	answer := api.ListGalleries200JSONResponse{Items: make([]api.Gallery, len(items)), NextCursor: given(next)}
+	for i, g := range items {
+		answer.Items[i] = gallery(g)
+	}
+	return answer, nil
+}
+
+// CreateGallery makes a gallery.
+func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestObject) (api.CreateGalleryResponseObject, error) {
+	b := r.Body
+	if !face.ValidID(b.Name) {
+		return nil, api.InvalidField("name", invalidID)
+	}
+	if err := checkGallery(b.RetentionDays, b.StoreImages); err != nil {
+		return nil, err
+	}
+	g, err := s.Store.CreateGallery(ctx, tenant(ctx), face.Gallery{ID: b.Name, RetentionDays: or(b.RetentionDays, 0)})
+	if err != nil {
+		return nil, at(err, "name")
+	}
+	return api.CreateGallery201JSONResponse{
+		Headers: api.CreateGallery201ResponseHeaders{Location: "/galleries/" + g.ID},
+		Body:    gallery(g),
+	}, nil
+}
+
+// GetGallery shows a gallery.
+func (s *server) GetGallery(ctx context.Context, r api.GetGalleryRequestObject) (api.GetGalleryResponseObject, error) {
+	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
+	return api.GetGallery200JSONResponse(gallery(g)), err
+}
+
+// UpdateGallery changes a gallery.
+func (s *server) UpdateGallery(ctx context.Context, r api.UpdateGalleryRequestObject) (api.UpdateGalleryResponseObject, error) {
+	if err := checkGallery(r.Body.RetentionDays, r.Body.StoreImages); err != nil {
+		return nil, err
+	}
+	g, err := s.Store.UpdateGallery(ctx, tenant(ctx), r.Gallery,
+		store.GalleryChange{RetentionDays: r.Body.RetentionDays, StoreImages: r.Body.StoreImages})
+	return api.UpdateGallery200JSONResponse(gallery(g)), err
+}
+
+// DeleteGallery erases a gallery.
+func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestObject) (api.DeleteGalleryResponseObject, error) {
+	receipt, err := s.Store.DeleteGallery(ctx, tenant(ctx), r.Gallery, actor(ctx))
+	return api.DeleteGallery200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
+}
+
+// maxRetention is a hundred years, in days.
+const maxRetention = 36500
+
+func checkGallery(retentionDays *int, storeImages *bool) error {
+	if days := or(retentionDays, 0); days < 0 || days > maxRetention {
+		return api.InvalidField("retention_days", fmt.Sprintf("must be 0 to %d", maxRetention))
+	}
+	if or(storeImages, false) {
+		return api.InvalidField("store_images", "must be false: this version keeps no images")
+	}
+	return nil
+}
+
+// ListSubjects lists a page of subjects.
+func (s *server) ListSubjects(ctx context.Context, r api.ListSubjectsRequestObject) (api.ListSubjectsResponseObject, error) {
+	p, err := pageOf(r.Params.Limit, r.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	items, next, err := s.Store.ListSubjects(ctx, tenant(ctx), r.Gallery, p)
+	if err != nil {
+		return nil, cursorError(err)
+	}
+	answer := api.ListSubjects200JSONResponse{Items: make([]api.Subject, len(items)), NextCursor: given(next)}
+	for i, sub := range items {
+		answer.Items[i] = subject(sub)
+	}
+	return answer, nil
+}
+
+// CreateSubject adds a subject.
+func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestObject) (api.CreateSubjectResponseObject, error) {
+	b := r.Body
+	if err := checkSubject(b.Name, b.ExternalID, b.Metadata); err != nil {
+		return nil, err
+	}
+	id, repeatable := newID(ctx)
+	if b.SubjectID != nil {
+		id, repeatable = *b.SubjectID, false
+	}
+	if !face.ValidID(id) {
+		return nil, api.InvalidField("subject_id", invalidID)
+	}
+	sub, err := s.Store.CreateSubject(ctx, tenant(ctx), r.Gallery,
+		face.Subject{ID: id, Name: or(b.Name, ""), ExternalID: or(b.ExternalID, ""), Metadata: b.Metadata})
+	if repeatable && errors.Is(err, face.Conflict) {
+		sub, err = s.Store.Subject(ctx, tenant(ctx), r.Gallery, id) // made before a crash
+	}
+	if err != nil {
+		return nil, err
+	}
+	return api.CreateSubject201JSONResponse{
+		Headers: api.CreateSubject201ResponseHeaders{Location: "/galleries/" + r.Gallery + "/subjects/" + sub.ID},
+		Body:    subject(sub),
+	}, nil
+}
+
+// GetSubject shows a subject.
+func (s *server) GetSubject(ctx context.Context, r api.GetSubjectRequestObject) (api.GetSubjectResponseObject, error) {
+	sub, err := s.Store.Subject(ctx, tenant(ctx), r.Gallery, r.Subject)
+	return api.GetSubject200JSONResponse(subject(sub)), err
+}
+
+// UpdateSubject changes a subject.
+func (s *server) UpdateSubject(ctx context.Context, r api.UpdateSubjectRequestObject) (api.UpdateSubjectResponseObject, error) {
+	b := r.Body
+	if err := checkSubject(b.Name, b.ExternalID, b.Metadata); err != nil {
+		return nil, err
+	}
+	change := store.SubjectChange{Name: b.Name, ExternalID: b.ExternalID}
+	if b.Metadata != nil {
+		change.Metadata = &b.Metadata
+	}
+	sub, err := s.Store.UpdateSubject(ctx, tenant(ctx), r.Gallery, r.Subject, change)
+	return api.UpdateSubject200JSONResponse(subject(sub)), err
+}
+
+// DeleteSubject erases a subject.
+func (s *server) DeleteSubject(ctx context.Context, r api.DeleteSubjectRequestObject) (api.DeleteSubjectResponseObject, error) {
+	receipt, err := s.Store.DeleteSubject(ctx, tenant(ctx), r.Gallery, r.Subject, actor(ctx))
+	return api.DeleteSubject200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
+}
+
+func checkSubject(name, externalID *string, metadata json.RawMessage) error {
+	switch {
+	case utf8.RuneCountInString(or(name, "")) > face.MaxNameLength:
+		return api.InvalidField("name", fmt.Sprintf("may have %d characters", face.MaxNameLength))
+	case utf8.RuneCountInString(or(externalID, "")) > face.MaxNameLength:
+		return api.InvalidField("external_id", fmt.Sprintf("may have %d characters", face.MaxNameLength))
+	case len(metadata) > face.MaxMetadata:
+		return api.InvalidField("metadata", fmt.Sprintf("may have %d bytes", face.MaxMetadata))
+	case metadata != nil && !bytes.HasPrefix(metadata, []byte("{")):
+		return api.InvalidField("metadata", "must be a JSON object")
+	}
+	return nil
+}
+
+// ListModels lists the models that the server knows.
+func (s *server) ListModels(context.Context, api.ListModelsRequestObject) (api.ListModelsResponseObject, error) {
+	answer := api.ListModels200JSONResponse{Items: make([]api.Model, len(s.Models))}
+	for i, m := range s.Models {
+		answer.Items[i] = model(m)
+		answer.Items[i].InUse = m.ID == s.modelID || m.ID == s.Pipeline.Detector().ID
+	}
+	return answer, nil
+}
+
+func model(m embed.Model) api.Model {
+	out := api.Model{
+		ModelID: m.ID, Task: api.ModelTask(m.Task), Available: m.Path != "",
+		License: m.License, Source: m.Source, Sha256: m.SHA256, Size: m.Size,
+		TrainingData: m.TrainingData, Notes: given(m.Notes),
+	}
+	if m.Task == embed.TaskEncoder {
+		out.Dimension = &m.Dimension
+	}
+	if m.Calibration != nil {
+		out.Comparisons = &m.Calibration.Comparisons
+		for _, p := range m.Calibration.Points {
+			out.OperatingPoints = append(out.OperatingPoints, api.OperatingPoint{Name: p.Name, Fmr: p.FMR, Threshold: p.Threshold})
+		}
+	}
+	return out
+}
+
+// pageOf is the part of a list that a request asks for.
+func pageOf(limit *int, cursor *string) (store.Page, error) {
+	p := store.Page{Limit: or(limit, 100), Cursor: or(cursor, "")}
+	switch {
+	case p.Limit < 1 || p.Limit > 1000:
+		return p, parameter("limit", "must be 1 to 1000")
+	case len(p.Cursor) > 512:
+		return p, parameter("cursor", "is none that came with a page")
+	}
+	return p, nil
+}
+
+// cursorError points the store's complaint about a cursor at the parameter.
+func cursorError(err error) error {
+	if errors.Is(err, face.Invalid) {
+		return parameter("cursor", "is none that came with a page")
+	}
+	return err
+}
+
+// actor is who erases something, for the audit record.
+func actor(ctx context.Context) store.Actor {
+	c := callOf(ctx)
+	return store.Actor{KeyID: c.key.ID, RequestID: c.id}
+}
+
+func erased(r face.Receipt) api.ErasedJSONResponse {
+	return api.ErasedJSONResponse{
+		Gallery: r.Gallery, SubjectID: given(r.SubjectID), Subjects: r.Subjects,
+		Templates: r.Templates, Images: r.Images, AuditID: r.AuditID,
+	}
+}
+
+func gallery(g face.Gallery) api.Gallery {
+	return api.Gallery{
+		Name: g.ID, RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
+		Subjects: g.Subjects, Templates: g.Templates, CreatedAt: g.CreatedAt,
+	}
+}
+
+func subject(s face.Subject) api.Subject {
+	return api.Subject{
+		SubjectID: s.ID, Name: given(s.Name), ExternalID: given(s.ExternalID), Metadata: s.Metadata,
+		Templates: s.Templates, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
+	}
+}
