@@ -2,11 +2,13 @@ package imaging_test
 
 import (
 	"bytes"
+	"fmt"
 	"image"
 	"image/color"
 	"image/jpeg"
 	"image/png"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -104,5 +106,36 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
 		})
+	}
+}
+
+// photo is a scene with the grain of a sensor: as a JPEG it has the two to
+// three bits a pixel that a phone's photo has.
+func photo(w, h int) *image.RGBA {
+	img := scene(w, h)
+	rng := rand.New(rand.NewPCG(7, 7))
+	for i := 0; i < len(img.Pix); i += 4 {
+		grain := int(rng.Uint32()%13) - 6
+		for c := range 3 {
+			img.Pix[i+c] = uint8(min(max(int(img.Pix[i+c])+grain, 0), 255))
+		}
+	}
+	return img
+}
+
+func BenchmarkDecode(b *testing.B) {
+	for _, size := range []image.Point{{250, 250}, {1152, 864}, {4000, 3000}} {
+		data := asJPEG(b, photo(size.X, size.Y))
+		for _, longSide := range []int{0, 1280, 640} {
+			b.Run(fmt.Sprintf("%dx%d to %d", size.X, size.Y, longSide), func(b *testing.B) {
+				b.ReportAllocs()
+				b.SetBytes(int64(len(data)))
+				for b.Loop() {
+					if _, err := imaging.Decode(data, imaging.DefaultLimits(), longSide); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }

@@ -39,13 +39,7 @@ func decodeTurbo(data []byte, size image.Point, longSide int) (*image.RGBA, floa
 		space == C.TJCS_CMYK || space == C.TJCS_YCCK {
 		return nil, 0
 	}
-	eighths := 8
-	if longSide > 0 {
-		long := max(size.X, size.Y)
-		for eighths > 1 && (long*(eighths-1)+7)/8 >= longSide {
-			eighths--
-		}
-	}
+	eighths := eighths(max(size.X, size.Y), longSide)
 	rgba := image.NewRGBA(image.Rect(0, 0, (size.X*eighths+7)/8, (size.Y*eighths+7)/8))
 	dst := (*C.uchar)(unsafe.Pointer(unsafe.SliceData(rgba.Pix)))
 	if C.tjDecompress2(h, src, n, dst, C.int(rgba.Rect.Dx()), C.int(rgba.Stride), C.int(rgba.Rect.Dy()),
@@ -53,4 +47,15 @@ func decodeTurbo(data []byte, size image.Point, longSide int) (*image.RGBA, floa
 		return nil, 0
 	}
 	return rgba, float64(eighths) / 8
+}
+
+// eighths is the size to decode at: the least that leaves longSide of long
+// pixels. From 5 to 7 the library has no SIMD code and is slower than at 8.
+func eighths(long, longSide int) int {
+	for n := 1; n <= 4; n++ {
+		if longSide > 0 && (long*n+7)/8 >= longSide {
+			return n
+		}
+	}
+	return 8
 }

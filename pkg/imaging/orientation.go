@@ -20,7 +20,6 @@ func (o orientation) apply(src *image.RGBA) *image.RGBA {
 	w, h := src.Rect.Dx(), src.Rect.Dy()
 	// Where the upright image's first pixel is stored, and how far apart in
 	// the stored image its neighbours to the right and below are.
-	const px = 4
 	right, below := px, src.Stride
 	firstX, firstY := 0, 0
 	switch o {

@@ -1,6 +1,7 @@
 package imaging
 
 import (
+	"encoding/binary"
 	"image"
 	"math"
 )
@@ -13,13 +14,18 @@ type Planar struct {
 	Mean, Scale   [3]float32 // by plane, in that order
 }
 
-// planes splits dst, which must hold 3*Width*Height values, into the planes
-// of red, green and blue, each with the value that v becomes as v*mul - sub.
+// plane is one colour of a tensor; v is written into it as v*scale + black.
+type plane struct {
+	v            []float32
+	scale, black float32
+}
+
+// planes splits dst into the planes of red, green and blue.
 func (p Planar) planes(dst []float32) [3]plane {
 	n := p.Width * p.Height
 	var out [3]plane
 	for i := range out {
-		out[i] = plane{v: dst[i*n : (i+1)*n : (i+1)*n], mean: p.Mean[i], scale: p.Scale[i]}
+		out[i] = plane{dst[i*n : (i+1)*n], p.Scale[i], -p.Mean[i] * p.Scale[i]}
 	}
 	if p.BGR {
 		out[0], out[2] = out[2], out[0]
@@ -27,164 +33,185 @@ func (p Planar) planes(dst []float32) [3]plane {
 	return out
 }
 
-type plane struct {
-	v           []float32
-	mean, scale float32
-}
-
 // Letterbox writes src into dst (3*Width*Height values), its aspect kept, as
-// large as it fits, in the top left corner; the rest is black. The returned
-// scale is tensor pixels per pixel of src, the same for both axes, about the
-// outer corner of the first pixel: what is found at (x, y) of the tensor,
-// measured from that corner, is at (x/scale, y/scale) of src.
+// large as it fits, in the top left corner; the rest is black. Src must have
+// at least one pixel. The returned scale is tensor pixels per pixel of src,
+// the same for both axes, about the outer corner of the first pixel: what is
+// found at (x, y) of the tensor, measured from that corner, is at
+// (x/scale, y/scale) of src.
 //
 // Shrinking averages the area that each tensor pixel covers; growing
-// interpolates between the pixels' centres. It allocates nothing.
+// interpolates between the pixels' centres. What covers a tensor pixel only in
+// part, at the right or bottom edge, is left out. It allocates nothing.
 func (p Planar) Letterbox(dst []float32, src *image.RGBA) (scale float64) {
 	sw, sh := src.Rect.Dx(), src.Rect.Dy()
-	scale = min(float64(p.Width)/float64(sw), float64(p.Height)/float64(sh))
-	w := clamp(int(math.Round(float64(sw)*scale)), 1, p.Width)
-	h := clamp(int(math.Round(float64(sh)*scale)), 1, p.Height)
+	step := max(float64(sw)/float64(p.Width), float64(sh)/float64(p.Height))
+	columns, rows := newAxis(sw, p.Width, step), newAxis(sh, p.Height, step)
 	planes := p.planes(dst)
-	for y := range p.Height {
-		var row [3][]float32
-		for c := range planes {
-			row[c] = planes[c].v[y*p.Width:][:p.Width]
+	for _, pl := range planes {
+		for i := range pl.v {
+			pl.v[i] = pl.black
 		}
-		filled := 0
-		if y < h {
-			filled = w
-			if scale > 1 {
-				growRow(row, w, y, src, 1/scale)
-			} else {
-				shrinkRow(row, w, y, src, 1/scale)
+	}
+	// A tile is a few columns of the result, so that their weights and one
+	// row of their sums fit the stack. Each row of src is filtered along x
+	// once and added to the rows of the result that it has a share in.
+	var (
+		taps [tile]tap
+		sums [3][tile]float32
+	)
+	for left := 0; left < columns.n; left += tile {
+		n := min(tile, columns.n-left)
+		for i := range taps[:n] {
+			taps[i] = columns.tap(left + i)
+		}
+		for sy := range sh {
+			from, to := rows.reach(sy)
+			if from == to {
+				continue
 			}
-		}
-		for c, r := range row {
-			clear(r[filled:])
-			mean, scale := planes[c].mean, planes[c].scale
-			for x, v := range r {
-				r[x] = (v - mean) * scale
+			filterRow(&sums, taps[:n], columns.whole(), src.Pix[sy*src.Stride:][:4*sw])
+			for y := from; y < to; y++ {
+				weight := float32(rows.weight(y, sy) / one)
+				if weight == 0 {
+					continue
+				}
+				for c, pl := range planes {
+					add(pl.v[y*p.Width+left:][:n], sums[c][:n], weight*pl.scale)
+				}
 			}
 		}
 	}
-	return scale
+	return 1 / step
 }
 
-// one is 1 in the fixed-point coordinates and weights of the loops below:
-// 16 fractional bits.
+// tile is how many columns are filtered at once.
+const tile = 64
+
+// one is 1 in the fixed-point weights of the inner loops here and in warp.go.
 const one = 1 << 16
 
-// shrinkRow writes row y of an image shrunk by the factor step >= 1: the mean
-// of the columns [x*step, (x+1)*step) and the rows [y*step, (y+1)*step).
+// filterRow writes the taps' weighted sums over a row of pixels, of which
+// whole lie between the first and the last two of each tap. The sums are whole
+// numbers below 1<<24, which float32 holds exactly.
 //
-// The sums of a row of src are added up in row itself, so no memory is needed
-// for them.
-func shrinkRow(row [3][]float32, w, y int, src *image.RGBA, step float64) {
-	sw, sh := src.Rect.Dx(), src.Rect.Dy()
-	r, g, b := row[0][:w], row[1][:w], row[2][:w]
-	clear(r)
-	clear(g)
-	clear(b)
-	top, bottom := float64(y)*step, min(float64(y+1)*step, float64(sh))
-	fixed := int64(math.Round(step * (1 << 32)))
-	limit := int64(sw) << 32
-	var weight float32 // of all rows so far
-	for sy := int(top); float64(sy) < bottom; sy++ {
-		rowWeight := float32(min(bottom, float64(sy+1)) - max(top, float64(sy)))
-		if rowWeight < 1e-6 {
-			continue // rounding: the row is not really touched
-		}
-		weight += rowWeight
-		k := rowWeight / one
-		pix := src.Pix[sy*src.Stride:][:4*sw]
-		for x := range r {
-			from := int64(x) * fixed
-			to := min(from+fixed, limit)
-			i, last := int(from>>32), int(to>>32)
-			var sr, sg, sb uint64
-			if i == last { // within one pixel
-				wt := uint64(to-from) >> 16
-				sr, sg, sb = wt*uint64(pix[4*i]), wt*uint64(pix[4*i+1]), wt*uint64(pix[4*i+2])
-			} else {
-				wt := one - uint64(from&(1<<32-1))>>16
-				q := pix[4*i : 4*last]
-				sr, sg, sb = wt*uint64(q[0]), wt*uint64(q[1]), wt*uint64(q[2])
-				var fr, fg, fb uint64
-				for q = q[4:]; len(q) >= 4; q = q[4:] {
-					fr += uint64(q[0])
-					fg += uint64(q[1])
-					fb += uint64(q[2])
-				}
-				sr, sg, sb = sr+fr*one, sg+fg*one, sb+fb*one
-				if wt := uint64(to&(1<<32-1)) >> 16; wt > 0 {
-					q := pix[4*last:][:4]
-					sr, sg, sb = sr+wt*uint64(q[0]), sg+wt*uint64(q[1]), sb+wt*uint64(q[2])
-				}
+// Red and blue are summed up in the two halves of one word, so that one
+// multiplication serves both.
+func filterRow(sums *[3][tile]float32, taps []tap, whole int, row []uint8) {
+	for i := range taps[:min(len(taps), tile)] {
+		t := &taps[i]
+		first, next, last := pixel(row, t.at), pixel(row, t.next), pixel(row, t.last)
+		rb := first.redBlue()*uint64(t.first) + next.redBlue()*uint64(t.nextShare) + last.redBlue()*uint64(t.lastShare)
+		g := first.green()*t.first + next.green()*t.nextShare + last.green()*t.lastShare
+		if whole > 0 {
+			var middleRB uint64
+			var middleG uint32
+			for m := row[t.at+px:][:px*whole]; len(m) >= px; m = m[px:] {
+				p := pixel(m, 0)
+				middleRB += p.redBlue()
+				middleG += p.green()
 			}
-			r[x] += float32(int64(sr)) * k
-			g[x] += float32(int64(sg)) * k
-			b[x] += float32(int64(sb)) * k
+			rb, g = rb+middleRB*uint64(t.middle), g+middleG*t.middle
 		}
-	}
-	inner := 1 / (weight * float32(step))
-	for x := range r[:w-1] {
-		r[x] *= inner
-		g[x] *= inner
-		b[x] *= inner
-	}
-	// The last column may reach beyond the image.
-	x := w - 1
-	width := min(float64(w)*step, float64(sw)) - float64(x)*step
-	outer := 1 / (weight * float32(width))
-	r[x] *= outer
-	g[x] *= outer
-	b[x] *= outer
-}
-
-// growRow writes row y of an image grown by 1/step: what lies between the
-// centres of src's pixels, its edge pixels reaching outwards.
-func growRow(row [3][]float32, w, y int, src *image.RGBA, step float64) {
-	r, g, b := row[0][:w], row[1][:w], row[2][:w]
-	right, bottom := float64(src.Rect.Dx()-1), float64(src.Rect.Dy()-1)
-	sy := clamp((float64(y)+0.5)*step-0.5, 0, bottom)
-	for x := range r {
-		sx := clamp((float64(x)+0.5)*step-0.5, 0, right)
-		sr, sg, sb := bilinear(src, sx, sy)
-		r[x], g[x], b[x] = toUnit*float32(sr), toUnit*float32(sg), toUnit*float32(sb)
+		sums[0][i], sums[1][i], sums[2][i] = float32(int32(rb)), float32(int32(g)), float32(int32(rb>>32))
 	}
 }
 
-// toUnit undoes the two weights of bilinear.
-const toUnit = 1.0 / (one * one)
+// px is how many bytes a pixel has.
+const px = 4
 
-// bilinear interpolates red, green and blue at a position of which the
-// nearest pixels exist: 0 <= x <= width-1, 0 <= y <= height-1. The result has
-// 32 fractional bits; at the centre of a pixel it is exactly that pixel.
-func bilinear(src *image.RGBA, x, y float64) (r, g, b int64) {
-	ix, iy := int(x), int(y)
-	fx, fy := int64((x-float64(ix))*one), int64((y-float64(iy))*one)
-	// A neighbour of weight 0 may lie outside: the pixel itself stands in.
-	right, below := 4, src.Stride
-	if fx == 0 {
-		right = 0
+// rgba is a pixel, red in the lowest byte.
+type rgba uint32
+
+func pixel(row []uint8, at uint32) rgba { return rgba(binary.LittleEndian.Uint32(row[at:])) }
+
+// redBlue has red in the lower half, blue in the upper.
+func (p rgba) redBlue() uint64 { return uint64(p&0xff) | uint64(p&0xff0000)<<16 }
+func (p rgba) green() uint32   { return uint32(p >> 8 & 0xff) }
+
+// add adds k times each sum.
+func add(out, sums []float32, k float32) {
+	sums = sums[:len(out)]
+	for i := range out {
+		out[i] += k * sums[i]
 	}
-	if fy == 0 {
-		below = 0
+}
+
+// axis resamples size pixels to n, each step of them wide.
+type axis struct {
+	size, n int
+	step    float64
+}
+
+// newAxis fits size pixels into at most most. What is thinner than one pixel
+// of the result becomes one.
+func newAxis(size, most int, step float64) axis {
+	const rounding = 1e-9
+	n := int(float64(size)/step + rounding)
+	return axis{size, min(max(n, 1), most), min(step, float64(size))}
+}
+
+// centre is where pixel i of the result lies when it grows, in pixel-index
+// coordinates; the edge pixels reach outwards.
+func (a axis) centre(i int) float64 {
+	return clamp((float64(i)+0.5)*a.step-0.5, 0, float64(a.size-1))
+}
+
+// weight is the share, 0..1, that source pixel s has in pixel i of the result.
+func (a axis) weight(i, s int) float64 {
+	if a.step < 1 {
+		return max(0, 1-math.Abs(a.centre(i)-float64(s)))
 	}
-	at := iy*src.Stride + 4*ix
-	a, ar := src.Pix[at:][:3], src.Pix[at+right:][:3]
-	d, dr := src.Pix[at+below:][:3], src.Pix[at+below+right:][:3]
-	w11, w10, w01 := fx*fy, fy*(one-fx), fx*(one-fy)
-	w00 := one*one - w11 - w10 - w01
-	r = w00*int64(a[0]) + w01*int64(ar[0]) + w10*int64(d[0]) + w11*int64(dr[0])
-	g = w00*int64(a[1]) + w01*int64(ar[1]) + w10*int64(d[1]) + w11*int64(dr[1])
-	b = w00*int64(a[2]) + w01*int64(ar[2]) + w10*int64(d[2]) + w11*int64(dr[2])
-	return r, g, b
+	from, to := float64(i)*a.step, float64(i+1)*a.step
+	return max(0, min(to, float64(s+1))-max(from, float64(s))) / a.step
+}
+
+// reach bounds the pixels of the result that source pixel s may have a share
+// in: from up to, not including, to.
+func (a axis) reach(s int) (from, to int) {
+	from = min(max(int((float64(s)-0.5)/a.step)-1, 0), a.n)
+	return from, max(from, min(int((float64(s)+1.5)/a.step)+1, a.n))
+}
+
+// whole is how many source pixels between the first and the last two of a tap
+// are covered entirely, wherever the tap lies.
+func (a axis) whole() int { return max(0, int(a.step)-1) }
+
+// tap is what one column of the result takes of a row: a first pixel, then
+// [axis.whole] pixels of one weight, then two more, of which the last may
+// count nothing. That the number is the same for all columns spares the loop
+// over them a branch that cannot be predicted. Weights are in units of 1/[one]
+// and their sum is exactly one.
+type tap struct {
+	at, next, last                      uint32 // bytes into the row
+	first, middle, nextShare, lastShare uint32
+}
+
+func (a axis) tap(i int) tap {
+	at := int(float64(i) * a.step)
+	if a.step < 1 {
+		at = int(a.centre(i))
+	}
+	whole, end := a.whole(), a.size-1
+	share := func(s int) uint32 {
+		if s > end {
+			return 0
+		}
+		return uint32(a.weight(i, s) * one) // rounded down, so that first gets what is left
+	}
+	t := tap{
+		at: uint32(at * px), next: uint32(min(at+whole+1, end) * px), last: uint32(min(at+whole+2, end) * px),
+		nextShare: share(at + whole + 1), lastShare: share(at + whole + 2),
+	}
+	if whole > 0 {
+		t.middle = share(at + 1)
+	}
+	t.first = one - uint32(whole)*t.middle - t.nextShare - t.lastShare
+	return t
 }
 
 // clamp bounds v, and is low where v is not a number.
-func clamp[T int | float64](v, low, high T) T {
+func clamp(v, low, high float64) float64 {
 	if v > low {
 		return min(v, high)
 	}

@@ -50,8 +50,7 @@ func interpolate(img *image.RGBA, x, y float64, c int) float64 {
 func slowLetterbox(p imaging.Planar, src *image.RGBA) []float64 {
 	sw, sh := float64(src.Rect.Dx()), float64(src.Rect.Dy())
 	scale := min(float64(p.Width)/sw, float64(p.Height)/sh)
-	w := min(max(math.Round(sw*scale), 1), float64(p.Width))
-	h := min(max(math.Round(sh*scale), 1), float64(p.Height))
+	w, h := max(math.Floor(sw*scale+1e-9), 1), max(math.Floor(sh*scale+1e-9), 1)
 	return slow(p, func(x, y, c int) float64 {
 		fx, fy := float64(x), float64(y)
 		if fx >= w || fy >= h {
