@@ -32,9 +32,12 @@ type Pick uint8
 const (
 	// PickOnly wants the one face of a photo of one person, and refuses a
 	// photo with a second face of similar size. Faces less than a third as
-	// large as the largest are people in the background and do not count.
+	// wide as the largest are people in the background and do not count; nor
+	// do those below QualityLimits.MinDetectionScore, among which there are
+	// hands and halves of faces, unless nothing better was found.
 	PickOnly Pick = iota
-	// PickLargest wants the face with the largest box.
+	// PickLargest wants the face with the largest box, among those that
+	// reach QualityLimits.MinDetectionScore if any does.
 	PickLargest
 	// PickAll wants every face; none at all is an answer too.
 	PickAll
@@ -227,7 +230,7 @@ func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample
 	if err != nil {
 		return nil, err
 	}
-	if v.found, err = pick.from(v.found); err != nil {
+	if v.found, err = pick.from(v.found, p.o.Quality.MinDetectionScore); err != nil {
 		return nil, err
 	}
 	if err := w.sharpen(v, photo); err != nil {
@@ -262,8 +265,9 @@ func (p *Pipeline) enter(ctx context.Context) (*worker, error) {
 // side of its box, to count as a second person in the photo.
 const backgroundRatio = 1.0 / 3
 
-// from applies the pick to detections sorted by size.
-func (pick Pick) from(found []detection) ([]detection, error) {
+// from applies the pick to detections sorted by size. Those that score less
+// than doubtful are weak.
+func (pick Pick) from(found []detection, doubtful float32) ([]detection, error) {
 	const op = "embed.Pick"
 	if pick == PickAll {
 		return found, nil
@@ -273,13 +277,17 @@ func (pick Pick) from(found []detection) ([]detection, error) {
 		err.Reasons = []face.Reason{face.ReasonNoFace}
 		return nil, err
 	}
+	weak := func(d detection) bool { return d.score < doubtful }
+	if slices.ContainsFunc(found, func(d detection) bool { return !weak(d) }) {
+		found = slices.DeleteFunc(found, weak)
+	}
 	if pick == PickOnly {
-		n := 1
-		for n < len(found) && found[n].side() >= backgroundRatio*found[0].side() {
-			n++
+		alike := 1
+		for alike < len(found) && found[alike].side() >= backgroundRatio*found[0].side() {
+			alike++
 		}
-		if n > 1 {
-			err := face.Errorf(face.ManyFaces, op, "%d faces of similar size were found where one is asked for", n)
+		if alike > 1 {
+			err := face.Errorf(face.ManyFaces, op, "%d faces of similar size were found where one is asked for", alike)
 			err.Reasons = []face.Reason{face.ReasonExceedsMaxFaces}
 			return nil, err
 		}
@@ -309,8 +317,8 @@ type rung struct {
 func ladder() []int { return []int{320, 640, 1024} }
 
 // settledSide is the side in pixels, as the detector sees it, from which a
-// face is certain and its landmarks are as good as they get. In a look that
-// finds such a face, another one a third as large is still found.
+// face of the first look is left as it is. In a look that finds such a face,
+// another one a third as large is still found.
 const settledSide = 40
 
 func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
@@ -367,9 +375,9 @@ func (w *worker) close() error {
 type view struct {
 	img   *imaging.Image
 	found []detection // in pixels of the upright full-size photo
-	// settled is the side of a face from which it is certain, in pixels of
-	// the full-size photo.
-	settled float32
+	// What makes a face of the first look certain: the side of its box, in
+	// pixels of the full-size photo, and its score.
+	certainSide, certainScore float32
 }
 
 // reduction is how many pixels of the full-size photo one decoded pixel is.
@@ -377,7 +385,9 @@ func (v *view) reduction() float32 { return float32(1 / v.img.Scale) }
 
 func longSide(img *image.RGBA) int { return max(img.Rect.Dx(), img.Rect.Dy()) }
 
-func (v *view) certain(d detection) bool { return d.side() >= v.settled }
+func (v *view) certain(d detection) bool {
+	return d.side() >= v.certainSide && d.score >= v.certainScore
+}
 
 // warp is the map from a crop with the template's points to decoded pixels,
 // the least-squares similarity of the landmarks.
@@ -425,8 +435,11 @@ func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, erro
 		return nil, err
 	}
 	defer w.observe(StageDetect, time.Now())
-	v := &view{img: img}
-	v.settled = settledSide * float32(max(img.Width, img.Height)) / float32(w.rungs[0].side)
+	v := &view{
+		img:          img,
+		certainSide:  settledSide * float32(max(img.Width, img.Height)) / float32(w.rungs[0].side),
+		certainScore: w.p.o.Quality.MinDetectionScore,
+	}
 	if err := w.lookAt(ctx, v, w.rungs[0]); err != nil {
 		return nil, err
 	}
@@ -520,7 +533,7 @@ func (w *worker) judge(v *view, d detection) (face.Face, error) {
 		return face.Face{}, err
 	}
 	imaging.WarpRGBA(w.crop, v.img.RGBA, toSrc)
-	f.Quality = w.p.o.Quality.assess(f, w.crop, v.img.Width, v.img.Height)
+	f.Quality = w.p.o.Quality.assess(f, w.crop, visible(toSrc, v.img.RGBA.Rect))
 	return f, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
 // QualityLimits is where the quality gate draws its lines. A sample beyond one
@@ -18,7 +19,7 @@ type QualityLimits struct {
 	MaxPitch          float32 // EXTREME_POSE: degrees up or down
 	MaxRoll           float32 // EXTREME_POSE: degrees to either side
 	MinDetectionScore float32 // LOW_DETECTION_SCORE: 0..1
-	MaxCropped        float32 // CROPPED_FACE: 0..1, share of the box outside the photo
+	MaxCropped        float32 // CROPPED_FACE: 0..1, share of the face outside the photo
 }
 
 // DefaultQualityLimits are the limits that at least 99.5 % of the main faces
@@ -27,23 +28,23 @@ type QualityLimits struct {
 func DefaultQualityLimits() QualityLimits {
 	return QualityLimits{
 		MinInterocularPx:  16,
-		MinSharpness:      0.15,
+		MinSharpness:      0.13,
 		MinBrightness:     0.12,
 		MaxBrightness:     0.92,
-		MaxYaw:            50,
+		MaxYaw:            55,
 		MaxPitch:          40,
 		MaxRoll:           45,
-		MinDetectionScore: 0.65,
-		MaxCropped:        0.20,
+		MinDetectionScore: 0.70,
+		MaxCropped:        0.15,
 	}
 }
 
-// assess judges the face d, whose coordinates are those of the full-size
-// photo. crop is the face warped by qualityTemplate.
-func (l QualityLimits) assess(d face.Face, crop *image.RGBA, width, height int) face.Quality {
+// assess judges a face. crop is the face warped by qualityTemplate, and
+// visible the share of it that lies in the photo.
+func (l QualityLimits) assess(f face.Face, crop *image.RGBA, visible float32) face.Quality {
 	q := face.Quality{
-		Pose:          pose(d.Landmarks),
-		InterocularPx: distance(d.Landmarks.LeftEye, d.Landmarks.RightEye),
+		Pose:          pose(f.Landmarks),
+		InterocularPx: distance(f.Landmarks.LeftEye, f.Landmarks.RightEye),
 	}
 	q.Sharpness, q.Brightness = texture(crop)
 
@@ -64,8 +65,8 @@ func (l QualityLimits) assess(d face.Face, crop *image.RGBA, width, height int) 
 		above(90-abs(q.Pose.Yaw), 90-l.MaxYaw, 90),
 		above(90-abs(q.Pose.Pitch), 90-l.MaxPitch, 90),
 		above(180-abs(q.Pose.Roll), 180-l.MaxRoll, 180)))
-	judge(face.ReasonLowDetectionScore, above(d.DetectionScore, l.MinDetectionScore, 1))
-	judge(face.ReasonCroppedFace, above(inside(d.Box, width, height), 1-l.MaxCropped, 1))
+	judge(face.ReasonLowDetectionScore, above(f.DetectionScore, l.MinDetectionScore, 1))
+	judge(face.ReasonCroppedFace, above(visible, 1-l.MaxCropped, 1))
 	return q
 }
 
@@ -89,13 +90,6 @@ func distance(a, b face.Point) float32 {
 	return float32(math.Hypot(float64(a.X-b.X), float64(a.Y-b.Y)))
 }
 
-// inside is the share of the box that lies in the photo.
-func inside(b face.Box, width, height int) float32 {
-	w := min(b.X+b.Width, float32(width)) - max(b.X, 0)
-	h := min(b.Y+b.Height, float32(height)) - max(b.Y, 0)
-	return max(w, 0) * max(h, 0) / b.Area()
-}
-
 // The head model behind pose, in units of the distance between the eyes: how
 // far the tip of the nose stands before the plane of the eyes and the mouth,
 // how far the mouth lies below the eyes, and how far down that way the tip of
@@ -103,8 +97,8 @@ func inside(b face.Box, width, height int) float32 {
 // 38 mm against 63 mm), the others are medians of LFW.
 const (
 	noseDepth   = 0.6
-	mouthDrop   = 1.15
-	noseNeutral = 0.5
+	mouthDrop   = 1.05
+	noseNeutral = 0.585
 )
 
 // pose estimates the attitude of the head from where the tip of the nose lies
@@ -147,9 +141,32 @@ func qualityTemplate() [5]face.Point {
 
 func qualityInner() image.Rectangle { return image.Rect(24, 26, 72, 80) }
 
+// qualityOuter is the whole face, from ear to ear and from the forehead to
+// the chin.
+func qualityOuter() image.Rectangle { return image.Rect(16, 8, 80, 92) }
+
+// visible is the share of the whole face that lies in a photo of the bounds
+// given; toSrc is where the crop lies in it. The detector's box is no measure
+// of it: it ends where the photo does.
+func visible(toSrc imaging.Affine, bounds image.Rectangle) float32 {
+	const step = 4
+	outer := qualityOuter()
+	var in, all float32
+	for y := outer.Min.Y; y < outer.Max.Y; y += step {
+		for x := outer.Min.X; x < outer.Max.X; x += step {
+			px, py := toSrc.Apply(float64(x)+step/2, float64(y)+step/2)
+			all++
+			if px >= 0 && py >= 0 && px < float64(bounds.Dx()) && py < float64(bounds.Dy()) {
+				in++
+			}
+		}
+	}
+	return in / all
+}
+
 // sharpnessReference is the share of Laplacian energy in the contrast of a
 // face at which sharpness is 0.5: the median of LFW.
-const sharpnessReference = 0.1
+const sharpnessReference = 0.2
 
 // texture measures a crop: the mean luma, 0..1, and how sharp it is, 0..1.
 // Sharpness is the variance of the Laplacian as a share of the variance of the
