@@ -36,6 +36,9 @@ func Find() (string, error) {
 	}
 	var old []string
 	for _, dir := range systemDirs() {
+		if !filepath.IsAbs(dir) {
+			continue // an empty part of a search path would mean the working folder
+		}
 		for _, name := range libraryNames() {
 			p := filepath.Join(dir, name)
 			real, err := filepath.EvalSymlinks(p)

@@ -28,8 +28,10 @@ func write(t *testing.T, path, text string) string {
 
 func TestFind(t *testing.T) {
 	system, cache, own := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "own.so")
-	t.Setenv("LD_LIBRARY_PATH", system)
-	t.Setenv("DYLD_LIBRARY_PATH", system)
+	t.Chdir(t.TempDir())
+	write(t, fetch.RuntimeFile(), "") // the working folder is not looked at
+	t.Setenv("LD_LIBRARY_PATH", ":"+system)
+	t.Setenv("DYLD_LIBRARY_PATH", ":"+system)
 	t.Setenv("LIKENESS_CACHE_DIR", cache)
 	t.Setenv(ort.LibraryEnv, "")
 	find := func() string {

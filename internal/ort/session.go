@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 
 	onnx "github.com/yalue/onnxruntime_go"
@@ -65,7 +64,7 @@ func (n *network) checkShape(shape []int64) error {
 		switch got := shape[2+i]; {
 		case fixed > 0 && got != int64(fixed):
 			return face.Errorf(face.Invalid, op, "model %s: input shape %v, but the manifest says %dx%d", n.manifest.ID, shape, in.Width, in.Height)
-		case fixed == 0 && got%int64(in.Multiple) != 0:
+		case fixed == 0 && got%int64(max(in.Multiple, 1)) != 0:
 			return face.Errorf(face.Invalid, op, "model %s: input shape %v is not in multiples of %d", n.manifest.ID, shape, in.Multiple)
 		}
 	}
@@ -75,7 +74,6 @@ func (n *network) checkShape(shape []int64) error {
 // session is one input shape of a network, with its tensors.
 type session struct {
 	net     *network
-	pins    runtime.Pinner // ONNX Runtime keeps the addresses of the tensors
 	input   *onnx.Tensor[float32]
 	outputs []*onnx.Tensor[float32]
 	// What the binding takes, made once.
@@ -93,7 +91,7 @@ func (s *session) allocate(shape []int64) (err error) {
 	if s.control, err = onnx.NewRunOptions(); err != nil {
 		return face.Wrap(face.Internal, op, err)
 	}
-	if s.input, err = s.tensor(shape); err != nil {
+	if s.input, err = onnx.NewEmptyTensor[float32](shape); err != nil {
 		return face.Wrap(face.Internal, op, err)
 	}
 	s.in = []onnx.Value{s.input}
@@ -116,7 +114,7 @@ func (s *session) allocate(shape []int64) (err error) {
 			return face.Errorf(face.Invalid, op, "model %s: output %q is %v for the input %v, the manifest says %v",
 				s.net.manifest.ID, want.Name, got, shape, want.Shape)
 		}
-		t, err := s.tensor(got)
+		t, err := onnx.NewEmptyTensor[float32](got)
 		if err != nil {
 			return face.Wrap(face.Internal, op, err)
 		}
@@ -126,17 +124,12 @@ func (s *session) allocate(shape []int64) (err error) {
 	return nil
 }
 
-// tensor makes a tensor over memory of Go that does not move.
-func (s *session) tensor(shape []int64) (*onnx.Tensor[float32], error) {
-	data := make([]float32, onnx.Shape(shape).FlattenedSize())
-	s.pins.Pin(&data[0])
-	return onnx.NewTensor(onnx.NewShape(shape...), data)
-}
-
 func (s *session) Input() []float32 { return s.input.GetData() }
 
 func (s *session) Output(i int) []float32 { return s.outputs[i].GetData() }
 
+// Run does what [embed.Session] says. A run that is done before it could be
+// terminated succeeds. A context that cannot end costs nothing.
 func (s *session) Run(ctx context.Context) error {
 	const op = "ort.Run"
 	if s.closed {
@@ -179,6 +172,5 @@ func (s *session) Close() error {
 	for _, t := range s.outputs {
 		errs = append(errs, t.Destroy())
 	}
-	s.pins.Unpin()
 	return face.Wrap(face.Internal, "ort.Close", errors.Join(append(errs, s.net.life.leave())...))
 }
