@@ -1,0 +1,593 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"github.com/likeness-id/likeness/migrations"
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+const (
+	// applicationID marks our files ("LKNS" in ASCII), so that a database of
+	// another program is not taken for an empty one of ours.
+	applicationID = 0x4c4b4e53
+
+	// pageSize keeps a row with its embedding on one page: at the default of
+	// 4 KiB a 512-float embedding leaves half of every page unused.
+	pageSize = 16 << 10
+
+	// maxBatch is how many writes share one commit at most.
+	maxBatch = 128
+
+	// busyTimeout is how long a statement waits for another process that
+	// writes: the key tool, or somebody's sqlite3 shell.
+	busyTimeout = 5 * time.Second
+
+	// checkpointRetry is how long after a reader stood in the way of an
+	// erasing checkpoint the next try comes.
+	checkpointRetry = time.Second
+)
+
+// database is the file: one connection that writes, fed by a queue, and some
+// that read.
+type database struct {
+	log     *slog.Logger
+	read    *sql.DB
+	readers chan *connection // those that are idle
+	write   *sql.DB
+
+	queue     chan *change
+	closing   chan struct{} // closed by close
+	stopped   chan struct{} // closed when the writer is done
+	closeOnce sync.Once
+	closeErr  error
+
+	// landing is held while a transaction is committed and what it means for
+	// the memory is done. Who holds it for reading sees both or neither.
+	landing sync.RWMutex
+}
+
+// A change is one caller's part of a transaction.
+type change struct {
+	ctx  context.Context
+	work func(*transaction) error
+	err  error
+	done chan struct{}
+}
+
+// prepare makes the file when there is none and brings its schema up to date.
+// With serve it takes the lock that a server holds, which the caller releases.
+func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	setup, err := waitLock(ctx, path+".setup")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, setup.release()) }()
+
+	var serving *fileLock
+	if serve {
+		if serving, err = tryLock(path + ".lock"); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if err != nil {
+				serving.release()
+			}
+		}()
+	}
+	// SQLite would make the file readable for everybody the umask allows.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	switch {
+	case err == nil:
+		err = f.Close()
+	case errors.Is(err, fs.ErrExist):
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", dsn(path, writePragmas()...))
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	if err := claim(ctx, db); err != nil {
+		return nil, err
+	}
+	return serving, migrate(ctx, db, path, serve)
+}
+
+// claim marks an empty file as ours and refuses one that is somebody else's.
+func claim(ctx context.Context, db *sql.DB) error {
+	var id, tables int
+	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+		return err
+	}
+	if id == applicationID {
+		return nil
+	}
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_schema").Scan(&tables); err != nil {
+		return err
+	}
+	if id != 0 || tables != 0 {
+		return errors.New("the file is a database of another program")
+	}
+	// The page size has to be there before the journal mode writes the first page.
+	for _, pragma := range []string{
+		fmt.Sprintf("page_size = %d", pageSize),
+		"journal_mode = WAL",
+		fmt.Sprintf("application_id = %d", applicationID),
+	} {
+		if _, err := db.ExecContext(ctx, "PRAGMA "+pragma); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// migrate applies the migrations that the file lacks. A schema is never
+// changed under a running server, so without the server's lock an old one is
+// only brought up to date while nobody holds that lock.
+func migrate(ctx context.Context, db *sql.DB, path string, serving bool) error {
+	files, err := fs.Sub(migrations.SQLite, "sqlite")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, files,
+		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return err
+	}
+	have, want, err := p.GetVersions(ctx)
+	switch {
+	case err != nil:
+		return err
+	case have > want:
+		return fmt.Errorf("the schema has version %d, this program knows %d: a newer program wrote the file", have, want)
+	case have == want:
+		return nil
+	case have > 0 && !serving:
+		l, err := tryLock(path + ".lock")
+		if err != nil {
+			return fmt.Errorf("the schema is that of an older program, which still runs: %w", err)
+		}
+		defer l.release()
+	}
+	_, err = p.Up(ctx)
+	return err
+}
+
+// dsn names the file with pragmas for each of its connections.
+func dsn(path string, pragmas ...string) string {
+	q := url.Values{"_pragma": pragmas}
+	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
+}
+
+func writePragmas() []string {
+	return []string{
+		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
+		"foreign_keys = ON",
+		"synchronous = FULL",   // a commit survives the power, not only the process
+		"secure_delete = ON",   // erased rows are overwritten
+		"cell_size_check = ON", // a damaged page is an error rather than nonsense
+		"cache_size = -32768",
+		"journal_size_limit = 67108864",
+	}
+}
+
+func readPragmas() []string {
+	return []string{
+		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
+		"query_only = ON",
+		"cell_size_check = ON",
+	}
+}
+
+// openDatabase opens a file that is prepared, and starts its writer.
+func openDatabase(ctx context.Context, path string, log *slog.Logger) (_ *database, err error) {
+	d := &database{
+		log:     log,
+		queue:   make(chan *change, maxBatch),
+		closing: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			d.closePools()
+		}
+	}()
+	if d.read, err = sql.Open("sqlite", dsn(path, readPragmas()...)); err != nil {
+		return nil, err
+	}
+	// Loading takes a connection a core; as many again are left for callers.
+	d.readers = make(chan *connection, 2*runtime.GOMAXPROCS(0)+2)
+	for range cap(d.readers) {
+		d.readers <- &connection{db: d.read}
+	}
+	if d.write, err = sql.Open("sqlite", dsn(path, writePragmas()...)); err != nil {
+		return nil, err
+	}
+	d.write.SetMaxOpenConns(1)
+	w := &writer{database: d, connection: connection{db: d.write}}
+	if err := w.open(ctx); err != nil {
+		return nil, err
+	}
+	go w.run()
+	return d, nil
+}
+
+// close lets the writer finish what is queued and releases the file.
+func (d *database) close() error {
+	d.closeOnce.Do(func() {
+		close(d.closing)
+		<-d.stopped
+		for range cap(d.readers) { // each ends what it is doing first
+			(<-d.readers).close()
+		}
+		d.closeErr = d.closePools()
+	})
+	return d.closeErr
+}
+
+// closePools closes the connections, the writer's last: the last connection
+// to leave a WAL database folds the log into the file.
+func (d *database) closePools() error {
+	var errs []error
+	for _, db := range []*sql.DB{d.read, d.write} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// change runs work in a transaction, together with others that wait at the
+// same moment, and returns once it is durable. When work fails, or the context
+// has ended before its turn, nothing of it is left; from its turn on the
+// context is not looked at, so the answer is never in doubt.
+func (d *database) change(ctx context.Context, work func(*transaction) error) error {
+	c := &change{ctx: ctx, work: work, done: make(chan struct{})}
+	select {
+	case <-d.closing:
+		return errClosed
+	default:
+	}
+	select {
+	case d.queue <- c:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.closing:
+		return errClosed
+	}
+	select {
+	case <-c.done:
+		return c.err
+	case <-d.stopped:
+	}
+	select { // it may have been the writer's last
+	case <-c.done:
+		return c.err
+	default:
+		return errClosed
+	}
+}
+
+// view runs work on one snapshot of the database.
+func (d *database) view(ctx context.Context, work func(session) error) error {
+	select {
+	case <-d.closing:
+		return errClosed
+	default:
+	}
+	var c *connection
+	select {
+	case c = <-d.readers:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.closing:
+		return errClosed
+	}
+	defer func() { d.readers <- c }()
+	if err := c.open(ctx); err != nil {
+		return err
+	}
+	s := c.session(ctx)
+	if _, err := s.exec("BEGIN"); err != nil {
+		return err
+	}
+	err := work(s)
+	// The snapshot ends even when the context has.
+	if _, end := c.session(context.Background()).exec("ROLLBACK"); end != nil {
+		c.close() // it is opened anew when it is next needed
+	}
+	return err
+}
+
+// connection keeps the statements prepared on it, by their text. The texts are
+// constants of this package, so there are only so many. One goroutine uses it
+// at a time.
+type connection struct {
+	db     *sql.DB
+	conn   *sql.Conn
+	byText map[string]*sql.Stmt
+}
+
+// open connects unless it is connected.
+func (c *connection) open(ctx context.Context) (err error) {
+	if c.conn == nil {
+		c.conn, err = c.db.Conn(ctx)
+		c.byText = make(map[string]*sql.Stmt)
+	}
+	return err
+}
+
+// close ends the connection with its statements.
+func (c *connection) close() {
+	if c.conn != nil {
+		c.conn.Raw(func(any) error { return driver.ErrBadConn }) // or the pool would keep it
+		c.conn.Close()
+		c.conn = nil
+	}
+}
+
+func (c *connection) session(ctx context.Context) session {
+	return session{ctx, func(query string) (st *sql.Stmt, err error) {
+		if st = c.byText[query]; st == nil {
+			if st, err = c.conn.PrepareContext(ctx, query); err == nil {
+				c.byText[query] = st
+			}
+		}
+		return st, err
+	}}
+}
+
+// session runs prepared statements inside one transaction.
+type session struct {
+	ctx  context.Context
+	stmt func(query string) (*sql.Stmt, error)
+}
+
+// exec returns how many rows the statement itself changed.
+func (s session) exec(query string, args ...any) (int, error) {
+	st, err := s.stmt(query)
+	if err != nil {
+		return 0, err
+	}
+	r, err := st.ExecContext(s.ctx, args...)
+	if err != nil {
+		return 0, err
+	}
+	n, err := r.RowsAffected()
+	return int(n), err
+}
+
+// each calls scan for each row.
+func (s session) each(scan func(*sql.Rows) error, query string, args ...any) error {
+	st, err := s.stmt(query)
+	if err != nil {
+		return err
+	}
+	rows, err := st.QueryContext(s.ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// one scans the first row, if there is any.
+func (s session) one(dest []any, query string, args ...any) (found bool, err error) {
+	err = s.each(func(rows *sql.Rows) error {
+		if found {
+			return nil
+		}
+		found = true
+		return rows.Scan(dest...)
+	}, query, args...)
+	return found, err
+}
+
+// transaction is a session that writes. What its end means for the memory is
+// collected and done when, and only when, it is committed.
+type transaction struct {
+	session
+	landed []func()
+	erased bool
+}
+
+// onCommit calls f after the commit and before anybody is answered.
+func (t *transaction) onCommit(f func()) { t.landed = append(t.landed, f) }
+
+// writer owns the connection that writes.
+type writer struct {
+	*database
+	connection
+}
+
+// run commits what is queued until the database closes. While one commit
+// waits for the disk, others queue up, and share the next one.
+func (w *writer) run() {
+	defer close(w.stopped)
+	defer w.connection.close()
+	var (
+		batch = make([]*change, 0, maxBatch)
+		retry <-chan time.Time
+	)
+	for closing := false; !closing; {
+		batch = batch[:0]
+		select {
+		case c := <-w.queue:
+			batch = append(batch, c)
+		case <-retry:
+			retry = w.checkpoint()
+			continue
+		case <-w.closing:
+			closing = true
+		}
+		for {
+			batch = w.drain(batch)
+			if len(batch) == 0 {
+				break
+			}
+			erased := w.commit(batch)
+			if erased {
+				retry = w.checkpoint()
+			}
+			for _, c := range batch {
+				close(c.done)
+			}
+			batch = batch[:0]
+		}
+	}
+}
+
+// drain adds what is queued right now, up to a full batch.
+func (w *writer) drain(batch []*change) []*change {
+	for len(batch) < maxBatch {
+		select {
+		case c := <-w.queue:
+			batch = append(batch, c)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// commit runs the changes in one transaction and leaves its outcome in each.
+// It reports whether something was erased.
+func (w *writer) commit(batch []*change) (erased bool) {
+	tx := &transaction{session: w.session(context.Background())}
+	err := w.runAll(tx, batch)
+	if err == nil {
+		w.landing.Lock()
+		defer w.landing.Unlock()
+		if _, err = tx.exec("COMMIT"); err == nil {
+			for _, f := range tx.landed {
+				f()
+			}
+			return tx.erased
+		}
+	}
+	// SQLite may have rolled back already, which is no error to us. A rollback
+	// that fails otherwise shows in the next BEGIN.
+	_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
+	w.log.Error("write failed", "changes", len(batch), "error", err)
+	for _, c := range batch {
+		if c.err == nil {
+			c.err = err
+		}
+	}
+	return false
+}
+
+// runAll runs each change within a savepoint, so that a refused one leaves
+// the others alone. Its error is one that none of them survives: after a
+// failure of the database itself SQLite may have ended the transaction, and
+// whatever ran next would be committed on its own.
+func (w *writer) runAll(tx *transaction, batch []*change) error {
+	if _, err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	for _, c := range batch {
+		if c.err = c.ctx.Err(); c.err != nil {
+			continue
+		}
+		if _, err := tx.exec("SAVEPOINT change"); err != nil {
+			return err
+		}
+		landed, erased := len(tx.landed), tx.erased
+		c.err = c.work(tx)
+		var refused *face.Error
+		switch {
+		case c.err == nil:
+		case errors.As(c.err, &refused):
+			tx.landed, tx.erased = tx.landed[:landed], erased
+			if _, err := tx.exec("ROLLBACK TO change"); err != nil {
+				return err
+			}
+		default:
+			return c.err
+		}
+		if _, err := tx.exec("RELEASE change"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkpoint moves the write-ahead log into the file and empties it, because
+// the log still holds the pages as they were before an erase. A reader on an
+// older snapshot stands in the way; the channel then says when to try again.
+func (w *writer) checkpoint() <-chan time.Time {
+	ctx := context.Background()
+	var busy, log, moved int
+	_, err := w.conn.ExecContext(ctx, "PRAGMA busy_timeout = 0")
+	if err == nil {
+		err = w.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &moved)
+		_, err2 := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout.Milliseconds()))
+		err = errors.Join(err, err2)
+	}
+	if err != nil {
+		w.log.Warn("cannot empty the write-ahead log after an erase; trying again", "error", err)
+	}
+	if err != nil || busy != 0 {
+		return time.After(checkpointRetry)
+	}
+	return nil
+}
+
+// micros is a time as it is stored.
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+// fromMicros is a time as it is answered.
+func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
+
+// stamp is the time a row is given: the one asked for, or the present.
+func stamp(asked time.Time) time.Time {
+	if asked.IsZero() {
+		asked = time.Now()
+	}
+	return asked.UTC().Truncate(time.Microsecond)
+}
+
+// joinScopes and splitScopes turn scopes into a column and back.
+func joinScopes(scopes []face.Scope) string {
+	words := make([]string, len(scopes))
+	for i, s := range scopes {
+		words[i] = string(s)
+	}
+	return strings.Join(words, " ")
+}
+
+func splitScopes(column string) []face.Scope {
+	var scopes []face.Scope
+	for _, w := range strings.Fields(column) {
+		scopes = append(scopes, face.Scope(w))
+	}
+	return scopes
+}

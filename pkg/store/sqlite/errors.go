@@ -1,0 +1,84 @@
+package sqlite
+
+import (
+	"errors"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// errClosed is what calls get once Close was called.
+var errClosed = face.Errorf(face.Unavailable, "", "the store is closed")
+
+// fault turns what a method met into a [face.Error] of that method.
+func (d *database) fault(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	op = "sqlite." + op
+	var known *face.Error
+	if errors.As(err, &known) {
+		e := *known // errClosed is shared
+		e.Op = op
+		return &e
+	}
+	kind, detail := diagnose(err)
+	if detail == "" && d.isClosed() {
+		return face.Errorf(face.Unavailable, op, "%s", errClosed.Detail)
+	}
+	e := face.Wrap(kind, op, err)
+	var wrapped *face.Error
+	if errors.As(e, &wrapped) {
+		wrapped.Detail = detail
+	}
+	return e
+}
+
+// answer is what a method returns: a value, or an error alone.
+func answer[T any](d *database, op string, v T, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, d.fault(op, err)
+	}
+	return v, nil
+}
+
+func (d *database) isClosed() bool {
+	select {
+	case <-d.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// diagnose says which errors of SQLite are a state of the machine, that an
+// operator can end, and how to name it to a caller.
+func diagnose(err error) (face.Kind, string) {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return face.Internal, ""
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL:
+		return face.Unavailable, "the storage is full"
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
+		return face.Unavailable, "the storage cannot be written to"
+	case sqlite3.SQLITE_IOERR:
+		return face.Unavailable, "the storage reports a fault"
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return face.Unavailable, "the storage is busy"
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return face.Internal, "the stored data is damaged"
+	}
+	return face.Internal, ""
+}
+
+// isNotWritable reports whether the file system refuses to be written to.
+func isNotWritable(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSPC)
+}

@@ -1,0 +1,235 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// maxRetention bounds the days so that they stay far from overflowing in
+// microseconds.
+const maxRetention = 36500
+
+const galleryColumns = `g.id, g.retention_days, g.store_images, g.subjects,
+	(SELECT coalesce(sum(m.templates), 0) FROM gallery_model m WHERE m.gallery = g.row_id), g.created_at`
+
+func scanGallery(rows *sql.Rows) (g face.Gallery, err error) {
+	var created int64
+	err = rows.Scan(&g.ID, &g.RetentionDays, &g.StoreImages, &g.Subjects, &g.Templates, &created)
+	g.CreatedAt = fromMicros(created)
+	return g, err
+}
+
+// CreateGallery implements [store.Galleries].
+func (s *Store) CreateGallery(ctx context.Context, tenant string, g face.Gallery) (face.Gallery, error) {
+	const op = "CreateGallery"
+	var made face.Gallery
+	err := checkGallery(op, tenant, g.ID, g.RetentionDays)
+	if err == nil && g.ID == face.DefaultGallery {
+		err = errGalleryTaken(op) // it is always there
+	}
+	if err == nil {
+		err = s.db.change(ctx, func(tx *transaction) error {
+			n, err := tx.addGallery(tenant, g)
+			if err == nil && n == 0 {
+				return errGalleryTaken(op)
+			}
+			if err != nil {
+				return err
+			}
+			made, err = tx.readGallery(op, tenant, g.ID)
+			return err
+		})
+	}
+	return answer(s.db, op, made, err)
+}
+
+// Gallery implements [store.Galleries].
+func (s *Store) Gallery(ctx context.Context, tenant, gallery string) (face.Gallery, error) {
+	const op = "Gallery"
+	var g face.Gallery
+	err := s.inGallery(ctx, op, tenant, gallery, func(v session, _ int64) (err error) {
+		g, err = v.readGallery(op, tenant, gallery)
+		return err
+	})
+	return answer(s.db, op, g, err)
+}
+
+// ListGalleries implements [store.Galleries].
+func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) ([]face.Gallery, string, error) {
+	const op = "ListGalleries"
+	after, err := readPage(op, p, "galleries", tenant)
+	if err != nil {
+		return nil, "", s.db.fault(op, err)
+	}
+	var items []face.Gallery
+	err = s.inGallery(ctx, op, tenant, face.DefaultGallery, func(v session, _ int64) error {
+		return v.each(func(rows *sql.Rows) error {
+			g, err := scanGallery(rows)
+			items = append(items, g)
+			return err
+		}, `SELECT `+galleryColumns+` FROM gallery g WHERE g.tenant = ? AND g.id > ? ORDER BY g.id LIMIT ?`,
+			tenant, after, p.Limit+1)
+	})
+	if err != nil {
+		return nil, "", s.db.fault(op, err)
+	}
+	items, next := cutPage(items, p, func(g face.Gallery) string { return g.ID }, "galleries", tenant)
+	return items, next, nil
+}
+
+// UpdateGallery implements [store.Galleries].
+func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c store.GalleryChange) (face.Gallery, error) {
+	const op = "UpdateGallery"
+	var g face.Gallery
+	err := s.db.change(ctx, func(tx *transaction) error {
+		row, err := tx.gallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		if c.RetentionDays != nil {
+			if err := checkGallery(op, tenant, gallery, *c.RetentionDays); err != nil {
+				return err
+			}
+			if _, err := tx.exec(`UPDATE gallery SET retention_days = ? WHERE row_id = ?`, *c.RetentionDays, row); err != nil {
+				return err
+			}
+		}
+		if c.StoreImages != nil {
+			if _, err := tx.exec(`UPDATE gallery SET store_images = ? WHERE row_id = ?`, *c.StoreImages, row); err != nil {
+				return err
+			}
+		}
+		g, err = tx.readGallery(op, tenant, gallery)
+		return err
+	})
+	return answer(s.db, op, g, err)
+}
+
+// DeleteGallery implements [store.Galleries].
+func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by store.Actor) (face.Receipt, error) {
+	const op = "DeleteGallery"
+	var receipt face.Receipt
+	err := s.db.change(ctx, func(tx *transaction) error {
+		row, err := tx.gallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		g, err := tx.readGallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.exec(`DELETE FROM gallery WHERE row_id = ?`, row); err != nil {
+			return err
+		}
+		receipt = face.Receipt{Gallery: gallery, Subjects: g.Subjects, Templates: g.Templates}
+		tx.onCommit(func() { s.index.RemoveGallery(tenant, gallery) })
+		return tx.recordErase(tenant, by, auditEraseGallery, "", &receipt)
+	})
+	return answer(s.db, op, receipt, err)
+}
+
+// CountTemplates implements [store.Galleries]. It reads one small row for
+// each model of each gallery.
+func (s *Store) CountTemplates(ctx context.Context) ([]store.GalleryCount, error) {
+	var counts []store.GalleryCount
+	err := s.db.view(ctx, func(v session) error {
+		return v.each(func(rows *sql.Rows) error {
+			var c store.GalleryCount
+			err := rows.Scan(&c.Tenant, &c.Gallery, &c.Templates)
+			counts = append(counts, c)
+			return err
+		}, `SELECT g.tenant, g.id, coalesce(sum(m.templates), 0)
+			FROM gallery g LEFT JOIN gallery_model m ON m.gallery = g.row_id
+			GROUP BY g.tenant, g.id ORDER BY g.tenant, g.id`)
+	})
+	return answer(s.db, "CountTemplates", counts, err)
+}
+
+// inGallery reads on one snapshot in which the gallery is there. The default
+// gallery is made when it is not.
+func (s *Store) inGallery(ctx context.Context, op, tenant, gallery string, read func(v session, row int64) error) error {
+	var found bool
+	look := func(v session) error {
+		var row int64
+		var err error
+		found, err = v.one([]any{&row}, galleryByID, tenant, gallery)
+		if err != nil || !found {
+			return err
+		}
+		return read(v, row)
+	}
+	err := s.db.view(ctx, look)
+	if err == nil && !found && gallery == face.DefaultGallery {
+		if err := s.db.change(ctx, func(tx *transaction) error {
+			_, err := tx.gallery(op, tenant, gallery)
+			return err
+		}); err != nil {
+			return err
+		}
+		err = s.db.view(ctx, look)
+	}
+	if err == nil && !found {
+		return errNoGallery(op)
+	}
+	return err
+}
+
+const galleryByID = `SELECT row_id FROM gallery WHERE tenant = ? AND id = ?`
+
+// gallery returns the row of a gallery, and makes the default one.
+func (t *transaction) gallery(op, tenant, gallery string) (row int64, err error) {
+	found, err := t.one([]any{&row}, galleryByID, tenant, gallery)
+	if err != nil || found {
+		return row, err
+	}
+	if gallery != face.DefaultGallery {
+		return 0, errNoGallery(op)
+	}
+	if err := checkGallery(op, tenant, gallery, 0); err != nil {
+		return 0, err
+	}
+	if _, err := t.addGallery(tenant, face.Gallery{ID: gallery}); err != nil {
+		return 0, err
+	}
+	_, err = t.one([]any{&row}, galleryByID, tenant, gallery)
+	return row, err
+}
+
+// addGallery returns 0 when the id is taken.
+func (t *transaction) addGallery(tenant string, g face.Gallery) (int, error) {
+	return t.exec(`INSERT INTO gallery (tenant, id, retention_days, store_images, created_at)
+		VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		tenant, g.ID, g.RetentionDays, g.StoreImages, micros(stamp(g.CreatedAt)))
+}
+
+func (s session) readGallery(op, tenant, gallery string) (g face.Gallery, err error) {
+	err = errNoGallery(op)
+	if e := s.each(func(rows *sql.Rows) error {
+		g, err = scanGallery(rows)
+		return err
+	}, `SELECT `+galleryColumns+` FROM gallery g WHERE g.tenant = ? AND g.id = ?`, tenant, gallery); e != nil {
+		return g, e
+	}
+	return g, err
+}
+
+func checkGallery(op, tenant, gallery string, retention int) error {
+	switch {
+	case !face.ValidID(tenant):
+		return face.Errorf(face.Invalid, op, "not a valid tenant")
+	case !face.ValidID(gallery):
+		return face.Errorf(face.Invalid, op, "not a valid gallery name")
+	case retention < 0 || retention > maxRetention:
+		return face.Errorf(face.Invalid, op, "retention_days must be 0 to %d", maxRetention)
+	}
+	return nil
+}
+
+func errNoGallery(op string) error { return face.Errorf(face.NotFound, op, "no such gallery") }
+
+func errGalleryTaken(op string) error {
+	return face.Errorf(face.Conflict, op, "the gallery exists already")
+}

@@ -1,0 +1,106 @@
+// Package sqlite is the embedded store: a SQLite file is the truth, and an
+// index in memory answers searches.
+//
+// One connection writes. Changes that wait at the same moment share one
+// commit, each within a savepoint, and are answered when the commit is on the
+// disk and the index knows about it. Reads run beside it on snapshots.
+// Everything about the index follows from the file, so nothing in memory needs
+// saving: it is read anew at each start, in the background.
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+var (
+	_ store.Store = (*Store)(nil)
+	_ store.Keys  = (*Keys)(nil)
+)
+
+// Options of a store.
+type Options struct {
+	// Path of the database file. It and its folder are made when they are not
+	// there, for their owner alone. Beside it lie SQLite's -wal and -shm, and
+	// two files that are only locked, .lock and .setup.
+	Path string
+	// Logger gets what an operator should know. Nil discards it.
+	Logger *slog.Logger
+}
+
+// Store is a [store.Store] in one file, for one process.
+type Store struct {
+	Keys
+	index   *index.Index
+	lock    *fileLock
+	loading loading
+	claims  claims
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Open opens the store, makes it when there is none, and brings an older
+// schema up to date. It returns before the index is loaded: see
+// [Store.AwaitReady]. Unavailable: another process has the store open, or the
+// file cannot be written; the cause says which. Internal: the file is damaged,
+// of another program, or of a newer version.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	path, err := filepath.Abs(o.Path)
+	if err != nil {
+		return nil, openFault("Open", o.Path, err)
+	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	lock, err := prepare(ctx, path, true)
+	if err != nil {
+		return nil, openFault("Open", path, err)
+	}
+	db, err := openDatabase(ctx, path, log)
+	if err != nil {
+		return nil, openFault("Open", path, errors.Join(err, lock.release()))
+	}
+	s := &Store{Keys: Keys{db}, index: index.New(index.Options{}), lock: lock}
+	if err := s.startLoading(ctx); err != nil {
+		return nil, openFault("Open", path, errors.Join(err, db.close(), lock.release()))
+	}
+	return s, nil
+}
+
+// Close waits for writes under way, ends loading, and gives the file and its
+// lock back.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() {
+		s.loading.cancel()
+		<-s.loading.done
+		s.closeErr = errors.Join(s.db.close(), s.lock.release())
+	})
+	return face.Wrap(face.Internal, "sqlite.Close", s.closeErr)
+}
+
+// openFault says what kept a file from being opened. The path is in the cause.
+func openFault(op, path string, err error) error {
+	kind, detail := diagnose(err)
+	switch {
+	case errors.Is(err, errHeld):
+		kind, detail = face.Unavailable, "another process has the store open"
+	case isNotWritable(err):
+		kind, detail = face.Unavailable, "the storage cannot be written to"
+	}
+	wrapped := face.Wrap(kind, "sqlite."+op, fmt.Errorf("%s: %w", path, err))
+	var e *face.Error
+	if errors.As(wrapped, &e) {
+		e.Detail = detail
+	}
+	return wrapped
+}

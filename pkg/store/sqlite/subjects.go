@@ -1,0 +1,177 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"time"
+	"unicode/utf8"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+const subjectColumns = `s.id, s.name, s.external_id, s.metadata,
+	(SELECT count(*) FROM template t WHERE t.subject = s.row_id), s.created_at, s.updated_at`
+
+func scanSubject(rows *sql.Rows) (s face.Subject, err error) {
+	var created, updated int64
+	var metadata sql.NullString
+	err = rows.Scan(&s.ID, &s.Name, &s.ExternalID, &metadata, &s.Templates, &created, &updated)
+	if metadata.Valid {
+		s.Metadata = json.RawMessage(metadata.String)
+	}
+	s.CreatedAt, s.UpdatedAt = fromMicros(created), fromMicros(updated)
+	return s, err
+}
+
+// CreateSubject implements [store.Subjects].
+func (s *Store) CreateSubject(ctx context.Context, tenant, gallery string, sub face.Subject) (face.Subject, error) {
+	const op = "CreateSubject"
+	var made face.Subject
+	err := checkSubject(op, sub)
+	if err == nil {
+		err = s.db.change(ctx, func(tx *transaction) error {
+			row, err := tx.gallery(op, tenant, gallery)
+			if err != nil {
+				return err
+			}
+			at := micros(stamp(sub.CreatedAt))
+			n, err := tx.exec(`INSERT INTO subject (gallery, id, name, external_id, metadata, created_at, updated_at)
+				VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+				row, sub.ID, sub.Name, sub.ExternalID, metadataColumn(sub.Metadata), at, at)
+			if err == nil && n == 0 {
+				return face.Errorf(face.Conflict, op, "the subject exists already")
+			}
+			if err != nil {
+				return err
+			}
+			made, err = tx.readSubject(op, row, sub.ID)
+			return err
+		})
+	}
+	return answer(s.db, op, made, err)
+}
+
+// Subject implements [store.Subjects].
+func (s *Store) Subject(ctx context.Context, tenant, gallery, subject string) (face.Subject, error) {
+	const op = "Subject"
+	var sub face.Subject
+	err := s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) (err error) {
+		sub, err = v.readSubject(op, row, subject)
+		return err
+	})
+	return answer(s.db, op, sub, err)
+}
+
+// ListSubjects implements [store.Subjects].
+func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p store.Page) ([]face.Subject, string, error) {
+	const op = "ListSubjects"
+	after, err := readPage(op, p, "subjects", tenant, gallery)
+	if err != nil {
+		return nil, "", s.db.fault(op, err)
+	}
+	var items []face.Subject
+	err = s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
+		return v.each(func(rows *sql.Rows) error {
+			sub, err := scanSubject(rows)
+			items = append(items, sub)
+			return err
+		}, `SELECT `+subjectColumns+` FROM subject s WHERE s.gallery = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
+			row, after, p.Limit+1)
+	})
+	if err != nil {
+		return nil, "", s.db.fault(op, err)
+	}
+	items, next := cutPage(items, p, func(s face.Subject) string { return s.ID }, "subjects", tenant, gallery)
+	return items, next, nil
+}
+
+// UpdateSubject implements [store.Subjects].
+func (s *Store) UpdateSubject(ctx context.Context, tenant, gallery, subject string, c store.SubjectChange) (face.Subject, error) {
+	const op = "UpdateSubject"
+	var sub face.Subject
+	err := s.db.change(ctx, func(tx *transaction) error {
+		row, err := tx.gallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		if sub, err = tx.readSubject(op, row, subject); err != nil {
+			return err
+		}
+		if c.Name != nil {
+			sub.Name = *c.Name
+		}
+		if c.ExternalID != nil {
+			sub.ExternalID = *c.ExternalID
+		}
+		if c.Metadata != nil {
+			sub.Metadata = *c.Metadata
+		}
+		if err := checkSubject(op, sub); err != nil {
+			return err
+		}
+		sub.UpdatedAt = stamp(time.Time{})
+		_, err = tx.exec(`UPDATE subject SET name = ?, external_id = ?, metadata = ?, updated_at = ?
+			WHERE gallery = ? AND id = ?`,
+			sub.Name, sub.ExternalID, metadataColumn(sub.Metadata), micros(sub.UpdatedAt), row, subject)
+		return err
+	})
+	return answer(s.db, op, sub, err)
+}
+
+// DeleteSubject implements [store.Subjects].
+func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject string, by store.Actor) (face.Receipt, error) {
+	const op = "DeleteSubject"
+	var receipt face.Receipt
+	err := s.db.change(ctx, func(tx *transaction) error {
+		row, err := tx.gallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		sub, err := tx.readSubject(op, row, subject)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.exec(`DELETE FROM subject WHERE gallery = ? AND id = ?`, row, subject); err != nil {
+			return err
+		}
+		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
+		tx.onCommit(func() { s.index.RemoveSubject(tenant, gallery, subject) })
+		return tx.recordErase(tenant, by, auditEraseSubject, "", &receipt)
+	})
+	return answer(s.db, op, receipt, err)
+}
+
+// readSubject reads a subject of the gallery with the given row.
+func (s session) readSubject(op string, gallery int64, subject string) (sub face.Subject, err error) {
+	err = errNoSubject(op)
+	if e := s.each(func(rows *sql.Rows) error {
+		sub, err = scanSubject(rows)
+		return err
+	}, `SELECT `+subjectColumns+` FROM subject s WHERE s.gallery = ? AND s.id = ?`, gallery, subject); e != nil {
+		return sub, e
+	}
+	return sub, err
+}
+
+func checkSubject(op string, s face.Subject) error {
+	switch {
+	case !face.ValidID(s.ID):
+		return face.Errorf(face.Invalid, op, "not a valid subject_id")
+	case utf8.RuneCountInString(s.Name) > face.MaxNameLength:
+		return face.Errorf(face.Invalid, op, "name has more than %d characters", face.MaxNameLength)
+	case utf8.RuneCountInString(s.ExternalID) > face.MaxNameLength:
+		return face.Errorf(face.Invalid, op, "external_id has more than %d characters", face.MaxNameLength)
+	case len(s.Metadata) > face.MaxMetadata:
+		return face.Errorf(face.Invalid, op, "metadata has more than %d bytes", face.MaxMetadata)
+	}
+	return nil
+}
+
+func errNoSubject(op string) error { return face.Errorf(face.NotFound, op, "no such subject") }
+
+// metadataColumn stores no metadata as null.
+func metadataColumn(m json.RawMessage) sql.NullString {
+	return sql.NullString{String: string(m), Valid: len(m) > 0}
+}

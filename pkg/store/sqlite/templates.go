@@ -1,0 +1,346 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+const (
+	// maxK is the longest candidate list.
+	maxK = 1000
+
+	// purgeBatch is how many templates one transaction purges, so that a
+	// large purge lets other writes through.
+	purgeBatch = 5000
+
+	dayMicros = int64(24 * time.Hour / time.Microsecond)
+)
+
+const templateColumns = `t.id, t.model_id, t.embedding, t.quality, t.created_at`
+
+// scanTemplate reads templateColumns and then whatever else is asked for.
+func scanTemplate(rows *sql.Rows, more ...any) (t face.Template, err error) {
+	var blob sql.RawBytes
+	var quality float64
+	var created int64
+	if err := rows.Scan(append([]any{&t.ID, &t.ModelID, &blob, &quality, &created}, more...)...); err != nil {
+		return t, err
+	}
+	t.Quality = float32(quality)
+	t.Embedding = decodeEmbedding(make(face.Embedding, 0, len(blob)/4), blob)
+	t.CreatedAt = fromMicros(created)
+	return t, nil
+}
+
+// Enrol implements [store.Templates].
+func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
+	const op = "Enrol"
+	err := checkTemplate(op, t)
+	if err == nil {
+		t.CreatedAt = stamp(t.CreatedAt)
+		err = s.db.change(ctx, func(tx *transaction) error {
+			return s.enrol(tx, op, tenant, gallery, &t)
+		})
+	}
+	return answer(s.db, op, t, err)
+}
+
+// enrol leaves in t what is stored.
+func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Template) error {
+	var galleryRow int64
+	var subjectRow, dimension sql.NullInt64
+	found, err := tx.one([]any{&galleryRow, &subjectRow, &dimension}, `
+		SELECT g.row_id, s.row_id, m.dimension FROM gallery g
+		LEFT JOIN subject s ON s.gallery = g.row_id AND s.id = ?
+		LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = ?
+		WHERE g.tenant = ? AND g.id = ?`, t.SubjectID, t.ModelID, tenant, gallery)
+	switch {
+	case err != nil:
+		return err
+	case !found && gallery != face.DefaultGallery:
+		return errNoGallery(op)
+	case !subjectRow.Valid:
+		return errNoSubject(op)
+	case dimension.Valid && int(dimension.Int64) != len(t.Embedding):
+		return face.Errorf(face.ModelMismatch, op, "embeddings of %s have %d numbers in this gallery, not %d",
+			t.ModelID, dimension.Int64, len(t.Embedding))
+	}
+	n, err := tx.exec(`INSERT INTO template (id, gallery, subject, model_id, embedding, quality, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		t.ID, galleryRow, subjectRow.Int64, t.ModelID, encodeEmbedding(t.Embedding), float64(t.Quality), micros(t.CreatedAt))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return tx.sameTemplate(op, subjectRow.Int64, t)
+	}
+	key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: t.ModelID}
+	entry := index.Entry{TemplateID: t.ID, SubjectID: t.SubjectID, Embedding: t.Embedding}
+	tx.onCommit(func() { s.addToIndex(key, entry) })
+	return nil
+}
+
+// sameTemplate replaces t by the stored template of its id, which must be the
+// same but for quality and time.
+func (s session) sameTemplate(op string, subject int64, t *face.Template) error {
+	var old face.Template
+	var owner int64
+	err := s.each(func(rows *sql.Rows) (err error) {
+		old, err = scanTemplate(rows, &owner)
+		return err
+	}, `SELECT `+templateColumns+`, t.subject FROM template t WHERE t.id = ?`, t.ID)
+	if err != nil {
+		return err
+	}
+	if owner != subject || old.ModelID != t.ModelID || !slices.Equal(old.Embedding, t.Embedding) {
+		return face.Errorf(face.Conflict, op, "the template_id is taken by another template")
+	}
+	old.SubjectID = t.SubjectID
+	*t = old
+	return nil
+}
+
+// addToIndex adds what was committed. The index refuses only what the checks
+// before the commit refuse too; should it refuse more, the store must not
+// answer searches as if it knew everybody.
+func (s *Store) addToIndex(key index.Key, entries ...index.Entry) {
+	if err := s.index.Add(key, entries...); err != nil {
+		s.db.log.Error("a stored template is not in the index", "error", err)
+		s.loading.fail(err)
+	}
+}
+
+// Templates implements [store.Templates].
+func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID string) ([]face.Template, error) {
+	const op = "Templates"
+	var templates []face.Template
+	err := s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
+		var subjectRow int64
+		found, err := v.one([]any{&subjectRow}, `SELECT row_id FROM subject WHERE gallery = ? AND id = ?`, row, subject)
+		if err == nil && !found {
+			err = errNoSubject(op)
+		}
+		if err != nil {
+			return err
+		}
+		return v.each(func(rows *sql.Rows) error {
+			t, err := scanTemplate(rows)
+			t.SubjectID = subject
+			templates = append(templates, t)
+			return err
+		}, `SELECT `+templateColumns+` FROM template t
+			WHERE t.subject = ?1 AND (?2 = '' OR t.model_id = ?2) ORDER BY t.created_at, t.row_id`, subjectRow, modelID)
+	})
+	return answer(s.db, op, templates, err)
+}
+
+// DeleteTemplate implements [store.Templates].
+func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, template string, by store.Actor) (face.Receipt, error) {
+	const op = "DeleteTemplate"
+	var receipt face.Receipt
+	err := s.db.change(ctx, func(tx *transaction) error {
+		row, err := tx.gallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		var templateRow int64
+		var modelID string
+		found, err := tx.one([]any{&templateRow, &modelID}, `
+			SELECT t.row_id, t.model_id FROM template t JOIN subject s ON s.row_id = t.subject
+			WHERE t.id = ? AND s.gallery = ? AND s.id = ?`, template, row, subject)
+		if err == nil && !found {
+			err = face.Errorf(face.NotFound, op, "no such template")
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := tx.exec(`DELETE FROM template WHERE row_id = ?`, templateRow); err != nil {
+			return err
+		}
+		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Templates: 1}
+		key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
+		tx.onCommit(func() { s.index.RemoveTemplate(key, template) })
+		return tx.recordErase(tenant, by, auditEraseTemplate, template, &receipt)
+	})
+	return answer(s.db, op, receipt, err)
+}
+
+// Search implements [store.Templates].
+func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (store.Result, error) {
+	const op = "Search"
+	if k < 1 || k > maxK {
+		return store.Result{}, s.db.fault(op, face.Errorf(face.Invalid, op, "k must be 1 to %d", maxK))
+	}
+	err := index.Validate(probe)
+	if err == nil {
+		err = s.Ready(ctx)
+	}
+	if err != nil {
+		return store.Result{}, s.db.fault(op, err)
+	}
+	key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
+	r, whole, err := s.search(ctx, op, key, probe, k)
+	if err == nil && !whole {
+		// Somebody was erased between the two looks. While no commit can
+		// land, the index and the file say the same.
+		s.db.landing.RLock()
+		defer s.db.landing.RUnlock()
+		r, _, err = s.search(ctx, op, key, probe, k)
+	}
+	return answer(s.db, op, r, err)
+}
+
+// search asks the index for candidates and the file for their names. It
+// reports whether the file knows all of them.
+func (s *Store) search(ctx context.Context, op string, key index.Key, probe face.Embedding, k int) (r store.Result, whole bool, err error) {
+	hits, subjects, err := s.index.Search(ctx, key, probe, k)
+	if err != nil {
+		return r, true, err
+	}
+	ids := make([]string, len(hits))
+	for i, h := range hits {
+		ids[i] = h.TemplateID
+	}
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return r, true, err
+	}
+	names := make(map[string]string, len(hits))
+	err = s.inGallery(ctx, op, key.Tenant, key.Gallery, func(v session, row int64) error {
+		if len(hits) == 0 {
+			return nil
+		}
+		return v.each(func(rows *sql.Rows) error {
+			var id, name string
+			err := rows.Scan(&id, &name)
+			names[id] = name
+			return err
+		}, `SELECT t.id, s.name FROM json_each(?) j
+			JOIN template t ON t.id = j.value JOIN subject s ON s.row_id = t.subject
+			WHERE s.gallery = ?`, string(list), row)
+	})
+	if err != nil {
+		return r, true, err
+	}
+	r = store.Result{Candidates: make([]face.Candidate, 0, len(hits)), GallerySize: subjects}
+	for _, h := range hits {
+		if name, ok := names[h.TemplateID]; ok {
+			r.Candidates = append(r.Candidates, face.Candidate{
+				SubjectID: h.SubjectID, Name: name, TemplateID: h.TemplateID, Score: h.Score,
+			})
+		}
+	}
+	return r, len(r.Candidates) == len(hits), nil
+}
+
+// PurgeExpired implements [store.Templates]. It also drops the idempotency
+// records that are past [store.IdempotencyTTL].
+func (s *Store) PurgeExpired(ctx context.Context, now time.Time) (int, error) {
+	const op = "PurgeExpired"
+	purged := 0
+	err := s.purgeAnswers(ctx, now)
+	var galleries []int64
+	if err == nil {
+		err = s.db.view(ctx, func(v session) error {
+			return v.each(func(rows *sql.Rows) error {
+				var row int64
+				err := rows.Scan(&row)
+				galleries = append(galleries, row)
+				return err
+			}, `SELECT g.row_id FROM gallery g WHERE g.retention_days > 0 AND EXISTS (
+				SELECT 1 FROM template t
+				WHERE t.gallery = g.row_id AND t.created_at < ? - g.retention_days * ?)`, micros(now), dayMicros)
+		})
+	}
+	for _, gallery := range galleries {
+		for more := err == nil; more; {
+			n := 0
+			if err = s.db.change(ctx, func(tx *transaction) (err error) {
+				n, err = s.purge(tx, gallery, now)
+				return err
+			}); err != nil {
+				break
+			}
+			purged, more = purged+n, n == purgeBatch
+		}
+	}
+	if err != nil {
+		return purged, s.db.fault(op, err)
+	}
+	return purged, nil
+}
+
+// purge erases up to purgeBatch expired templates of the gallery with the
+// given row, as its retention is now.
+func (s *Store) purge(tx *transaction, gallery int64, now time.Time) (int, error) {
+	type expired struct {
+		key index.Key
+		id  string
+	}
+	var gone []expired
+	var rowIDs []int64
+	err := tx.each(func(rows *sql.Rows) error {
+		var e expired
+		var row int64
+		err := rows.Scan(&row, &e.id, &e.key.ModelID, &e.key.Tenant, &e.key.Gallery)
+		gone, rowIDs = append(gone, e), append(rowIDs, row)
+		return err
+	}, `SELECT t.row_id, t.id, t.model_id, g.tenant, g.id
+		FROM gallery g JOIN template t ON t.gallery = g.row_id
+		WHERE g.row_id = ? AND g.retention_days > 0 AND t.created_at < ? - g.retention_days * ?
+		LIMIT ?`, gallery, micros(now), dayMicros, purgeBatch)
+	if err != nil || len(gone) == 0 {
+		return 0, err
+	}
+	list, err := json.Marshal(rowIDs)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := tx.exec(`DELETE FROM template WHERE row_id IN (SELECT value FROM json_each(?))`, string(list)); err != nil {
+		return 0, err
+	}
+	tx.onCommit(func() {
+		for _, e := range gone {
+			s.index.RemoveTemplate(e.key, e.id)
+		}
+	})
+	receipt := face.Receipt{Gallery: gone[0].key.Gallery, Templates: len(gone)}
+	return len(gone), tx.recordErase(gone[0].key.Tenant, store.Actor{}, auditExpire, "", &receipt)
+}
+
+func checkTemplate(op string, t face.Template) error {
+	switch {
+	case !face.ValidID(t.ID):
+		return face.Errorf(face.Invalid, op, "not a valid template_id")
+	case !face.ValidID(t.ModelID):
+		return face.Errorf(face.Invalid, op, "not a valid model_id")
+	case !(t.Quality >= 0 && t.Quality <= 1):
+		return face.Errorf(face.Invalid, op, "quality must be 0 to 1")
+	}
+	return index.Validate(t.Embedding)
+}
+
+func encodeEmbedding(e face.Embedding) []byte {
+	b := make([]byte, 0, 4*len(e))
+	for _, v := range e {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	return b
+}
+
+// decodeEmbedding appends to e the numbers of a stored embedding.
+func decodeEmbedding(e face.Embedding, b []byte) face.Embedding {
+	for ; len(b) >= 4; b = b[4:] {
+		e = append(e, math.Float32frombits(binary.LittleEndian.Uint32(b)))
+	}
+	return e
+}
