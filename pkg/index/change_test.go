@@ -316,32 +316,42 @@ func TestConcurrent(t *testing.T) {
 	})
 }
 
-// TestLoadInParallel adds large batches to one key from several goroutines
-// while the gallery is removed again and again: each batch is there as a
-// whole or not at all.
-func TestLoadInParallel(t *testing.T) {
+// TestRemoveGallery adds to a key from several goroutines while its gallery is
+// removed again and again: a batch is there as a whole or not at all, and none
+// goes into a gallery that is no more.
+func TestRemoveGallery(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(10, 1))
-	all := entries(12_000, func(i int) int { return i }, func(int) face.Embedding { return random(rng, 8) })
-	x := index.New(index.Options{})
-	var wg sync.WaitGroup
-	var removed atomic.Int64
-	for batch := range slices.Chunk(all, 1500) {
-		wg.Go(func() {
-			if err := x.Add(key("m"), batch...); err != nil {
-				t.Error(err)
+	for _, size := range []struct{ batch, total int }{{2, 20_000}, {1500, 24_000}} {
+		one := random(rng, 8)
+		all := entries(size.total, func(i int) int { return i }, func(int) face.Embedding { return one })
+		x := index.New(index.Options{})
+		var adding, removing sync.WaitGroup
+		var done atomic.Bool
+		removed := 0
+		for part := range slices.Chunk(all, len(all)/4) {
+			adding.Go(func() {
+				for batch := range slices.Chunk(part, size.batch) {
+					if err := x.Add(key("m"), batch...); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		removing.Go(func() {
+			for !done.Load() {
+				n := x.RemoveGallery("default", "default")
+				if n%size.batch != 0 {
+					t.Errorf("removed %d templates, not whole batches of %d", n, size.batch)
+				}
+				removed += n
 			}
-			n := x.RemoveGallery("default", "default")
-			if n%1500 != 0 {
-				t.Errorf("removed %d templates, not whole batches", n)
-			}
-			removed.Add(int64(n))
 		})
+		adding.Wait()
+		done.Store(true)
+		removing.Wait()
+		if got := removed + x.RemoveGallery("default", "default"); got != len(all) {
+			t.Errorf("%d templates came and went, want %d", got, len(all))
+		}
 	}
-	wg.Wait()
-	if got := int(removed.Load()) + x.Stats().Templates; got != len(all) {
-		t.Errorf("%d templates came and went, want %d", got, len(all))
-	}
-	add(t, x, key("m"), all[:1500]...)
-	check(t, x, key("m"), brute(all[:1500], all[0].Embedding), all[0].Embedding, 10)
 }
