@@ -34,7 +34,7 @@ func (calibrateCmd) Help() string {
 	return "Everybody is compared with everybody else, and a threshold is named for each false match rate that at least " +
 		"30 false matches support. Two photos of one person must not be compared, so it must be known who is on them: " +
 		"in a set whose photos lie in several folders, a folder is a person. A set whose photos lie in one folder tells nobody apart: " +
-		"its photos are compared with those of the other sets only, which must show other people. " +
+		"its photos are compared with those of the other sets only, which must show other people. A photo takes about 1 KB of memory. " +
 		"A restart of the server takes a new calibration up; LIKENESS_MODELS_DIR may hold the manifest."
 }
 
@@ -107,8 +107,8 @@ func (c calibrateCmd) portraits(t *tool, pipeline *app.Pipeline, index int) (out
 	}
 	folders := map[string]bool{}
 	for i, photo := range set.Names() {
-		folders[path.Dir(photo)] = true
 		if embedded[i].failure == "" {
+			folders[path.Dir(photo)] = true
 			out = append(out, portrait{embedded[i].embedding, index, path.Dir(photo)})
 		}
 	}

@@ -37,9 +37,14 @@ type client struct {
 	http *http.Client
 }
 
-func newClient(base *url.URL, key string) *client {
+// newClient makes a client for so many requests at a time. Close its idle
+// connections when it is done.
+func newClient(base *url.URL, key string, parallel int) *client {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = parallel
 	return &client{base: base, key: key, http: &http.Client{
-		Timeout: requestTimeout,
+		Transport: transport,
+		Timeout:   requestTimeout,
 		// A redirect would carry photos and key to where nobody sent them.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -87,7 +87,8 @@ func (c enrolCmd) Run(t *tool) error {
 	if key != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
 		fmt.Fprintln(t.stderr, "likeness: the API key and the photos travel unencrypted to", u.Host)
 	}
-	api := newClient(u, key)
+	api := newClient(u, key, c.Parallel)
+	defer api.http.CloseIdleConnections()
 	if err := api.reach(t.ctx); err != nil {
 		return err
 	}

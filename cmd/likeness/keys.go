@@ -22,9 +22,9 @@ type keysCmd struct {
 
 type keysCreate struct {
 	dataDir
-	Name    string   `required:"" help:"What you call it, such as the system that will use it."`
+	Name    string   `required:"" placeholder:"NAME" help:"What you call it, such as the system that will use it."`
 	Scopes  []string `required:"" placeholder:"SCOPE" help:"What it may do, separated by commas: verify, identify, enrol, read, style; admin includes all."`
-	Tenant  string   `default:"${tenant}" help:"Tenant whose galleries it sees (default: ${tenant})."`
+	Tenant  string   `default:"${tenant}" placeholder:"NAME" help:"Tenant whose galleries it sees (default: ${tenant})."`
 	Expires lifetime `default:"never" placeholder:"90d" help:"How long it is good for: days (90d), hours (12h), or never (default)."`
 }
 
@@ -75,7 +75,7 @@ func (c keysCreate) Run(t *tool) (err error) {
 
 type keysList struct {
 	dataDir
-	Tenant string `help:"Only the keys of this tenant."`
+	Tenant string `placeholder:"NAME" help:"Only the keys of this tenant."`
 }
 
 func (c keysList) Run(t *tool) (err error) {

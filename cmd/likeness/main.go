@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -100,13 +101,31 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return complain(err, exitFailed)
 }
 
-// explain is an error in words for the operator, who may see causes: the
-// error as it is, and plain words for an end that the operator asked for.
+// explain is an error in words for the operator, who may see causes.
 func explain(err error) string {
 	if face.KindOf(err) == face.Canceled {
 		return "stopped before the end"
 	}
-	return err.Error()
+	// Before words, the name of a function and a code only get in the way. An
+	// error that others are wrapped round or joined with stays as it is.
+	var e *face.Error
+	if !errors.As(err, &e) || e.Error() != err.Error() {
+		return err.Error()
+	}
+	var parts []string
+	if e.Detail != "" {
+		parts = append(parts, e.Detail)
+	}
+	for _, f := range e.Fields {
+		parts = append(parts, f.Pointer+": "+f.Detail)
+	}
+	if e.Err != nil && !strings.Contains(e.Detail, e.Err.Error()) {
+		parts = append(parts, e.Err.Error())
+	}
+	if len(parts) == 0 {
+		return e.Kind.Title()
+	}
+	return strings.Join(parts, ": ")
 }
 
 // dataDir is the folder that the server keeps its things in.

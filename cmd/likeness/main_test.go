@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/likeness-id/likeness/pkg/face"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -103,5 +107,29 @@ func TestProgressWithoutTerminal(t *testing.T) {
 	p.Close()
 	if out.Len() > 0 {
 		t.Errorf("of an unknown whole: %q", out.String())
+	}
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("disk full")
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{cause, "disk full"},
+		{face.Errorf(face.NotFound, "op", "no such thing"), "no such thing"},
+		{errors.Join(face.Errorf(face.NotFound, "op", "no such thing")), "no such thing"},
+		{face.Wrap(face.Internal, "op", cause), "disk full"},
+		{&face.Error{Kind: face.Unavailable, Op: "op", Detail: "cannot write", Err: cause}, "cannot write: disk full"},
+		{&face.Error{Kind: face.Unavailable, Op: "op", Detail: "cannot write: disk full", Err: cause}, "cannot write: disk full"},
+		{&face.Error{Kind: face.Invalid, Op: "op", Fields: []face.FieldError{{Pointer: "/id", Detail: "missing"}}}, "/id: missing"},
+		{&face.Error{Kind: face.Overloaded, Op: "op"}, "Overloaded"},
+		{fmt.Errorf("--x: %w", face.Errorf(face.Invalid, "op", "wrong")), "--x: op: invalid_request: wrong"},
+		{fmt.Errorf("reading: %w", context.Canceled), "stopped before the end"},
+	} {
+		if got := explain(tt.err); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.err, got, tt.want)
+		}
 	}
 }

@@ -88,7 +88,7 @@ func (c modelsVerify) Run(t *tool) error {
 	for _, m := range list {
 		if _, err := m.ReadVerified(); err != nil {
 			wrong = append(wrong, m.ID)
-			fmt.Fprintf(t.stdout, "wrong\t%s\t%v\n", m.ID, err)
+			fmt.Fprintf(t.stdout, "wrong\t%s\t%s\n", m.ID, explain(err))
 			continue
 		}
 		fmt.Fprintf(t.stdout, "ok\t%s\t%s\n", m.ID, m.Path)

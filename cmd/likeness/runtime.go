@@ -30,6 +30,8 @@ func (runtimePull) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
+	// npm, the second way to get it, tells nobody how far it is.
+	fmt.Fprintf(t.stderr, "getting ONNX Runtime %s, unless it is in %s already\n", fetch.RuntimeVersion, dir)
 	var bar *progress
 	path, err := fetch.ONNXRuntime(t.ctx, dir, func(done, total int64) {
 		if bar == nil {
