@@ -6,7 +6,7 @@ import (
 	"runtime"
 )
 
-// RuntimeVersion is the version of ONNX Runtime that [Runtime] gets.
+// RuntimeVersion is the version of ONNX Runtime that [ONNXRuntime] gets.
 const RuntimeVersion = "1.27.0"
 
 // RuntimeDir is the folder that keeps the fetched ONNX Runtime of this

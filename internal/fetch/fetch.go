@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -58,22 +59,27 @@ func NewClient() *Client {
 // too many bytes are TooLarge, bytes of another hash Invalid.
 func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress) error {
 	const op = "fetch.Get"
-	if sum, err := hashFile(dst); err == nil && sum == f.SHA256 {
-		return nil
-	}
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
 		return face.Wrap(face.Internal, op, err)
 	}
 	part := dst + ".part"
 	for {
+		if sum, err := hashFile(dst); err == nil && sum == f.SHA256 {
+			return nil
+		}
 		before := size(part)
 		if err := c.complete(ctx, f, part, progress); err != nil {
 			if face.KindOf(err) == face.TooLarge || size(part) == 0 {
-				err = errors.Join(err, os.Remove(part))
+				if gone := os.Remove(part); !errors.Is(gone, fs.ErrNotExist) {
+					err = errors.Join(err, gone)
+				}
 			}
 			return err
 		}
 		sum, err := hashFile(part)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another process has finished the same download
+		}
 		if err != nil {
 			return face.Wrap(face.Internal, op, err)
 		}
@@ -95,18 +101,23 @@ func (c *Client) complete(ctx context.Context, f File, part string, progress Pro
 	for attempt := 1; ; attempt++ {
 		before := size(part)
 		err := c.attempt(ctx, f, part, progress)
-		var final *face.Error
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return face.Wrap(face.Canceled, "fetch.Get", ctx.Err())
-		case errors.As(err, &final):
+		case isFinal(err):
 			return err
 		case attempt == maxAttempts || size(part) <= before:
 			return &face.Error{Kind: face.Unavailable, Op: "fetch.Get", Detail: "cannot download " + f.URL, Err: err}
 		}
 	}
+}
+
+// isFinal reports whether another attempt would not do better.
+func isFinal(err error) bool {
+	_, ok := errors.AsType[*face.Error](err)
+	return ok
 }
 
 // attempt makes one request for what part still lacks. A [face.Error] of it
@@ -142,9 +153,8 @@ func (c *Client) attempt(ctx context.Context, f File, part string, progress Prog
 	}
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
-		var asked *url.Error // it repeats the address
-		if errors.As(err, &asked) {
-			err = asked.Err
+		if asked, ok := errors.AsType[*url.Error](err); ok {
+			err = asked.Err // without the address, which is told already
 		}
 		return causeOr(ctx, err)
 	}

@@ -173,6 +173,26 @@ func TestGetNothingToDo(t *testing.T) {
 	}
 }
 
+// Two processes on one download write the same bytes to the same places; the
+// slower one finds that the part has got its name already.
+func TestGetFinishedByAnother(t *testing.T) {
+	t.Parallel()
+	data := content(1000)
+	s, client := server(t, whole(data))
+	dst := filepath.Join(t.TempDir(), "file")
+	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sum(data), MaxBytes: 1000}, dst, func(done, total int64) {
+		if done == total {
+			if err := os.Rename(dst+".part", dst); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFile(t, dst, data, false)
+}
+
 func TestGetResumesAfterCuts(t *testing.T) {
 	t.Parallel()
 	data := content(1 << 20)
@@ -296,6 +316,7 @@ func archive(t *testing.T, members ...member) []byte {
 
 // release looks like the official archive.
 func release(t *testing.T) []byte {
+	t.Helper()
 	return archive(t,
 		member{name: "./ort/lib/libonnxruntime.so", link: "libonnxruntime.so.1"},
 		member{name: "./ort/lib/libonnxruntime_providers_shared.so", text: "provider"},

@@ -17,8 +17,7 @@ import (
 
 // detail is what the operator reads.
 func detail(err error) string {
-	var e *face.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*face.Error](err); ok {
 		return e.Detail
 	}
 	return ""
@@ -258,7 +257,9 @@ func TestOpenRefuses(t *testing.T) {
 			t.Parallel()
 			r, err := ort.Open(ort.Options{Library: lib, Provider: provider})
 			if err == nil {
-				defer r.Close()
+				if err := r.Close(); err != nil {
+					t.Error(err)
+				}
 				t.Skipf("skipped: this library has %s", provider)
 			}
 			wantError(t, err, face.Unavailable, provider, ort.LibraryEnv)

@@ -29,7 +29,7 @@ type Options struct {
 
 // process is the one ONNX Runtime environment that a process can have. The
 // binding keeps it in variables of its own, so its guard is one too.
-var process struct {
+var process struct { //nolint:gochecknoglobals // there is one per process, by the library's nature
 	sync.Mutex
 	library string
 	users   int

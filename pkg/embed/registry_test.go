@@ -53,11 +53,11 @@ func with(o object, at string, value any) object {
 	return o
 }
 
-func encoded(t testing.TB, o object) []byte {
-	t.Helper()
+func encoded(tb testing.TB, o object) []byte {
+	tb.Helper()
 	b, err := json.Marshal(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
@@ -137,8 +137,11 @@ func TestParseManifestRules(t *testing.T) {
 		"no outputs":           {"outputs", []any{}, []string{"/outputs"}},
 		"output without shape": {"outputs", []any{object{"name": "out"}}, []string{"/outputs/0/shape"}},
 		"output size 0":        {"outputs", []any{object{"name": "out", "shape": []int{0, 4}}}, []string{"/outputs/0/shape/0"}},
-		"output twice": {"outputs", []any{object{"name": "out", "shape": []int{1, 4}}, object{"name": "out", "shape": []int{1}}},
-			[]string{"/outputs/1/name"}},
+		"output twice": {
+			"outputs",
+			[]any{object{"name": "out", "shape": []int{1, 4}}, object{"name": "out", "shape": []int{1}}},
+			[]string{"/outputs/1/name"},
+		},
 		"dimension":           {"dimension", 5, []string{"/dimension"}},
 		"dimension missing":   {"dimension", nil, []string{"/dimension", "/dimension"}},
 		"decoder":             {"decoder", "yunet", []string{"/decoder"}},
@@ -158,8 +161,7 @@ func TestParseManifestRules(t *testing.T) {
 			t.Parallel()
 			_, err := embed.ParseManifest(encoded(t, with(manifest("m"), c.field, c.value)))
 			var got []string
-			var e *face.Error
-			if errors.As(err, &e) {
+			if e, ok := errors.AsType[*face.Error](err); ok {
 				for _, f := range e.Fields {
 					got = append(got, f.Pointer)
 				}
