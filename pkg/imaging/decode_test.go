@@ -2,13 +2,22 @@ package imaging_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"image"
 	"image/color"
+	"image/color/palette"
+	"image/draw"
 	"image/jpeg"
 	"image/png"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -16,7 +25,8 @@ import (
 )
 
 // scene is smooth, so that it survives JPEG, and has no symmetry: each corner
-// has another colour.
+// has another colour. The files in testdata are scene(64, 48), encoded by
+// libjpeg-turbo's cjpeg, libwebp's cwebp and ImageMagick.
 func scene(w, h int) *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, w, h))
 	for y := range h {
@@ -24,6 +34,20 @@ func scene(w, h int) *image.RGBA {
 			fx, fy := float64(x)/float64(w), float64(y)/float64(h)
 			wave := 20 * math.Sin(9*fx+5*fy)
 			img.SetRGBA(x, y, color.RGBA{uint8(30 + 190*fx + wave), uint8(30 + 190*fy - wave), uint8(120 + 80*fx*fy + wave), 255})
+		}
+	}
+	return img
+}
+
+// photo is a scene with the grain of a sensor: as a JPEG it has the bits per
+// pixel that a phone's photo has.
+func photo(w, h int) *image.RGBA {
+	img := scene(w, h)
+	rng := rand.New(rand.NewPCG(7, 7))
+	for i := 0; i < len(img.Pix); i += 4 {
+		grain := int(rng.Uint32()%13) - 6
+		for c := range 3 {
+			img.Pix[i+c] = uint8(min(max(int(img.Pix[i+c])+grain, 0), 255))
 		}
 	}
 	return img
@@ -47,6 +71,92 @@ func asPNG(tb testing.TB, img image.Image) []byte {
 	return b.Bytes()
 }
 
+func testdata(tb testing.TB, name string) []byte {
+	tb.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
+
+// converted is img in another form of pixels.
+func converted[T draw.Image](img image.Image, form func(image.Rectangle) T) T {
+	out := form(img.Bounds())
+	draw.Draw(out, out.Bounds(), img, img.Bounds().Min, draw.Src)
+	return out
+}
+
+func newPaletted(r image.Rectangle) *image.Paletted { return image.NewPaletted(r, palette.Plan9) }
+
+// seeThrough is img with the alpha of a, and what that looks like on white.
+func seeThrough(img *image.RGBA, a uint8) (with *image.NRGBA, on *image.RGBA) {
+	with, on = converted(img, image.NewNRGBA), image.NewRGBA(img.Rect)
+	for i := range with.Pix {
+		if i%4 == 3 {
+			with.Pix[i], on.Pix[i] = a, 255
+			continue
+		}
+		on.Pix[i] = uint8((int(img.Pix[i])*int(a) + 255*(255-int(a)) + 127) / 255)
+	}
+	return with, on
+}
+
+// chunk is a PNG chunk.
+func chunk(kind string, data []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(data)))
+	b = append(append(b, kind...), data...)
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[4:]))
+}
+
+// withChunks puts chunks behind a PNG's header.
+func withChunks(data []byte, chunks ...[]byte) []byte {
+	const header = 8 + 25
+	return slices.Concat(data[:header], bytes.Join(chunks, nil), data[header:])
+}
+
+// segment is a JPEG segment.
+func segment(marker byte, data []byte) []byte {
+	return append(binary.BigEndian.AppendUint16([]byte{0xff, marker}, uint16(len(data)+2)), data...)
+}
+
+// withSegments puts segments at the head of a JPEG.
+func withSegments(data []byte, segments ...[]byte) []byte {
+	return slices.Concat(data[:2], bytes.Join(segments, nil), data[2:])
+}
+
+// tiff is an EXIF block with one directory of one tag.
+func tiff(order binary.AppendByteOrder, tag, kind uint16, count, value uint32, next uint32) []byte {
+	mark := "II"
+	if order.String() == binary.BigEndian.String() {
+		mark = "MM"
+	}
+	b := order.AppendUint32(order.AppendUint16([]byte(mark), 42), 8)
+	b = order.AppendUint16(order.AppendUint16(order.AppendUint16(b, 1), tag), kind)
+	b = order.AppendUint32(b, count)
+	if kind == 3 && count == 1 { // a short fills the first half of its field
+		b = order.AppendUint16(order.AppendUint16(b, uint16(value)), 0)
+	} else {
+		b = order.AppendUint32(b, value)
+	}
+	return order.AppendUint32(b, next)
+}
+
+func orientationTag(order binary.AppendByteOrder, v uint32) []byte {
+	return tiff(order, 0x0112, 3, 1, v, 0)
+}
+
+func exifSegment(block []byte) []byte { return segment(0xe1, append([]byte("Exif\x00\x00"), block...)) }
+
+// withEXIF puts an EXIF chunk at the end of a WebP.
+func withEXIF(data, block []byte) []byte {
+	le := binary.LittleEndian
+	b := le.AppendUint32(append(bytes.Clone(data), "EXIF"...), uint32(len(block)))
+	b = append(b, block...)
+	le.PutUint32(b[4:], uint32(len(b)-8))
+	return b
+}
+
 // like fails unless got is want but for a mean difference per channel.
 func like(t *testing.T, got, want *image.RGBA, tolerance float64) {
 	t.Helper()
@@ -65,23 +175,60 @@ func like(t *testing.T, got, want *image.RGBA, tolerance float64) {
 	}
 }
 
+func decode(tb testing.TB, data []byte, longSide int) *imaging.Image {
+	tb.Helper()
+	img, err := imaging.Decode(data, imaging.DefaultLimits(), longSide)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return img
+}
+
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	want := scene(64, 48)
-	for name, tc := range map[string]struct {
+	grey := converted(converted(want, image.NewGray), image.NewRGBA)
+	half, halfOnWhite := seeThrough(want, 128)
+	none, white := seeThrough(want, 0)
+	type test struct {
 		data      []byte
+		want      *image.RGBA
 		tolerance float64
-	}{
-		"jpeg": {asJPEG(t, want), 3},
-		"png":  {asPNG(t, want), 0},
+	}
+	tests := map[string]test{
+		"jpeg":              {asJPEG(t, want), want, 3},
+		"jpeg grey":         {asJPEG(t, converted(want, image.NewGray)), grey, 2},
+		"png":               {asPNG(t, want), want, 0},
+		"png 16 bits":       {asPNG(t, converted(want, image.NewRGBA64)), want, 0},
+		"png grey":          {asPNG(t, converted(want, image.NewGray)), grey, 0},
+		"png grey 16 bits":  {asPNG(t, converted(want, image.NewGray16)), grey, 1},
+		"png palette":       {asPNG(t, converted(want, newPaletted)), converted(converted(want, newPaletted), image.NewRGBA), 0},
+		"png alpha":         {asPNG(t, half), halfOnWhite, 1},
+		"png alpha 16 bits": {asPNG(t, converted(half, image.NewNRGBA64)), halfOnWhite, 1},
+		"png transparent":   {asPNG(t, none), white, 0},
+		"png animated, its still image": {withChunks(asPNG(t, want),
+			chunk("acTL", []byte{0, 0, 0, 2, 0, 0, 0, 0}),
+			chunk("fcTL", append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(make([]byte, 4), 64), 48), make([]byte, 14)...))), want, 0},
+		"jpeg and what phones put behind it": {append(asJPEG(t, want), "SEFH trailing"...), want, 3},
+		"jpeg with extra bytes before a marker": {
+			bytes.Replace(asJPEG(t, want), []byte("\xff\xc4"), []byte("\x00\x01\x02\xff\xc4"), 1), want, 3},
+		"jpeg with scans of thumbnails": {withSegments(asJPEG(t, want),
+			segment(0xe2, bytes.Repeat([]byte("\xff\xda"), 1000)), segment(0xfe, bytes.Repeat([]byte("\xff\xda\x00\x02"), 1000))), want, 3},
+	}
+	for name, tolerance := range map[string]float64{
+		"progressive.jpg": 3, "rgb.jpg": 3, "restart-411.jpg": 4, "440.jpg": 3, "cmyk.jpg": 3,
+		"interlaced.png": 0, "interlaced-16.png": 0, "lossy.webp": 5, "lossless.webp": 0, "orientation-6.webp": 0,
 	} {
+		tests[name] = test{testdata(t, name), want, tolerance}
+	}
+	tests["grey.jpg"] = test{testdata(t, "grey.jpg"), grey, 2}
+	tests["alpha.webp"] = test{testdata(t, "alpha.webp"), halfOnWhite, 3}
+	tests["alpha-lossless.webp"] = test{testdata(t, "alpha-lossless.webp"), halfOnWhite, 1}
+	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := imaging.Decode(tc.data, imaging.DefaultLimits(), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			like(t, got.RGBA, want, tc.tolerance)
+			got := decode(t, tc.data, 0)
+			like(t, got.RGBA, tc.want, tc.tolerance)
 			if got.Width != 64 || got.Height != 48 || got.Scale != 1 {
 				t.Errorf("%d x %d, scale %v", got.Width, got.Height, got.Scale)
 			}
@@ -89,38 +236,386 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-func TestDecodeRefuses(t *testing.T) {
+// stored is how a camera that was held so that EXIF orientation o results
+// would have stored the upright image.
+func stored(upright *image.RGBA, o uint32) *image.RGBA {
+	w, h := upright.Rect.Dx(), upright.Rect.Dy()
+	sw, sh := w, h
+	if o >= 5 {
+		sw, sh = h, w
+	}
+	out := image.NewRGBA(image.Rect(0, 0, sw, sh))
+	for y := range h {
+		for x := range w {
+			// The standard says where row 0 and column 0 of what is stored lie.
+			p := [...]image.Point{
+				1: {x, y},                 // top, left
+				2: {w - 1 - x, y},         // top, right
+				3: {w - 1 - x, h - 1 - y}, // bottom, right
+				4: {x, h - 1 - y},         // bottom, left
+				5: {y, x},                 // left, top
+				6: {y, w - 1 - x},         // right, top
+				7: {h - 1 - y, w - 1 - x}, // right, bottom
+				8: {h - 1 - y, x},         // left, bottom
+			}[o]
+			out.SetRGBA(p.X, p.Y, upright.RGBAAt(x, y))
+		}
+	}
+	return out
+}
+
+func TestOrientation(t *testing.T) {
 	t.Parallel()
-	whole := asJPEG(t, scene(64, 48))
-	for name, tc := range map[string]struct {
-		data []byte
-		want face.Kind
-	}{
-		"nothing":        {nil, face.Invalid},
-		"text":           {[]byte("hello"), face.UnsupportedImage},
-		"truncated jpeg": {whole[:len(whole)*2/3], face.InvalidImage},
-	} {
-		t.Run(name, func(t *testing.T) {
+	upright := scene(64, 48)
+	small := scene(32, 24)
+	for o := uint32(1); o <= 8; o++ {
+		t.Run(fmt.Sprint(o), func(t *testing.T) {
 			t.Parallel()
-			if _, err := imaging.Decode(tc.data, imaging.DefaultLimits(), 0); face.KindOf(err) != tc.want {
-				t.Errorf("got %v, want %v", err, tc.want)
+			asStored := stored(upright, o)
+			for name, tc := range map[string]struct {
+				data      []byte
+				tolerance float64
+			}{
+				"jpeg little-endian": {withSegments(asJPEG(t, asStored), exifSegment(orientationTag(binary.LittleEndian, o))), 3},
+				"jpeg big-endian":    {withSegments(asJPEG(t, asStored), exifSegment(orientationTag(binary.BigEndian, o))), 3},
+				"jpeg behind JFIF": {withSegments(asJPEG(t, asStored), segment(0xe0, []byte("JFIF\x00\x01\x02\x00\x00\x01\x00\x01\x00\x00")),
+					exifSegment(orientationTag(binary.BigEndian, o))), 3},
+				"png": {withChunks(asPNG(t, asStored), chunk("eXIf", orientationTag(binary.BigEndian, o))), 0},
+				"png behind the picture": {bytes.Replace(asPNG(t, asStored), chunk("IEND", nil),
+					slices.Concat(chunk("eXIf", orientationTag(binary.LittleEndian, o)), chunk("IEND", nil)), 1), 0},
+			} {
+				got := decode(t, tc.data, 0)
+				like(t, got.RGBA, upright, tc.tolerance)
+				half := decode(t, tc.data, 32)
+				if half.Width != 64 || half.Height != 48 || half.Scale != 0.5 {
+					t.Errorf("%s: %d x %d, scale %v", name, half.Width, half.Height, half.Scale)
+				}
+				like(t, half.RGBA, small, 5)
 			}
 		})
 	}
 }
 
-// photo is a scene with the grain of a sensor: as a JPEG it has the two to
-// three bits a pixel that a phone's photo has.
-func photo(w, h int) *image.RGBA {
-	img := scene(w, h)
-	rng := rand.New(rand.NewPCG(7, 7))
-	for i := 0; i < len(img.Pix); i += 4 {
-		grain := int(rng.Uint32()%13) - 6
-		for c := range 3 {
-			img.Pix[i+c] = uint8(min(max(int(img.Pix[i+c])+grain, 0), 255))
+// TestBrokenEXIF checks that a good photo with bad metadata is a good photo,
+// as it is stored.
+func TestBrokenEXIF(t *testing.T) {
+	t.Parallel()
+	want := scene(64, 48)
+	for name, block := range brokenEXIF() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			like(t, decode(t, withSegments(asJPEG(t, want), exifSegment(block)), 0).RGBA, want, 3)
+			like(t, decode(t, withChunks(asPNG(t, want), chunk("eXIf", block)), 0).RGBA, want, 0)
+			like(t, decode(t, withEXIF(testdata(t, "lossless.webp"), block), 0).RGBA, want, 0)
+		})
+	}
+}
+
+func brokenEXIF() map[string][]byte {
+	le := binary.LittleEndian
+	good := orientationTag(le, 6)
+	loop := bytes.Clone(tiff(le, 0x8769, 4, 1, 8, 8)) // its sub-directory and its next are itself
+	many := le.AppendUint32(le.AppendUint16([]byte("II"), 42), 8)
+	many = le.AppendUint16(many, 5000)
+	for range 5000 {
+		many = append(le.AppendUint32(le.AppendUint32(le.AppendUint16(le.AppendUint16(nil, 0x8769), 4), 1), 8), many...)
+	}
+	return map[string][]byte{
+		"empty":                {},
+		"text":                 []byte("not a TIFF block"),
+		"cut off":              good[:len(good)-10],
+		"no such order":        append([]byte("XX"), good[2:]...),
+		"orientation 0":        orientationTag(le, 0),
+		"orientation 9":        orientationTag(le, 9),
+		"orientation 65535":    orientationTag(le, 65535),
+		"orientation is ASCII": tiff(le, 0x0112, 2, 4, 0x36363636, 0),
+		"orientations":         tiff(le, 0x0112, 3, 1<<31, 8, 0),
+		"far away":             tiff(le, 0x0112, 4, 1<<20, 0xfffffff0, 0),
+		"a loop":               loop,
+		"thousands of loops":   many[:min(len(many), 65000)],
+		"only the thumbnail's": append(tiff(le, 0x010f, 2, 1, 0, 26), orientationTag(le, 6)[8:]...),
+	}
+}
+
+func TestDecodeReduced(t *testing.T) {
+	t.Parallel()
+	for _, size := range []image.Point{{64, 48}, {400, 300}, {133, 401}, {320, 32}, {17, 5}} {
+		img := scene(size.X, size.Y)
+		for kind, data := range map[string][]byte{"jpeg": asJPEG(t, img), "png": asPNG(t, img)} {
+			long := max(size.X, size.Y)
+			for _, longSide := range []int{-1, 0, 1, 2, 7, long / 8, long / 4, long/3 + 1, long / 2, long/2 + 1, long - 1, long, 5000} {
+				got := decode(t, data, longSide)
+				side := max(got.RGBA.Rect.Dx(), got.RGBA.Rect.Dy())
+				if got.Width != size.X || got.Height != size.Y {
+					t.Errorf("%s %v to %d: says %d x %d", kind, size, longSide, got.Width, got.Height)
+				}
+				if (longSide <= 0 || longSide > (long+1)/2) && side != long {
+					t.Errorf("%s %v to %d: %d pixels, not full size", kind, size, longSide, side)
+				}
+				if longSide > 0 && side < min(longSide, long) {
+					t.Errorf("%s %v to %d: only %d pixels", kind, size, longSide, side)
+				}
+				if longSide > long/8 && longSide <= long/2 && side >= long {
+					t.Errorf("%s %v to %d: %d pixels, not reduced", kind, size, longSide, side)
+				}
+				want := image.Pt(int(math.Ceil(float64(size.X)*got.Scale-1e-9)), int(math.Ceil(float64(size.Y)*got.Scale-1e-9)))
+				if got.RGBA.Rect != (image.Rectangle{Max: want}) {
+					t.Errorf("%s %v to %d: bounds %v at scale %v", kind, size, longSide, got.RGBA.Rect, got.Scale)
+				}
+				if side >= 48 {
+					like(t, got.RGBA, scene(want.X, want.Y), 6)
+				}
+			}
 		}
 	}
-	return img
+}
+
+// TestReducedIsTheMean checks a whole factor against means in float64, with
+// what is left over at the right and bottom edges.
+func TestReducedIsTheMean(t *testing.T) {
+	t.Parallel()
+	img := image.NewRGBA(image.Rect(0, 0, 23, 17))
+	draw.Draw(img, img.Rect, noise(23, 17), image.Pt(2, 1), draw.Src)
+	got := decode(t, asPNG(t, img), 7) // by three
+	if got.RGBA.Rect != image.Rect(0, 0, 8, 6) {
+		t.Fatalf("bounds %v", got.RGBA.Rect)
+	}
+	for y := range 6 {
+		for x := range 8 {
+			for c := range 3 {
+				var sum, n float64
+				for j := 3 * y; j < min(3*y+3, 17); j++ {
+					for i := 3 * x; i < min(3*x+3, 23); i++ {
+						sum, n = sum+at(img, i, j, c), n+1
+					}
+				}
+				if v := at(got.RGBA, x, y, c); math.Abs(v-sum/n) > 0.5 {
+					t.Fatalf("(%d,%d) channel %d: %v, want %v", x, y, c, v, sum/n)
+				}
+			}
+		}
+	}
+}
+
+// pngHeader is a PNG that says it has these sides, with next to nothing in it.
+func pngHeader(w, h uint32) []byte {
+	ihdr := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, w), h)
+	return slices.Concat([]byte("\x89PNG\r\n\x1a\n"), chunk("IHDR", append(ihdr, 8, 2, 0, 0, 0)), chunk("IDAT", []byte("x")))
+}
+
+// jpegHeader is a JPEG that says so.
+func jpegHeader(tb testing.TB, w, h uint16) []byte {
+	data := asJPEG(tb, scene(16, 16))
+	sof := bytes.Index(data, []byte("\xff\xc0"))
+	binary.BigEndian.PutUint16(data[sof+5:], h)
+	binary.BigEndian.PutUint16(data[sof+7:], w)
+	return data
+}
+
+// webpHeader is a WebP canvas that says so.
+func webpHeader(w, h uint32) []byte {
+	le := binary.LittleEndian
+	b := append(le.AppendUint32([]byte("WEBPVP8X"), 10), 0, 0, 0, 0)
+	b = append(b, byte(w-1), byte((w-1)>>8), byte((w-1)>>16), byte(h-1), byte((h-1)>>8), byte((h-1)>>16))
+	return append(le.AppendUint32([]byte("RIFF"), uint32(len(b))), b...)
+}
+
+// scanBomb is a progressive JPEG whose last scan comes again and again.
+func scanBomb(tb testing.TB) []byte {
+	data := testdata(tb, "progressive.jpg")
+	last := bytes.LastIndex(data, []byte("\xff\xda"))
+	end := len(data) - 2
+	return slices.Concat(data[:end], bytes.Repeat(data[last:end], 200), data[end:])
+}
+
+type refusal struct {
+	data []byte
+	lim  imaging.Limits
+	want face.Kind
+}
+
+func refusals(tb testing.TB) map[string]refusal {
+	lim := imaging.DefaultLimits()
+	tight := func(change func(*imaging.Limits)) imaging.Limits {
+		l := lim
+		change(&l)
+		return l
+	}
+	jpg, pngs := asJPEG(tb, scene(64, 48)), asPNG(tb, scene(64, 48))
+	webp := testdata(tb, "lossless.webp")
+	gif := []byte("GIF89a\x01\x00\x01\x00\x00\x00\x00;")
+	bomb := asPNG(tb, image.NewGray(image.Rect(0, 0, 4000, 4000)))
+	wrongSum := bytes.Clone(pngs)
+	wrongSum[len(wrongSum)-20]++
+	return map[string]refusal{
+		"nothing":                      {nil, lim, face.Invalid},
+		"text":                         {[]byte("hello, world"), lim, face.UnsupportedImage},
+		"gif":                          {gif, lim, face.UnsupportedImage},
+		"heic":                         {[]byte("\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"), lim, face.UnsupportedImage},
+		"riff that is sound":           {[]byte("RIFF\x24\x00\x00\x00WAVEfmt "), lim, face.UnsupportedImage},
+		"riff cut off":                 {[]byte("RIFF\x24\x00"), lim, face.UnsupportedImage},
+		"arithmetic coding":            {testdata(tb, "arithmetic.jpg"), lim, face.UnsupportedImage},
+		"animated webp":                {testdata(tb, "animated.webp"), lim, face.UnsupportedImage},
+		"jpeg signature alone":         {jpg[:4], lim, face.InvalidImage},
+		"png signature alone":          {pngs[:8], lim, face.InvalidImage},
+		"webp signature alone":         {webp[:12], lim, face.InvalidImage},
+		"jpeg of zeros":                {append(bytes.Clone(jpg[:3]), make([]byte, 500)...), lim, face.InvalidImage},
+		"jpeg without width":           {jpegHeader(tb, 0, 48), lim, face.InvalidImage},
+		"jpeg without height":          {jpegHeader(tb, 64, 0), lim, face.InvalidImage},
+		"png with a wrong sum":         {wrongSum, lim, face.InvalidImage},
+		"png 60,000 x 60,000":          {pngHeader(60000, 60000), lim, face.TooLarge},
+		"png 2^31-1 x 2^31-1":          {pngHeader(1<<31-1, 1<<31-1), lim, face.InvalidImage},
+		"jpeg 60,000 x 60,000":         {jpegHeader(tb, 60000, 60000), lim, face.TooLarge},
+		"webp 40,000 x 40,000":         {webpHeader(40000, 40000), lim, face.TooLarge},
+		"png bomb":                     {bomb, lim, face.TooLarge},
+		"scan bomb":                    {scanBomb(tb), lim, face.TooLarge},
+		"a thin strip":                 {asPNG(tb, scene(300, 20)), lim, face.TooLarge},
+		"a byte over the limit":        {jpg, tight(func(l *imaging.Limits) { l.MaxBytes = int64(len(jpg) - 1) }), face.TooLarge},
+		"a pixel over the limit":       {jpg, tight(func(l *imaging.Limits) { l.MaxPixels = 64*48 - 1 }), face.TooLarge},
+		"no limits, so nothing at all": {jpg, imaging.Limits{}, face.TooLarge},
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	t.Parallel()
+	for name, tc := range refusals(t) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			img, err := imaging.Decode(tc.data, tc.lim, 0)
+			if err == nil || face.KindOf(err) != tc.want || img != nil {
+				t.Fatalf("got %v, %v; want %v", img, err, tc.want)
+			}
+			if detail := err.(*face.Error).Detail; detail == "" {
+				t.Error("nothing is said to the caller")
+			} else if tc.want == face.UnsupportedImage && strings.HasSuffix(name, "text") &&
+				!strings.Contains(detail, "image/jpeg, image/png or image/webp") {
+				t.Errorf("the supported types are not said: %s", detail)
+			}
+		})
+	}
+}
+
+// TestRefusalIsCheap checks that what is refused for its header is refused
+// before memory is taken for its pixels.
+func TestRefusalIsCheap(t *testing.T) {
+	for name, tc := range refusals(t) {
+		if tc.want != face.TooLarge {
+			continue
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := imaging.Decode(tc.data, tc.lim, 0)
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+			t.Errorf("%s: %d bytes taken to say %v", name, used, err)
+		}
+	}
+}
+
+// TestTruncated cuts each kind of file at every byte: none of it may pass for
+// the picture.
+func TestTruncated(t *testing.T) {
+	t.Parallel()
+	files := map[string][]byte{"jpeg": asJPEG(t, photo(64, 48)), "png": asPNG(t, photo(64, 48))}
+	for _, name := range []string{"progressive.jpg", "restart-411.jpg", "cmyk.jpg", "interlaced.png", "lossy.webp", "lossless.webp", "alpha.webp"} {
+		files[name] = testdata(t, name)
+	}
+	for name, data := range files {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for n := 12; n < len(data)-1; n++ {
+				for _, longSide := range []int{0, 16} {
+					if img, err := imaging.Decode(data[:n], imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
+						t.Fatalf("%d of %d bytes: %v, %v", n, len(data), img != nil, err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestCorruptScan zeroes a part of a JPEG's scan. libjpeg would mend it and
+// warn, which must not pass.
+func TestCorruptScan(t *testing.T) {
+	t.Parallel()
+	data := asJPEG(t, photo(256, 256))
+	clear(data[len(data)/2 : len(data)/2+2000])
+	for _, longSide := range []int{0, 100} {
+		if img, err := imaging.Decode(data, imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
+			t.Errorf("%v, %v", img != nil, err)
+		}
+	}
+}
+
+// FuzzDecode checks that no bytes make Decode panic, exceed a limit or return
+// something that its own words contradict.
+func FuzzDecode(f *testing.F) {
+	names, err := filepath.Glob("testdata/*.*")
+	if err != nil || len(names) == 0 {
+		f.Fatal(names, err)
+	}
+	for _, name := range names {
+		f.Add(testdata(f, filepath.Base(name)), 32)
+	}
+	for name, tc := range refusals(f) {
+		if len(tc.data) < 4<<10 {
+			f.Add(tc.data, len(name)%2*16)
+		}
+	}
+	for _, data := range [][]byte{asJPEG(f, scene(64, 48)), asPNG(f, scene(64, 48))} {
+		f.Add(data, 0)
+		f.Add(data[:len(data)/2], 20)
+	}
+	lim := imaging.DefaultLimits()
+	lim.MaxPixels = 1 << 18 // so that an execution is short
+	f.Fuzz(func(t *testing.T, data []byte, longSide int) {
+		img, err := imaging.Decode(data, lim, longSide)
+		if err != nil {
+			switch kind := face.KindOf(err); kind {
+			case face.Invalid, face.TooLarge, face.UnsupportedImage, face.InvalidImage:
+			default:
+				t.Fatalf("kind %v: %v", kind, err)
+			}
+			return
+		}
+		b := img.RGBA.Rect
+		if int64(img.Width)*int64(img.Height) > lim.MaxPixels || b.Min != (image.Point{}) ||
+			b.Max.X != int(math.Ceil(float64(img.Width)*img.Scale-1e-9)) || b.Max.Y != int(math.Ceil(float64(img.Height)*img.Scale-1e-9)) {
+			t.Fatalf("%d x %d at scale %v in %v", img.Width, img.Height, img.Scale, b)
+		}
+		for i := 3; i < len(img.RGBA.Pix); i += 4 {
+			if img.RGBA.Pix[i] != 255 {
+				t.Fatalf("pixel %d is not opaque", i/4)
+			}
+		}
+	})
+}
+
+// FuzzOrientation puts any bytes where EXIF belongs: a good photo stays one,
+// upright or turned.
+func FuzzOrientation(f *testing.F) {
+	for o := uint32(0); o < 10; o++ {
+		f.Add(orientationTag(binary.LittleEndian, o))
+		f.Add(orientationTag(binary.BigEndian, o))
+	}
+	for _, block := range brokenEXIF() {
+		f.Add(block)
+	}
+	jpg, pngs, webp := asJPEG(f, scene(16, 8)), asPNG(f, scene(16, 8)), testdata(f, "lossless.webp")
+	f.Fuzz(func(t *testing.T, block []byte) {
+		if len(block) > 65000 {
+			return
+		}
+		for _, data := range [][]byte{
+			withSegments(jpg, exifSegment(block)), withChunks(pngs, chunk("eXIf", block)), withEXIF(webp, block),
+		} {
+			img := decode(t, data, 0)
+			size := img.Width * img.Height
+			if got := (image.Rectangle{Max: image.Pt(img.Width, img.Height)}); img.RGBA.Rect != got || size != 16*8 && size != 64*48 {
+				t.Fatalf("%v in %v", got, img.RGBA.Rect)
+			}
+		}
+	})
 }
 
 func BenchmarkDecode(b *testing.B) {
@@ -131,9 +626,7 @@ func BenchmarkDecode(b *testing.B) {
 				b.ReportAllocs()
 				b.SetBytes(int64(len(data)))
 				for b.Loop() {
-					if _, err := imaging.Decode(data, imaging.DefaultLimits(), longSide); err != nil {
-						b.Fatal(err)
-					}
+					decode(b, data, longSide)
 				}
 			})
 		}

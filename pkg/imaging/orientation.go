@@ -3,8 +3,10 @@ package imaging
 import (
 	"bytes"
 	"image"
+	"io"
 
 	"github.com/bep/imagemeta"
+	"golang.org/x/image/riff"
 )
 
 // orientation is the EXIF tag 0x0112: how the stored image must be turned to
@@ -65,6 +67,11 @@ func readOrientation(data []byte, f imagemeta.ImageFormat) (o orientation) {
 			o = 1
 		}
 	}()
+	if f == imagemeta.WebP {
+		// The library loses its way in a WebP whose picture has an odd number
+		// of bytes, so it is shown the EXIF block alone, which is a TIFF.
+		data, f = webpEXIF(data), imagemeta.TIFF
+	}
 	_, err := imagemeta.Decode(imagemeta.Options{
 		R:           bytes.NewReader(data),
 		ImageFormat: f,
@@ -83,4 +90,26 @@ func readOrientation(data []byte, f imagemeta.ImageFormat) (o orientation) {
 		return 1
 	}
 	return o
+}
+
+// webpEXIF is the EXIF block of a WebP, nil when there is none. Some writers
+// begin it as in a JPEG.
+func webpEXIF(data []byte) []byte {
+	_, r, err := riff.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil
+	}
+	for {
+		id, _, chunk, err := r.Next()
+		if err != nil {
+			return nil
+		}
+		if id == (riff.FourCC{'E', 'X', 'I', 'F'}) {
+			block, err := io.ReadAll(chunk)
+			if err != nil {
+				return nil
+			}
+			return bytes.TrimPrefix(block, []byte("Exif\x00\x00"))
+		}
+	}
 }

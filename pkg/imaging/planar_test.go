@@ -60,9 +60,9 @@ func slowLetterbox(p imaging.Planar, src *image.RGBA) []float64 {
 			return interpolate(src, min(max((fx+.5)/scale-.5, 0), sw-1), min(max((fy+.5)/scale-.5, 0), sh-1), c)
 		}
 		var sum, area float64
-		for j := range int(sh) {
+		for j := int(fy / scale); j < int(sh) && float64(j) < (fy+1)/scale; j++ {
 			ry := min((fy+1)/scale, float64(j+1)) - max(fy/scale, float64(j))
-			for i := range int(sw) {
+			for i := int(fx / scale); i < int(sw) && float64(i) < (fx+1)/scale; i++ {
 				rx := min((fx+1)/scale, float64(i+1)) - max(fx/scale, float64(i))
 				if rx > 0 && ry > 0 {
 					sum += rx * ry * at(src, i, j, c)
