@@ -208,7 +208,11 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]fa
 	faces := make([]face.Face, len(v.found))
 	for i, d := range v.found {
 		start := time.Now()
-		if faces[i], err = w.judge(v, d); err != nil {
+		n, err := w.near(v, d)
+		if err != nil {
+			return nil, err
+		}
+		if faces[i], err = w.judge(n, d); err != nil {
 			return nil, err
 		}
 		w.observe(StageAlign, start)
@@ -239,10 +243,14 @@ func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample
 	samples := make([]Sample, len(v.found))
 	for i, d := range v.found {
 		start := time.Now()
-		if samples[i].Face, err = w.judge(v, d); err != nil {
+		n, err := w.near(v, d)
+		if err != nil {
 			return nil, err
 		}
-		if err := w.align(v, d); err != nil {
+		if samples[i].Face, err = w.judge(n, d); err != nil {
+			return nil, err
+		}
+		if err := w.align(n); err != nil {
 			return nil, err
 		}
 		w.observe(StageAlign, start)
@@ -305,6 +313,7 @@ type worker struct {
 	input      imaging.Planar // of the encoder
 	candidates []detection
 	crop       *image.RGBA // for quality
+	shrunk     *image.RGBA // for near; grows to the largest face's need
 }
 
 // rung is a detector session for a side x side input.
@@ -387,28 +396,6 @@ func longSide(img *image.RGBA) int { return max(img.Rect.Dx(), img.Rect.Dy()) }
 
 func (v *view) certain(d detection) bool {
 	return d.side() >= v.certainSide && d.score >= v.certainScore
-}
-
-// warp is the map from a crop with the template's points to decoded pixels,
-// the least-squares similarity of the landmarks.
-func (v *view) warp(d detection, template [5]face.Point) (imaging.Affine, error) {
-	// Warps count positions from the centre of the first pixel, faces from
-	// its corner.
-	points := d.moved(1/v.reduction(), -0.5).points
-	toCrop, err := imaging.FitSimilarity(points, template)
-	if err != nil {
-		return imaging.Affine{}, face.Wrap(face.Internal, "embed.align", err)
-	}
-	return invert(toCrop), nil
-}
-
-// invert returns the inverse of a similarity.
-func invert(a imaging.Affine) imaging.Affine {
-	det := a[0]*a[4] - a[1]*a[3]
-	b := imaging.Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
-	b[2] = -(b[0]*a[2] + b[1]*a[5])
-	b[5] = -(b[3]*a[2] + b[4]*a[5])
-	return b
 }
 
 // decode decodes a photo with at least longSide pixels along its longer side,
@@ -519,7 +506,7 @@ func (w *worker) sharpen(v *view, photo []byte) error {
 }
 
 // judge makes the face of a detection, with its quality.
-func (w *worker) judge(v *view, d detection) (face.Face, error) {
+func (w *worker) judge(n near, d detection) (face.Face, error) {
 	f := face.Face{
 		Box: face.Box{X: d.x0, Y: d.y0, Width: d.x1 - d.x0, Height: d.y1 - d.y0},
 		Landmarks: face.Landmarks{
@@ -528,22 +515,22 @@ func (w *worker) judge(v *view, d detection) (face.Face, error) {
 		},
 		DetectionScore: d.score,
 	}
-	toSrc, err := v.warp(d, qualityTemplate())
+	toSrc, err := n.warp(qualityTemplate())
 	if err != nil {
 		return face.Face{}, err
 	}
-	imaging.WarpRGBA(w.crop, v.img.RGBA, toSrc)
-	f.Quality = w.p.o.Quality.assess(f, w.crop, visible(toSrc, v.img.RGBA.Rect))
+	imaging.WarpRGBA(w.crop, n.img, toSrc)
+	f.Quality = w.p.o.Quality.assess(f, w.crop, n.visible)
 	return f, nil
 }
 
 // align warps a face straight into the encoder's input.
-func (w *worker) align(v *view, d detection) error {
-	toSrc, err := v.warp(d, w.p.template)
+func (w *worker) align(n near) error {
+	toSrc, err := n.warp(w.p.template)
 	if err != nil {
 		return err
 	}
-	w.input.Warp(w.encoder.Input(), v.img.RGBA, toSrc)
+	w.input.Warp(w.encoder.Input(), n.img, toSrc)
 	return nil
 }
 

@@ -1,0 +1,116 @@
+package embed
+
+import (
+	"image"
+	"math"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+// near is the part of a decoded photo around one face, shrunk by a whole
+// factor so that the warps, which take many samples where they shrink much,
+// have little left to do. Its coordinates are those of warps: (0,0) is the
+// centre of the first pixel.
+type near struct {
+	img    *image.RGBA
+	points [5]face.Point
+	// visible is the share of the whole face that lies in the photo.
+	visible float32
+}
+
+// near prepares a face for its warps. It holds until the next face is
+// prepared.
+func (w *worker) near(v *view, d detection) (near, error) {
+	// Faces count positions from the corner of the first pixel.
+	points := d.moved(1/v.reduction(), -0.5).points
+	bounds := v.img.RGBA.Rect
+	quality, err := fit(points, qualityTemplate())
+	if err != nil {
+		return near{}, err
+	}
+	encoder, err := fit(points, w.p.template)
+	if err != nil {
+		return near{}, err
+	}
+	n := near{img: v.img.RGBA, points: points, visible: visible(quality, bounds)}
+	factor := int(min(math.Hypot(quality[0], quality[3]), math.Hypot(encoder[0], encoder[3])))
+	if factor < 2 {
+		return n, nil
+	}
+	region := reach(quality, qualitySide, qualitySide).
+		Union(reach(encoder, w.input.Width, w.input.Height)).Intersect(bounds)
+	if region.Empty() {
+		return n, nil
+	}
+	w.shrunk = shrink(w.shrunk, v.img.RGBA, region, factor)
+	n.img = w.shrunk
+	for i, p := range points {
+		n.points[i] = face.Point{
+			X: (p.X-float32(region.Min.X)+0.5)/float32(factor) - 0.5,
+			Y: (p.Y-float32(region.Min.Y)+0.5)/float32(factor) - 0.5,
+		}
+	}
+	return n, nil
+}
+
+// warp is the map from a crop with the template's points to the pixels of
+// n.img.
+func (n near) warp(template [5]face.Point) (imaging.Affine, error) { return fit(n.points, template) }
+
+// fit is the least-squares similarity that brings points to the template,
+// inverted: the map from the crop to where its pixels come from.
+func fit(points, template [5]face.Point) (imaging.Affine, error) {
+	a, err := imaging.FitSimilarity(points, template)
+	if err != nil {
+		return imaging.Affine{}, face.Wrap(face.Internal, "embed.align", err)
+	}
+	det := a[0]*a[4] - a[1]*a[3]
+	b := imaging.Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
+	b[2] = -(b[0]*a[2] + b[1]*a[5])
+	b[5] = -(b[3]*a[2] + b[4]*a[5])
+	return b, nil
+}
+
+// reach is the rectangle that a crop of width x height reads from, with a
+// pixel to spare.
+func reach(toSrc imaging.Affine, width, height int) image.Rectangle {
+	minX, minY := math.Inf(1), math.Inf(1)
+	maxX, maxY := math.Inf(-1), math.Inf(-1)
+	for _, corner := range [4][2]int{{-1, -1}, {width, -1}, {-1, height}, {width, height}} {
+		x, y := toSrc.Apply(float64(corner[0]), float64(corner[1]))
+		minX, minY = min(minX, x), min(minY, y)
+		maxX, maxY = max(maxX, x), max(maxY, y)
+	}
+	// Faces reach no further than a few photos' sides, so these fit an int.
+	return image.Rect(int(minX)-1, int(minY)-1, int(maxX)+2, int(maxY)+2)
+}
+
+// shrink averages blocks of factor x factor pixels of a region of src, fewer
+// at its right and lower edge, into dst, which is used again where it is large
+// enough. The factor is at least 1 and the region not empty and inside src.
+func shrink(dst, src *image.RGBA, region image.Rectangle, factor int) *image.RGBA {
+	width := (region.Dx() + factor - 1) / factor
+	height := (region.Dy() + factor - 1) / factor
+	if dst == nil || cap(dst.Pix) < 4*width*height {
+		dst = image.NewRGBA(image.Rect(0, 0, width, height))
+	}
+	dst.Pix, dst.Stride, dst.Rect = dst.Pix[:4*width*height], 4*width, image.Rect(0, 0, width, height)
+	for y := range height {
+		rows := min(factor, region.Dy()-y*factor)
+		for x := range width {
+			columns := min(factor, region.Dx()-x*factor)
+			var r, g, b uint32
+			for row := range rows {
+				at := src.PixOffset(region.Min.X+x*factor, region.Min.Y+y*factor+row)
+				for p := src.Pix[at : at+4*columns]; len(p) >= 4; p = p[4:] {
+					r, g, b = r+uint32(p[0]), g+uint32(p[1]), b+uint32(p[2])
+				}
+			}
+			n := uint32(rows * columns)
+			out := dst.Pix[y*dst.Stride+4*x:][:4]
+			out[0], out[1], out[2], out[3] = uint8((r+n/2)/n), uint8((g+n/2)/n), uint8((b+n/2)/n), 255
+		}
+	}
+	return dst
+}
