@@ -1,0 +1,474 @@
+package handlers_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/handlers"
+)
+
+// pngOf is the beginning of a PNG that claims to be w x h pixels, with as
+// little after it as a decoder needs to look at the header.
+func pngOf(w, h uint32) []byte {
+	head := binary.BigEndian.AppendUint32([]byte("IHDR"), w)
+	head = append(binary.BigEndian.AppendUint32(head, h), 8, 2, 0, 0, 0)
+	b := append([]byte("\x89PNG\r\n\x1a\n\x00\x00\x00\x0d"), head...)
+	return binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(head))
+}
+
+// TestBadInput is the bad input that every route with an image shares.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.MaxImageBytes = 1 << 20 })
+	h.enrolled(t, "default", "ada", person{number: 1})
+	one := photo(person{number: 1})
+	jpeg := append([]byte("\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"), make([]byte, 40)...)
+	request := func(contentType, body string) *http.Request {
+		r := httptest.NewRequest(http.MethodPost, "/verify", strings.NewReader(body))
+		if contentType != "" {
+			r.Header.Set("Content-Type", contentType)
+		}
+		return r
+	}
+	part := func(disposition, body string) string {
+		return "--b\r\nContent-Disposition: form-data; " + disposition + "\r\n\r\n" + body + "\r\n"
+	}
+	const form = "multipart/form-data; boundary=b"
+	for _, c := range []struct {
+		name    string
+		request *http.Request
+		kind    face.Kind
+		pointer string
+	}{
+		{"empty body", request("application/json", ""), face.Invalid, ""},
+		{"empty form", request(form, "--b--\r\n"), face.Invalid, "/probe"},
+		{"text", request("text/plain", "hello"), face.UnsupportedMediaType, ""},
+		{"no media type", request("", "hello"), face.UnsupportedMediaType, ""},
+		{"another JSON", request("application/json-patch+json", "[]"), face.UnsupportedMediaType, ""},
+		{"text as JSON", request("application/json", "hello"), face.Invalid, ""},
+		{"array as JSON", request("application/json", "[]"), face.Invalid, ""},
+		{"JSON in capitals", request("Application/JSON; charset=utf-8", `{"a":1}`), face.Invalid, "/a"},
+		{"form without boundary", request("multipart/form-data", "--b--"), face.Invalid, "Content-Type"},
+		{"form of another boundary", request(form, "--c--\r\n"), face.Invalid, ""},
+		{"text as image", fields{"probe": []byte("hello"), "subject_id": "ada"}.form(t, "POST", "/verify"), face.UnsupportedImage, "/probe"},
+		{"GIF", fields{"probe": []byte("GIF89a\x01\x00\x01\x00"), "subject_id": "ada"}.json(t, "POST", "/verify"), face.UnsupportedImage, "/probe"},
+		{"empty image", fields{"probe": []byte{}, "subject_id": "ada"}.form(t, "POST", "/verify"), face.Invalid, "/probe"},
+		{"empty image in base64", fields{"probe": "", "subject_id": "ada"}.json(t, "POST", "/verify"), face.Invalid, "/probe"},
+		{"truncated JPEG", fields{"probe": jpeg, "subject_id": "ada"}.form(t, "POST", "/verify"), face.InvalidImage, "/probe"},
+		{"truncated PNG", fields{"probe": one[:len(one)-20], "subject_id": "ada"}.form(t, "POST", "/verify"), face.InvalidImage, "/probe"},
+		{"60,000 x 60,000", fields{"probe": pngOf(60000, 60000), "subject_id": "ada"}.form(t, "POST", "/verify"), face.TooLarge, "/probe"},
+		{"PNG bomb", fields{"probe": pngOf(7000, 7000), "subject_id": "ada"}.form(t, "POST", "/verify"), face.TooLarge, "/probe"},
+		{"image too large", fields{"probe": make([]byte, 1<<20+1), "subject_id": "ada"}.form(t, "POST", "/verify"), face.TooLarge, "/probe"},
+		{"body too large", fields{"probe": make([]byte, 6<<20), "subject_id": "ada"}.form(t, "POST", "/verify"), face.TooLarge, ""},
+		{"wrong part", request(form, part(`name="image"`, "x")+"--b--\r\n"), face.Invalid, "/image"},
+		{"part without a name", request(form, part(`filename="x"`, "x")+"--b--\r\n"), face.Invalid, ""},
+		{"duplicate part", request(form, part(`name="probe"`, "x")+part(`name="probe"`, "x")+"--b--\r\n"), face.Invalid, "/probe"},
+		{"duplicate field", request("application/json", `{"gallery":"a","gallery":"a"}`), face.Invalid, "/gallery"},
+		{"unknown field", request("application/json", `{"images":[]}`), face.Invalid, "/images"},
+		{"not base64", request("application/json", `{"probe":"???","subject_id":"ada"}`), face.Invalid, "/probe"},
+		{"data URL", request("application/json", `{"probe":"data:image/png;base64,AAAA"}`), face.Invalid, "/probe"},
+		{"NaN", request("application/json", `{"probe_embedding":[NaN]}`), face.Invalid, ""},
+		{"NaN in a form", request(form, part(`name="probe_embedding"`, "[NaN]")+"--b--\r\n"), face.Invalid, "/probe_embedding"},
+		{"infinite", request("application/json", `{"probe_embedding":[1e99]}`), face.Invalid, "/probe_embedding"},
+		{"deep", request("application/json", `{"x":`+strings.Repeat("[", 1<<17)), face.Invalid, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			bad(t, h.ask(t, c.request), c.kind, c.pointer)
+		})
+	}
+	t.Run("body too large, length unknown", func(t *testing.T) {
+		t.Parallel()
+		r := fields{"subject_id": strings.Repeat("x", 6<<20)}.json(t, "POST", "/verify")
+		r.ContentLength = -1
+		bad(t, h.ask(t, r), face.TooLarge, "")
+	})
+}
+
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	bad(t, h.do(t, http.MethodGet, "/nowhere"), face.NotFound, "")
+	bad(t, h.do(t, http.MethodGet, "/problems/none"), face.NotFound, "")
+	a := h.do(t, http.MethodPut, "/galleries/default")
+	bad(t, a, face.MethodNotAllowed, "")
+	if diff := cmp.Diff([]string{"GET", "PATCH", "DELETE"}, a.header.Values("Allow")); diff != "" {
+		t.Errorf("Allow (-want +got):\n%s", diff)
+	}
+	good[api.Health](t, h.do(t, http.MethodGet, "/healthz"), 200)
+	good[api.Health](t, h.do(t, http.MethodGet, "/readyz"), 200)
+	bad(t, h.do(t, http.MethodGet, "/galleries?limit=many"), face.Invalid, "limit")
+	bad(t, h.do(t, http.MethodGet, "/galleries?limit=1&limit=2"), face.Invalid, "limit")
+	bad(t, h.do(t, http.MethodGet, "/galleries?limit=1001"), face.Invalid, "limit")
+	bad(t, h.do(t, http.MethodGet, "/galleries?cursor=%FF"), face.Invalid, "cursor")
+}
+
+func TestRequestID(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	for sent, echoed := range map[string]bool{"req-1.A_b": true, "a b": false, "": false, "x\"y": false, strings.Repeat("x", 65): false} {
+		r := httptest.NewRequest(http.MethodGet, "/nowhere", nil)
+		r.Header.Set("X-Request-Id", sent)
+		a := h.ask(t, r)
+		id := a.header.Get("X-Request-Id")
+		if (id == sent) != echoed {
+			t.Errorf("%q came back as %q", sent, id)
+		}
+		if p := bad(t, a, face.NotFound, ""); !strings.HasSuffix(p.Instance, ":"+id) {
+			t.Errorf("instance %q, request id %q", p.Instance, id)
+		}
+	}
+}
+
+// TestPages looks at what is served to browsers.
+func TestPages(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	if a := h.do(t, http.MethodGet, "/openapi.yaml"); string(a.body) != api.Contract() {
+		t.Error("/openapi.yaml is not the contract")
+	}
+	for _, kind := range face.Kinds() {
+		path := "/problems/" + strings.ReplaceAll(kind.Code(), "_", "-")
+		if a := h.do(t, http.MethodGet, path); a.status != 200 || !bytes.Contains(a.body, []byte(kind.Code())) {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Header.Set("Accept", "application/json")
+		if p := good[api.ProblemPage](t, h.ask(t, r), 200); p.Meaning == "" || p.Remedy == "" || string(p.Code) != kind.Code() {
+			t.Errorf("%s: %+v", path, p)
+		}
+	}
+	page := h.do(t, http.MethodGet, "/docs")
+	if policy := page.header.Get("Content-Security-Policy"); !strings.Contains(policy, "script-src 'self'") || strings.Contains(policy, "http") {
+		t.Errorf("policy %q", policy)
+	}
+	for _, asset := range []string{"swagger-ui.css", "swagger-ui-bundle.js", "start.js", "favicon-32x32.png"} {
+		if !bytes.Contains(page.body, []byte("/docs/"+asset)) {
+			t.Errorf("the page does not load %s", asset)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/docs/"+asset, nil))
+		if w.Code != 200 || w.Body.Len() == 0 || w.Header().Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s: %d, %d bytes", asset, w.Code, w.Body.Len())
+		}
+	}
+}
+
+// TestContract holds the contract and the vocabulary in step: each code is
+// documented, none is invented, and every example is what it is an example of.
+func TestContract(t *testing.T) {
+	t.Parallel()
+	doc, _ := contract(t)
+	var codes []any
+	for _, kind := range face.Kinds() {
+		codes = append(codes, kind.Code())
+	}
+	if diff := cmp.Diff(codes, doc.Components.Schemas["ProblemCode"].Value.Enum); diff != "" {
+		t.Errorf("codes (-face +contract):\n%s", diff)
+	}
+	described := ""
+	for _, r := range doc.Components.Responses {
+		described += *r.Value.Description
+	}
+	for _, kind := range face.Kinds() {
+		if kind != face.Canceled && !strings.Contains(described, "`"+kind.Code()+"`") { // a canceled request has no answer
+			t.Errorf("no response says when %s comes", kind.Code())
+		}
+	}
+	h := open(t, nil)
+	for _, path := range doc.Paths.InMatchingOrder() {
+		for method, op := range doc.Paths.Value(path).Operations() {
+			if op.Summary == "" || op.Description == "" || op.Responses.Value("405") == nil {
+				t.Errorf("%s %s lacks a summary, a description or its 405", method, path)
+			}
+			if method == http.MethodGet {
+				continue
+			}
+			form := op.RequestBody != nil && op.RequestBody.Value.Content.Get("multipart/form-data") != nil
+			r := httptest.NewRequest(method, strings.NewReplacer("{", "", "}", "").Replace(path), strings.NewReader("--b--"))
+			r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+			if status := h.ask(t, r).status; op.RequestBody != nil && (status == http.StatusUnsupportedMediaType) == form {
+				t.Errorf("%s %s: multipart is answered %d, and in the contract: %v", method, path, status, form)
+			}
+		}
+	}
+}
+
+// TestKeys goes through every operation of the contract with keys that may
+// and that may not.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	key := func(scopes []face.Scope, expires time.Time) (string, face.Key) {
+		secret, k := face.NewKey("acme", "test", scopes, expires)
+		if err := h.store.CreateKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		return secret, k
+	}
+	secrets := map[face.Scope]string{}
+	for _, scope := range face.Scopes() {
+		secrets[scope], _ = key([]face.Scope{scope}, time.Time{})
+	}
+	expired, _ := key(face.Scopes(), time.Now().Add(-time.Hour))
+	revoked, k := key(face.Scopes(), time.Time{})
+	if err := h.store.RevokeKey(t.Context(), k.ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	doc, _ := contract(t)
+	for _, path := range doc.Paths.InMatchingOrder() {
+		for method, op := range doc.Paths.Value(path).Operations() {
+			send := func(secret string) answer {
+				r := rawJSON(method, strings.NewReplacer("{", "", "}", "").Replace(path), "{}")
+				if secret != "" {
+					r.Header.Set("Authorization", "Bearer "+secret)
+				}
+				return h.ask(t, r)
+			}
+			needed := scopeOf(op)
+			if needed == "" {
+				if a := send(""); a.status == 401 || a.status == 403 {
+					t.Errorf("%s %s is open and was answered %d", method, path, a.status)
+				}
+				continue
+			}
+			if !strings.Contains(op.Description, "Scope `"+string(needed)+"`") {
+				t.Errorf("%s %s: its description does not name the scope %s", method, path, needed)
+			}
+			for name, secret := range map[string]string{"no": "", "an unknown": "lk_x", "an expired": expired, "a revoked": revoked} {
+				if a := send(secret); a.status != 401 || a.header.Get("WWW-Authenticate") == "" {
+					t.Errorf("%s %s with %s key: %d", method, path, name, a.status)
+				}
+			}
+			for scope, secret := range secrets {
+				allowed := scope == needed || scope == face.ScopeAdmin
+				if a := send(secret); (a.status != 403) != allowed || a.status == 401 {
+					t.Errorf("%s %s with the scope %s: %d", method, path, scope, a.status)
+				}
+			}
+		}
+	}
+	r := httptest.NewRequest(http.MethodGet, "/models", nil)
+	r.Header.Set("X-API-Key", secrets[face.ScopeRead])
+	good[api.ModelList](t, h.ask(t, r), 200)
+	bad(t, h.do(t, http.MethodGet, "/models?api_key="+secrets[face.ScopeRead]), face.Unauthenticated, "")
+	for _, secret := range secrets {
+		if strings.Contains(h.logs.String(), secret) {
+			t.Error("a key is in the log")
+		}
+	}
+}
+
+// scopeOf is the scope that the contract asks for, or nothing.
+func scopeOf(op *openapi3.Operation) face.Scope {
+	for _, requirement := range *op.Security {
+		return face.Scope(requirement["bearer"][0])
+	}
+	return ""
+}
+
+// TestTenants: what one tenant has, another does not see.
+func TestTenants(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	send := func(tenant string, r *http.Request) answer {
+		secret, k := face.NewKey(tenant, "test", []face.Scope{face.ScopeAdmin}, time.Time{})
+		if err := h.store.CreateKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-API-Key", secret)
+		return h.ask(t, r)
+	}
+	body := fields{"subject_id": "ada"}
+	good[api.Subject](t, send("one", body.json(t, "POST", "/galleries/default/subjects")), 201)
+	bad(t, send("two", httptest.NewRequest("GET", "/galleries/default/subjects/ada", nil)), face.NotFound, "")
+	good[api.Subject](t, send("two", body.json(t, "POST", "/galleries/default/subjects")), 201)
+}
+
+func TestRateLimit(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Auth, o.RateLimit = true, 3 })
+	ask := func(secret string) answer {
+		r := httptest.NewRequest(http.MethodGet, "/models", nil)
+		r.Header.Set("X-API-Key", secret)
+		return h.ask(t, r)
+	}
+	for range 2 { // each key has a limit of its own
+		secret, k := face.NewKey("acme", "test", []face.Scope{face.ScopeRead}, time.Time{})
+		if err := h.store.CreateKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			good[api.ModelList](t, ask(secret), 200)
+		}
+		a := ask(secret)
+		bad(t, a, face.RateLimited, "")
+		if a.header.Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
+	}
+}
+
+// TestFaults lets the pipeline fail in every way a server can.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		before func(context.Context) error
+		kind   face.Kind
+	}{
+		{"fault", func(context.Context) error { return errors.New("the secret cause") }, face.Internal},
+		{"panic", func(context.Context) error { panic("the secret cause") }, face.Internal},
+		{"full", func(context.Context) error {
+			return face.Errorf(face.Overloaded, "gate", "the secret cause")
+		}, face.Overloaded},
+		{"late", func(ctx context.Context) error {
+			<-ctx.Done()
+			return fmt.Errorf("the secret cause: %w", ctx.Err())
+		}, face.Deadline},
+		{"late, told otherwise", func(ctx context.Context) error {
+			<-ctx.Done()
+			return errors.New("the secret cause")
+		}, face.Deadline},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := open(t, func(o *handlers.Options) {
+				o.Pipeline, o.RequestTimeout = pipeline{before: c.before}, time.Second
+			})
+			a := h.post(t, "/detect", fields{"image": photo()})
+			bad(t, a, c.kind, "")
+			if bytes.Contains(a.body, []byte("secret")) {
+				t.Errorf("the cause is told: %s", a.body)
+			}
+			if logged := strings.Count(h.logs.String(), "the secret cause"); (logged == 1) == (c.kind == face.Overloaded) {
+				t.Errorf("the cause is logged %d times:\n%s", logged, h.logs)
+			}
+		})
+	}
+	t.Run("not ready", func(t *testing.T) {
+		t.Parallel()
+		h := open(t, func(o *handlers.Options) {
+			o.Ready = func(context.Context) error { return face.Errorf(face.Unavailable, "test", "half of it is loaded") }
+		})
+		a := h.do(t, http.MethodGet, "/readyz")
+		if p := bad(t, a, face.Unavailable, ""); *p.Detail != "half of it is loaded" || a.header.Get("Retry-After") == "" {
+			t.Errorf("got %s", a.body)
+		}
+	})
+}
+
+// TestBodiesWall: bodies under way are bounded in all, and the room comes back.
+func TestBodiesWall(t *testing.T) {
+	t.Parallel()
+	entered, leave := make(chan struct{}), make(chan struct{})
+	h := open(t, func(o *handlers.Options) {
+		o.MaxImageBytes, o.MaxBodiesBytes = 1<<10, 2<<20+3<<10
+		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+	})
+	unknown := func() *http.Request {
+		r := fields{"image": photo(person{number: 1})}.json(t, "POST", "/detect")
+		r.ContentLength = -1 // counts as the largest
+		return r
+	}
+	first := make(chan answer)
+	go func() { first <- h.ask(t, unknown()) }()
+	<-entered
+	a := h.ask(t, unknown())
+	bad(t, a, face.Overloaded, "")
+	if a.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	close(leave)
+	good[api.DetectResponse](t, <-first, 200)
+	go func() { <-entered }()
+	good[api.DetectResponse](t, h.ask(t, unknown()), 200)
+}
+
+// TestLogs: one line a request, without what callers chose.
+func TestLogs(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	h.enrolled(t, "default", "secret-id", person{number: 1})
+	good[api.Subject](t, h.do(t, http.MethodGet, "/galleries/default/subjects/secret-id?name=secret-query"), 200)
+	logs := h.logs.String()
+	if n := strings.Count(logs, "\n"); n != 3 {
+		t.Errorf("%d lines for 3 requests:\n%s", n, logs)
+	}
+	if strings.Contains(logs, "secret") || strings.Contains(logs, "Name of") {
+		t.Errorf("the log tells too much:\n%s", logs)
+	}
+	if !strings.Contains(logs, `"route":"/galleries/{gallery}/subjects/{subject}"`) {
+		t.Errorf("no route:\n%s", logs)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	h.enrolled(t, "default", "ada", person{number: 1})
+	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "subject_id": "ada"}), 200)
+	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 2}), "subject_id": "ada"}), 200)
+	bad(t, h.post(t, "/verify", fields{"probe": photo(), "subject_id": "ada"}), face.NoFace, "")
+	good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe": photo(person{number: 1}, person{number: 2, poor: true})}), 200)
+	text := string(h.do(t, http.MethodGet, "/metrics").body)
+	for _, line := range []string{
+		`likeness_decisions_total{decision="match",route="/verify"} 1`,
+		`likeness_decisions_total{decision="non_match",route="/verify"} 1`,
+		`likeness_decisions_total{decision="low_quality",route="/recognize"} 1`,
+		`likeness_failure_to_acquire_total{reason="NO_FACE"} 1`,
+		`likeness_failure_to_acquire_total{reason="LOW_SHARPNESS"} 1`,
+		`likeness_http_request_duration_seconds_count{code="422",route="/verify"} 1`,
+		`likeness_templates{gallery="default"} 1`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	_, err := handlers.New(handlers.Options{})
+	for _, field := range []string{"Store", "Pipeline", "Policy"} {
+		if err == nil || !strings.Contains(err.Error(), "Options."+field) {
+			t.Errorf("Options.%s is missing, and the error is %v", field, err)
+		}
+	}
+}
+
+// FuzzVerify sends any body under both media types: whatever it is, the
+// answer is in the contract and no fault of the server.
+func FuzzVerify(f *testing.F) {
+	h := open(f, nil)
+	h.enrolled(f, "default", "ada", person{number: 1})
+	f.Add([]byte(`{"probe":"`+b64(photo(person{number: 1}))+`","subject_id":"ada"}`), true)
+	f.Add([]byte(`{"probe_embedding":[1,2],"reference_embedding":[1e999],"model_id":"test-encoder"}`), true)
+	f.Add([]byte("--b\r\nContent-Disposition: form-data; name=\"subject_id\"\r\n\r\nada\r\n"+
+		"--b\r\nContent-Disposition: form-data; name=\"probe\"; filename=\"x\"\r\n\r\n"+string(photo(person{number: 1}))+"\r\n--b--\r\n"), false)
+	f.Add([]byte("--b\r\nContent-Disposition: form-data; name=\"probe\"\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n=zz\r\n--b--\r\n"), false)
+	f.Fuzz(func(t *testing.T, body []byte, asJSON bool) {
+		r := httptest.NewRequest(http.MethodPost, "/verify", bytes.NewReader(body))
+		r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+		if asJSON {
+			r.Header.Set("Content-Type", "application/json")
+		}
+		if a := h.ask(t, r); a.status >= 500 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	})
+}
