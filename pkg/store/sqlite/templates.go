@@ -224,8 +224,9 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 			err := rows.Scan(&id, &name)
 			names[id] = name
 			return err
-		}, `SELECT t.id, s.name FROM json_each(?) j
-			JOIN template t ON t.id = j.value JOIN subject s ON s.row_id = t.subject
+		}, // CROSS JOIN keeps the order: from the few hits, not from the gallery's subjects.
+			`SELECT t.id, s.name FROM json_each(?) j
+			CROSS JOIN template t ON t.id = j.value CROSS JOIN subject s ON s.row_id = t.subject
 			WHERE s.gallery = ?`, string(list), row)
 	})
 	if err != nil {

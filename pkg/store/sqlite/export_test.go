@@ -1,0 +1,49 @@
+package sqlite
+
+import (
+	"context"
+	"fmt"
+)
+
+// LimitPages lets the file grow no further than so many pages more, which
+// SQLite reports as it reports a full disk.
+func (s *Store) LimitPages(ctx context.Context, more int) error {
+	return s.db.change(ctx, func(tx *transaction) error {
+		var pages int
+		if _, err := tx.one([]any{&pages}, "PRAGMA page_count"); err != nil {
+			return err
+		}
+		_, err := tx.one([]any{&pages}, fmt.Sprintf("PRAGMA max_page_count = %d", pages+more))
+		return err
+	})
+}
+
+// Pragma reads a pragma of the connection that writes.
+func (s *Store) Pragma(ctx context.Context, name string) (value string, err error) {
+	err = s.db.change(ctx, func(tx *transaction) error {
+		_, err := tx.one([]any{&value}, "PRAGMA "+name)
+		return err
+	})
+	return value, err
+}
+
+// OpenSnapshot holds a snapshot of a reader until the returned function is
+// called.
+func (s *Store) OpenSnapshot(ctx context.Context) (end func()) {
+	held, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.db.view(ctx, func(v session) error {
+			var n int
+			_, err := v.one([]any{&n}, "SELECT count(*) FROM gallery") // the snapshot begins with a read
+			close(held)
+			<-release
+			return err
+		})
+	}()
+	<-held
+	return func() { close(release); <-ended }
+}
+
+// EncodeEmbedding is how an embedding lies in the file.
+var EncodeEmbedding = encodeEmbedding

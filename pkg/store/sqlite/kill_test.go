@@ -1,0 +1,109 @@
+package sqlite_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store/sqlite"
+)
+
+// childEnv makes the test binary enrol into the store it names until it is
+// killed.
+const childEnv = "LIKENESS_TEST_ENROL_INTO"
+
+const killWriters = 32
+
+// enrolUntilKilled prints the id of each template after its enrolment was
+// acknowledged. The id is the seed of the embedding.
+func enrolUntilKilled(path string) {
+	s, err := sqlite.Open(context.Background(), sqlite.Options{Path: path})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	var wg sync.WaitGroup
+	for w := range killWriters {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				seed := os.Getpid()*1_000_000 + w*10_000 + i
+				subject := fmt.Sprint("s", seed)
+				if _, err := s.CreateSubject(context.Background(), tenant, face.DefaultGallery, face.Subject{ID: subject}); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					os.Exit(1)
+				}
+				if err := enrol(s, fmt.Sprint("t", seed), subject, embedding(seed, 64)); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					os.Exit(1)
+				}
+				// One write of one line: nothing is in a buffer when the end comes.
+				os.Stdout.WriteString(fmt.Sprintln(seed))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestKill kills a process in the middle of its enrolments, again and again:
+// whatever it acknowledged is there afterwards, in the file and in the index.
+func TestKill(t *testing.T) {
+	t.Parallel()
+	ctx, path := t.Context(), filepath.Join(t.TempDir(), "likeness.db")
+	var acked []int
+	for round := range 5 {
+		child := exec.CommandContext(ctx, os.Args[0])
+		child.Env = append(os.Environ(), childEnv+"="+path)
+		var stderr strings.Builder
+		child.Stderr = &stderr
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for n := 0; lines.Scan(); n++ {
+			if n == 100+37*round {
+				child.Process.Kill() // and read on: what it wrote before counts
+			}
+			var seed int
+			if _, err := fmt.Sscan(lines.Text(), &seed); err != nil {
+				t.Fatal(err)
+			}
+			acked = append(acked, seed)
+		}
+		if err := child.Wait(); err == nil || stderr.Len() > 0 {
+			t.Fatalf("the child was not killed: %v, %s", err, stderr.String())
+		}
+
+		s := open(t, path)
+		for _, seed := range acked {
+			want := fmt.Sprint("t", seed)
+			got, err := s.Templates(ctx, tenant, face.DefaultGallery, fmt.Sprint("s", seed), model)
+			if err != nil || len(got) != 1 || got[0].ID != want {
+				t.Fatalf("round %d: %s was acknowledged and is not there: %v, %v", round, want, got, err)
+			}
+			r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(seed, 64), 1)
+			if err != nil || len(r.Candidates) != 1 || r.Candidates[0].TemplateID != want {
+				t.Fatalf("round %d: %s was acknowledged and is not found: %+v, %v", round, want, r, err)
+			}
+		}
+		g, err := s.Gallery(ctx, tenant, face.DefaultGallery)
+		if err != nil || g.Templates < len(acked) {
+			t.Errorf("round %d: the gallery counts %d templates, %d were acknowledged (%v)", round, g.Templates, len(acked), err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		integrity(t, path)
+	}
+	t.Logf("%d enrolments were acknowledged, all are there", len(acked))
+}
