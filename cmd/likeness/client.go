@@ -78,7 +78,9 @@ func (p *problem) explain() string {
 		parts[0] = p.Detail
 	}
 	for _, e := range p.Errors {
-		parts = append(parts, e.Pointer+": "+e.Detail)
+		if e.Detail != p.Detail { // which often says the same
+			parts = append(parts, e.Pointer+": "+e.Detail)
+		}
 	}
 	if len(p.Reasons) > 0 {
 		parts = append(parts, join(p.Reasons))

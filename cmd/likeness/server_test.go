@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/pkg/app"
+)
+
+// realServer starts the service itself on real weights, without keys, and
+// returns its address.
+func realServer(t *testing.T) string {
+	t.Helper()
+	weights := filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))
+	library := orttest.Library(t)
+	var o app.Options
+	if err := kong.ApplyDefaults(&o); err != nil {
+		t.Fatal(err)
+	}
+	o.Listen, o.Auth, o.DataDir, o.DatabaseURL = "127.0.0.1:0", "off", t.TempDir(), ""
+	o.ModelsDir, o.ORTLibrary = []string{weights}, library
+	a, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Start()
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		if err := a.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + a.Addr()
+}
+
+// A folder is enrolled once however often it is asked for, and again after the
+// subject was erased: an answer from before the erase would be a lie.
+func TestEnrolWithRealServer(t *testing.T) {
+	t.Parallel()
+	server := realServer(t)
+	dir := t.TempDir()
+	for _, name := range []string{"Mike_Weir/Mike_Weir_0001.jpg", "Mike_Weir/Mike_Weir_0002.jpg", "Tim_Robbins/Tim_Robbins_0004.jpg"} {
+		to := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, sharedtest.Photo(t, "lfw/"+name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enrol := func() (lines []string) {
+		t.Helper()
+		got := call(t.Context(), "enrol", "--server", server, dir)
+		if got.code != exitOK || !strings.Contains(got.stderr, "3 of 3 photos of 2 subjects") {
+			t.Fatalf("%+v", got)
+		}
+		lines = strings.Split(strings.TrimSpace(got.stdout), "\n")
+		slices.Sort(lines)
+		return lines
+	}
+	templates := func() int {
+		t.Helper()
+		resp := ask(t, http.MethodGet, server+"/galleries/default")
+		defer resp.Body.Close()
+		var g struct{ Templates int }
+		if err := json.NewDecoder(resp.Body).Decode(&g); err != nil {
+			t.Fatal(err)
+		}
+		return g.Templates
+	}
+
+	first := enrol()
+	if again := enrol(); !slices.Equal(first, again) || templates() != 3 {
+		t.Errorf("first:\n%v\nagain:\n%v\n%d templates", first, again, templates())
+	}
+	resp := ask(t, http.MethodDelete, server+"/galleries/default/subjects/Mike_Weir")
+	if resp.Body.Close(); resp.StatusCode != http.StatusOK || templates() != 1 {
+		t.Fatalf("erase: %s, %d templates left", resp.Status, templates())
+	}
+	if anew := enrol(); anew[2] != first[2] || anew[0] == first[0] || templates() != 3 {
+		t.Errorf("after the erase:\n%v\nfirst:\n%v\n%d templates", anew, first, templates())
+	}
+}
+
+func ask(t *testing.T, method, url string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
