@@ -23,6 +23,7 @@ func (m model) entries(k index.Key) []index.Entry { return slices.Collect(maps.V
 // the two. Embeddings come from a small pool half of the time, so that scores
 // tie; batches are now and then large enough to bring their own slabs.
 func walk(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
+	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 99))
 	x := index.New(index.Options{Kernel: kernel, Workers: 1 + rng.IntN(3)})
 	want := model{}
@@ -141,11 +142,14 @@ func walk(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
 
 func TestWalk(t *testing.T) {
 	t.Parallel()
-	eachKernel(t, func(t *testing.T, kernel index.Kernel) {
-		for seed := range uint64(5) {
-			walk(t, seed, 60, kernel)
-		}
-	})
+	for _, kernel := range index.Kernels() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(5) {
+				walk(t, seed, 60, kernel)
+			}
+		})
+	}
 }
 
 func FuzzWalk(f *testing.F) {
@@ -212,108 +216,111 @@ func TestConcurrent(t *testing.T) {
 		leaving
 		gone
 	)
-	eachKernel(t, func(t *testing.T, kernel index.Kernel) {
-		const writers, each = 3, 600
-		rng := rand.New(rand.NewPCG(9, 9))
-		all := entries(writers*each, func(i int) int { return i }, func(int) face.Embedding { return random(rng, 24) })
-		at := make(map[string]int, len(all)) // by template id
-		for i, e := range all {
-			at[e.TemplateID] = i
-		}
-		state := make([]atomic.Int32, len(all))
-		x := index.New(index.Options{Kernel: kernel, Workers: 2})
-		var writing, searching sync.WaitGroup
-		var done atomic.Bool
+	for _, kernel := range index.Kernels() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			const writers, each = 3, 600
+			rng := rand.New(rand.NewPCG(9, 9))
+			all := entries(writers*each, func(i int) int { return i }, func(int) face.Embedding { return random(rng, 24) })
+			at := make(map[string]int, len(all)) // by template id
+			for i, e := range all {
+				at[e.TemplateID] = i
+			}
+			state := make([]atomic.Int32, len(all))
+			x := index.New(index.Options{Kernel: kernel, Workers: 2})
+			var writing, searching sync.WaitGroup
+			var done atomic.Bool
 
-		for w := range writers {
-			writing.Go(func() {
-				rng := rand.New(rand.NewPCG(uint64(w), 1))
-				mine := all[w*each : (w+1)*each]
-				var live []int
-				remove := func(j int) {
-					i := live[j]
-					live = slices.Delete(live, j, j+1)
-					state[i].Store(leaving)
-					ok := w == 0 && x.RemoveSubject("default", "default", all[i].SubjectID) == 1 ||
-						w != 0 && x.RemoveTemplate(key("m"), all[i].TemplateID)
-					if !ok {
-						t.Errorf("%s was not there", all[i].TemplateID)
+			for w := range writers {
+				writing.Go(func() {
+					rng := rand.New(rand.NewPCG(uint64(w), 1))
+					mine := all[w*each : (w+1)*each]
+					var live []int
+					remove := func(j int) {
+						i := live[j]
+						live = slices.Delete(live, j, j+1)
+						state[i].Store(leaving)
+						ok := w == 0 && x.RemoveSubject("default", "default", all[i].SubjectID) == 1 ||
+							w != 0 && x.RemoveTemplate(key("m"), all[i].TemplateID)
+						if !ok {
+							t.Errorf("%s was not there", all[i].TemplateID)
+						}
+						state[i].Store(gone)
 					}
-					state[i].Store(gone)
-				}
-				for n := 0; n < len(mine); {
-					batch := mine[n:min(len(mine), n+1+rng.IntN(5))]
-					if err := x.Add(key("m"), batch...); err != nil {
-						t.Error(err)
-						return
+					for n := 0; n < len(mine); {
+						batch := mine[n:min(len(mine), n+1+rng.IntN(5))]
+						if err := x.Add(key("m"), batch...); err != nil {
+							t.Error(err)
+							return
+						}
+						for range batch {
+							state[w*each+n].Store(present)
+							live = append(live, w*each+n)
+							n++
+						}
+						for rng.IntN(3) > 0 && len(live) > 0 {
+							remove(rng.IntN(len(live)))
+						}
 					}
-					for range batch {
-						state[w*each+n].Store(present)
-						live = append(live, w*each+n)
-						n++
-					}
-					for rng.IntN(3) > 0 && len(live) > 0 {
+					for len(live) > 20 {
 						remove(rng.IntN(len(live)))
 					}
-				}
-				for len(live) > 20 {
-					remove(rng.IntN(len(live)))
-				}
-			})
-		}
-		for s := range 2 {
-			searching.Go(func() {
-				rng := rand.New(rand.NewPCG(uint64(s), 2))
-				before := make([]int32, len(all))
-				for last := false; !last; {
-					last = done.Load() // so that the final state is looked at as well
-					for i := range state {
-						before[i] = state[i].Load()
-					}
-					probe := random(rng, 24)
-					hits, subjects, err := x.Search(t.Context(), key("m"), probe, len(all))
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					if subjects < len(hits) {
-						t.Errorf("%d hits of %d subjects", len(hits), subjects)
-					}
-					found := make([]bool, len(all))
-					for n, h := range hits {
-						i := at[h.TemplateID]
-						if found[i] {
-							t.Errorf("%s twice", h.TemplateID)
+				})
+			}
+			for s := range 2 {
+				searching.Go(func() {
+					rng := rand.New(rand.NewPCG(uint64(s), 2))
+					before := make([]int32, len(all))
+					for last := false; !last; {
+						last = done.Load() // so that the final state is looked at as well
+						for i := range state {
+							before[i] = state[i].Load()
 						}
-						found[i] = true
-						if before[i] == gone {
-							t.Errorf("%s found after it was removed", h.TemplateID)
+						probe := random(rng, 24)
+						hits, subjects, err := x.Search(t.Context(), key("m"), probe, len(all))
+						if err != nil {
+							t.Error(err)
+							return
 						}
-						if h.SubjectID != all[i].SubjectID || h.Score != probe.Cosine(all[i].Embedding) {
-							t.Errorf("%+v is not what was added", h)
+						if subjects < len(hits) {
+							t.Errorf("%d hits of %d subjects", len(hits), subjects)
 						}
-						if n > 0 && hits[n-1].Score < h.Score {
-							t.Errorf("scores %g, %g in a row", hits[n-1].Score, h.Score)
+						found := make([]bool, len(all))
+						for n, h := range hits {
+							i := at[h.TemplateID]
+							if found[i] {
+								t.Errorf("%s twice", h.TemplateID)
+							}
+							found[i] = true
+							if before[i] == gone {
+								t.Errorf("%s found after it was removed", h.TemplateID)
+							}
+							if h.SubjectID != all[i].SubjectID || h.Score != probe.Cosine(all[i].Embedding) {
+								t.Errorf("%+v is not what was added", h)
+							}
+							if n > 0 && hits[n-1].Score < h.Score {
+								t.Errorf("scores %g, %g in a row", hits[n-1].Score, h.Score)
+							}
+						}
+						for i := range state {
+							if before[i] == present && state[i].Load() == present && !found[i] {
+								t.Errorf("%s not found after it was added", all[i].TemplateID)
+							}
+						}
+						if t.Failed() {
+							return
 						}
 					}
-					for i := range state {
-						if before[i] == present && state[i].Load() == present && !found[i] {
-							t.Errorf("%s not found after it was added", all[i].TemplateID)
-						}
-					}
-					if t.Failed() {
-						return
-					}
-				}
-			})
-		}
-		writing.Wait()
-		done.Store(true)
-		searching.Wait()
-		if n := x.Stats().Templates; n != writers*20 {
-			t.Errorf("%d templates left, want %d", n, writers*20)
-		}
-	})
+				})
+			}
+			writing.Wait()
+			done.Store(true)
+			searching.Wait()
+			if n := x.Stats().Templates; n != writers*20 {
+				t.Errorf("%d templates left, want %d", n, writers*20)
+			}
+		})
+	}
 }
 
 // TestRemoveGallery adds to a key from several goroutines while its gallery is

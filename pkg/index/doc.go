@@ -25,11 +25,14 @@
 //
 // A template of d numbers takes 4d bytes of float32, d bytes of codes (d
 // rounded up to 32) and 16 bytes of scale, residual and row pointer in
-// pointer-free slabs, and about 150 bytes of ids and maps.
+// slabs, and about 260 bytes of ids and maps: 1.55 KB in all at 256 numbers.
 //
 // # Concurrency
 //
 // Searches take no lock but the one that guards the map of galleries, and
 // that only to find theirs. Rows are appended behind an atomic counter,
-// removed by an atomic mark, and compacted off to the side.
+// removed by an atomic mark, and compacted off to the side. The numbers of a
+// removed row stay in memory, where no search looks at them, until its slab is
+// compacted, which is when more than a fifth of it is dead, or its gallery is
+// empty or removed.
 package index

@@ -15,7 +15,8 @@ import (
 // gallery of one tenant.
 type Key struct{ Tenant, Gallery, ModelID string }
 
-// Entry is a template to be added.
+// Entry is a template to be added. The ids are kept as they are, and with them
+// any longer string that they are part of.
 type Entry struct {
 	TemplateID string
 	SubjectID  string

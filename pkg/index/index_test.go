@@ -80,10 +80,10 @@ func key(model string) index.Key {
 	return index.Key{Tenant: "default", Gallery: "default", ModelID: model}
 }
 
-func add(t testing.TB, x *index.Index, k index.Key, entries ...index.Entry) {
-	t.Helper()
+func add(tb testing.TB, x *index.Index, k index.Key, entries ...index.Entry) {
+	tb.Helper()
 	if err := x.Add(k, entries...); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -97,16 +97,6 @@ func entries(n int, subject func(i int) int, embedding func(i int) face.Embeddin
 		}
 	}
 	return out
-}
-
-// eachKernel runs a test with every kernel of the machine.
-func eachKernel(t *testing.T, f func(t *testing.T, k index.Kernel)) {
-	for _, k := range index.Kernels() {
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			f(t, k)
-		})
-	}
 }
 
 // TestSearchIsExact holds the index against brute force where a bound that is
@@ -154,18 +144,21 @@ func TestSearchIsExact(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			all := brute(test.entries, test.probe)
-			eachKernel(t, func(t *testing.T, kernel index.Kernel) {
-				x := index.New(index.Options{Kernel: kernel})
-				add(t, x, key("m"), test.entries...)
-				oneByOne := index.New(index.Options{Kernel: kernel})
-				for _, e := range test.entries {
-					add(t, oneByOne, key("m"), e)
-				}
-				for _, k := range []int{1, 2, 10, 100, 1000, 20_000} {
-					check(t, x, key("m"), all, test.probe, k)
-					check(t, oneByOne, key("m"), all, test.probe, k)
-				}
-			})
+			for _, kernel := range index.Kernels() {
+				t.Run(kernel.String(), func(t *testing.T) {
+					t.Parallel()
+					x := index.New(index.Options{Kernel: kernel})
+					add(t, x, key("m"), test.entries...)
+					oneByOne := index.New(index.Options{Kernel: kernel})
+					for _, e := range test.entries {
+						add(t, oneByOne, key("m"), e)
+					}
+					for _, k := range []int{1, 2, 10, 100, 1000, 20_000} {
+						check(t, x, key("m"), all, test.probe, k)
+						check(t, oneByOne, key("m"), all, test.probe, k)
+					}
+				})
+			}
 		})
 	}
 }
@@ -173,22 +166,25 @@ func TestSearchIsExact(t *testing.T) {
 // TestSearchSplits takes a gallery that several goroutines sweep.
 func TestSearchSplits(t *testing.T) {
 	t.Parallel()
-	eachKernel(t, func(t *testing.T, kernel index.Kernel) {
-		rng := rand.New(rand.NewPCG(3, 4))
-		pool := make([]face.Embedding, 900) // so that there are ties across slabs
-		for i := range pool {
-			pool[i] = random(rng, 20)
-		}
-		people := entries(101_000, func(i int) int { return i * 31 % 40_000 },
-			func(i int) face.Embedding { return pool[rng.IntN(len(pool))] })
-		x := index.New(index.Options{Workers: 4, Kernel: kernel})
-		add(t, x, key("m"), people...)
-		probe := random(rng, 20)
-		all := brute(people, probe)
-		for _, k := range []int{1, 10, 1000} {
-			check(t, x, key("m"), all, probe, k)
-		}
-	})
+	for _, kernel := range index.Kernels() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(3, 4))
+			pool := make([]face.Embedding, 900) // so that there are ties across slabs
+			for i := range pool {
+				pool[i] = random(rng, 20)
+			}
+			people := entries(101_000, func(i int) int { return i * 31 % 40_000 },
+				func(i int) face.Embedding { return pool[rng.IntN(len(pool))] })
+			x := index.New(index.Options{Workers: 4, Kernel: kernel})
+			add(t, x, key("m"), people...)
+			probe := random(rng, 20)
+			all := brute(people, probe)
+			for _, k := range []int{1, 10, 1000} {
+				check(t, x, key("m"), all, probe, k)
+			}
+		})
+	}
 }
 
 func TestRefused(t *testing.T) {

@@ -2,7 +2,6 @@ package index
 
 import (
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -36,7 +35,7 @@ func newPartition() *partition {
 // were filled before any lock was taken and are taken over as they are.
 type batch struct {
 	entries []Entry
-	rows    []*row // of the entries
+	rows    []row // of the entries
 	dim     int
 	slabs   []*slab
 }
@@ -45,10 +44,9 @@ type batch struct {
 const ownSlab = 1024
 
 func prepare(entries []Entry, dim int) *batch {
-	b := &batch{entries: entries, dim: dim, rows: make([]*row, len(entries))}
+	b := &batch{entries: entries, dim: dim, rows: make([]row, len(entries))}
 	for i, e := range entries {
-		// An id is often part of a longer string, which it must not keep alive.
-		b.rows[i] = &row{templateID: strings.Clone(e.TemplateID)}
+		b.rows[i].templateID = e.TemplateID
 	}
 	if len(entries) < ownSlab {
 		return b
@@ -59,7 +57,7 @@ func prepare(entries []Entry, dim int) *batch {
 			b.slabs = append(b.slabs, newSlab(dim, min(slabRows, len(entries)-i)))
 		}
 		s := b.slabs[len(b.slabs)-1]
-		s.put(at, entries[i].Embedding, b.rows[i])
+		s.put(at, entries[i].Embedding, &b.rows[i])
 		s.n.Store(int64(at + 1))
 	}
 	return b
@@ -75,23 +73,24 @@ func (p *partition) add(b *batch) (bool, error) {
 	if v := p.view.Load(); v != nil && v.dim != b.dim {
 		return false, mismatch(b.dim, v.dim)
 	}
-	for i, r := range b.rows {
-		if _, taken := p.rows[r.templateID]; taken {
-			for _, r := range b.rows[:i] {
-				delete(p.rows, r.templateID)
+	for i := range b.rows {
+		id := b.rows[i].templateID
+		if _, taken := p.rows[id]; taken {
+			for j := range i {
+				delete(p.rows, b.rows[j].templateID)
 			}
-			return false, conflict(r.templateID)
+			return false, face.Errorf(face.Conflict, "index.Add", "template %s is there already", id)
 		}
-		p.rows[r.templateID] = r
+		p.rows[id] = &b.rows[i]
 	}
 	for i, e := range b.entries {
-		p.enrol(e.SubjectID, b.rows[i])
+		p.enrol(e.SubjectID, &b.rows[i])
 	}
 	if b.slabs != nil {
 		p.publish(b.dim, b.slabs...)
 	} else {
 		for i, e := range b.entries {
-			p.append(e, b.rows[i])
+			p.append(e, &b.rows[i])
 		}
 	}
 	p.enrolled.Store(int64(len(p.subjects)))
@@ -102,8 +101,9 @@ func (p *partition) add(b *batch) (bool, error) {
 func (p *partition) enrol(id string, r *row) {
 	s := p.subjects[id]
 	if s == nil {
-		s = &subject{id: strings.Clone(id)}
-		p.subjects[s.id] = s
+		s = &subject{id: id}
+		s.rows = s.first[:0]
+		p.subjects[id] = s
 	}
 	r.subject, r.nth = s, int32(len(s.rows))
 	s.rows = append(s.rows, r)
@@ -237,8 +237,4 @@ func (p *partition) count(s *Stats) {
 		s.Dead += slab.dead
 		s.Bytes += slab.bytes()
 	}
-}
-
-func conflict(templateID string) error {
-	return face.Errorf(face.Conflict, "index.Add", "template %s is there already", templateID)
 }

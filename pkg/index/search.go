@@ -56,6 +56,7 @@ type sweep struct {
 
 // run sweeps slabs until none is left.
 func (w *sweep) run(ctx context.Context, best *ranking) error {
+	var upper [tileRows]float32
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -64,20 +65,20 @@ func (w *sweep) run(ctx context.Context, best *ranking) error {
 		if i >= len(w.slabs) {
 			return nil
 		}
-		w.slab(w.slabs[i], best)
+		w.slab(w.slabs[i], best, &upper)
 	}
 }
 
 // slab scores those rows of a slab that may be among the best.
 //
 // The kernel stops at a tile with such a row, so that what the row's score
-// does to the threshold counts from the next tile on.
-func (w *sweep) slab(s *slab, best *ranking) {
+// does to the threshold counts from the next tile on. It leaves its bounds in
+// upper.
+func (w *sweep) slab(s *slab, best *ranking, upper *[tileRows]float32) {
 	n := int(s.n.Load())
 	tiles := (n + tileRows - 1) / tileRows
-	var upper [tileRows]float32
 	for tile := 0; ; tile++ {
-		if tile = w.kernel.scan(s, w.query, tile, n, w.query.limit(best.floor()), &upper); tile >= tiles {
+		if tile = w.kernel.scan(s, w.query, tile, n, w.query.limit(best.floor()), upper); tile >= tiles {
 			return
 		}
 		for at := tile * tileRows; at < min(n, (tile+1)*tileRows); at++ {

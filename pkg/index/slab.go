@@ -47,8 +47,9 @@ type row struct {
 // subject is somebody with at least one row. The id never changes; the rows
 // are guarded by the partition's mu.
 type subject struct {
-	id   string
-	rows []*row
+	id    string
+	rows  []*row
+	first [1]*row // room for rows, as most subjects have one
 }
 
 // newSlab makes an empty slab for at least the given number of rows.
