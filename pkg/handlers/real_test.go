@@ -1,0 +1,67 @@
+package handlers_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/match"
+)
+
+// TestRealPhotos enrols, verifies and recognises real people with the real
+// pipeline, over HTTP.
+func TestRealPhotos(t *testing.T) {
+	t.Parallel()
+	detector, encoder := orttest.Model(t, "yunet_n"), orttest.Model(t, "mobileface-v2")
+	p, err := embed.New(embed.Options{
+		Detector: orttest.Network(t, detector.ID), DetectorModel: detector.Manifest,
+		Encoder: orttest.Network(t, encoder.ID), EncoderModel: encoder.Manifest,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	policy := match.NewPolicy(calibration())
+	if encoder.Calibration != nil {
+		policy = match.NewPolicy(encoder.Calibration)
+	}
+	point := policy.Points()[0].Name
+	h := open(t, func(o *handlers.Options) { o.Pipeline, o.Policy, o.OperatingPoint = p, policy, point })
+
+	photo := func(name, number string) []byte {
+		return sharedtest.Photo(t, "lfw/"+name+"/"+name+"_"+number+".jpg")
+	}
+	people := []string{"Abdel_Nasser_Assidi", "Abel_Pacheco", "Adam_Scott", "Adrian_Nastase"}
+	for _, name := range people {
+		path := "/galleries/default/subjects"
+		good[api.Subject](t, h.post(t, path, fields{"subject_id": name}), 201)
+		enrol := fields{"image": photo(name, "0001"), "quality_gate": "off"}
+		e := good[api.EnrolResponse](t, h.ask(t, enrol.form(t, http.MethodPost, path+"/"+name+"/templates")), 201)
+		if len(e.Warnings) != 0 {
+			t.Errorf("%s is taken for somebody else: %+v", name, e.Warnings)
+		}
+	}
+	for i, name := range people {
+		again := photo(name, "0002")
+		same := fields{"probe": again, "subject_id": name, "face": "largest"}
+		if v := good[api.VerifyResponse](t, h.ask(t, same.form(t, http.MethodPost, "/verify")), 200); !v.Match {
+			t.Errorf("%s: score %.3f, threshold %.3f", name, v.Score, v.Threshold)
+		}
+		other := fields{"probe": again, "subject_id": people[(i+1)%len(people)], "face": "largest"}
+		if v := good[api.VerifyResponse](t, h.ask(t, other.json(t, http.MethodPost, "/verify")), 200); v.Match {
+			t.Errorf("%s passes for %s: score %.3f, threshold %.3f", name, other["subject_id"], v.Score, v.Threshold)
+		}
+		r := good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe": again, "faces": "largest", "k": 2}), 200)
+		if f := r.Faces[0]; f.Decision != "low_quality" && (f.Decision != "match" || f.Candidates[0].SubjectID != name) {
+			t.Errorf("%s: %s, %+v", name, f.Decision, f.Candidates)
+		}
+	}
+}
