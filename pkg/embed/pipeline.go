@@ -480,17 +480,20 @@ func (w *worker) lookAt(ctx context.Context, v *view, r rung) error {
 }
 
 // sharpen decodes the photo again, at a larger scale, when a face found in it
-// is smaller in the decoded pixels than the encoder's input and the photo has
-// more to give.
+// has fewer decoded pixels than the encoder's input and the photo has more to
+// give. Faces that are doubted for their size or score anyway do not count.
 func (w *worker) sharpen(v *view, photo []byte) error {
 	reduction := v.reduction()
 	if reduction <= 1 {
 		return nil
 	}
 	want := distance(w.p.template[0], w.p.template[1])
-	least := float32(math.Inf(1))
+	least := want
 	for _, d := range v.found {
-		least = min(least, distance(d.points[0], d.points[1])/reduction)
+		eyes := distance(d.points[0], d.points[1])
+		if eyes >= w.p.o.Quality.MinInterocularPx && d.score >= w.p.o.Quality.MinDetectionScore {
+			least = min(least, eyes/reduction)
+		}
 	}
 	if least >= want {
 		return nil

@@ -2,6 +2,7 @@ package embed_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"math"
 	"slices"
@@ -444,4 +445,51 @@ func TestBadPhotos(t *testing.T) {
 	if _, err := p.Detect(t.Context(), photo, 0); err != nil {
 		t.Errorf("a good photo afterwards: %v", err)
 	}
+}
+
+// FuzzDetect gives the detector's outputs any numbers at all.
+func FuzzDetect(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{0, 0, 0x80, 0x3f}) // ones
+	f.Add([]byte{0xff, 0xff, 0xff, 0x7f, 0, 0, 0x80, 0x3f, 0xcd, 0xcc, 0x4c, 0x3f})
+	photo := blank(f, 320, 320)
+	var numbers []byte
+	d := newDetector()
+	d.run = func(_ context.Context, s *scriptedSession) error {
+		i := 0
+		for _, out := range s.outputs {
+			for j := range out {
+				out[j] = 0
+				if len(numbers) >= 4 {
+					out[j] = math.Float32frombits(binary.LittleEndian.Uint32(numbers[i:]))
+					i = (i + 4) % (len(numbers) - 3)
+				}
+			}
+		}
+		return nil
+	}
+	p := newPipeline(f, options(d, newEncoder(1)))
+	finite := func(numbers ...float32) bool {
+		return !slices.ContainsFunc(numbers, func(v float32) bool { return v-v != 0 })
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		numbers = data
+		faces, err := p.Detect(t.Context(), photo, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, got := range faces {
+			b, q := got.Box, got.Quality
+			if i > 0 && b.Area() > faces[i-1].Box.Area() {
+				t.Error("not the largest first")
+			}
+			if !(b.Area() > 0) || !(got.DetectionScore >= 0.6 && got.DetectionScore <= 1) {
+				t.Errorf("box %v of score %v", b, got.DetectionScore)
+			}
+			if !finite(b.X, b.Y, q.Sharpness, q.Brightness, q.Pose.Yaw, q.Pose.Pitch, q.Pose.Roll, q.InterocularPx) ||
+				!(q.Score >= 0 && q.Score <= 1) || (q.Score < 0.5) != (len(q.Reasons) > 0) {
+				t.Errorf("quality %+v", q)
+			}
+		}
+	})
 }

@@ -117,14 +117,14 @@ func pose(l face.Landmarks) face.Pose {
 	eyesX, eyesY := middle(l.LeftEye, l.RightEye)
 	mouthX, mouthY := middle(l.LeftMouth, l.RightMouth)
 	noseX, noseY := middle(l.Nose, l.Nose)
-	along := (noseY - eyesY) / (mouthY - eyesY)
-	// The line from between the eyes to the middle of the mouth is where the
-	// nose would be without yaw.
-	aside := noseX - (eyesX + along*(mouthX-eyesX))
-	eyes := math.Hypot(ex, ey)
+	// Without yaw and pitch the nose would be on the line from between the
+	// eyes to the middle of the mouth, noseNeutral of the way.
+	drop := mouthY - eyesY
+	aside := noseX - (eyesX + noseNeutral*(mouthX-eyesX))
+	raised := eyesY + noseNeutral*drop - noseY
 	return face.Pose{
-		Yaw:   float32(math.Atan2(aside, noseDepth*eyes) * degrees),
-		Pitch: float32(math.Atan((noseNeutral-along)*mouthDrop/noseDepth) * degrees),
+		Yaw:   float32(math.Atan2(aside, noseDepth*math.Hypot(ex, ey)) * degrees),
+		Pitch: float32(math.Atan2(raised*mouthDrop, noseDepth*drop) * degrees),
 		Roll:  float32(roll * degrees),
 	}
 }

@@ -89,8 +89,8 @@ func (y *yunet) check(s Session, side int) error {
 }
 
 // decode appends what the session found to into, in pixels of its side x side
-// input. The detections overlap and are in no useful order. Numbers that are
-// not finite, and boxes without area, are passed over.
+// input. The detections overlap and are in no useful order. What no sound
+// network would give is passed over.
 func (y *yunet) decode(s Session, side int, into []detection) []detection {
 	least := y.threshold * y.threshold // of cls*obj, so that most cells need no root
 	for _, h := range y.heads {
@@ -118,7 +118,7 @@ func (y *yunet) decode(s Session, side int, into []detection) []detection {
 					Y: (row + pts[10*i+2*k+1]) * stride,
 				}
 			}
-			if d.plausible() {
+			if d.plausible(float32(side)) {
 				into = append(into, d)
 			}
 		}
@@ -126,17 +126,18 @@ func (y *yunet) decode(s Session, side int, into []detection) []detection {
 	return into
 }
 
-// plausible reports whether every number is finite, the box has an area, and
-// the points make a face that can be aligned.
-func (d detection) plausible() bool {
-	sum := d.x0 + d.y0 + d.x1 + d.y1 + d.area()
-	for _, p := range d.points {
-		sum += p.X + p.Y
-	}
-	// A sum with a NaN or an infinity in it is one itself; so is its
-	// difference with itself.
-	if sum-sum != 0 || d.area() <= 0 {
+// plausible reports whether the detection lies in or about a picture of
+// side x side, has an area, and has points that can be aligned. Numbers that
+// are not finite fail every comparison.
+func (d detection) plausible(side float32) bool {
+	about := func(x, y float32) bool { return x > -side && x < 2*side && y > -side && y < 2*side }
+	if !about(d.x0, d.y0) || !about(d.x1, d.y1) || !(d.area() > 0) {
 		return false
+	}
+	for _, p := range d.points {
+		if !about(p.X, p.Y) {
+			return false
+		}
 	}
 	_, err := imaging.FitSimilarity(d.points, qualityTemplate())
 	return err == nil
