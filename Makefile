@@ -23,7 +23,7 @@ deps:
 
 .PHONY: build
 build: deps ## build bin/server and bin/likeness
-	$(GO) build $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/server ./cmd/likeness
+	$(GO) build $(TAGS) -ldflags '$(LDFLAGS)' -o bin/ ./cmd/server ./cmd/likeness
 
 .PHONY: runtime
 runtime: build
