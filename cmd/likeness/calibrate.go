@@ -53,12 +53,12 @@ func impostors(a, b *portrait) bool {
 	return a.person != "" && a.person != b.person
 }
 
-func (c calibrateCmd) Run(t *tool) error {
+func (c calibrateCmd) Run(t *tool) (err error) {
 	pipeline, err := c.open(t.ctx)
 	if err != nil {
 		return err
 	}
-	defer pipeline.Close()
+	defer func() { err = errors.Join(err, pipeline.Close()) }()
 	var portraits []portrait
 	var described []string
 	for i := range c.Images {
@@ -275,10 +275,12 @@ func replaceFile(name string, content []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // not there any more once it has been renamed
 	_, err = f.Write(content)
-	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
 	}
-	return os.Rename(f.Name(), name)
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
 }

@@ -93,8 +93,10 @@ func (c enrolCmd) Run(t *tool) error {
 		return err
 	}
 
-	e := &enrolment{enrolCmd: c, api: api, set: set, tool: t, failures: map[string]int{},
-		bar: newProgress(t.stderr, "enrolling photos", int64(total), false)}
+	e := &enrolment{
+		enrolCmd: c, api: api, set: set, tool: t, failures: map[string]int{},
+		bar: newProgress(t.stderr, "enrolling photos", int64(total), false),
+	}
 	for _, name := range stray {
 		e.note(outcome{photo: name, code: face.Invalid.Code(), detail: "lies in no subject's folder"})
 	}
@@ -266,11 +268,10 @@ func (e *enrolment) photo(ctx context.Context, subject string, made time.Time, p
 
 // failed is the outcome of a photo that met an error.
 func failed(photo string, err error) outcome {
-	var p *problem
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*problem](err); ok {
 		return outcome{photo: photo, code: p.Code, detail: p.explain()}
 	}
-	if e := (*face.Error)(nil); errors.As(err, &e) {
+	if e, ok := errors.AsType[*face.Error](err); ok {
 		return outcome{photo: photo, code: e.Kind.Code(), detail: e.Detail}
 	}
 	return outcome{photo: photo, code: face.Internal.Code(), detail: err.Error()}
@@ -279,8 +280,8 @@ func failed(photo string, err error) outcome {
 // ends reports whether an error would meet every other photo too: no way to
 // the server, a key that it does not take, a gallery that is not there.
 func ends(err error) bool {
-	var p *problem
-	if !errors.As(err, &p) {
+	p, ok := errors.AsType[*problem](err)
+	if !ok {
 		return true
 	}
 	return slices.Contains([]string{

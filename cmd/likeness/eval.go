@@ -105,7 +105,7 @@ type withFailures struct {
 // targets are the false match rates that are reported.
 func targets() []float64 { return []float64{1e-2, 1e-3} }
 
-func (c evalCmd) Run(t *tool) error {
+func (c evalCmd) Run(t *tool) (err error) {
 	file, err := os.Open(c.Pairs)
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (c evalCmd) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
-	defer pipeline.Close()
+	defer func() { err = errors.Join(err, pipeline.Close()) }()
 	embedded, err := acquire(t.ctx, t.stderr, pipeline, c.pipelineFlags, set, names)
 	if err != nil {
 		return err

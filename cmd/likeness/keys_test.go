@@ -32,7 +32,11 @@ func TestKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer keys.Close()
+	t.Cleanup(func() {
+		if err := keys.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	key, err := keys.KeyByHash(t.Context(), face.HashSecret(secret))
 	if err != nil {
 		t.Fatal(err)

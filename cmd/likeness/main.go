@@ -91,11 +91,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return complain(err, exitUsage)
 	}
 	err = parsed.Run()
-	var usage usageError
-	switch {
-	case err == nil:
+	if err == nil {
 		return exitOK
-	case errors.As(err, &usage):
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
 		return complain(err, exitUsage)
 	}
 	return complain(err, exitFailed)
@@ -108,8 +107,8 @@ func explain(err error) string {
 	}
 	// Before words, the name of a function and a code only get in the way. An
 	// error that others are wrapped round or joined with stays as it is.
-	var e *face.Error
-	if !errors.As(err, &e) || e.Error() != err.Error() {
+	e, ok := errors.AsType[*face.Error](err)
+	if !ok || e.Error() != err.Error() {
 		return err.Error()
 	}
 	var parts []string

@@ -30,8 +30,10 @@ func call(ctx context.Context, args ...string) result {
 // Every command explains itself, and a call that cannot be meant is told so.
 func TestUsage(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
-		"runtime path", "runtime pull", "enrol", "eval", "calibrate"} {
+	for _, command := range []string{
+		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
+		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
+	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)
 		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
 			t.Errorf("%s --help: %+v", command, got)

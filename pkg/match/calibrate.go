@@ -2,6 +2,7 @@ package match
 
 import (
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -59,8 +60,9 @@ func (c *Impostors) Total() int64 { return c.total }
 // operating points of [TargetFMRs] that at least [Rule30] impostors support,
 // each at the least threshold of five decimals whose false match rate is at
 // most the target, and the curve of the rate: at the operating points, and in
-// steps of 0.01 from where every impostor matches to where [Rule30] do. Rates have five significant digits. The source says, for people, what was
-// compared. Invalid: so few comparisons that no point is supported.
+// steps of 0.01 from where every impostor matches to where [Rule30] do. Rates
+// have five significant digits. The source says, for people, what was compared.
+// Invalid: so few comparisons that no point is supported.
 func (c *Impostors) Calibration(source string) (face.Calibration, error) {
 	cal := face.Calibration{Source: source, Comparisons: c.total}
 	targets := TargetFMRs()
@@ -74,37 +76,31 @@ func (c *Impostors) Calibration(source string) (face.Calibration, error) {
 			c.total, PointName(targets[0]), int64(math.Ceil(Rule30/targets[0])))
 	}
 
-	var points []face.OperatingPoint // strictest first
-	var curve []face.CurvePoint      // score descending
-	var above int64                  // scores at or above line i
+	var above int64 // scores at or above line i
 	for i := gridLines - 1; i >= 0; i-- {
 		before := above // at or above line i+1
 		above += c.counts[i]
 		point := false
 		for next >= 0 && above > allowed(targets[next], c.total) {
 			// Line i lets too many pass, so the line above it is the threshold.
-			points = append(points, face.OperatingPoint{
+			cal.Points = append(cal.Points, face.OperatingPoint{
 				Name: PointName(targets[next]), FMR: targets[next], Threshold: line(i + 1),
 			})
 			point = true
 			next--
 		}
 		if point && before > 0 {
-			curve = appendPoint(curve, line(i+1), before, c.total)
+			cal.Curve = appendPoint(cal.Curve, line(i+1), before, c.total)
 		}
 		if above >= Rule30 && i%curveStep == 0 {
-			curve = appendPoint(curve, line(i), above, c.total)
+			cal.Curve = appendPoint(cal.Curve, line(i), above, c.total)
 		}
 		if above == c.total && i%curveStep == 0 {
 			break
 		}
 	}
-	for i := len(points) - 1; i >= 0; i-- {
-		cal.Points = append(cal.Points, points[i])
-	}
-	for i := len(curve) - 1; i >= 0; i-- {
-		cal.Curve = append(cal.Curve, curve[i])
-	}
+	slices.Reverse(cal.Points)
+	slices.Reverse(cal.Curve)
 	return cal, nil
 }
 

@@ -243,9 +243,12 @@ func TestBootstrap(t *testing.T) {
 func TestBootstrapAgreesWithScores(t *testing.T) {
 	t.Parallel()
 	comparisons := []match.Comparison{
-		{Score: 0.9, Probe: "a", Reference: "a"}, {Score: 0.5, Probe: "a", Reference: "a"},
-		{Score: 0.9, Probe: "b", Reference: "b"}, {Score: 0.5, Probe: "b", Reference: "b"},
-		{Score: 0.5, Probe: "a", Reference: "b"}, {Score: 0.1, Probe: "b", Reference: "a"},
+		{Score: 0.9, Probe: "a", Reference: "a"},
+		{Score: 0.5, Probe: "a", Reference: "a"},
+		{Score: 0.9, Probe: "b", Reference: "b"},
+		{Score: 0.5, Probe: "b", Reference: "b"},
+		{Score: 0.5, Probe: "a", Reference: "b"},
+		{Score: 0.1, Probe: "b", Reference: "a"},
 	}
 	got, err := match.Bootstrap(comparisons, []float64{0.25, 0.5}, 50, 0.9, 1)
 	if err != nil {
