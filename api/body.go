@@ -125,7 +125,7 @@ func (f *fields) take(name string, form bool) (reflect.Value, error) {
 	if !ok {
 		return field, InvalidField(name, "unknown field")
 	}
-	if f.seen[name] && !(form && field.Type() == reflect.TypeFor[Images]()) {
+	if f.seen[name] && (!form || field.Type() != reflect.TypeFor[Images]()) {
 		return field, InvalidField(name, "comes more than once")
 	}
 	f.seen[name] = true
@@ -243,7 +243,7 @@ func setText(field reflect.Value, name string, text []byte) error {
 
 // checkEnum refuses a value that the contract does not list.
 func checkEnum(field reflect.Value, name string) error {
-	if enum, ok := field.Interface().(interface{ Valid() bool }); ok && !enum.Valid() {
+	if enum, ok := reflect.TypeAssert[interface{ Valid() bool }](field); ok && !enum.Valid() {
 		return InvalidField(name, "is none of the values of the contract")
 	}
 	return nil
@@ -271,7 +271,7 @@ func ReadForm(form *multipart.Reader, into any, maxImage int64) error {
 	for {
 		part, err := form.NextPart()
 		switch {
-		case err == io.EOF: //nolint:errorlint // The end is bare; a body cut short wraps the same error.
+		case err == io.EOF: // bare at the end, and wrapped where the body is cut short
 			return f.missing()
 		case errors.Is(err, io.EOF):
 			return InvalidField("", "ends too early")

@@ -14,8 +14,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // TestJSON reads bodies, good and bad, and looks at where the blame points.
 func TestJSON(t *testing.T) {
 	t.Parallel()
@@ -25,12 +23,18 @@ func TestJSON(t *testing.T) {
 		pointer    string // of the refusal
 		detail     string // part of the refusal; empty when the body is good
 	}{
-		{name: "photo and subject", body: `{"probe":"AQID","subject_id":"ada","face":"largest"}`,
-			want: api.VerifyRequest{Probe: []byte{1, 2, 3}, SubjectID: ptr("ada"), Face: ptr(api.FaceRuleLargest)}},
-		{name: "space and escapes", body: " {\n\t\"probe\" : \"AQ\\u0049D\" , \"gallery\":\"a,b:c}]\\\"\" } ",
-			want: api.VerifyRequest{Probe: []byte{1, 2, 3}, Gallery: ptr(`a,b:c}]"`)}},
-		{name: "embedding", body: `{"probe_embedding":[1, -2.5e-1],"model_id":"m"}`,
-			want: api.VerifyRequest{ProbeEmbedding: []float32{1, -0.25}, ModelID: ptr("m")}},
+		{
+			name: "photo and subject", body: `{"probe":"AQID","subject_id":"ada","face":"largest"}`,
+			want: api.VerifyRequest{Probe: []byte{1, 2, 3}, SubjectID: new("ada"), Face: new(api.FaceRuleLargest)},
+		},
+		{
+			name: "space and escapes", body: " {\n\t\"probe\" : \"AQ\\u0049D\" , \"gallery\":\"a,b:c}]\\\"\" } ",
+			want: api.VerifyRequest{Probe: []byte{1, 2, 3}, Gallery: new(`a,b:c}]"`)},
+		},
+		{
+			name: "embedding", body: `{"probe_embedding":[1, -2.5e-1],"model_id":"m"}`,
+			want: api.VerifyRequest{ProbeEmbedding: []float32{1, -0.25}, ModelID: new("m")},
+		},
 		{name: "empty object", body: `{}`},
 		{name: "unknown", body: `{"a/b~":{"x":[1,{"y":2}]}}`, pointer: "/a~1b~0", detail: "unknown"},
 		{name: "case matters", body: `{"Probe":"AQID"}`, pointer: "/Probe", detail: "unknown"},
@@ -134,7 +138,7 @@ func TestForm(t *testing.T) {
 	if err := api.ReadForm(multipart.NewReader(bytes.NewReader(yes), "b"), &got, 3); err != nil {
 		t.Fatal(err)
 	}
-	want := api.RecognizeRequest{Probe: api.Images{[]byte("one"), []byte("two")}, Fuse: ptr(true), K: ptr(7), Gallery: ptr("staff")}
+	want := api.RecognizeRequest{Probe: api.Images{[]byte("one"), []byte("two")}, Fuse: new(true), K: new(7), Gallery: new("staff")}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("form (-want +got):\n%s", diff)
 	}

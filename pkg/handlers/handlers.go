@@ -72,7 +72,7 @@ func (o Options) withDefaults() (Options, error) {
 	var errs []error
 	missing := func(field string, is bool) {
 		if is {
-			errs = append(errs, fmt.Errorf("Options.%s is missing", field))
+			errs = append(errs, fmt.Errorf("field Options.%s is missing", field))
 		}
 	}
 	missing("Store", o.Store == nil)

@@ -181,7 +181,8 @@ func calibration() *face.Calibration {
 	return &face.Calibration{
 		Comparisons: 3e6,
 		Points: []face.OperatingPoint{
-			{Name: "fmr_1e-3", FMR: 1e-3, Threshold: 0.55}, {Name: "fmr_1e-4", FMR: 1e-4, Threshold: 0.6},
+			{Name: "fmr_1e-3", FMR: 1e-3, Threshold: 0.55},
+			{Name: "fmr_1e-4", FMR: 1e-4, Threshold: 0.6},
 			{Name: "fmr_1e-5", FMR: 1e-5, Threshold: 0.65},
 		},
 		Curve: []face.CurvePoint{{Score: 0, FMR: 0.5}, {Score: 0.6, FMR: 1e-4}, {Score: 0.7, FMR: 1e-5}},

@@ -132,8 +132,7 @@ func (s *server) embedding(field string, numbers []float32, modelID *string) (fa
 // acquire embeds the faces of a photo and counts what could not be acquired.
 func (s *server) acquire(ctx context.Context, field string, photo []byte, pick embed.Pick) ([]embed.Sample, error) {
 	samples, err := s.Pipeline.Embed(ctx, photo, pick)
-	var e *face.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*face.Error](err); ok {
 		s.metrics.notAcquired(e.Reasons)
 	}
 	return samples, at(err, field)
