@@ -18,6 +18,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -142,12 +143,4 @@ type modelFolders struct {
 	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with model files and manifests of your own, separated by commas."`
 }
 
-// pulled is the folder that `models pull` writes to.
-func (m modelFolders) pulled() string { return filepath.Join(m.DataDir, "models") }
-
-func (m modelFolders) all() []string {
-	if info, err := os.Stat(m.pulled()); err == nil && info.IsDir() {
-		return append([]string{m.pulled()}, m.ModelsDir...)
-	}
-	return m.ModelsDir
-}
+func (m modelFolders) all() []string { return app.ModelFolders(m.DataDir, m.ModelsDir) }

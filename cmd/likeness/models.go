@@ -10,6 +10,7 @@ import (
 
 	"github.com/likeness-id/likeness/internal/fetch"
 	"github.com/likeness-id/likeness/models"
+	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 )
 
@@ -116,7 +117,7 @@ func (c modelsPull) Run(t *tool) error {
 	if m.URL == "" {
 		return fmt.Errorf("%s cannot be fetched, for nobody publishes it at a known address: its source is %s", m.ID, m.Source)
 	}
-	path := filepath.Join(c.pulled(), m.File)
+	path := filepath.Join(app.PulledModels(c.DataDir), m.File)
 	bar := newProgress(t.stderr, "fetching "+m.ID, m.Size, true)
 	defer bar.Close()
 	err = fetch.NewClient().Get(t.ctx, fetch.File{URL: m.URL, SHA256: m.SHA256, MaxBytes: m.Size}, path,

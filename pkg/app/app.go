@@ -59,7 +59,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	m := newMetrics(registry)
 
 	pipeline, err := OpenPipeline(ctx, PipelineOptions{
-		ModelsDirs: append([]string{pulled(o.DataDir)}, o.ModelsDir...),
+		ModelsDirs: ModelFolders(o.DataDir, o.ModelsDir),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
 		Slots: o.Slots, Queue: o.Queue, Limits: o.limits(),

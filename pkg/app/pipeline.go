@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -127,5 +128,15 @@ func loadable(r *embed.Registry, id string, task embed.Task) (embed.Model, error
 		task, id, m.File, get)
 }
 
-// pulled is the folder that `likeness models pull` writes to, within the data folder.
-func pulled(dataDir string) string { return filepath.Join(dataDir, "models") }
+// PulledModels is the folder, within the data folder, that `likeness models
+// pull` writes to.
+func PulledModels(dataDir string) string { return filepath.Join(dataDir, "models") }
+
+// ModelFolders are the folders that models are looked for in: that of the
+// pulled ones, once it is there, and the operator's own.
+func ModelFolders(dataDir string, own []string) []string {
+	if info, err := os.Stat(PulledModels(dataDir)); err == nil && info.IsDir() {
+		return append([]string{PulledModels(dataDir)}, own...)
+	}
+	return own
+}
