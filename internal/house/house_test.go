@@ -41,7 +41,8 @@ func rooms() map[string][]string {
 		"api":                 {"pkg/face"},
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
-		"internal/ort":        {"pkg/face", "pkg/embed"},
+		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed"},
+		"internal/house":      {},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
 		"pkg/app": {
 			"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
