@@ -16,9 +16,10 @@ func (a Affine) Apply(x, y float64) (float64, float64) {
 
 // FitSimilarity finds the turn, scale and shift, never a reflection, that
 // brings the points from nearest to the points to: the least sum of squared
-// distances. Fitted from an alignment template to a face's landmarks, it is
-// the toSrc of [Planar.Warp]. The error is Invalid when the points are not
-// finite or either set has no extent, so that no similarity exists.
+// distances. Fitted from an alignment template to a face's landmarks, both in
+// pixel-index coordinates, it is a toSrc of [Planar.Warp]. The error is Invalid
+// when the points are not finite or either set has no extent, so that no
+// similarity exists.
 //
 // In the plane the problem of Umeyama (1991) has a closed form: written as
 // complex numbers about their means, the factor is the sum of to*conj(from)

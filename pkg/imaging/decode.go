@@ -14,8 +14,8 @@ import (
 )
 
 // Limits bound what an image may cost. They are looked at in this order,
-// before any memory is taken for pixels. A limit that is zero refuses
-// everything: begin from [DefaultLimits].
+// before any memory is taken for pixels. A limit of zero refuses: begin from
+// [DefaultLimits].
 type Limits struct {
 	MaxBytes  int64   // of the encoded image
 	MaxPixels int64   // width times height of the full-size photo
@@ -68,8 +68,8 @@ type Image struct {
 // Decode decodes a JPEG, PNG or WebP photo, told apart by content, and turns
 // it upright as its EXIF orientation says. No more than longSide pixels are
 // needed along the longer side: where the photo has at least twice as many it
-// is decoded at a reduced size, never below longSide; 0 asks for full size.
-// Of an animated PNG the still image is decoded.
+// is decoded at a reduced size, never below longSide; 0 or less asks for full
+// size. Of an animated PNG the still image is decoded.
 //
 // Errors are of kind Invalid (no bytes), TooLarge (a limit), UnsupportedImage
 // (another type, or a rare variant of these) or InvalidImage (truncated or

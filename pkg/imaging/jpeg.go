@@ -11,7 +11,7 @@ import (
 
 // maxScans bounds the work that a JPEG can ask for: a scan over the whole
 // image takes a few bytes. Encoders write ten of them, or a dozen.
-const maxScans = 100
+const maxScans = 50
 
 func jpegHeader(data []byte) (image.Point, error) {
 	c, err := jpeg.DecodeConfig(bytes.NewReader(data))
