@@ -23,7 +23,7 @@ type near struct {
 // prepared.
 func (w *worker) near(v *view, d detection) (near, error) {
 	// Faces count positions from the corner of the first pixel.
-	points := d.moved(1/v.reduction(), -0.5).points
+	points := d.moved(1/v.reduction(), -0.5, -0.5).points
 	bounds := v.img.RGBA.Rect
 	quality, err := fit(points, qualityTemplate())
 	if err != nil {

@@ -5,6 +5,7 @@
 package embed
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ import (
 // The stages that Options.Observe is told of.
 const (
 	StageDecode = "decode" // bytes to upright pixels
-	StageDetect = "detect" // all looks of the detector at one photo
+	StageDetect = "detect" // the detector's looks at a photo; those at its small faces
 	StageAlign  = "align"  // quality and warp of one face
 	StageEncode = "encode" // one face to its embedding
 )
@@ -202,7 +203,7 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]fa
 	if maxFaces > 0 {
 		v.found = v.found[:min(maxFaces, len(v.found))]
 	}
-	if err := w.sharpen(v, photo); err != nil {
+	if err := w.refine(ctx, v, photo); err != nil {
 		return nil, err
 	}
 	faces := make([]face.Face, len(v.found))
@@ -237,7 +238,7 @@ func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample
 	if v.found, err = pick.from(v.found, p.o.Quality.MinDetectionScore); err != nil {
 		return nil, err
 	}
-	if err := w.sharpen(v, photo); err != nil {
+	if err := w.refine(ctx, v, photo); err != nil {
 		return nil, err
 	}
 	samples := make([]Sample, len(v.found))
@@ -313,7 +314,7 @@ type worker struct {
 	input      imaging.Planar // of the encoder
 	candidates []detection
 	crop       *image.RGBA // for quality
-	shrunk     *image.RGBA // for near; grows to the largest face's need
+	shrunk     *image.RGBA // for near and closeUp; grows to the largest need
 }
 
 // rung is a detector session for a side x side input.
@@ -440,43 +441,122 @@ func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, erro
 			return nil, err
 		}
 	}
-	slices.SortStableFunc(v.found, func(a, b detection) int {
-		switch aa, bb := a.area(), b.area(); {
-		case aa > bb:
-			return -1
-		case aa < bb:
-			return 1
-		}
-		return 0
-	})
+	sortBySize(v.found)
 	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
 	return v, nil
+}
+
+// sortBySize puts the largest face first.
+func sortBySize(found []detection) {
+	slices.SortStableFunc(found, func(a, b detection) int { return cmp.Compare(b.area(), a.area()) })
 }
 
 // lookAt shows the photo to the detector at one rung and merges what it finds
 // into v.found: faces that were certain before stay as they are.
 func (w *worker) lookAt(ctx context.Context, v *view, r rung) error {
-	layout := w.detector
-	layout.Width, layout.Height = r.side, r.side
-	scale := layout.Letterbox(r.session.Input(), v.img.RGBA)
-	if err := r.session.Run(ctx); err != nil {
-		return face.Wrap(face.Internal, "embed.detect", err)
+	candidates, err := w.show(ctx, v.img.RGBA, r)
+	if err != nil {
+		return err
 	}
-	w.candidates = w.yunet.decode(r.session, r.side, w.candidates[:0])
-	full := v.reduction() / float32(scale)
-	for i, d := range w.candidates {
-		w.candidates[i] = d.moved(full, 0)
+	for i, d := range candidates {
+		candidates[i] = d.moved(v.reduction(), 0, 0)
 	}
 	var certain []detection
 	for _, d := range v.found {
 		if v.certain(d) {
 			certain = append(certain, d)
 		} else {
-			w.candidates = append(w.candidates, d)
+			candidates = append(candidates, d)
 		}
 	}
-	v.found = suppress(certain, w.candidates)
+	v.found = suppress(certain, candidates)
 	return nil
+}
+
+// show gives what the detector finds in a picture at one rung, unsuppressed,
+// in pixels of the picture. It holds until the next call.
+func (w *worker) show(ctx context.Context, img *image.RGBA, r rung) ([]detection, error) {
+	layout := w.detector
+	layout.Width, layout.Height = r.side, r.side
+	scale := layout.Letterbox(r.session.Input(), img)
+	if err := r.session.Run(ctx); err != nil {
+		return nil, face.Wrap(face.Internal, "embed.detect", err)
+	}
+	w.candidates = w.yunet.decode(r.session, r.side, w.candidates[:0])
+	for i, d := range w.candidates {
+		w.candidates[i] = d.moved(float32(1/scale), 0, 0)
+	}
+	return w.candidates, nil
+}
+
+// refine makes the most of the faces that were found small: the photo is
+// decoded again, at a larger scale, when it has more pixels to give them than
+// the reduced picture they were found in, and each is looked at once more,
+// alone and enlarged, because landmarks that are a pixel off in a small face
+// spoil its embedding.
+func (w *worker) refine(ctx context.Context, v *view, photo []byte) error {
+	if err := w.sharpen(v, photo); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(v.found, w.small) {
+		return nil
+	}
+	defer w.observe(StageDetect, time.Now())
+	for i, d := range v.found {
+		if !w.small(d) {
+			continue
+		}
+		closer, err := w.closeUp(ctx, v, d)
+		if err != nil {
+			return err
+		}
+		v.found[i] = closer
+	}
+	sortBySize(v.found)
+	return nil
+}
+
+// worthy reports whether a face passes the quality gate by its size and score.
+func (w *worker) worthy(d detection) bool {
+	return distance(d.points[0], d.points[1]) >= w.p.o.Quality.MinInterocularPx &&
+		d.score >= w.p.o.Quality.MinDetectionScore
+}
+
+// small reports whether a face deserves a look from close up.
+func (w *worker) small(d detection) bool { return d.seen < settledSide && w.worthy(d) }
+
+const (
+	// closeUpSides is how much of the photo a close-up shows, in sides of the
+	// face's box: about as much as the photos of LFW do.
+	closeUpSides = 2.7
+	// sameFace is the IoU from which a face seen close up is the one that was
+	// looked for.
+	sameFace = 0.3
+)
+
+// closeUp looks at one face, alone, at the smallest rung. It gives the
+// detection back as it was when the face is not found again.
+func (w *worker) closeUp(ctx context.Context, v *view, d detection) (detection, error) {
+	reduction := v.reduction()
+	here := d.moved(1/reduction, 0, 0)
+	x, y, half := (here.x0+here.x1)/2, (here.y0+here.y1)/2, here.side()*closeUpSides/2
+	region := image.Rect(int(x-half), int(y-half), int(x+half)+1, int(y+half)+1).Intersect(v.img.RGBA.Rect)
+	if region.Empty() {
+		return d, nil
+	}
+	w.shrunk = shrink(w.shrunk, v.img.RGBA, region, 1)
+	candidates, err := w.show(ctx, w.shrunk, w.rungs[0])
+	if err != nil {
+		return d, err
+	}
+	closer := d
+	for _, c := range candidates {
+		c = c.moved(reduction, float32(region.Min.X)*reduction, float32(region.Min.Y)*reduction)
+		if c.iou(d) > sameFace && (closer == d || c.score > closer.score) {
+			closer = c
+		}
+	}
+	return closer, nil
 }
 
 // sharpen decodes the photo again, at a larger scale, when a face found in it
@@ -490,9 +570,8 @@ func (w *worker) sharpen(v *view, photo []byte) error {
 	want := distance(w.p.template[0], w.p.template[1])
 	least := want
 	for _, d := range v.found {
-		eyes := distance(d.points[0], d.points[1])
-		if eyes >= w.p.o.Quality.MinInterocularPx && d.score >= w.p.o.Quality.MinDetectionScore {
-			least = min(least, eyes/reduction)
+		if w.worthy(d) {
+			least = min(least, distance(d.points[0], d.points[1])/reduction)
 		}
 	}
 	if least >= want {

@@ -23,7 +23,7 @@ import (
 func TestDetectPixels(t *testing.T) {
 	t.Parallel()
 	faces := []spot{{x: 200, y: 180, side: 120, score: 0.9}, {x: 60, y: 70, side: 64, score: 0.8}, {x: 300, y: 20, side: 20, score: 0.7}}
-	for name, size := range map[string]int{"as is": 320, "enlarged": 160, "shrunk": 2400} {
+	for name, size := range map[string]int{"as is": 320, "enlarged": 160, "shrunk": 1600} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPipeline(t, options(newDetector(faces...), newEncoder(1)))
@@ -166,7 +166,7 @@ func TestSecondLook(t *testing.T) {
 		"none found":                      {1000, nil, embed.PickLargest, []int{320, 1024}},
 		"all":                             {1000, []spot{large}, embed.PickAll, []int{320, 1024}},
 		"all, in a middling photo":        {400, []spot{large}, embed.PickAll, []int{320, 640}},
-		"all, in a photo past the ladder": {3000, []spot{large}, embed.PickAll, []int{320, 1024}},
+		"all, in a photo past the ladder": {2100, []spot{large}, embed.PickAll, []int{320, 1024}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package embed
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -15,6 +16,7 @@ type detection struct {
 	x0, y0, x1, y1 float32
 	points         [5]face.Point
 	score          float32
+	seen           float32 // the side when it was found, in pixels of the detector's input
 }
 
 func (d detection) area() float32 { return (d.x1 - d.x0) * (d.y1 - d.y0) }
@@ -29,12 +31,18 @@ func (d detection) overlap(o detection) float32 {
 	return max(w, 0) * max(h, 0)
 }
 
+// iou is what two boxes share of what they cover together.
+func (d detection) iou(o detection) float32 {
+	shared := d.overlap(o)
+	return shared / (d.area() + o.area() - shared)
+}
+
 // moved is the detection with every coordinate scaled and then shifted.
-func (d detection) moved(scale, shift float32) detection {
-	d.x0, d.y0 = d.x0*scale+shift, d.y0*scale+shift
-	d.x1, d.y1 = d.x1*scale+shift, d.y1*scale+shift
+func (d detection) moved(scale, dx, dy float32) detection {
+	d.x0, d.y0 = d.x0*scale+dx, d.y0*scale+dy
+	d.x1, d.y1 = d.x1*scale+dx, d.y1*scale+dy
 	for i, p := range d.points {
-		d.points[i] = face.Point{X: p.X*scale + shift, Y: p.Y*scale + shift}
+		d.points[i] = face.Point{X: p.X*scale + dx, Y: p.Y*scale + dy}
 	}
 	return d
 }
@@ -118,6 +126,7 @@ func (y *yunet) decode(s Session, side int, into []detection) []detection {
 					Y: (row + pts[10*i+2*k+1]) * stride,
 				}
 			}
+			d.seen = d.side()
 			if d.plausible(float32(side)) {
 				into = append(into, d)
 			}
@@ -159,15 +168,7 @@ const (
 // suppress reduces candidates to one detection per face, best score first,
 // and puts them behind the faces that are certain. It sorts candidates.
 func suppress(certain, candidates []detection) []detection {
-	slices.SortStableFunc(candidates, func(a, b detection) int {
-		switch {
-		case a.score > b.score:
-			return -1
-		case a.score < b.score:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(candidates, func(a, b detection) int { return cmp.Compare(b.score, a.score) })
 	if len(candidates) > maxCandidates {
 		candidates = candidates[:maxCandidates]
 	}
@@ -175,11 +176,8 @@ func suppress(certain, candidates []detection) []detection {
 next:
 	for _, c := range candidates {
 		for i, k := range kept {
-			shared := c.overlap(k)
-			if shared > maxIoU*(c.area()+k.area()-shared) {
-				continue next
-			}
-			if i < len(certain) && shared > maxInside*min(c.area(), k.area()) {
+			inside := i < len(certain) && c.overlap(k) > maxInside*min(c.area(), k.area())
+			if inside || c.iou(k) > maxIoU {
 				continue next
 			}
 		}
