@@ -95,7 +95,7 @@ func (c *Impostors) Calibration(source string) (face.Calibration, error) {
 		if above >= Rule30 && i%curveStep == 0 {
 			cal.Curve = appendPoint(cal.Curve, line(i), above, c.total)
 		}
-		if above == c.total && i%curveStep == 0 {
+		if n := len(cal.Curve); n > 0 && cal.Curve[n-1].FMR == 1 {
 			break
 		}
 	}
