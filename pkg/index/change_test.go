@@ -145,7 +145,7 @@ func TestWalk(t *testing.T) {
 	for _, kernel := range index.Kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			for seed := range uint64(5) {
+			for seed := range uint64(3) {
 				walk(t, seed, 60, kernel)
 			}
 		})

@@ -166,20 +166,20 @@ func TestSearchIsExact(t *testing.T) {
 // TestSearchSplits takes a gallery that several goroutines sweep.
 func TestSearchSplits(t *testing.T) {
 	t.Parallel()
+	rng := rand.New(rand.NewPCG(3, 4))
+	pool := make([]face.Embedding, 900) // so that there are ties across slabs
+	for i := range pool {
+		pool[i] = random(rng, 20)
+	}
+	people := entries(76_000, func(i int) int { return i * 31 % 30_000 },
+		func(int) face.Embedding { return pool[rng.IntN(len(pool))] })
+	probe := random(rng, 20)
+	all := brute(people, probe)
 	for _, kernel := range index.Kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
-			rng := rand.New(rand.NewPCG(3, 4))
-			pool := make([]face.Embedding, 900) // so that there are ties across slabs
-			for i := range pool {
-				pool[i] = random(rng, 20)
-			}
-			people := entries(101_000, func(i int) int { return i * 31 % 40_000 },
-				func(i int) face.Embedding { return pool[rng.IntN(len(pool))] })
 			x := index.New(index.Options{Workers: 4, Kernel: kernel})
 			add(t, x, key("m"), people...)
-			probe := random(rng, 20)
-			all := brute(people, probe)
 			for _, k := range []int{1, 10, 1000} {
 				check(t, x, key("m"), all, probe, k)
 			}
