@@ -16,8 +16,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Store keeps galleries, subjects, templates and API keys. It is safe for
-// concurrent use. A write is durable (it survives the process and the power)
+// Store keeps galleries, subjects, templates and API keys. What is made with a
+// zero CreatedAt is given the present; times are kept in UTC, to the
+// microsecond. It is safe for concurrent use. A write is durable (it survives the process and the power)
 // before its method returns, and visible to every call that starts afterwards.
 type Store interface {
 	Galleries
@@ -45,13 +46,14 @@ type Page struct {
 // Galleries of a tenant. The gallery named [face.DefaultGallery] is always
 // there: it is made when it is first looked at.
 type Galleries interface {
-	// CreateGallery adds an empty gallery. Conflict: the id is taken.
+	// CreateGallery adds an empty gallery. Conflict: the id is taken. Invalid:
+	// a tenant or id that [face.ValidID] refuses, or the retention.
 	CreateGallery(ctx context.Context, tenant string, g face.Gallery) (face.Gallery, error)
 	// Gallery returns a gallery with its counts. NotFound.
 	Gallery(ctx context.Context, tenant, gallery string) (face.Gallery, error)
 	// ListGalleries lists by id. Invalid: a cursor that this store did not make.
 	ListGalleries(ctx context.Context, tenant string, p Page) (items []face.Gallery, next string, err error)
-	// UpdateGallery changes the fields that are not nil. NotFound.
+	// UpdateGallery changes the fields that are not nil. NotFound. Invalid.
 	UpdateGallery(ctx context.Context, tenant, gallery string, c GalleryChange) (face.Gallery, error)
 	// DeleteGallery erases the gallery with everybody in it and leaves an
 	// audit record, all in one transaction. NotFound.
@@ -76,13 +78,14 @@ type GalleryChange struct {
 // Subjects of a gallery.
 type Subjects interface {
 	// CreateSubject adds a subject without templates. NotFound: the gallery.
-	// Conflict: the id is taken in this gallery.
+	// Conflict: the id is taken in this gallery. Invalid: the id, or a name,
+	// external id or metadata over the limits of package face.
 	CreateSubject(ctx context.Context, tenant, gallery string, s face.Subject) (face.Subject, error)
 	// Subject returns a subject with its template count. NotFound.
 	Subject(ctx context.Context, tenant, gallery, subject string) (face.Subject, error)
 	// ListSubjects lists by id. NotFound: the gallery. Invalid: the cursor.
 	ListSubjects(ctx context.Context, tenant, gallery string, p Page) (items []face.Subject, next string, err error)
-	// UpdateSubject changes the fields that are not nil. NotFound.
+	// UpdateSubject changes the fields that are not nil. NotFound. Invalid.
 	UpdateSubject(ctx context.Context, tenant, gallery, subject string, c SubjectChange) (face.Subject, error)
 	// DeleteSubject erases the subject and its templates and leaves an audit
 	// record, all in one transaction. NotFound.
@@ -126,7 +129,8 @@ type Templates interface {
 	Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (Result, error)
 	// PurgeExpired erases the templates that are older than their gallery's
 	// retention at the given time, over all tenants, leaves an audit record
-	// for each gallery touched, and returns how many went.
+	// for each gallery touched (several, when a great many went), and returns
+	// how many went. It drops the answers past [IdempotencyTTL], too.
 	PurgeExpired(ctx context.Context, now time.Time) (int, error)
 }
 
@@ -159,7 +163,10 @@ type Idempotency interface {
 	// was used for another request (another fingerprint), or the first one is
 	// still under way. A claim that a crash left open is free again after the restart.
 	BeginRequest(ctx context.Context, tenant, key string, fingerprint []byte) (*Answer, error)
-	// EndRequest stores the answer of a claimed key, or, with nil, gives the claim up.
+	// EndRequest stores the answer of a claimed key, or, with nil, gives the
+	// claim up. The claim ends even when storing fails. Give it a context that
+	// outlives the request: whoever went away is the one who will ask again.
+	// Conflict: the key is not claimed.
 	EndRequest(ctx context.Context, tenant, key string, a *Answer) error
 }
 

@@ -191,6 +191,7 @@ func writePragmas() []string {
 		"secure_delete = ON",   // erased rows are overwritten
 		"cell_size_check = ON", // a damaged page is an error rather than nonsense
 		"cache_size = -32768",
+		"temp_store = MEMORY", // where savepoints keep the pages as they were
 		"journal_size_limit = 67108864",
 	}
 }
@@ -310,14 +311,17 @@ func (d *database) view(ctx context.Context, work func(session) error) error {
 	if err := c.open(ctx); err != nil {
 		return err
 	}
-	s := c.session(ctx)
-	if _, err := s.exec("BEGIN"); err != nil {
+	// The two ends of the snapshot are not left to the caller's context, which
+	// could end in the middle of one. A connection that fails at either is
+	// opened anew when it is next needed.
+	ends := c.session(context.Background())
+	if _, err := ends.exec("BEGIN"); err != nil {
+		c.close()
 		return err
 	}
-	err := work(s)
-	// The snapshot ends even when the context has.
-	if _, end := c.session(context.Background()).exec("ROLLBACK"); end != nil {
-		c.close() // it is opened anew when it is next needed
+	err := work(c.session(ctx))
+	if _, end := ends.exec("ROLLBACK"); end != nil {
+		c.close()
 	}
 	return err
 }
@@ -495,7 +499,9 @@ func (w *writer) commit(batch []*change) (erased bool) {
 	}
 	// SQLite may have rolled back already, which is no error to us. A rollback
 	// that fails otherwise shows in the next BEGIN.
-	_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
+	if w.conn != nil {
+		_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
+	}
 	w.log.Error("write failed", "changes", len(batch), "error", err)
 	for _, c := range batch {
 		if c.err == nil {
@@ -510,7 +516,11 @@ func (w *writer) commit(batch []*change) (erased bool) {
 // failure of the database itself SQLite may have ended the transaction, and
 // whatever ran next would be committed on its own.
 func (w *writer) runAll(tx *transaction, batch []*change) error {
+	if err := w.open(tx.ctx); err != nil {
+		return err
+	}
 	if _, err := tx.exec("BEGIN IMMEDIATE"); err != nil {
+		w.connection.close() // the next batch starts on a new one
 		return err
 	}
 	for _, c := range batch {
@@ -546,7 +556,10 @@ func (w *writer) runAll(tx *transaction, batch []*change) error {
 func (w *writer) checkpoint() <-chan time.Time {
 	ctx := context.Background()
 	var busy, log, moved int
-	_, err := w.conn.ExecContext(ctx, "PRAGMA busy_timeout = 0")
+	err := w.open(ctx)
+	if err == nil {
+		_, err = w.conn.ExecContext(ctx, "PRAGMA busy_timeout = 0")
+	}
 	if err == nil {
 		err = w.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &moved)
 		_, err2 := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout.Milliseconds()))

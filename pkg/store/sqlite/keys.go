@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -19,7 +18,7 @@ type Keys struct{ db *database }
 // The errors are those of [Open]; a running server is none, unless it is older
 // than this program's schema.
 func OpenKeys(ctx context.Context, path string) (*Keys, error) {
-	abs, err := filepath.Abs(path)
+	abs, err := absolute(path)
 	if err != nil {
 		return nil, openFault("OpenKeys", path, err)
 	}

@@ -87,18 +87,20 @@ func (s *Store) load(ctx context.Context, last int64) {
 
 // loadPart loads the rows after one row id up to another.
 func (s *Store) loadPart(ctx context.Context, after, last int64) error {
-	for after < last {
-		next, err := s.loadRows(ctx, after, last)
+	for after < last && ctx.Err() == nil {
+		next, err := s.loadRows(after, last)
 		if err != nil || next == after {
 			return err
 		}
 		after = next
 	}
-	return nil
+	return ctx.Err()
 }
 
 // loadRows loads up to loadChunk rows and returns the last row id it saw.
-func (s *Store) loadRows(ctx context.Context, after, last int64) (int64, error) {
+// It has no context: a chunk is soon done, and SQLite's watching a context
+// costs at every row.
+func (s *Store) loadRows(after, last int64) (int64, error) {
 	s.db.landing.RLock()
 	defer s.db.landing.RUnlock()
 	chunk := make(map[index.Key][]index.Entry)
@@ -106,7 +108,7 @@ func (s *Store) loadRows(ctx context.Context, after, last int64) (int64, error) 
 		count   int64
 		numbers face.Embedding // of all embeddings of the chunk
 	)
-	err := s.db.view(ctx, func(v session) error {
+	err := s.db.view(context.Background(), func(v session) error {
 		return v.each(func(rows *sql.Rows) error {
 			var (
 				e    index.Entry

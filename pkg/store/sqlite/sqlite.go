@@ -54,7 +54,7 @@ type Store struct {
 // file cannot be written; the cause says which. Internal: the file is damaged,
 // of another program, or of a newer version.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	path, err := filepath.Abs(o.Path)
+	path, err := absolute(o.Path)
 	if err != nil {
 		return nil, openFault("Open", o.Path, err)
 	}
@@ -86,6 +86,14 @@ func (s *Store) Close() error {
 		s.closeErr = errors.Join(s.db.close(), s.lock.release())
 	})
 	return face.Wrap(face.Internal, "sqlite.Close", s.closeErr)
+}
+
+// absolute is the path whatever becomes of the working directory.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("no path of a database file")
+	}
+	return filepath.Abs(path)
 }
 
 // openFault says what kept a file from being opened. The path is in the cause.

@@ -215,9 +215,14 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 		return r, true, err
 	}
 	names := make(map[string]string, len(hits))
-	err = s.inGallery(ctx, op, key.Tenant, key.Gallery, func(v session, row int64) error {
-		if len(hits) == 0 {
-			return nil
+	err = s.db.view(ctx, func(v session) error {
+		var row int64
+		found, err := v.one([]any{&row}, galleryByID, key.Tenant, key.Gallery)
+		if err == nil && !found && key.Gallery != face.DefaultGallery {
+			err = errNoGallery(op)
+		}
+		if err != nil || !found || len(hits) == 0 {
+			return err
 		}
 		return v.each(func(rows *sql.Rows) error {
 			var id, name string

@@ -43,6 +43,7 @@ func Run(t *testing.T, place Place) {
 		{"DeleteSubject", deleteSubject},
 		{"DeleteGallery", deleteGallery},
 		{"EraseWhileSearching", eraseWhileSearching},
+		{"EraseGalleryWhileSearching", eraseGalleryWhileSearching},
 		{"Isolation", isolation},
 		{"ConcurrentWriters", concurrentWriters},
 		{"ConcurrentSameID", concurrentSameID},
@@ -55,6 +56,7 @@ func Run(t *testing.T, place Place) {
 		{"Idempotency", idempotency},
 		{"CanceledBefore", canceledBefore},
 		{"CanceledMeanwhile", canceledMeanwhile},
+		{"ContextsEndAnywhere", contextsEndAnywhere},
 		{"Closed", closed},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 func enrol(t *testing.T, place Place) {
@@ -282,6 +283,71 @@ func eraseWhileSearching(t *testing.T, place Place) {
 			}
 		}
 	})
+}
+
+// eraseGalleryWhileSearching has galleries come and go under searches. Each
+// search ends, with somebody who was there or with nobody.
+func eraseGalleryWhileSearching(t *testing.T, place Place) {
+	s, ctx := start(t, place), t.Context()
+	for _, gallery := range []string{face.DefaultGallery, "visitors"} {
+		var done atomic.Bool
+		together(5, func(i int) {
+			if i == 0 {
+				defer done.Store(true)
+				for range 25 {
+					if gallery != face.DefaultGallery {
+						_, err := s.CreateGallery(ctx, tenant, face.Gallery{ID: gallery})
+						check(t, err)
+					}
+					addSubject(t, s, tenant, gallery, "a")
+					addTemplate(t, s, tenant, gallery, "a", model, axis(4, 0, 0))
+					_, err := s.DeleteGallery(ctx, tenant, gallery, by)
+					check(t, err)
+				}
+				return
+			}
+			for !done.Load() {
+				res, err := s.Search(ctx, tenant, gallery, model, axis(4, 0, 0), 1)
+				if err != nil {
+					wantKind(t, err, face.NotFound)
+					if gallery == face.DefaultGallery {
+						t.Error("the default gallery is not there")
+					}
+				}
+				for _, c := range res.Candidates {
+					if c.SubjectID != "a" || c.Name != "name of a" {
+						t.Errorf("found %+v", c)
+					}
+				}
+			}
+		})
+	}
+}
+
+// contextsEndAnywhere ends contexts in the middle of reads and writes; the
+// store goes on as if nothing had been.
+func contextsEndAnywhere(t *testing.T, place Place) {
+	s := start(t, place)
+	for i := range 200 {
+		addSubject(t, s, tenant, face.DefaultGallery, number("s", i))
+	}
+	together(8, func(w int) {
+		for i := range 60 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i*w)*10*time.Microsecond)
+			_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.Page{Limit: 200})
+			if err != nil {
+				wantKind(t, err, face.Deadline)
+			}
+			_, err = s.UpdateSubject(ctx, tenant, face.DefaultGallery, number("s", i), nameChange("new"))
+			if err != nil {
+				wantKind(t, err, face.Deadline)
+			}
+			cancel()
+		}
+	})
+	if got := listSubjects(t, s, 1000); len(got) != 200 {
+		t.Errorf("%d subjects are listed afterwards, want 200", len(got))
+	}
 }
 
 func concurrentWriters(t *testing.T, place Place) {
