@@ -213,7 +213,7 @@ func TestWarpOfNonsense(t *testing.T) {
 	p := imaging.Planar{Width: 8, Height: 8, Scale: [3]float32{1, 1, 1}}
 	wild := []float64{0, 1, -1, 1e300, -1e300, 1e18, math.NaN(), math.Inf(1), math.Inf(-1), 0.999999999, 1e-300}
 	rng := rand.New(rand.NewPCG(1, 2))
-	for range 2000 {
+	for range 500 {
 		var a imaging.Affine
 		for i := range a {
 			a[i] = wild[rng.IntN(len(wild))]
