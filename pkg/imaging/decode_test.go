@@ -3,6 +3,7 @@ package imaging_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"image"
@@ -211,7 +212,8 @@ func TestDecode(t *testing.T) {
 			chunk("fcTL", append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(make([]byte, 4), 64), 48), make([]byte, 14)...))), want, 0},
 		"jpeg and what phones put behind it": {append(asJPEG(t, want), "SEFH trailing"...), want, 3},
 		"jpeg with extra bytes before a marker": {
-			bytes.Replace(asJPEG(t, want), []byte("\xff\xc4"), []byte("\x00\x01\x02\xff\xc4"), 1), want, 3},
+			bytes.Replace(asJPEG(t, want), []byte("\xff\xc4"), []byte("\x00\x01\x02\xff\xc4"), 1), want, 3,
+		},
 		"jpeg with scans of thumbnails": {withSegments(asJPEG(t, want),
 			segment(0xe2, bytes.Repeat([]byte("\xff\xda"), 1000)), segment(0xfe, bytes.Repeat([]byte("\xff\xda\x00\x02"), 1000))), want, 3},
 	}
@@ -405,6 +407,7 @@ func pngHeader(w, h uint32) []byte {
 
 // jpegHeader is a JPEG that says so.
 func jpegHeader(tb testing.TB, w, h uint16) []byte {
+	tb.Helper()
 	data := asJPEG(tb, scene(16, 16))
 	sof := bytes.Index(data, []byte("\xff\xc0"))
 	binary.BigEndian.PutUint16(data[sof+5:], h)
@@ -422,10 +425,20 @@ func webpHeader(w, h uint32) []byte {
 
 // scanBomb is a progressive JPEG whose last scan comes again and again.
 func scanBomb(tb testing.TB) []byte {
+	tb.Helper()
 	data := testdata(tb, "progressive.jpg")
 	last := bytes.LastIndex(data, []byte("\xff\xda"))
 	end := len(data) - 2
 	return slices.Concat(data[:end], bytes.Repeat(data[last:end], 200), data[end:])
+}
+
+// detailOf is what a caller is told.
+func detailOf(err error) string {
+	e, ok := errors.AsType[*face.Error](err)
+	if !ok {
+		return ""
+	}
+	return e.Detail
 }
 
 type refusal struct {
@@ -435,6 +448,7 @@ type refusal struct {
 }
 
 func refusals(tb testing.TB) map[string]refusal {
+	tb.Helper()
 	lim := imaging.DefaultLimits()
 	tight := func(change func(*imaging.Limits)) imaging.Limits {
 		l := lim
@@ -485,7 +499,7 @@ func TestDecodeRefuses(t *testing.T) {
 			if err == nil || face.KindOf(err) != tc.want || img != nil {
 				t.Fatalf("got %v, %v; want %v", img, err, tc.want)
 			}
-			if detail := err.(*face.Error).Detail; detail == "" {
+			if detail := detailOf(err); detail == "" {
 				t.Error("nothing is said to the caller")
 			} else if tc.want == face.UnsupportedImage && strings.HasSuffix(name, "text") &&
 				!strings.Contains(detail, "image/jpeg, image/png or image/webp") {
@@ -597,7 +611,7 @@ func FuzzDecode(f *testing.F) {
 // FuzzOrientation puts any bytes where EXIF belongs: a good photo stays one,
 // upright or turned.
 func FuzzOrientation(f *testing.F) {
-	for o := uint32(0); o < 10; o++ {
+	for o := range uint32(10) {
 		f.Add(orientationTag(binary.LittleEndian, o))
 		f.Add(orientationTag(binary.BigEndian, o))
 	}
