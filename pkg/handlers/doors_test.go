@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -101,7 +104,7 @@ func TestBadInput(t *testing.T) {
 
 func TestRoutes(t *testing.T) {
 	t.Parallel()
-	h := open(t, nil)
+	h := open(t, func(o *handlers.Options) { o.Ready = func(context.Context) error { return nil } })
 	bad(t, h.do(t, http.MethodGet, "/nowhere"), face.NotFound, "")
 	bad(t, h.do(t, http.MethodGet, "/problems/none"), face.NotFound, "")
 	a := h.do(t, http.MethodPut, "/galleries/default")
@@ -360,6 +363,16 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+	t.Run("slow sender", func(t *testing.T) {
+		t.Parallel()
+		h := open(t, nil)
+		for contentType, begun := range map[string]string{"application/json": "{", "multipart/form-data; boundary=b": "--b\r\n"} {
+			// What net/http's reader says once the server's read timeout is over.
+			r := httptest.NewRequest(http.MethodPost, "/detect", io.MultiReader(strings.NewReader(begun), iotest.ErrReader(os.ErrDeadlineExceeded)))
+			r.Header.Set("Content-Type", contentType)
+			bad(t, h.ask(t, r), face.Deadline, "")
+		}
+	})
 	t.Run("not ready", func(t *testing.T) {
 		t.Parallel()
 		h := open(t, func(o *handlers.Options) {

@@ -57,8 +57,9 @@ func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 		answer = &store.Answer{Status: rec.status, Location: rec.Header().Get("Location"), Body: rec.body.Bytes()}
 	}
 	// The request's time may be over; its key must be settled all the same.
-	err := s.Store.EndRequest(context.WithoutCancel(ctx), tenant(ctx), c.key, answer)
-	if err != nil {
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.RequestTimeout)
+	defer cancel()
+	if err := s.Store.EndRequest(ending, tenant(ctx), c.key, answer); err != nil {
 		s.Logger.ErrorContext(ctx, "idempotency key not settled", "request_id", callOf(ctx).id, "error", err)
 	}
 }
