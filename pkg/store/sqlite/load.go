@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,13 +31,12 @@ type loading struct {
 	total  int64
 	loaded atomic.Int64
 	ready  atomic.Bool
-	once   sync.Once
 	failed atomic.Pointer[error]
 }
 
-// fail makes the store not ready for good.
+// fail makes the store not ready for good; the first cause is kept.
 func (l *loading) fail(err error) {
-	l.once.Do(func() { l.failed.Store(&err) })
+	l.failed.CompareAndSwap(nil, &err)
 }
 
 // startLoading reads into the index what is in the file now. What is enrolled
