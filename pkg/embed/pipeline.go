@@ -399,11 +399,11 @@ func (v *view) certain(d detection) bool {
 	return d.side() >= v.certainSide && d.score >= v.certainScore
 }
 
-// decode decodes a photo with at least longSide pixels along its longer side,
-// if it has them; 0 asks for all it has.
-func (w *worker) decode(photo []byte, longSide int) (*imaging.Image, error) {
+// decode decodes a photo with at least the given number of pixels along its
+// longer side, if it has them.
+func (w *worker) decode(photo []byte, least int) (*imaging.Image, error) {
 	defer w.observe(StageDecode, time.Now())
-	return imaging.Decode(photo, w.p.o.Limits, longSide)
+	return imaging.Decode(photo, w.p.o.Limits, least)
 }
 
 func (w *worker) observe(stage string, start time.Time) {

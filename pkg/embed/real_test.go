@@ -372,7 +372,7 @@ func TestSameFaceAnySize(t *testing.T) {
 // TestConcurrent gives every request its own answer.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
-	p := realPipeline(t, 3)
+	p := realPipeline(t, 2)
 	var photos [][]byte
 	var want [][]embed.Sample
 	for _, q := range pairs(t, 1000) {
