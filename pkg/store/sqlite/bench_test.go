@@ -49,10 +49,10 @@ func BenchmarkEnrol(b *testing.B) {
 		b.Run(fmt.Sprint("callers=", callers), func(b *testing.B) {
 			dir := b.TempDir()
 			s := open(b, filepath.Join(dir, "likeness.db"))
-			defer s.Close()
+			defer closing(b, s)
 			addBenchSubjects(b, s, 100)
 			raw := openRaw(b, filepath.Join(dir, "raw.db"))
-			defer raw.Close()
+			defer closing(b, raw)
 			e := embedding(1, benchDim)
 			blob := sqlite.EncodeEmbedding(e)
 			perRound := 50 * callers
@@ -94,6 +94,7 @@ func openRaw(b *testing.B, path string) *sql.DB {
 }
 
 func insertRaw(b *testing.B, db *sql.DB, blob []byte, n int) {
+	b.Helper()
 	tx, err := db.Begin()
 	if err != nil {
 		b.Fatal(err)
@@ -102,7 +103,11 @@ func insertRaw(b *testing.B, db *sql.DB, blob []byte, n int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer st.Close()
+	defer func() {
+		if err := st.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
 	for range n {
 		if _, err := st.Exec(blob); err != nil {
 			b.Fatal(err)
@@ -131,7 +136,7 @@ func benchGallery(b *testing.B) (path string, n int) {
 	}
 	path = filepath.Join(b.TempDir(), "likeness.db")
 	s := open(b, path)
-	defer s.Close()
+	defer closing(b, s)
 	addBenchSubjects(b, s, n/4)
 	took := inParallel(256, n, func(i int) {
 		if err := enrol(s, fmt.Sprint("t", i), fmt.Sprint("s", i/4), embedding(i, benchDim)); err != nil {
@@ -158,7 +163,7 @@ func BenchmarkLoad(b *testing.B) {
 func BenchmarkSearch(b *testing.B) {
 	path, n := benchGallery(b)
 	s := open(b, path)
-	defer s.Close()
+	defer closing(b, s)
 	x, key := index.New(index.Options{}), index.Key{Tenant: tenant, Gallery: face.DefaultGallery, ModelID: model}
 	for i := range n {
 		if err := x.Add(key, index.Entry{TemplateID: fmt.Sprint("t", i), SubjectID: fmt.Sprint("s", i/4), Embedding: embedding(i, benchDim)}); err != nil {
@@ -193,7 +198,7 @@ func BenchmarkSearch(b *testing.B) {
 // templates.
 func BenchmarkTemplates(b *testing.B) {
 	s := open(b, filepath.Join(b.TempDir(), "likeness.db"))
-	defer s.Close()
+	defer closing(b, s)
 	addBenchSubjects(b, s, 1)
 	if err := enrol(s, "t0", "s0", embedding(0, benchDim)); err != nil {
 		b.Fatal(err)

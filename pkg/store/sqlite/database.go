@@ -90,7 +90,7 @@ func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err err
 		}
 		defer func() {
 			if err != nil {
-				serving.release()
+				err = errors.Join(err, serving.release())
 			}
 		}()
 	}
@@ -109,7 +109,7 @@ func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err err
 	if err != nil {
 		return nil, err
 	}
-	defer db.Close()
+	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
 	if err := claim(ctx, db); err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func claim(ctx context.Context, db *sql.DB) error {
 // migrate applies the migrations that the file lacks. A schema is never
 // changed under a running server, so without the server's lock an old one is
 // only brought up to date while nobody holds that lock.
-func migrate(ctx context.Context, db *sql.DB, path string, serving bool) error {
+func migrate(ctx context.Context, db *sql.DB, path string, serving bool) (err error) {
 	files, err := fs.Sub(migrations.SQLite, "sqlite")
 	if err != nil {
 		return err
@@ -171,7 +171,7 @@ func migrate(ctx context.Context, db *sql.DB, path string, serving bool) error {
 		if err != nil {
 			return fmt.Errorf("the schema is that of an older program, which still runs: %w", err)
 		}
-		defer l.release()
+		defer func() { err = errors.Join(err, l.release()) }()
 	}
 	_, err = p.Up(ctx)
 	return err
@@ -213,7 +213,7 @@ func openDatabase(ctx context.Context, path string, log *slog.Logger) (_ *databa
 	}
 	defer func() {
 		if err != nil {
-			d.closePools()
+			err = errors.Join(err, d.closePools())
 		}
 	}()
 	if d.read, err = sql.Open("sqlite", dsn(path, readPragmas()...)); err != nil {
@@ -344,11 +344,12 @@ func (c *connection) open(ctx context.Context) (err error) {
 	return err
 }
 
-// close ends the connection with its statements.
+// close ends the connection with its statements. It has no error: what
+// matters was committed or not before.
 func (c *connection) close() {
 	if c.conn != nil {
-		c.conn.Raw(func(any) error { return driver.ErrBadConn }) // or the pool would keep it
-		c.conn.Close()
+		// A connection called bad is closed; any other the pool would keep.
+		_ = c.conn.Raw(func(any) error { return driver.ErrBadConn })
 		c.conn = nil
 	}
 }
@@ -372,7 +373,7 @@ type session struct {
 
 // exec returns how many rows the statement itself changed.
 func (s session) exec(query string, args ...any) (int, error) {
-	st, err := s.stmt(query)
+	st, err := s.stmt(query) //nolint:sqlclosecheck // the connection keeps it
 	if err != nil {
 		return 0, err
 	}
@@ -386,7 +387,7 @@ func (s session) exec(query string, args ...any) (int, error) {
 
 // each calls scan for each row.
 func (s session) each(scan func(*sql.Rows) error, query string, args ...any) error {
-	st, err := s.stmt(query)
+	st, err := s.stmt(query) //nolint:sqlclosecheck // the connection keeps it
 	if err != nil {
 		return err
 	}
@@ -599,7 +600,7 @@ func joinScopes(scopes []face.Scope) string {
 
 func splitScopes(column string) []face.Scope {
 	var scopes []face.Scope
-	for _, w := range strings.Fields(column) {
+	for w := range strings.FieldsSeq(column) {
 		scopes = append(scopes, face.Scope(w))
 	}
 	return scopes

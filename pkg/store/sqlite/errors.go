@@ -20,8 +20,7 @@ func (d *database) fault(op string, err error) error {
 		return nil
 	}
 	op = "sqlite." + op
-	var known *face.Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*face.Error](err); ok {
 		e := *known // errClosed is shared
 		e.Op = op
 		return &e
@@ -31,8 +30,7 @@ func (d *database) fault(op string, err error) error {
 		return face.Errorf(face.Unavailable, op, "%s", errClosed.Detail)
 	}
 	e := face.Wrap(kind, op, err)
-	var wrapped *face.Error
-	if errors.As(e, &wrapped) {
+	if wrapped, ok := errors.AsType[*face.Error](e); ok {
 		wrapped.Detail = detail
 	}
 	return e

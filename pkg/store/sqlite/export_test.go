@@ -29,11 +29,10 @@ func (s *Store) Pragma(ctx context.Context, name string) (value string, err erro
 
 // OpenSnapshot holds a snapshot of a reader until the returned function is
 // called.
-func (s *Store) OpenSnapshot(ctx context.Context) (end func()) {
-	held, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+func (s *Store) OpenSnapshot(ctx context.Context) (end func() error) {
+	held, release, ended := make(chan struct{}), make(chan struct{}), make(chan error)
 	go func() {
-		defer close(ended)
-		s.db.view(ctx, func(v session) error {
+		ended <- s.db.view(ctx, func(v session) error {
 			var n int
 			_, err := v.one([]any{&n}, "SELECT count(*) FROM gallery") // the snapshot begins with a read
 			close(held)
@@ -42,7 +41,7 @@ func (s *Store) OpenSnapshot(ctx context.Context) (end func()) {
 		})
 	}()
 	<-held
-	return func() { close(release); <-ended }
+	return func() error { close(release); return <-ended }
 }
 
 // EncodeEmbedding is how an embedding lies in the file.

@@ -44,7 +44,7 @@ func enrolUntilKilled(path string) {
 					os.Exit(1)
 				}
 				// One write of one line: nothing is in a buffer when the end comes.
-				os.Stdout.WriteString(fmt.Sprintln(seed))
+				fmt.Fprintln(os.Stdout, seed)
 			}
 		})
 	}
@@ -72,7 +72,10 @@ func TestKill(t *testing.T) {
 		lines := bufio.NewScanner(out)
 		for n := 0; lines.Scan(); n++ {
 			if n == 100+37*round {
-				child.Process.Kill() // and read on: what it wrote before counts
+				if err := child.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				// And read on: what it wrote before counts.
 			}
 			var seed int
 			if _, err := fmt.Sscan(lines.Text(), &seed); err != nil {

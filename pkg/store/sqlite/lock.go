@@ -35,7 +35,8 @@ func tryLock(path string) (*fileLock, error) {
 		holder, _ := io.ReadAll(io.LimitReader(f, 64))
 		return nil, fmt.Errorf("%s: %w (%s)", path, errHeld, strings.TrimSpace(string(holder)))
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = fmt.Fprintf(f, "process %d\n", os.Getpid())
 	}
 	if err != nil {

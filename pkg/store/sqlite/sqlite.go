@@ -106,8 +106,7 @@ func openFault(op, path string, err error) error {
 		kind, detail = face.Unavailable, "the storage cannot be written to"
 	}
 	wrapped := face.Wrap(kind, "sqlite."+op, fmt.Errorf("%s: %w", path, err))
-	var e *face.Error
-	if errors.As(wrapped, &e) {
+	if e, ok := errors.AsType[*face.Error](wrapped); ok {
 		e.Detail = detail
 	}
 	return wrapped

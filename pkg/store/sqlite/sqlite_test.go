@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -41,6 +42,7 @@ func TestMain(m *testing.M) {
 func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(tb testing.TB) func() store.Store {
+		tb.Helper()
 		path := filepath.Join(tb.TempDir(), "likeness.db")
 		return func() store.Store { return open(tb, path) }
 	})
@@ -57,6 +59,14 @@ func open(tb testing.TB, path string) *sqlite.Store {
 		tb.Fatal(err)
 	}
 	return s
+}
+
+// closing closes what is deferred to it.
+func closing(tb testing.TB, c io.Closer) {
+	tb.Helper()
+	if err := c.Close(); err != nil {
+		tb.Error(err)
+	}
 }
 
 // embedding is the same for the same number, and unlike any other's.
@@ -93,7 +103,7 @@ func sqlExec(tb testing.TB, path string, statements ...string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer db.Close()
+	defer closing(tb, db)
 	for _, st := range statements {
 		if _, err := db.Exec(st); err != nil {
 			tb.Fatalf("%s: %v", st, err)
@@ -107,7 +117,7 @@ func integrity(tb testing.TB, path string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer db.Close()
+	defer closing(tb, db)
 	var verdict string
 	if err := db.QueryRow("PRAGMA integrity_check").Scan(&verdict); err != nil || verdict != "ok" {
 		tb.Errorf("integrity check says %q, %v", verdict, err)
@@ -119,7 +129,7 @@ func TestFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "fol der")
 	path := filepath.Join(dir, "a?b#c%20.db")
 	s := open(t, path)
-	defer s.Close()
+	defer closing(t, s)
 	for pragma, want := range map[string]string{
 		"page_size": "16384", "journal_mode": "wal", "synchronous": "2", "foreign_keys": "1",
 		"secure_delete": "1", "busy_timeout": "5000",
@@ -177,7 +187,7 @@ func TestKeysBesideServer(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer k.Close()
+			defer closing(t, k)
 			_, key := face.NewKey(tenant, "door", face.Scopes(), time.Time{})
 			if err := k.CreateKey(ctx, key); err != nil {
 				t.Error(err)
@@ -245,12 +255,18 @@ func TestOpenRefuses(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, face.Internal, "not a database"},
-		{"another program's database", func(t *testing.T, path string) { sqlExec(t, path, "CREATE TABLE note (body)") },
-			face.Internal, "another program"},
-		{"another program's mark", func(t *testing.T, path string) { sqlExec(t, path, "PRAGMA application_id = 7") },
-			face.Internal, "another program"},
-		{"newer schema", made("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)"),
-			face.Internal, "newer program"},
+		{
+			"another program's database", func(t *testing.T, path string) { sqlExec(t, path, "CREATE TABLE note (body)") },
+			face.Internal, "another program",
+		},
+		{
+			"another program's mark", func(t *testing.T, path string) { sqlExec(t, path, "PRAGMA application_id = 7") },
+			face.Internal, "another program",
+		},
+		{
+			"newer schema", made("INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)"),
+			face.Internal, "newer program",
+		},
 		{"folder in its place", func(t *testing.T, path string) {
 			if err := os.Mkdir(path, 0o700); err != nil {
 				t.Fatal(err)
@@ -317,7 +333,7 @@ func TestDamagedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer closing(t, s)
 	if err := s.AwaitReady(t.Context()); !errors.Is(err, face.Unavailable) {
 		t.Errorf("AwaitReady: %v", err)
 	}
@@ -386,7 +402,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	integrity(t, path)
 	s = open(t, path)
-	defer s.Close()
+	defer closing(t, s)
 	verify(s)
 }
 
@@ -416,7 +432,7 @@ func TestWritesWhileLoading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer closing(t, s)
 	early := 0
 	for i := range 400 {
 		var e *face.Error
@@ -527,7 +543,9 @@ func TestErasedBytesAreGone(t *testing.T) {
 	// next erase empties the log.
 	end := s.OpenSnapshot(ctx)
 	erase(0)
-	end()
+	if err := end(); err != nil {
+		t.Error(err)
+	}
 	erase(4)
 	if got := left(); !slices.Equal(got, want[4:]) {
 		t.Errorf("%d embeddings are in the files, want %d", len(got), len(want)-4)
@@ -557,7 +575,7 @@ func TestAuditShowsTampering(t *testing.T) {
 			t.Parallel()
 			ctx, path := t.Context(), filepath.Join(t.TempDir(), "likeness.db")
 			s := open(t, path)
-			defer s.Close()
+			defer closing(t, s)
 			if err := s.VerifyAudit(ctx); err != nil {
 				t.Errorf("without records: %v", err)
 			}

@@ -1,3 +1,4 @@
+//nolint:thelper // these are the tests themselves: a failure is theirs, not their caller's
 package storetest
 
 import (
@@ -117,7 +118,7 @@ func idempotency(t *testing.T, place Place) {
 	begin(tenant, "open", print)
 	check(t, s.Close())
 	s = open()
-	defer s.Close()
+	defer func() { check(t, s.Close()) }()
 	if a := begin(tenant, "open", []byte("other")); a != nil { // free after the restart
 		t.Errorf("an open claim became the answer %+v", a)
 	}

@@ -23,6 +23,7 @@ type Place func(tb testing.TB) (open func() store.Store)
 // Run tests that a store behaves as pkg/store says. Each test has a place of
 // its own, and all run in parallel.
 func Run(t *testing.T, place Place) {
+	t.Helper()
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, Place)
@@ -133,8 +134,8 @@ func axis(dim, at int, tilt float64) face.Embedding {
 	return e
 }
 
-func newRand(t testing.TB) *rand.Rand {
-	t.Helper()
+func newRand(tb testing.TB) *rand.Rand {
+	tb.Helper()
 	return rand.New(rand.NewPCG(1, 2))
 }
 
@@ -177,6 +178,7 @@ func found(tb testing.TB, s store.Store, tenant, gallery, model string, probe fa
 func number(prefix string, i int) string { return fmt.Sprintf("%s-%04d", prefix, i) }
 
 func canceledContext(tb testing.TB) context.Context {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(tb.Context())
 	cancel()
 	return ctx

@@ -1,3 +1,4 @@
+//nolint:thelper // these are the tests themselves: a failure is theirs, not their caller's
 package storetest
 
 import (
@@ -80,7 +81,8 @@ func defaultGallery(t *testing.T, place Place) {
 	_, err = s.CreateGallery(ctx, "t6", face.Gallery{ID: face.DefaultGallery})
 	wantKind(t, err, face.Conflict)
 	_, err = s.Enrol(ctx, "t7", face.DefaultGallery, face.Template{
-		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, 0, 0)})
+		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, 0, 0),
+	})
 	wantKind(t, err, face.NotFound)
 	must(s.DeleteGallery(ctx, "t3", face.DefaultGallery, by))(t)
 	if g := must(s.Gallery(ctx, "t3", face.DefaultGallery))(t); g.Subjects != 0 {
@@ -330,7 +332,7 @@ func reopen(t *testing.T, place Place) {
 	check(t, s.Close())
 
 	s = open()
-	defer s.Close()
+	defer func() { check(t, s.Close()) }()
 	for i, w := range want {
 		got := must(s.Templates(ctx, tenant, face.DefaultGallery, number("s", i), model))(t)
 		if d := cmp.Diff([]face.Template{w}, got); d != "" {
@@ -361,7 +363,8 @@ func purge(t *testing.T, place Place) {
 			addSubject(t, s, tn, g.ID, "a")
 			for i, age := range []time.Duration{0, 24 * time.Hour, 24*time.Hour + time.Microsecond, 31 * 24 * time.Hour} {
 				must(s.Enrol(ctx, tn, g.ID, face.Template{
-					ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(8, i, 0), CreatedAt: now.Add(-age)}))(t)
+					ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(8, i, 0), CreatedAt: now.Add(-age),
+				}))(t)
 			}
 		}
 	}

@@ -1,3 +1,4 @@
+//nolint:thelper // these are the tests themselves: a failure is theirs, not their caller's
 package storetest
 
 import (
@@ -135,7 +136,8 @@ func templatesOldestFirst(t *testing.T, place Place) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, hour := range []int{3, 1, 2, 0} {
 		must(s.Enrol(ctx, tenant, face.DefaultGallery, face.Template{
-			ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, hour, 0), CreatedAt: at.Add(time.Duration(hour) * time.Hour)}))(t)
+			ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, hour, 0), CreatedAt: at.Add(time.Duration(hour) * time.Hour),
+		}))(t)
 	}
 	var hours []int
 	for _, tm := range must(s.Templates(ctx, tenant, face.DefaultGallery, "a", model))(t) {
@@ -389,8 +391,8 @@ func concurrentSameID(t *testing.T, place Place) {
 	together(50, func(i int) {
 		_, err := s.Enrol(ctx, tenant, face.DefaultGallery, same)
 		check(t, err)
-		switch _, err := s.CreateSubject(ctx, tenant, face.DefaultGallery, face.Subject{ID: "b"}); {
-		case err == nil:
+		switch _, err := s.CreateSubject(ctx, tenant, face.DefaultGallery, face.Subject{ID: "b"}); err {
+		case nil:
 			made.Add(1)
 		default:
 			wantKind(t, err, face.Conflict)
