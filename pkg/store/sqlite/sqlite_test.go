@@ -238,6 +238,7 @@ func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	made := func(change ...string) func(*testing.T, string) {
 		return func(t *testing.T, path string) {
+			t.Helper()
 			if err := open(t, path).Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -251,16 +252,23 @@ func TestOpenRefuses(t *testing.T) {
 		says  string
 	}{
 		{"text", func(t *testing.T, path string) {
+			t.Helper()
 			if err := os.WriteFile(path, []byte(strings.Repeat("not a database\n", 500)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}, face.Internal, "not a database"},
 		{
-			"another program's database", func(t *testing.T, path string) { sqlExec(t, path, "CREATE TABLE note (body)") },
+			"another program's database", func(t *testing.T, path string) {
+				t.Helper()
+				sqlExec(t, path, "CREATE TABLE note (body)")
+			},
 			face.Internal, "another program",
 		},
 		{
-			"another program's mark", func(t *testing.T, path string) { sqlExec(t, path, "PRAGMA application_id = 7") },
+			"another program's mark", func(t *testing.T, path string) {
+				t.Helper()
+				sqlExec(t, path, "PRAGMA application_id = 7")
+			},
 			face.Internal, "another program",
 		},
 		{
@@ -268,6 +276,7 @@ func TestOpenRefuses(t *testing.T) {
 			face.Internal, "newer program",
 		},
 		{"folder in its place", func(t *testing.T, path string) {
+			t.Helper()
 			if err := os.Mkdir(path, 0o700); err != nil {
 				t.Fatal(err)
 			}
