@@ -285,6 +285,42 @@ func scopeOf(op *openapi3.Operation) face.Scope {
 }
 
 // TestTenants: what one tenant has, another does not see.
+// TestWithoutKeys: the loopback address keeps other machines out, not the web
+// pages that this machine's browser shows.
+func TestWithoutKeys(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	for _, c := range []struct {
+		name, host, site, origin string
+		refused                  bool
+	}{
+		{"curl", "127.0.0.1:8080", "", "", false},
+		{"by name", "localhost:8080", "", "", false},
+		{"IPv6", "[::1]:8080", "", "", false},
+		{"its own page", "localhost:8080", "same-origin", "http://localhost:8080", false},
+		{"a form of another site", "localhost:8080", "cross-site", "http://evil.example", true},
+		{"another site, an old browser", "localhost:8080", "", "http://evil.example", true},
+		{"a name bound to the address", "evil.example:8080", "same-origin", "http://evil.example:8080", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := fields{"image": photo()}.form(t, http.MethodPost, "/detect")
+			r.Host = c.host
+			for name, value := range map[string]string{"Sec-Fetch-Site": c.site, "Origin": c.origin} {
+				if value != "" {
+					r.Header.Set(name, value)
+				}
+			}
+			a := h.ask(t, r)
+			if c.refused {
+				bad(t, a, face.Forbidden, "")
+			} else {
+				good[api.DetectResponse](t, a, 200)
+			}
+		})
+	}
+}
+
 func TestTenants(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *handlers.Options) { o.Auth = true })

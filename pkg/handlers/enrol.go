@@ -66,11 +66,10 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest) (face.Embe
 		return nil, nil, err
 	}
 	sample := samples[0]
-	if reasons := sample.Face.Quality.Reasons; len(reasons) > 0 && or(b.QualityGate, api.QualityGateAuto) == api.QualityGateAuto {
-		s.metrics.notAcquired(reasons)
-		e := face.Errorf(face.LowQuality, "handlers.EnrolTemplate", "The quality gate refuses the face.")
-		e.Reasons = reasons
-		return nil, nil, at(e, "image")
+	if or(b.QualityGate, api.QualityGateAuto) == api.QualityGateAuto {
+		if err := s.gate("image", sample); err != nil {
+			return nil, nil, err
+		}
 	}
 	f := faceOf(sample.Face)
 	return sample.Embedding, &f, nil

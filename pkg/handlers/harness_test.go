@@ -213,6 +213,9 @@ func open(tb testing.TB, change func(*handlers.Options)) *house {
 			tb.Error(err)
 		}
 	})
+	if err := st.AwaitReady(context.Background()); err != nil {
+		tb.Fatal(err)
+	}
 	h, registry := &house{store: st, logs: &lines{}}, prometheus.NewRegistry()
 	_, h.router = contract(tb)
 	o := handlers.Options{
@@ -269,6 +272,9 @@ func (a answer) into(tb testing.TB, v any) {
 // ask sends a request and holds the answer against the contract.
 func (h *house) ask(tb testing.TB, r *http.Request) answer {
 	tb.Helper()
+	if r.Host == "example.com" { // what httptest calls a server by default
+		r.Host = "127.0.0.1:8080"
+	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	a := answer{w.Code, w.Header(), w.Body.Bytes()}

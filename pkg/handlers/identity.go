@@ -108,10 +108,26 @@ func (s *server) presented(ctx context.Context, name string, photo []byte, numbe
 		return e, nil, err
 	}
 	samples, err := s.acquire(ctx, name, photo, pick)
+	if err == nil {
+		err = s.gate(name, samples[0])
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	return samples[0].Embedding, &api.Sample{Face: faceOf(samples[0].Face)}, nil
+}
+
+// gate refuses a face that the quality gate has something against, and counts
+// it: what blurred or tiny faces score says little about who they are.
+func (s *server) gate(field string, sample embed.Sample) error {
+	reasons := sample.Face.Quality.Reasons
+	if len(reasons) == 0 {
+		return nil
+	}
+	s.metrics.notAcquired(reasons)
+	e := face.Errorf(face.LowQuality, "handlers.gate", "The quality gate refuses the face.")
+	e.Reasons = reasons
+	return at(e, field)
 }
 
 // embedding checks an embedding that the caller computed.

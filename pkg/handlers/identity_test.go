@@ -94,6 +94,8 @@ func TestVerifyRefuses(t *testing.T) {
 		{"no face", fields{"probe": photo(), "subject_id": "ada"}, face.NoFace, "/probe"},
 		{"no face in the reference", fields{"probe": one, "reference": photo()}, face.NoFace, "/reference"},
 		{"two faces", fields{"probe": photo(person{number: 1}, person{number: 2}), "subject_id": "ada"}, face.ManyFaces, "/probe"},
+		{"poor probe", fields{"probe": photo(person{number: 1, poor: true}), "subject_id": "ada"}, face.LowQuality, "/probe"},
+		{"poor reference", fields{"probe": one, "reference": photo(person{number: 1, poor: true})}, face.LowQuality, "/reference"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -13,6 +13,7 @@ import (
 
 type metrics struct {
 	duration  *prometheus.HistogramVec
+	inFlight  prometheus.Gauge
 	decisions *prometheus.CounterVec
 	failures  *prometheus.CounterVec
 }
@@ -24,6 +25,10 @@ func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, e
 			Help:    "Time from a request's headers to the end of its answer.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14), // 1 ms .. 8 s
 		}, []string{"route", "code"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "likeness_http_requests_in_flight",
+			Help: "Requests under way, that for the metrics counted in.",
+		}),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "likeness_decisions_total",
 			Help: "Decisions of verification and identification.",
@@ -34,7 +39,7 @@ func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, e
 		}, []string{"reason"}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.duration, m.decisions, m.failures, templates{galleries}} {
+	for _, c := range []prometheus.Collector{m.duration, m.inFlight, m.decisions, m.failures, templates{galleries}} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

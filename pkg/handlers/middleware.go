@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"mime"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"reflect"
 	"runtime/debug"
@@ -56,6 +57,8 @@ func validRequestID(id string) bool {
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		s.metrics.inFlight.Inc()
+		defer s.metrics.inFlight.Dec()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		next.ServeHTTP(ww, r)
 		elapsed := time.Since(start)
@@ -128,6 +131,10 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r.Context())
 		if !s.Auth {
+			if err := fromThisMachine(r); err != nil {
+				s.fail(w, r, err)
+				return
+			}
 			c.key = face.Key{Tenant: face.DefaultTenant, Scopes: face.Scopes()}
 			next.ServeHTTP(w, r)
 			return
@@ -140,6 +147,26 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 		c.key = key
 		next.ServeHTTP(w, r)
 	})
+}
+
+// fromThisMachine refuses what a page of some website may have made this
+// machine's browser send. Without keys the loopback address is all that keeps
+// strangers out, and a browser reaches it for every page that it shows: by a
+// form sent across origins, or under a name that was bound to the address
+// after the page was loaded.
+func fromThisMachine(r *http.Request) error {
+	const op = "handlers.authenticate"
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return face.Errorf(face.Forbidden, op, "Without API keys the server answers to localhost, not to other names.")
+	}
+	if http.NewCrossOriginProtection().Check(r) != nil {
+		return face.Errorf(face.Forbidden, op, "Without API keys the server takes no requests from web pages of other origins.")
+	}
+	return nil
 }
 
 func (s *server) keyOf(r *http.Request) (face.Key, error) {
