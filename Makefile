@@ -10,7 +10,7 @@ TAGS    = $(if $(GOTAGS),-tags $(GOTAGS))
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # Weights: what the caller says, else those beside the checkout.
-LIKENESS_MODELS_DIR ?= $(wildcard ../shared/models)
+LIKENESS_MODELS_DIR ?= $(abspath $(wildcard ../shared/models))
 export LIKENESS_MODELS_DIR
 
 .PHONY: help
