@@ -117,9 +117,9 @@ func (c *client) subject(ctx context.Context, gallery, id, name string) (made ti
 		CreatedAt time.Time `json:"created_at"`
 	}
 	subjects := c.base.JoinPath("galleries", gallery, "subjects")
-	err = c.do(ctx, request{http.MethodPost, subjects, "application/json", body, ""}, &answer)
+	_, err = c.do(ctx, request{http.MethodPost, subjects, "application/json", body, ""}, &answer)
 	if errors.Is(err, face.Conflict) {
-		err = c.do(ctx, request{method: http.MethodGet, url: subjects.JoinPath(id)}, &answer)
+		_, err = c.do(ctx, request{method: http.MethodGet, url: subjects.JoinPath(id)}, &answer)
 	}
 	return answer.CreatedAt, err
 }
@@ -146,14 +146,33 @@ func (c *client) enrol(ctx context.Context, gallery, subject string, made time.T
 	}
 	fmt.Fprintf(sum, "%s\n%s\n%d\n", gallery, subject, made.UnixMicro())
 	sum.Write(image)
-	idempotency := "enrol-" + hex.EncodeToString(sum.Sum(nil))
 
 	var answer struct {
 		TemplateID string `json:"template_id"`
 	}
 	where := c.base.JoinPath("galleries", gallery, "subjects", subject, "templates")
-	err = c.do(ctx, request{http.MethodPost, where, form.FormDataContentType(), body.Bytes(), idempotency}, &answer)
-	return answer.TemplateID, err
+	for {
+		idempotency := "enrol-" + hex.EncodeToString(sum.Sum(nil))
+		replayed, err := c.do(ctx, request{http.MethodPost, where, form.FormDataContentType(), body.Bytes(), idempotency}, &answer)
+		if err != nil || !replayed {
+			return answer.TemplateID, err
+		}
+		// An answer from before: the template may have been erased since.
+		var list struct {
+			Items []struct {
+				TemplateID string `json:"template_id"`
+			} `json:"items"`
+		}
+		if _, err := c.do(ctx, request{method: http.MethodGet, url: where}, &list); err != nil {
+			return "", err
+		}
+		for _, t := range list.Items {
+			if t.TemplateID == answer.TemplateID {
+				return t.TemplateID, nil
+			}
+		}
+		sum.Write([]byte(answer.TemplateID)) // makes it another request
+	}
 }
 
 // request is what is sent, as often as it takes.
@@ -167,13 +186,13 @@ type request struct {
 
 // do sends a request, again when the server asks for it (429, 503) or the
 // connection breaks, and decodes the answer. What the server refuses is a
-// *problem.
-func (c *client) do(ctx context.Context, r request, answer any) error {
+// *problem. replayed: the answer is that of the same request made before.
+func (c *client) do(ctx context.Context, r request, answer any) (replayed bool, err error) {
 	wait := firstWait
 	for attempt := 1; ; attempt++ {
 		resp, err := c.once(ctx, r)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return false, ctx.Err()
 		}
 		var pause time.Duration
 		switch {
@@ -182,16 +201,16 @@ func (c *client) do(ctx context.Context, r request, answer any) error {
 		case resp.status == http.StatusTooManyRequests || resp.status == http.StatusServiceUnavailable:
 			err, pause = resp.problem(), resp.retryAfter
 		case resp.status >= 300:
-			return resp.problem()
+			return false, resp.problem()
 		default:
-			return json.Unmarshal(resp.body, answer)
+			return resp.replayed, json.Unmarshal(resp.body, answer)
 		}
 		if attempt == attempts || pause > longestWait {
-			return err
+			return false, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		case <-time.After(pause):
 		}
 	}
@@ -201,6 +220,7 @@ func (c *client) do(ctx context.Context, r request, answer any) error {
 type response struct {
 	status     int
 	retryAfter time.Duration
+	replayed   bool
 	body       []byte
 }
 
@@ -229,7 +249,10 @@ func (c *client) once(ctx context.Context, r request) (*response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &response{resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now()), b}, nil
+	return &response{
+		resp.StatusCode, retryAfter(resp.Header.Get("Retry-After"), time.Now()),
+		resp.Header.Get("Idempotency-Replayed") == "true", b,
+	}, nil
 }
 
 // problem is the answer as an error. An answer that is no problem+json comes

@@ -45,7 +45,7 @@ func realServer(t *testing.T) string {
 }
 
 // A folder is enrolled once however often it is asked for, and again after the
-// subject was erased: an answer from before the erase would be a lie.
+// subject or a template was erased: an answer from before would be a lie.
 func TestEnrolWithRealServer(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
@@ -90,6 +90,15 @@ func TestEnrolWithRealServer(t *testing.T) {
 	}
 	if anew := enrol(); anew[2] != first[2] || anew[0] == first[0] || templates() != 3 {
 		t.Errorf("after the erase:\n%v\nfirst:\n%v\n%d templates", anew, first, templates())
+	}
+	// A line is the result, the photo and the template's id.
+	template := strings.Split(first[2], "\t")[2]
+	resp = ask(t, http.MethodDelete, server+"/galleries/default/subjects/Tim_Robbins/templates/"+template)
+	if resp.Body.Close(); resp.StatusCode != http.StatusOK || templates() != 2 {
+		t.Fatalf("erase of a template: %s, %d templates left", resp.Status, templates())
+	}
+	if anew := enrol(); anew[2] == first[2] || templates() != 3 {
+		t.Errorf("after the erase of a template:\n%v\n%d templates", anew, templates())
 	}
 }
 
