@@ -275,13 +275,13 @@ func TestSignals(t *testing.T) {
 			s.await("draining")
 			if cut {
 				s.signal(syscall.SIGTERM)
-				if res := <-answered; res.err == nil {
-					t.Errorf("a request was answered %d after the cut", res.status)
-				}
-				w.Close()
 				var exit *exec.ExitError
 				if err := <-s.exited; !errors.As(err, &exit) || exit.ExitCode() != 1 {
 					t.Errorf("after the cut: %v", err)
+				}
+				w.Close() // the client returns once it has nothing left to send
+				if res := <-answered; res.err == nil {
+					t.Errorf("a request was answered %d after the cut", res.status)
 				}
 				return
 			}
@@ -347,7 +347,7 @@ func TestUsage(t *testing.T) {
 		{"environment over file", []string{"--config", file}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:2"},
 		{"flag over environment", []string{"--config", file, "--listen=0.0.0.0:3"}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:3"},
 		{"unknown name in the file", []string{"--config", bad}, nil, 2, "lissten"},
-		{"no models", nil, []string{"LIKENESS_DATA_DIR=" + dir, "LIKENESS_MODELS_DIR=" + dir}, 1, "likeness models pull"},
+		{"no models", nil, []string{"LIKENESS_DATA_DIR=" + dir, "LIKENESS_MODELS_DIR=" + t.TempDir()}, 1, "likeness models pull"},
 		{"help", []string{"--help"}, nil, 0, "LIKENESS_LISTEN"},
 	}
 	for _, tt := range tests {
