@@ -1,0 +1,130 @@
+package app_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+	"go.uber.org/goleak"
+
+	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/pkg/app"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// options are the defaults, on a free port, without keys, on real weights.
+func options(t *testing.T) app.Options {
+	t.Helper()
+	o := defaults(t)
+	o.ModelsDir = []string{filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))}
+	o.ORTLibrary = orttest.Library(t)
+	return o
+}
+
+func defaults(t *testing.T) app.Options {
+	t.Helper()
+	var o app.Options
+	if err := kong.ApplyDefaults(&o); err != nil {
+		t.Fatal(err)
+	}
+	o.Listen, o.Auth, o.DataDir, o.DatabaseURL, o.ModelsDir = "127.0.0.1:0", "off", t.TempDir(), "", nil
+	return o
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	if err := defaults(t).Validate(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+	for option, change := range map[string]func(*app.Options){
+		"--listen":           func(o *app.Options) { o.Listen = "nowhere" },
+		"--auth":             func(o *app.Options) { o.Listen = "0.0.0.0:80" },
+		"--database-url":     func(o *app.Options) { o.DatabaseURL = "mysql://u:p@h/d" },
+		"--max-image-bytes":  func(o *app.Options) { o.MaxImageBytes = 0 },
+		"--max-megapixels":   func(o *app.Options) { o.MaxMegapixels = -1 },
+		"--request-timeout":  func(o *app.Options) { o.RequestTimeout = 0 },
+		"--drain-timeout":    func(o *app.Options) { o.DrainTimeout = 0 },
+		"--purge-interval":   func(o *app.Options) { o.PurgeInterval = 0 },
+		"--slots":            func(o *app.Options) { o.Slots = -1 },
+		"--queue":            func(o *app.Options) { o.Queue = -1 },
+		"--rate-limit":       func(o *app.Options) { o.RateLimit = -1 },
+		"--ambiguity-margin": func(o *app.Options) { o.AmbiguityMargin = 2 },
+	} {
+		o := defaults(t)
+		change(&o)
+		if err := o.Validate(); err == nil || !strings.Contains(err.Error(), option+": ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", option, err)
+		}
+		if _, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler)); err == nil {
+			t.Errorf("%s: New took it", option)
+		}
+	}
+}
+
+// TestNewNeedsModels reads what an operator without weights is told.
+func TestNewNeedsModels(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		change func(*app.Options)
+		says   string
+	}{
+		{"no file", func(*app.Options) {}, "likeness models pull"},
+		{"no such model", func(o *app.Options) { o.Encoder = "facenet" }, `no model is called "facenet"`},
+		{"a detector as encoder", func(o *app.Options) { o.Encoder = "yunet_n" }, "another kind"},
+	} {
+		o := defaults(t)
+		if tt.name != "no file" {
+			o = options(t)
+		}
+		tt.change(&o)
+		if _, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// TestStartStop starts a server twice on the same data, and fails to start
+// one in between: what failed must have let go of everything.
+func TestStartStop(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	for range 2 {
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		busy := o
+		busy.Listen = taken.Addr().String()
+		if _, err := app.New(t.Context(), busy, "test", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "--listen") {
+			t.Fatalf("on a taken port: %v", err)
+		}
+
+		a, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Start()
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		res, err := client.Get("http://" + a.Addr() + "/healthz")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Body.Close(); res.StatusCode != http.StatusOK {
+			t.Errorf("healthz: %s", res.Status)
+		}
+		ctx := context.WithoutCancel(t.Context())
+		if err := errors.Join(a.Stop(ctx), a.Stop(ctx)); err != nil {
+			t.Error(err)
+		}
+	}
+}
