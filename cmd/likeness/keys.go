@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,8 +23,40 @@ type keysCmd struct {
 	Revoke keysRevoke `cmd:"" help:"Revoke a key. A running server refuses it from its next request."`
 }
 
-type keysCreate struct {
+// keyStore is where the server keeps its keys: the same two settings say so
+// there, or a key would lie where no server looks.
+type keyStore struct {
 	dataDir
+	DatabaseURL string `env:"LIKENESS_DATABASE_URL" placeholder:"sqlite:PATH" help:"Store of the server, when it is not in the data folder."`
+}
+
+// database is the file of the store.
+func (s keyStore) database() (string, error) {
+	if s.DatabaseURL == "" {
+		return filepath.Join(s.DataDir, "likeness.db"), nil
+	}
+	if path, ok := strings.CutPrefix(s.DatabaseURL, "sqlite:"); ok && path != "" {
+		return path, nil
+	}
+	// Not the URL itself: it may hold a password.
+	return "", usageError{errors.New("--database-url: names no store of this build; sqlite:PATH does")}
+}
+
+// open opens the keys of a store that is there. A mistyped folder must not
+// become a new, empty store: it would say that there are no keys.
+func (s keyStore) open(ctx context.Context) (*sqlite.Keys, error) {
+	path, err := s.database()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("there is no store at %s; name the server's folder with --data-dir or LIKENESS_DATA_DIR", path)
+	}
+	return sqlite.OpenKeys(ctx, path)
+}
+
+type keysCreate struct {
+	keyStore
 	Name    string   `required:"" placeholder:"NAME" help:"What you call it, such as the system that will use it."`
 	Scopes  []string `required:"" placeholder:"SCOPE" help:"What it may do, separated by commas: verify, identify, enrol, read, style; admin includes all."`
 	Tenant  string   `default:"${tenant}" placeholder:"NAME" help:"Tenant whose galleries it sees (default: ${tenant})."`
@@ -39,16 +74,20 @@ func (c keysCreate) Validate() error {
 		return fmt.Errorf("--tenant: %q is not 1 to 128 letters, digits and ._@-", c.Tenant)
 	}
 	if c.Name == "" || len([]rune(c.Name)) > face.MaxNameLength {
-		return fmt.Errorf("--name: must have 1 to %d letters", face.MaxNameLength)
+		return fmt.Errorf("--name: say what you call the key, in 1 to %d letters", face.MaxNameLength)
 	}
 	return nil
 }
 
 func (c keysCreate) Run(t *tool) (err error) {
-	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+	path, err := c.database()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
-	keys, err := sqlite.OpenKeys(t.ctx, c.database())
+	keys, err := sqlite.OpenKeys(t.ctx, path)
 	if err != nil {
 		return err
 	}
@@ -67,19 +106,19 @@ func (c keysCreate) Run(t *tool) (err error) {
 	if err := keys.CreateKey(t.ctx, key); err != nil {
 		return err
 	}
-	fmt.Fprintf(t.stderr, "key %s for tenant %s may %s; expires: %s\nthis is its secret, shown only now:\n",
-		key.ID, key.Tenant, join(key.Scopes), orNever(key.ExpiresAt))
+	fmt.Fprintf(t.stderr, "key %s for tenant %s may %s; expires: %s; good for a server whose store is %s\nthis is its secret, shown only now:\n",
+		key.ID, key.Tenant, join(key.Scopes), orNever(key.ExpiresAt), path)
 	_, err = fmt.Fprintln(t.stdout, secret)
 	return err
 }
 
 type keysList struct {
-	dataDir
+	keyStore
 	Tenant string `placeholder:"NAME" help:"Only the keys of this tenant."`
 }
 
 func (c keysList) Run(t *tool) (err error) {
-	keys, err := sqlite.OpenKeys(t.ctx, c.database())
+	keys, err := c.open(t.ctx)
 	if err != nil {
 		return err
 	}
@@ -106,12 +145,15 @@ func (c keysList) Run(t *tool) (err error) {
 }
 
 type keysRevoke struct {
-	dataDir
+	keyStore
 	ID string `arg:"" help:"Id of the key, as keys list shows it; not the secret."`
 }
 
 func (c keysRevoke) Run(t *tool) (err error) {
-	keys, err := sqlite.OpenKeys(t.ctx, c.database())
+	if strings.HasPrefix(c.ID, "lk_") {
+		return usageError{errors.New("that is a secret, not an id; `likeness keys list` shows the ids")}
+	}
+	keys, err := c.open(t.ctx)
 	if err != nil {
 		return err
 	}

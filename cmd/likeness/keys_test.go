@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"errors"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -71,6 +72,35 @@ func TestKeys(t *testing.T) {
 	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "no key of that id") {
 		t.Errorf("revoke of nothing: %+v", got)
 	}
+	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, secret); got.code != exitUsage || !strings.Contains(got.stderr, "not an id") || strings.Contains(got.stderr, secret) {
+		t.Errorf("revoke of a secret: %+v", got)
+	}
+}
+
+// The keys are those of the server's store, wherever it is, and a mistyped
+// folder is an error, not an empty list.
+func TestKeysStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	other := filepath.Join(dir, "elsewhere", "other.db")
+	if got := call(t.Context(), "keys", "create", "--data-dir", dir, "--database-url", "sqlite:"+other, "--name", "x", "--scopes", "read"); got.code != exitOK || !strings.Contains(got.stderr, other) {
+		t.Errorf("create: %+v", got)
+	}
+	if got := call(t.Context(), "keys", "list", "--data-dir", dir, "--database-url", "sqlite:"+other); got.code != exitOK || !strings.Contains(got.stdout, "live") {
+		t.Errorf("list: %+v", got)
+	}
+	for _, command := range [][]string{{"keys", "list"}, {"keys", "revoke", "nobody"}} {
+		got := call(t.Context(), append(command, "--data-dir", dir)...)
+		if got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "there is no store at "+dir) {
+			t.Errorf("%v without a store: %+v", command, got)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "likeness.db")); err == nil {
+		t.Error("looking for keys made a store")
+	}
+	if got := call(t.Context(), "keys", "list", "--database-url", "postgres://u:secret@h/d"); got.code != exitUsage || strings.Contains(got.stderr, "secret") {
+		t.Errorf("another store: %+v", got)
+	}
 }
 
 func TestLifetime(t *testing.T) {
@@ -89,7 +119,7 @@ func TestLifetime(t *testing.T) {
 			t.Errorf("%q = %v", in, time.Duration(l))
 		}
 	}
-	if !errors.Is(usageError{face.Invalid}.error, face.Invalid) {
+	if !errors.Is(usageError{face.Invalid}, face.Invalid) {
 		t.Error("a usage error hides its cause")
 	}
 }

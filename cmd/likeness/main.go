@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -51,6 +50,8 @@ type tool struct {
 
 // usageError is a call that cannot be carried out as it was written.
 type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
 
 func main() {
 	// The first signal ends the work in order, the second ends the process.
@@ -132,9 +133,6 @@ func explain(err error) string {
 type dataDir struct {
 	DataDir string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" placeholder:"DIR" help:"Data folder of the server (default: ./data)."`
 }
-
-// database is the file of the embedded store.
-func (d dataDir) database() string { return filepath.Join(d.DataDir, "likeness.db") }
 
 // modelFolders are the folders that models are looked for in: the one that
 // `models pull` writes to, once it is there, and those of the operator.

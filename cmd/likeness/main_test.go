@@ -61,7 +61,7 @@ func TestUsage(t *testing.T) {
 		{"enrol --server=ftp://example.org " + here, "--server"},
 		{"enrol --gallery=../up " + here, "--gallery"},
 		{"enrol --parallel=0 " + here, "--parallel"},
-		{"models pull nonsense", "nonsense"},
+		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
 		got := call(t.Context(), strings.Fields(tt.args)...)
 		if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {
