@@ -224,7 +224,7 @@ func (e *enrolment) subject(ctx context.Context, s folder) error {
 	made, err := e.api.subject(ctx, e.Gallery, s.id, name)
 	if err != nil {
 		if ends(err) {
-			return err
+			return e.advise(err)
 		}
 		for _, photo := range s.photos {
 			e.note(failed(photo, err))
@@ -289,6 +289,17 @@ func ends(err error) bool {
 	}, p.Code)
 }
 
+// advise adds what to do to an error that a subject's creation met.
+func (e *enrolment) advise(err error) error {
+	switch {
+	case errors.Is(err, face.Unauthenticated), errors.Is(err, face.Forbidden):
+		return fmt.Errorf("%w\nput the secret of a key with the scopes enrol and read into %s, or into a file for --key-file", err, keyEnv)
+	case errors.Is(err, face.NotFound):
+		return fmt.Errorf("%w: %s; POST /galleries makes galleries, GET lists them", err, e.Gallery)
+	}
+	return err
+}
+
 // summary prints what became of all, and is an error when some failed.
 func (e *enrolment) summary(total, subjects int) error {
 	failed := 0
@@ -298,7 +309,7 @@ func (e *enrolment) summary(total, subjects int) error {
 	fmt.Fprintf(e.tool.stderr, "%d of %d photos of %d subjects are enrolled in gallery %s of %s\n",
 		e.enrolled, total, subjects, e.Gallery, e.Server)
 	if failed > 0 {
-		return fmt.Errorf("%d photos are not: %s", failed, listed(e.failures))
+		return fmt.Errorf("%d could not be enrolled: %s", failed, listed(e.failures))
 	}
 	return nil
 }

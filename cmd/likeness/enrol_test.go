@@ -215,7 +215,7 @@ func TestEnrolWithKey(t *testing.T) {
 		}
 	}
 	got := call(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, "right"), "--gallery", "elsewhere", dir)
-	if got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "not_found") {
+	if got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "elsewhere; POST /galleries") {
 		t.Errorf("no such gallery: %+v", got)
 	}
 }
