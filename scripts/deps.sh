@@ -5,8 +5,10 @@
 # nothing, what is missing is installed; elsewhere it is named.
 set -euo pipefail
 
+cc=${CC:-gcc}
+cc=${cc%% *} # CC may carry flags
 missing=()
-command -v "${CC:-gcc}" >/dev/null || missing+=(gcc libc6-dev)
+command -v "$cc" >/dev/null || missing+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 if ! command -v pkg-config >/dev/null || ! pkg-config --exists libturbojpeg; then
   missing+=(libturbojpeg0-dev)
@@ -23,7 +25,7 @@ if command -v apt-get >/dev/null && { [ ${#root[@]} -eq 0 ] || "${root[@]}" true
   fi
 fi
 
-if ! command -v "${CC:-gcc}" >/dev/null; then
+if ! command -v "$cc" >/dev/null; then
   echo "a C compiler is needed: install ${missing[*]}" >&2
   exit 1
 fi

@@ -11,4 +11,5 @@ while IFS=: read -r file target; do
   count=$((count + 1))
 done < <(grep -rnoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed -E 's|^\./||; s|:[0-9]+:func |:|' | sort)
 rm -f /tmp/likeness-fuzz.$$
+[ "$count" -gt 0 ] || { echo 'no fuzz target was found' >&2; exit 1; }
 printf '%d fuzz targets ran %s each\n' "$count" "$time"

@@ -6,6 +6,11 @@
 set -euo pipefail
 likeness=${1:?usage: runtime.sh path/to/likeness}
 
+# What LIKENESS_ORT_LIBRARY names is used and nothing else, so fetching would not help.
+if [ -n "${LIKENESS_ORT_LIBRARY:-}" ]; then
+  "$likeness" runtime path >/dev/null
+  exit
+fi
 "$likeness" runtime path >/dev/null 2>&1 && exit 0
 "$likeness" runtime pull && exit 0
 if ! command -v npm >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
