@@ -214,7 +214,8 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 	if err != nil {
 		return r, true, err
 	}
-	names := make(map[string]string, len(hits))
+	type owner struct{ subject, name string }
+	owners := make(map[string]owner, len(hits)) // by template
 	err = s.db.view(ctx, func(v session) error {
 		var row int64
 		found, err := v.one([]any{&row}, galleryByID, key.Tenant, key.Gallery)
@@ -225,12 +226,13 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 			return err
 		}
 		return v.each(func(rows *sql.Rows) error {
-			var id, name string
-			err := rows.Scan(&id, &name)
-			names[id] = name
+			var id string
+			var o owner
+			err := rows.Scan(&id, &o.subject, &o.name)
+			owners[id] = o
 			return err
 		}, // CROSS JOIN keeps the order: from the few hits, not from the gallery's subjects.
-			`SELECT t.id, s.name FROM json_each(?) j
+			`SELECT t.id, s.id, s.name FROM json_each(?) j
 			CROSS JOIN template t ON t.id = j.value CROSS JOIN subject s ON s.row_id = t.subject
 			WHERE s.gallery = ?`, string(list), row)
 	})
@@ -239,9 +241,10 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 	}
 	r = store.Result{Candidates: make([]face.Candidate, 0, len(hits)), GallerySize: subjects}
 	for _, h := range hits {
-		if name, ok := names[h.TemplateID]; ok {
+		// The id of an erased template may be another subject's by now.
+		if o := owners[h.TemplateID]; o.subject == h.SubjectID {
 			r.Candidates = append(r.Candidates, face.Candidate{
-				SubjectID: h.SubjectID, Name: name, TemplateID: h.TemplateID, Score: h.Score,
+				SubjectID: h.SubjectID, Name: o.name, TemplateID: h.TemplateID, Score: h.Score,
 			})
 		}
 	}

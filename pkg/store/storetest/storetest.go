@@ -45,6 +45,7 @@ func Run(t *testing.T, place Place) {
 		{"DeleteGallery", deleteGallery},
 		{"EraseWhileSearching", eraseWhileSearching},
 		{"EraseGalleryWhileSearching", eraseGalleryWhileSearching},
+		{"TemplateIDMovesWhileSearching", templateIDMovesWhileSearching},
 		{"Isolation", isolation},
 		{"ConcurrentWriters", concurrentWriters},
 		{"ConcurrentSameID", concurrentSameID},

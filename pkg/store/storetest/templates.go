@@ -326,6 +326,41 @@ func eraseGalleryWhileSearching(t *testing.T, place Place) {
 	}
 }
 
+// templateIDMovesWhileSearching gives one template id to two subjects in turn
+// while searches run: a candidate never has the name of the other.
+func templateIDMovesWhileSearching(t *testing.T, place Place) {
+	s, ctx := start(t, place), t.Context()
+	subjects := []string{"a", "b"}
+	for _, id := range subjects {
+		addSubject(t, s, tenant, face.DefaultGallery, id)
+	}
+	var done atomic.Bool
+	together(5, func(i int) {
+		if i == 0 {
+			defer done.Store(true)
+			for round := range 50 {
+				subject := subjects[round%2]
+				_, err := s.Enrol(ctx, tenant, face.DefaultGallery, face.Template{
+					ID: "the-only", SubjectID: subject, ModelID: model, Embedding: axis(4, 0, 0),
+				})
+				check(t, err)
+				_, err = s.DeleteTemplate(ctx, tenant, face.DefaultGallery, subject, "the-only", by)
+				check(t, err)
+			}
+			return
+		}
+		for !done.Load() {
+			res, err := s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 0, 0), 1)
+			check(t, err)
+			for _, c := range res.Candidates {
+				if c.Name != "name of "+c.SubjectID {
+					t.Errorf("found %+v", c)
+				}
+			}
+		}
+	})
+}
+
 // contextsEndAnywhere ends contexts in the middle of reads and writes; the
 // store goes on as if nothing had been.
 func contextsEndAnywhere(t *testing.T, place Place) {
