@@ -179,6 +179,8 @@ func (p *partition) tidy() {
 	if len(p.rows) == 0 {
 		p.view.Store(nil)
 		p.tail = nil
+		// A map never shrinks, so that empty ones would keep the room of all.
+		p.rows, p.subjects = map[string]*row{}, map[string]*subject{}
 		return
 	}
 	if slices.ContainsFunc(p.view.Load().slabs, (*slab).sparse) {
