@@ -28,7 +28,7 @@ const (
 type flags struct {
 	app.Options `embed:""`
 
-	Config   kong.ConfigFlag  `type:"path" help:"JSON file with options, the names as in the flags."`
+	Config   kong.ConfigFlag  `type:"path" placeholder:"FILE" help:"JSON file with options, the names as in the flags, such as {\"listen\": \"127.0.0.1:8081\"}."`
 	LogLevel slog.Level       `default:"INFO" env:"LIKENESS_LOG_LEVEL" help:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
 	Version  kong.VersionFlag `help:"Print the version and leave."`
 }
