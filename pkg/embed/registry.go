@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -24,7 +25,7 @@ const (
 	maxManifestBytes = 1 << 20
 	maxModelBytes    = 2 << 30
 	maxInputSide     = 8192
-	maxDimension     = 8192
+	maxDimension     = 4096 // what the index takes
 )
 
 // Registry is the models that are known: the built-in manifests and those of
@@ -330,8 +331,11 @@ func (r *rules) calibration(c *face.Calibration) {
 	r.want(c.Comparisons > 0, at+"/comparisons", "above 0")
 	for i, p := range c.Points {
 		here := fmt.Sprintf("%s/points/%d", at, i)
-		r.want(p.Name != "", here+"/name", "given")
+		rate, err := strconv.ParseFloat(strings.TrimPrefix(p.Name, "fmr_"), 64)
+		r.want(err == nil && rate == p.FMR && strings.HasPrefix(p.Name, "fmr_"), here+"/name", `"fmr_" and the FMR, as in "fmr_1e-4"`)
 		r.want(p.FMR > 0 && p.FMR < 1, here+"/fmr", "between 0 and 1")
+		// Where it is left out it is 0, which half of all strangers reach.
+		r.want(p.Threshold > 0, here+"/threshold", "above 0")
 		if i > 0 {
 			r.want(p.FMR < c.Points[i-1].FMR && p.Threshold >= c.Points[i-1].Threshold, here, "stricter than the point before it")
 		}

@@ -104,7 +104,9 @@ func TestParseManifestRules(t *testing.T) {
 	calibration := func(points, curve any) object {
 		return object{"source": "a test", "comparisons": 10, "points": points, "curve": curve}
 	}
-	point := func(fmr, threshold float64) object { return object{"name": "p", "fmr": fmr, "threshold": threshold} }
+	point := func(name string, fmr, threshold float64) object {
+		return object{"name": name, "fmr": fmr, "threshold": threshold}
+	}
 	at := func(score, fmr float64) object { return object{"score": score, "fmr": fmr} }
 	for name, c := range map[string]struct {
 		field string // what is set
@@ -142,20 +144,23 @@ func TestParseManifestRules(t *testing.T) {
 			[]any{object{"name": "out", "shape": []int{1, 4}}, object{"name": "out", "shape": []int{1}}},
 			[]string{"/outputs/1/name"},
 		},
-		"dimension":           {"dimension", 5, []string{"/dimension"}},
-		"dimension missing":   {"dimension", nil, []string{"/dimension", "/dimension"}},
-		"decoder":             {"decoder", "yunet", []string{"/decoder"}},
-		"threshold":           {"threshold", 0.5, []string{"/threshold"}},
-		"four points":         {"alignment", [][]int{{1, 1}, {2, 2}, {3, 3}, {4, 4}}, []string{"/alignment"}},
-		"a point outside":     {"alignment", [][]int{{1, 1}, {2, 2}, {3, 113}, {4, 4}, {5, 5}}, []string{"/alignment/2"}},
-		"calibrated":          {"calibration", calibration([]any{point(1e-2, .3), point(1e-3, .4)}, []any{at(0, 1), at(.3, .01)}), nil},
-		"calibration source":  {"calibration", object{"comparisons": 1}, []string{"/calibration/source"}},
-		"calibration of none": {"calibration", object{"source": "x"}, []string{"/calibration/comparisons"}},
-		"points out of order": {"calibration", calibration([]any{point(1e-3, .4), point(1e-2, .3)}, nil), []string{"/calibration/points/1"}},
-		"point without fmr":   {"calibration", calibration([]any{object{"name": "p"}}, nil), []string{"/calibration/points/0/fmr"}},
-		"point without name":  {"calibration", calibration([]any{object{"fmr": .1}}, nil), []string{"/calibration/points/0/name"}},
-		"curve out of order":  {"calibration", calibration(nil, []any{at(.3, .01), at(0, 1)}), []string{"/calibration/curve/1"}},
-		"curve over 1":        {"calibration", calibration(nil, []any{at(.3, 2)}), []string{"/calibration/curve/0/fmr"}},
+		"dimension":             {"dimension", 5, []string{"/dimension"}},
+		"dimension missing":     {"dimension", nil, []string{"/dimension", "/dimension"}},
+		"decoder":               {"decoder", "yunet", []string{"/decoder"}},
+		"threshold":             {"threshold", 0.5, []string{"/threshold"}},
+		"four points":           {"alignment", [][]int{{1, 1}, {2, 2}, {3, 3}, {4, 4}}, []string{"/alignment"}},
+		"a point outside":       {"alignment", [][]int{{1, 1}, {2, 2}, {3, 113}, {4, 4}, {5, 5}}, []string{"/alignment/2"}},
+		"calibrated":            {"calibration", calibration([]any{point("fmr_1e-2", 1e-2, .3), point("fmr_1e-3", 1e-3, .4)}, []any{at(0, 1), at(.3, .01)}), nil},
+		"calibration source":    {"calibration", object{"comparisons": 1}, []string{"/calibration/source"}},
+		"calibration of none":   {"calibration", object{"source": "x"}, []string{"/calibration/comparisons"}},
+		"points out of order":   {"calibration", calibration([]any{point("fmr_1e-3", 1e-3, .4), point("fmr_1e-2", 1e-2, .3)}, nil), []string{"/calibration/points/1"}},
+		"point without fmr":     {"calibration", calibration([]any{object{"name": "fmr_0", "threshold": .3}}, nil), []string{"/calibration/points/0/fmr"}},
+		"point without name":    {"calibration", calibration([]any{point("", .1, .3)}, nil), []string{"/calibration/points/0/name"}},
+		"point of a bare name":  {"calibration", calibration([]any{point("1e-1", .1, .3)}, nil), []string{"/calibration/points/0/name"}},
+		"point of other name":   {"calibration", calibration([]any{point("fmr_1e-6", 1e-2, .3)}, nil), []string{"/calibration/points/0/name"}},
+		"point of no threshold": {"calibration", calibration([]any{object{"name": "fmr_1e-4", "fmr": 1e-4}}, nil), []string{"/calibration/points/0/threshold"}},
+		"curve out of order":    {"calibration", calibration(nil, []any{at(.3, .01), at(0, 1)}), []string{"/calibration/curve/1"}},
+		"curve over 1":          {"calibration", calibration(nil, []any{at(.3, 2)}), []string{"/calibration/curve/0/fmr"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
