@@ -20,12 +20,13 @@ import (
 // pipelineFlags choose the pipeline that a measurement runs: the server's own.
 type pipelineFlags struct {
 	modelFolders
-	Detector   string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: yunet_n)."`
-	Encoder    string `default:"mobileface-v2" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: mobileface-v2)."`
-	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
-	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
-	Parallel   int    `default:"0" placeholder:"N" help:"Photos worked on at the same time (default: one a core)."`
-	Face       string `default:"largest" enum:"largest,only" placeholder:"WHICH" help:"Which face of a photo counts: the largest (default), or only, which refuses a photo with a second face of similar size."`
+	Detector    string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: yunet_n)."`
+	Encoder     string `default:"mobileface-v2" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: mobileface-v2)."`
+	ORTLibrary  string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
+	Provider    string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
+	Parallel    int    `default:"0" placeholder:"N" help:"Photos worked on at the same time (default: one a core)."`
+	Face        string `default:"largest" enum:"largest,only" placeholder:"WHICH" help:"Which face of a photo counts: the largest (default), or only, which refuses a photo with a second face of similar size."`
+	QualityGate string `default:"auto" enum:"auto,off" placeholder:"WHAT" help:"What the quality gate refuses is a failure to acquire, as it is for the server (auto, the default), or is compared all the same (off)."`
 }
 
 // workers is how many photos are worked on at the same time.
@@ -77,6 +78,8 @@ func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineF
 			}
 			samples, err := p.Embed(working, photo, f.pick())
 			switch {
+			case err == nil && f.QualityGate == "auto" && len(samples[0].Face.Quality.Reasons) > 0:
+				out[i].failure = face.LowQuality.Code()
 			case err == nil:
 				out[i].embedding = samples[0].Embedding
 			case failsToAcquire(err):

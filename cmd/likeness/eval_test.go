@@ -56,7 +56,7 @@ func TestEval(t *testing.T) {
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)
 	}
-	for _, want := range []string{"mobileface-v2 with yunet_n", "40 of 40", "AT FMR", "0.01*", "rule of 30"} {
+	for _, want := range []string{"mobileface-v2 with yunet_n", " of 40\n", "low_quality", "AT FMR", "0.01*", "rule of 30"} {
 		if !strings.Contains(got.stdout, want) {
 			t.Errorf("the report does not say %q:\n%s", want, got.stdout)
 		}
@@ -70,7 +70,8 @@ func TestEval(t *testing.T) {
 		t.Fatal(err)
 	}
 	accuracy := r["accuracy"].(map[string]any)
-	if count := accuracy["count"].(float64); accuracy["total"].(float64) != 80 || count < 76 {
+	// One of these photos is refused by the quality gate.
+	if count, total := accuracy["count"].(float64), accuracy["total"].(float64); total != 79 || count < 75 {
 		t.Errorf("accuracy %v", accuracy)
 	}
 	f, err := os.Open(det)
