@@ -36,7 +36,7 @@ type PipelineOptions struct {
 func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 	registry, err := embed.OpenRegistry(models.FS, o.ModelsDirs...)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("--models-dir: %w", err)
 	}
 	// The files come before the library: they are the likelier thing to lack.
 	detector, err := loadable(registry, o.Detector, embed.TaskDetector)
@@ -48,7 +48,10 @@ func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 		return nil, err
 	}
 	rt, err := ort.Open(ort.Options{Library: o.Library, Provider: o.Provider})
-	if err != nil {
+	switch {
+	case err != nil && o.Library != "":
+		return nil, fmt.Errorf("--ort-library: %w", err)
+	case err != nil:
 		return nil, err
 	}
 	var undo teardown
