@@ -82,7 +82,8 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 // purgeAnswers drops the answers that nobody may ask for again.
 func (s *Store) purgeAnswers(ctx context.Context, now time.Time) error {
 	return s.db.change(ctx, func(tx *transaction) error {
-		_, err := tx.exec(`DELETE FROM idempotency WHERE created_at < ?`, micros(now.Add(-store.IdempotencyTTL)))
+		n, err := tx.exec(`DELETE FROM idempotency WHERE created_at < ?`, micros(now.Add(-store.IdempotencyTTL)))
+		tx.erased = tx.erased || n > 0 // answers name people
 		return err
 	})
 }

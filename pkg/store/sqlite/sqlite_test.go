@@ -567,6 +567,34 @@ func TestErasedBytesAreGone(t *testing.T) {
 	}
 }
 
+// TestPurgedAnswersAreGone looks for an answer, which may name somebody, in
+// every file of the store once it is purged.
+func TestPurgedAnswersAreGone(t *testing.T) {
+	t.Parallel()
+	ctx, dir := t.Context(), t.TempDir()
+	s := open(t, filepath.Join(dir, "likeness.db"))
+	const name = "Ada, Countess of Lovelace"
+	if _, err := s.BeginRequest(ctx, tenant, "key", []byte("request")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.EndRequest(ctx, tenant, "key", &store.Answer{Status: 201, Body: []byte(name)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.PurgeExpired(ctx, time.Now().Add(store.IdempotencyTTL+time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	all, err := exec.CommandContext(ctx, "sh", "-c", `cat "$0"/*`, dir).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(all, []byte(name)) {
+		t.Error("a purged answer is still in the files")
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAuditShowsTampering(t *testing.T) {
 	t.Parallel()
 	for _, change := range []string{
