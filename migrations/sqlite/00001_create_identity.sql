@@ -95,10 +95,13 @@ CREATE TABLE idempotency (
     status      INTEGER NOT NULL,
     location    TEXT    NOT NULL,
     body        BLOB    NOT NULL,
+    gallery     TEXT    NOT NULL, -- of whom it tells; empty: of nobody
+    subject     TEXT    NOT NULL,
     created_at  INTEGER NOT NULL,
     PRIMARY KEY (tenant, key)
 ) STRICT;
 CREATE INDEX idempotency_by_age ON idempotency (created_at);
+CREATE INDEX idempotency_by_subject ON idempotency (tenant, gallery, subject);
 
 -- What was erased, by whom. Each row's hash covers the row and the hash before
 -- it, so that none can be changed or taken out unnoticed.

@@ -161,10 +161,14 @@ type Idempotency interface {
 	// must carry the request out and then call EndRequest. When the same
 	// request was answered before, it returns that answer. Conflict: the key
 	// was used for another request (another fingerprint), or the first one is
-	// still under way. A claim that a crash left open is free again after the restart.
+	// still under way. NotFound: the answer told of somebody who has been
+	// erased since, and with them the answer; carrying the request out again
+	// would bring them back. A claim that a crash left open is free again after
+	// the restart.
 	BeginRequest(ctx context.Context, tenant, key string, fingerprint []byte) (*Answer, error)
 	// EndRequest stores the answer of a claimed key, or, with nil, gives the
-	// claim up. The claim ends even when storing fails. Give it a context that
+	// claim up. Of an answer about a subject who is not there any more nothing
+	// is stored but that it was given. The claim ends even when storing fails. Give it a context that
 	// outlives the request: whoever went away is the one who will ask again.
 	// Conflict: the key is not claimed.
 	EndRequest(ctx context.Context, tenant, key string, a *Answer) error
@@ -178,4 +182,8 @@ type Answer struct {
 	Status   int
 	Location string // the Location header; empty when there is none
 	Body     []byte
+
+	// The subject that the answer tells of, whose erasure erases it as well;
+	// both empty when it tells of nobody.
+	Gallery, Subject string
 }

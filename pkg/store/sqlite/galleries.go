@@ -124,6 +124,9 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 		if _, err := tx.exec(`DELETE FROM gallery WHERE row_id = ?`, row); err != nil {
 			return err
 		}
+		if err := tx.eraseAnswers(tenant, gallery, ""); err != nil {
+			return err
+		}
 		receipt = face.Receipt{Gallery: gallery, Subjects: g.Subjects, Templates: g.Templates}
 		tx.onCommit(func() { s.index.RemoveGallery(tenant, gallery) })
 		return tx.recordErase(tenant, by, auditEraseGallery, "", &receipt)

@@ -50,6 +50,8 @@ func (s *Store) answered(ctx context.Context, op, tenant, key string, fingerprin
 		return nil, err
 	case !bytes.Equal(first, fingerprint):
 		return nil, face.Errorf(face.Conflict, op, "the Idempotency-Key was used for another request")
+	case a.Status == erased:
+		return nil, face.Errorf(face.NotFound, op, "what was answered under this Idempotency-Key has been erased since")
 	}
 	return &a, nil
 }
@@ -72,11 +74,33 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 		body = []byte{}
 	}
 	err := s.db.change(ctx, func(tx *transaction) error {
-		_, err := tx.exec(`INSERT OR REPLACE INTO idempotency (tenant, key, fingerprint, status, location, body, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?)`, tenant, key, fingerprint, a.Status, a.Location, body, micros(time.Now()))
-		return err
+		if _, err := tx.exec(`INSERT OR REPLACE INTO idempotency
+			(tenant, key, fingerprint, status, location, body, gallery, subject, created_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			tenant, key, fingerprint, a.Status, a.Location, body, a.Gallery, a.Subject, micros(time.Now())); err != nil || a.Subject == "" {
+			return err
+		}
+		// They may have been erased since the request was carried out.
+		var one int
+		there, err := tx.one([]any{&one}, `SELECT 1 FROM subject s JOIN gallery g ON g.row_id = s.gallery
+			WHERE g.tenant = ? AND g.id = ? AND s.id = ?`, tenant, a.Gallery, a.Subject)
+		if err != nil || there {
+			return err
+		}
+		return tx.eraseAnswers(tenant, a.Gallery, a.Subject)
 	})
 	return s.db.fault(op, err)
+}
+
+// erased is the status of an answer of which nothing else is left.
+const erased = 0
+
+// eraseAnswers leaves of the answers that tell of a subject, or with an empty
+// subject of anybody in the gallery, nothing but that they were given.
+func (tx *transaction) eraseAnswers(tenant, gallery, subject string) error {
+	_, err := tx.exec(`UPDATE idempotency SET status = ?, location = '', body = x''
+		WHERE tenant = ? AND gallery = ? AND (subject = ? OR ? = '')`, erased, tenant, gallery, subject, subject)
+	return err
 }
 
 // purgeAnswers drops the answers that nobody may ask for again.

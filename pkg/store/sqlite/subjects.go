@@ -136,6 +136,9 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 		if _, err := tx.exec(`DELETE FROM subject WHERE gallery = ? AND id = ?`, row, subject); err != nil {
 			return err
 		}
+		if err := tx.eraseAnswers(tenant, gallery, subject); err != nil {
+			return err
+		}
 		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
 		tx.onCommit(func() { s.index.RemoveSubject(tenant, gallery, subject) })
 		return tx.recordErase(tenant, by, auditEraseSubject, "", &receipt)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -114,6 +115,34 @@ func idempotency(t *testing.T, place Place) {
 	if first.Load() != 1 {
 		t.Errorf("%d callers were told to carry out one request", first.Load())
 	}
+
+	// What tells of somebody goes with them, also when it comes too late.
+	const gallery = face.DefaultGallery
+	tells := &store.Answer{Status: 201, Body: []byte(`{"name":"Ada"}`), Gallery: gallery, Subject: "ada"}
+	gone := func(key string) {
+		t.Helper()
+		a, err := s.BeginRequest(ctx, tenant, key, print)
+		if wantKind(t, err, face.NotFound); a != nil {
+			t.Errorf("an erased answer came back: %+v", a)
+		}
+	}
+	must(s.CreateSubject(ctx, tenant, gallery, face.Subject{ID: "ada"}))(t)
+	begin(tenant, "tells", print)
+	check(t, s.EndRequest(ctx, tenant, "tells", tells))
+	if d := cmp.Diff(tells, begin(tenant, "tells", print), cmpopts.IgnoreFields(store.Answer{}, "Gallery", "Subject")); d != "" {
+		t.Error(d)
+	}
+	begin(tenant, "late", print)
+	must(s.DeleteSubject(ctx, tenant, gallery, "ada", store.Actor{}))(t)
+	check(t, s.EndRequest(ctx, tenant, "late", tells))
+	gone("tells")
+	gone("late")
+	must(s.CreateSubject(ctx, tenant, gallery, face.Subject{ID: "ada"}))(t)
+	gone("tells") // another Ada, not told of then
+	begin(tenant, "gallery", print)
+	check(t, s.EndRequest(ctx, tenant, "gallery", tells))
+	must(s.DeleteGallery(ctx, tenant, gallery, store.Actor{}))(t)
+	gone("gallery")
 
 	begin(tenant, "open", print)
 	check(t, s.Close())
