@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
@@ -16,21 +17,35 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// maxField bounds a field of a multipart body that is no image. The longest
+// maxField bounds a field that is no image, in either encoding. The longest
 // one is an embedding of 4096 numbers.
 const maxField = 128 << 10
+
+// MaxImages is how many images one field may have.
+const MaxImages = 8
+
+var errManyImages = fmt.Errorf("must be 1 to %d images", MaxImages)
 
 // Images is one image or several: in JSON a string or an array of strings,
 // in multipart a part that may be repeated.
 type Images [][]byte
 
-// UnmarshalJSON reads one base64 string, or an array of them.
+// UnmarshalJSON reads one base64 string, or an array of them. It counts the
+// array first: a body has room for millions of empty strings.
 func (i *Images) UnmarshalJSON(data []byte) error {
-	if data[0] == '[' {
-		return json.Unmarshal(data, (*[][]byte)(i))
+	if data[0] != '[' {
+		*i = make(Images, 1)
+		return json.Unmarshal(data, &(*i)[0])
 	}
-	*i = make(Images, 1)
-	return json.Unmarshal(data, &(*i)[0])
+	rest := data[1:]
+	for range MaxImages {
+		end := valueEnd(rest)
+		if rest[end] == ']' {
+			return json.Unmarshal(data, (*[][]byte)(i))
+		}
+		rest = rest[end+1:]
+	}
+	return errManyImages
 }
 
 // UnmarshalJSON reads the object strictly; the error is a [face.Error].
@@ -211,6 +226,12 @@ func setJSON(field reflect.Value, name string, value []byte) error {
 	if string(value) == "null" {
 		return InvalidField(name, "must not be null")
 	}
+	if !utf8.Valid(value) {
+		return InvalidField(name, "is not UTF-8")
+	}
+	if len(value) > maxField && !isImage(field) {
+		return tooLong(name, maxField)
+	}
 	if field.Kind() == reflect.Pointer {
 		field.Set(reflect.New(field.Type().Elem()))
 		field = field.Elem()
@@ -241,6 +262,17 @@ func setText(field reflect.Value, name string, text []byte) error {
 	return checkEnum(target, name)
 }
 
+// isImage reports whether a field has images, which have their own limit.
+func isImage(field reflect.Value) bool {
+	return field.Type() == reflect.TypeFor[Images]() || field.Type() == reflect.TypeFor[Image]()
+}
+
+func tooLong(name string, limit int64) error {
+	e := face.Errorf(face.TooLarge, "api.body", "The part is larger than %d bytes.", limit)
+	e.Fields = InvalidField(name, e.Detail).Fields
+	return e
+}
+
 // checkEnum refuses a value that the contract does not list.
 func checkEnum(field reflect.Value, name string) error {
 	if enum, ok := reflect.TypeAssert[interface{ Valid() bool }](field); ok && !enum.Valid() {
@@ -254,6 +286,8 @@ func valueDetail(err error) string {
 	var wrongType *json.UnmarshalTypeError
 	var notBase64 base64.CorruptInputError
 	switch {
+	case errors.Is(err, errManyImages):
+		return errManyImages.Error()
 	case errors.As(err, &wrongType):
 		return "must not be a JSON " + wrongType.Value
 	case errors.As(err, &notBase64):
@@ -294,18 +328,19 @@ func (f *fields) readPart(part *multipart.Part, maxImage int64) error {
 		return err
 	}
 	limit := int64(maxField)
-	image := field.Type() == reflect.TypeFor[Images]() || field.Type() == reflect.TypeFor[Image]()
+	image := isImage(field)
 	if image {
 		limit = maxImage
+	}
+	if field.Type() == reflect.TypeFor[Images]() && field.Len() == MaxImages {
+		return InvalidField(name, errManyImages.Error())
 	}
 	data, err := io.ReadAll(io.LimitReader(part, limit+1))
 	if err != nil {
 		return BodyError(err)
 	}
 	if int64(len(data)) > limit {
-		e := face.Errorf(face.TooLarge, "api.ReadForm", "The part is larger than %d bytes.", limit)
-		e.Fields = InvalidField(name, e.Detail).Fields
-		return e
+		return tooLong(name, limit)
 	}
 	switch {
 	case !image:

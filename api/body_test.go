@@ -47,6 +47,8 @@ func TestJSON(t *testing.T) {
 		{name: "text for number", body: `{"probe_embedding":["NaN"]}`, pointer: "/probe_embedding", detail: "string"},
 		{name: "number too large", body: `{"probe_embedding":[1e999]}`, pointer: "/probe_embedding", detail: "number"},
 		{name: "NaN", body: `{"probe_embedding":[NaN]}`, detail: "not JSON"},
+		{name: "not UTF-8", body: "{\"gallery\":\"a\xff\"}", pointer: "/gallery", detail: "UTF-8"},
+		{name: "array of text", body: `{"probe_embedding":[["1"]]}`, pointer: "/probe_embedding", detail: "array"},
 		{name: "null", body: `{"probe":null}`, pointer: "/probe", detail: "null"},
 		{name: "not of the enum", body: `{"face":"all"}`, pointer: "/face", detail: "values"},
 		{name: "array", body: `[]`, detail: "object"},
@@ -213,4 +215,21 @@ func FuzzForm(f *testing.F) {
 			t.Fatalf("refused as %v", err)
 		}
 	})
+}
+
+// TestManyImages: what is over the number of images is not read.
+func TestManyImages(t *testing.T) {
+	t.Parallel()
+	var got api.RecognizeRequest
+	for n, want := range map[int]bool{1: true, api.MaxImages: true, api.MaxImages + 1: false, 1 << 20: false} {
+		err := json.Unmarshal([]byte(`{"probe":["AQID"`+strings.Repeat(` , "AQID"`, n-1)+`]}`), &got)
+		if (err == nil) != want || want && len(got.Probe) != n {
+			t.Errorf("%d images: %d read, %v", n, len(got.Probe), err)
+		}
+		part := "--b\r\nContent-Disposition: form-data; name=\"probe\"\r\n\r\nx\r\n"
+		form := multipart.NewReader(strings.NewReader(strings.Repeat(part, n)+"--b--\r\n"), "b")
+		if err := api.ReadForm(form, new(api.RecognizeRequest), 10); (err == nil) != want {
+			t.Errorf("%d parts: %v", n, err)
+		}
+	}
 }
