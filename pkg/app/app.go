@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -58,11 +60,15 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	)
 	m := newMetrics(registry)
 
+	// Requests are admitted once, with all their photos, so those admitted
+	// must all fit into the gate that each photo passes.
+	slots := cmp.Or(o.Slots, runtime.GOMAXPROCS(0))
+	queue := cmp.Or(o.Queue, 8*slots)
 	pipeline, err := OpenPipeline(ctx, PipelineOptions{
 		ModelsDirs: ModelFolders(o.DataDir, o.ModelsDir),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
-		Slots: o.Slots, Queue: o.Queue, Limits: o.limits(),
+		Slots: slots, Queue: slots + queue, Limits: o.limits(),
 		Observe: m.stage, ObserveWait: m.gateWait.Observe,
 	})
 	if err != nil {
@@ -100,7 +106,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	handler, err := handlers.New(handlers.Options{
 		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
 		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin,
-		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, RequestTimeout: o.RequestTimeout,
+		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, MaxAtWork: slots + queue, RequestTimeout: o.RequestTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
 		Observe: m.stage, Ready: a.ready,
 	})
@@ -116,8 +122,8 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	a.server = &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       o.RequestTimeout + 5*time.Second,
-		WriteTimeout:      o.RequestTimeout + 10*time.Second,
+		ReadTimeout:       o.UploadTimeout,
+		WriteTimeout:      o.UploadTimeout + 10*time.Second, // the handler sets a later one once the body is in
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),

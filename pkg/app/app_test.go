@@ -51,6 +51,7 @@ func TestValidate(t *testing.T) {
 		"--max-image-bytes":  func(o *app.Options) { o.MaxImageBytes = 0 },
 		"--max-megapixels":   func(o *app.Options) { o.MaxMegapixels = -1 },
 		"--request-timeout":  func(o *app.Options) { o.RequestTimeout = 0 },
+		"--upload-timeout":   func(o *app.Options) { o.UploadTimeout = 0 },
 		"--drain-timeout":    func(o *app.Options) { o.DrainTimeout = 0 },
 		"--purge-interval":   func(o *app.Options) { o.PurgeInterval = 0 },
 		"--slots":            func(o *app.Options) { o.Slots = -1 },

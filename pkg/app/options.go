@@ -25,8 +25,8 @@ type Options struct {
 	Encoder    string   `default:"mobileface-v2" env:"LIKENESS_ENCODER" help:"Id of the face encoder."`
 	ORTLibrary string   `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
 	Provider   string   `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
-	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Photos worked on at the same time; 0: one a core."`
-	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Photos that may wait for a slot, and one more is answered 503 at once; 0: eight a slot."`
+	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`
+	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot; one more is answered 503 at once; 0: eight a slot."`
 
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
@@ -34,7 +34,8 @@ type Options struct {
 	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
 	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
 	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
-	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"A request that takes longer is answered 504."`
+	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"A request that takes longer, once its body is in, is answered 504."`
+	UploadTimeout   time.Duration `default:"60s" env:"LIKENESS_UPLOAD_TIMEOUT" help:"A body that takes longer to arrive is answered 504."`
 	DrainTimeout    time.Duration `default:"20s" env:"LIKENESS_DRAIN_TIMEOUT" help:"How long requests under way may take after the first SIGTERM."`
 	PurgeInterval   time.Duration `default:"1h" env:"LIKENESS_PURGE_INTERVAL" help:"How often templates past their gallery's retention are erased."`
 }
@@ -63,10 +64,10 @@ func (o Options) Validate() error {
 	}
 	positive := map[string]float64{
 		"max-image-bytes": float64(o.MaxImageBytes), "max-megapixels": o.MaxMegapixels,
-		"request-timeout": float64(o.RequestTimeout), "drain-timeout": float64(o.DrainTimeout),
+		"request-timeout": float64(o.RequestTimeout), "upload-timeout": float64(o.UploadTimeout), "drain-timeout": float64(o.DrainTimeout),
 		"purge-interval": float64(o.PurgeInterval),
 	}
-	for _, name := range []string{"max-image-bytes", "max-megapixels", "request-timeout", "drain-timeout", "purge-interval"} {
+	for _, name := range []string{"max-image-bytes", "max-megapixels", "request-timeout", "upload-timeout", "drain-timeout", "purge-interval"} {
 		if positive[name] <= 0 {
 			wrong(name, "must be more than 0")
 		}

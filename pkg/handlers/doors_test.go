@@ -258,12 +258,22 @@ func TestKeys(t *testing.T) {
 				}
 			}
 			for scope, secret := range secrets {
-				allowed := scope == needed || scope == face.ScopeAdmin
+				// The metrics tell of all tenants; these keys are one's.
+				allowed := (scope == needed || scope == face.ScopeAdmin) && path != "/metrics"
 				if a := send(secret); (a.status != 403) != allowed || a.status == 401 {
 					t.Errorf("%s %s with the scope %s: %d", method, path, scope, a.status)
 				}
 			}
 		}
+	}
+	operators, k := face.NewKey(face.DefaultTenant, "test", []face.Scope{face.ScopeRead}, time.Time{})
+	if err := h.store.CreateKey(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	metrics := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	metrics.Header.Set("X-API-Key", operators)
+	if a := h.ask(t, metrics); a.status != 200 {
+		t.Errorf("the operator's metrics: %d", a.status)
 	}
 	r := httptest.NewRequest(http.MethodGet, "/models", nil)
 	r.Header.Set("X-API-Key", secrets[face.ScopeRead])
@@ -429,24 +439,68 @@ func TestBodiesWall(t *testing.T) {
 		o.MaxImageBytes, o.MaxBodiesBytes = 1<<10, 2<<20+3<<10
 		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
 	})
-	unknown := func() *http.Request {
+	request := func(length int64) *http.Request {
 		r := fields{"image": photo(person{number: 1})}.json(t, "POST", "/detect")
-		r.ContentLength = -1 // counts as the largest
+		r.ContentLength = length
 		return r
 	}
 	first := make(chan answer)
-	go func() { first <- h.ask(t, unknown()) }()
+	go func() { first <- h.ask(t, request(2<<20-100<<10)) }() // leaves room for a small one
 	<-entered
-	a := h.ask(t, unknown())
-	bad(t, a, face.Overloaded, "")
-	if a.header.Get("Retry-After") == "" {
-		t.Error("no Retry-After")
+	for _, r := range []*http.Request{
+		request(200 << 10), // says that it is large
+		httptest.NewRequest("POST", "/detect", io.MultiReader(strings.NewReader(strings.Repeat(" ", 200<<10)))), // turns out to be
+	} {
+		r.Header.Set("Content-Type", "application/json")
+		a := h.ask(t, r)
+		bad(t, a, face.Overloaded, "")
+		if a.header.Get("Retry-After") == "" {
+			t.Error("no Retry-After")
+		}
 	}
 	close(leave)
 	good[api.DetectResponse](t, <-first, 200)
 	go func() { <-entered }()
-	good[api.DetectResponse](t, h.ask(t, unknown()), 200)
+	good[api.DetectResponse](t, h.ask(t, request(2<<20)), 200)
 }
+
+// TestAtWork: a request is turned away at the door or not at all, however
+// many photos it has.
+func TestAtWork(t *testing.T) {
+	t.Parallel()
+	entered, leave := make(chan struct{}, 9), make(chan struct{})
+	h := open(t, func(o *handlers.Options) {
+		o.MaxAtWork = 1
+		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+	})
+	ask := func() answer {
+		return h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "reference": photo(person{number: 1})})
+	}
+	first := make(chan answer)
+	go func() { first <- ask() }()
+	<-entered
+	bad(t, ask(), face.Overloaded, "")
+	leave <- struct{}{} // between its photos, too
+	<-entered
+	bad(t, ask(), face.Overloaded, "")
+	close(leave)
+	good[api.VerifyResponse](t, <-first, 200)
+	good[api.VerifyResponse](t, ask(), 200)
+}
+
+// TestSlowUpload: the time that the sender's line takes is not the request's.
+func TestSlowUpload(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.RequestTimeout = time.Second })
+	r := fields{"image": photo(person{number: 1})}.json(t, "POST", "/detect")
+	r.Body = io.NopCloser(io.MultiReader(&pause{1100 * time.Millisecond}, r.Body))
+	good[api.DetectResponse](t, h.ask(t, r), 200)
+}
+
+// pause is a reader that takes its time and reads nothing.
+type pause struct{ time.Duration }
+
+func (p *pause) Read([]byte) (int, error) { time.Sleep(p.Duration); return 0, io.EOF }
 
 // TestLogs: one line a request, without what callers chose.
 func TestLogs(t *testing.T) {

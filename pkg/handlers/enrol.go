@@ -61,6 +61,11 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest) (face.Embe
 		e, err := s.embedding("embedding", b.Embedding, b.ModelID)
 		return e, nil, err
 	}
+	release, err := s.admit()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer release()
 	samples, err := s.acquire(ctx, "image", b.Image, embed.PickOnly)
 	if err != nil {
 		return nil, nil, err

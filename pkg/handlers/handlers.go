@@ -4,10 +4,12 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"time"
 
@@ -58,7 +60,13 @@ type Options struct {
 	MaxBodiesBytes int64
 	// RateLimit is the number of requests a minute of one API key; 0: no limit.
 	RateLimit int
-	// RequestTimeout is when a request is answered 504; 0 is 15 s.
+	// MaxAtWork is how many requests may have their photos read at a time or
+	// wait for it; one more is answered 503 at once. A request with several
+	// photos counts once, so that none is turned away when half of it is done.
+	// 0: no limit but the pipeline's.
+	MaxAtWork int
+	// RequestTimeout is when a request is answered 504, counted from when its
+	// body is in; 0 is 15 s.
 	RequestTimeout time.Duration
 
 	Logger     *slog.Logger                        // nil: discard
@@ -123,6 +131,7 @@ type server struct {
 	Options
 	metrics *metrics
 	bodies  *semaphore.Weighted // bytes of bodies under way
+	atWork  *semaphore.Weighted // requests
 	modelID string              // of the encoder
 	size    int                 // of its embeddings
 }
@@ -135,6 +144,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	encoder := o.Pipeline.Encoder()
 	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes), modelID: encoder.ID, size: encoder.Dimension}
+	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err
 	}
@@ -149,7 +159,7 @@ func New(o Options) (http.Handler, error) {
 	r.MethodNotAllowed(s.methodNotAllowed)
 
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, api.Health{Status: "ok"}) })
-	r.With(s.limitTime).Get("/readyz", s.readyz)
+	r.Get("/readyz", s.readyz)
 	r.Get("/openapi.yaml", contract)
 	r.Get("/problems/{slug}", s.problemPage)
 	s.mountDocs(r)
@@ -159,20 +169,21 @@ func New(o Options) (http.Handler, error) {
 		if o.Auth && o.RateLimit > 0 {
 			r.Use(s.limitRate())
 		}
-		r.With(s.require(face.ScopeRead)).Method(http.MethodGet, "/metrics",
+		r.With(s.require(face.ScopeRead), s.ofOperator).Method(http.MethodGet, "/metrics",
 			promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 		api.HandlerWithOptions(
 			api.NewStrictHandlerWithOptions(s,
 				// The last one is the outermost: the form is read before the
-				// request is looked up among those answered before.
-				[]api.StrictMiddlewareFunc{s.once, s.readForm},
+				// time counts and before the request is looked up among those
+				// answered before.
+				[]api.StrictMiddlewareFunc{s.once, s.limitTime, s.readForm},
 				api.StrictHTTPServerOptions{
 					RequestErrorHandlerFunc:  func(w http.ResponseWriter, r *http.Request, err error) { s.fail(w, r, api.BodyError(err)) },
 					ResponseErrorHandlerFunc: s.fail,
 				}),
 			api.ChiServerOptions{
 				BaseRouter:       r,
-				Middlewares:      []api.MiddlewareFunc{s.authorize, s.limitTime, s.limitBody, s.record},
+				Middlewares:      []api.MiddlewareFunc{s.authorize, s.limitBody, s.record},
 				ErrorHandlerFunc: s.parameterError,
 			})
 	})
@@ -223,11 +234,21 @@ func (s *server) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
-	if err := s.Ready(r.Context()); err != nil {
-		s.fail(w, r, err)
+	ctx, cancel := context.WithTimeout(r.Context(), s.RequestTimeout)
+	defer cancel()
+	if err := s.Ready(ctx); err != nil {
+		s.fail(w, r, late(ctx, err))
 		return
 	}
 	writeJSON(w, http.StatusOK, api.Health{Status: "ok"})
+}
+
+// admit lets a request have its photos read, until it calls release.
+func (s *server) admit() (release func(), err error) {
+	if !s.atWork.TryAcquire(1) {
+		return nil, face.Errorf(face.Overloaded, "handlers.admit", "%d requests are at work or wait", s.MaxAtWork)
+	}
+	return func() { s.atWork.Release(1) }, nil
 }
 
 // tenant is the tenant of the caller.

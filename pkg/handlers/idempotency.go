@@ -174,5 +174,8 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.body.Write(b)
 }
 
+// Unwrap lets [http.ResponseController] find the connection.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
 // Status is what was answered so far; 0: nothing.
 func (r *recorder) Status() int { return r.status }

@@ -40,6 +40,13 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 			return nil, err
 		}
 	}
+	if b.Probe != nil || b.Reference != nil {
+		release, err := s.admit()
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
 	pick := embed.PickOnly
 	if or(b.Face, api.FaceRuleOnly) == api.FaceRuleLargest {
 		pick = embed.PickLargest
@@ -155,7 +162,7 @@ func (s *server) acquire(ctx context.Context, field string, photo []byte, pick e
 }
 
 // maxFrames is how many photos of one person may be fused.
-const maxFrames = 8
+const maxFrames = api.MaxImages
 
 // Recognize searches a gallery with the faces of a photo.
 func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (api.RecognizeResponseObject, error) {
@@ -180,6 +187,11 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if _, err := s.Store.Gallery(ctx, tenant(ctx), gallery); err != nil {
 		return nil, err
 	}
+	release, err := s.admit()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var samples []embed.Sample
 	if fuse {
 		samples, err = s.fused(ctx, b.Probe)
@@ -292,6 +304,11 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 	if n < 1 || n > maxFaces {
 		return nil, api.InvalidField("max_faces", fmt.Sprintf("must be 1 to %d", maxFaces))
 	}
+	release, err := s.admit()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	found, err := s.Pipeline.Detect(ctx, r.JSONBody.Image, n)
 	if err != nil {
 		return nil, at(err, "image")
@@ -312,6 +329,11 @@ func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.Embed
 	case api.EmbedFaceRuleAll:
 		pick = embed.PickAll
 	}
+	release, err := s.admit()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	samples, err := s.acquire(ctx, "image", r.JSONBody.Image, pick)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"mime"
 	"mime/multipart"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -116,13 +118,28 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
-// limitTime ends the request's context when its time is over.
-func (s *server) limitTime(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), s.RequestTimeout)
+// limitTime ends the context when the request's time is over. It counts from
+// when the body is in: how long that takes is the sender's line, for which the
+// server has a timeout of its own, and that one ends here.
+func (s *server) limitTime(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
+	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
+		conn := http.NewResponseController(w)
+		_ = conn.SetReadDeadline(time.Time{}) // a writer without a connection has none
+		_ = conn.SetWriteDeadline(time.Now().Add(s.RequestTimeout + 10*time.Second))
+		ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 		defer cancel()
-		next.ServeHTTP(w, r.WithContext(ctx))
-	})
+		answer, err := next(ctx, w, r, request)
+		return answer, late(ctx, err)
+	}
+}
+
+// late is the Deadline error for what failed because the time was over.
+func late(ctx context.Context, err error) error {
+	kind := face.KindOf(err)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && (kind == face.Canceled || kind == face.Internal) {
+		return &face.Error{Kind: face.Deadline, Op: "handlers.limitTime", Err: err}
+	}
+	return err
 }
 
 // authenticate finds the caller's API key. A key in the query is not looked
@@ -216,6 +233,17 @@ func (s *server) require(scope face.Scope) func(http.Handler) http.Handler {
 	}
 }
 
+// ofOperator refuses the keys of tenants: what follows tells of them all.
+func (s *server) ofOperator(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if tenant(r.Context()) != face.DefaultTenant {
+			s.fail(w, r, face.Errorf(face.Forbidden, "handlers.ofOperator", "The metrics are of all tenants: they need a key of the tenant %s.", face.DefaultTenant))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // leastBody is the least that a request with a body counts for, so that very
 // many small ones are bounded too.
 const leastBody = 64 << 10
@@ -229,10 +257,7 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		size := r.ContentLength
-		if size < 0 {
-			size = s.maxBody() // it does not say
-		}
+		size := r.ContentLength // less than 0: it does not say
 		switch {
 		case size == 0:
 			s.fail(w, r, api.InvalidField("", "is empty"))
@@ -250,11 +275,37 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "too many bodies are under way"))
 			return
 		}
-		defer s.bodies.Release(size)
-		r.Body = http.MaxBytesReader(w, r.Body, s.maxBody())
+		body := &body{Reader: http.MaxBytesReader(w, r.Body, s.maxBody()), wall: s.bodies, held: size}
+		defer func() { s.bodies.Release(body.held) }()
+		r.Body = body
 		next.ServeHTTP(w, r)
 	})
 }
+
+// body counts the bytes of a request towards those of all requests under way.
+type body struct {
+	io.Reader
+	wall *semaphore.Weighted
+	held int64 // bytes counted
+	read int64
+}
+
+// Read counts more where the length was not told: a sender who says nothing
+// and sends nothing holds no more room than a small body.
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p[:min(len(p), leastBody)])
+	b.read += int64(n)
+	if b.read > b.held {
+		if !b.wall.TryAcquire(leastBody) {
+			return 0, face.Errorf(face.Overloaded, "handlers.body", "too many bodies are under way")
+		}
+		b.held += leastBody
+	}
+	return n, err
+}
+
+// Close does nothing: net/http closes what it reads from.
+func (*body) Close() error { return nil }
 
 // mediaType refuses a Content-Type that the route does not take, and writes
 // what it takes as the generated code looks for it.

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"html/template"
@@ -80,9 +79,6 @@ func slug(k face.Kind) string { return strings.ReplaceAll(k.Code(), "_", "-") }
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	kind := face.KindOf(err)
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) && (kind == face.Canceled || kind == face.Internal) {
-		kind = face.Deadline // whatever failed, failed because the time was over
-	}
 	c := callOf(ctx)
 	c.code = kind.Code()
 	about := page(kind)
