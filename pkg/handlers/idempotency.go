@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"path"
 	"reflect"
 	"strings"
 
@@ -22,6 +23,7 @@ const idempotencyHeader = "Idempotency-Key"
 type claim struct {
 	key         string // empty until it is claimed
 	fingerprint []byte
+	request     any
 }
 
 type claimKey struct{}
@@ -55,6 +57,7 @@ func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 	var answer *store.Answer
 	if rec.status >= 200 && rec.status < 499 {
 		answer = &store.Answer{Status: rec.status, Location: rec.Header().Get("Location"), Body: rec.body.Bytes()}
+		answer.Gallery, answer.Subject = told(c.request, answer)
 	}
 	// The request's time may be over; its key must be settled all the same.
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.RequestTimeout)
@@ -62,6 +65,23 @@ func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 	if err := s.Store.EndRequest(ending, tenant(ctx), c.key, answer); err != nil {
 		s.Logger.ErrorContext(ctx, "idempotency key not settled", "request_id", callOf(ctx).id, "error", err)
 	}
+}
+
+// told is the subject that a good answer tells of, whose erasure erases the
+// answer too. A receipt outlives the one whose erasure it states.
+func told(request any, a *store.Answer) (gallery, subject string) {
+	if a.Status >= 300 {
+		return "", ""
+	}
+	switch r := request.(type) {
+	case api.CreateSubjectRequestObject:
+		return r.Gallery, path.Base(a.Location)
+	case api.UpdateSubjectRequestObject:
+		return r.Gallery, r.Subject
+	case api.EnrolTemplateRequestObject:
+		return r.Gallery, r.Subject
+	}
+	return "", ""
 }
 
 // once carries a request with an Idempotency-Key out, unless it was answered
@@ -88,7 +108,7 @@ func (s *server) once(next api.StrictHandlerFunc, operation string) api.StrictHa
 			return nil, nil
 		}
 		c := ctx.Value(claimKey{}).(*claim)
-		c.key, c.fingerprint = key, fingerprint
+		c.key, c.fingerprint, c.request = key, fingerprint, request
 		return next(ctx, w, r, request)
 	}
 }

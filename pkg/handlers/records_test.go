@@ -331,3 +331,18 @@ func TestIdempotencyAtOnce(t *testing.T) {
 		t.Errorf("made %v", ids)
 	}
 }
+
+// TestErasedAnswer: who was erased is not shown again by a repeated request.
+func TestErasedAnswer(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	ask := func() answer {
+		r := rawJSON("POST", "/galleries/default/subjects", `{"subject_id":"ada","name":"Ada"}`)
+		r.Header.Set("Idempotency-Key", "k")
+		return h.ask(t, r)
+	}
+	good[api.Subject](t, ask(), 201)
+	good[api.Subject](t, ask(), 201)
+	good[api.Erased](t, h.do(t, "DELETE", "/galleries/default/subjects/ada"), 200)
+	bad(t, ask(), face.NotFound, "")
+}
