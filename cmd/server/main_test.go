@@ -64,8 +64,10 @@ func environ(extra ...string) []string {
 func start(t *testing.T, dataDir string, extra ...string) *server {
 	t.Helper()
 	s := &server{tb: t, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "server")), lines: make(chan string, 10000), exited: make(chan error, 1)}
-	s.cmd.Env = environ(append([]string{"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_DATA_DIR=" + dataDir,
-		"LIKENESS_MODELS_DIR=" + filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))}, extra...)...)
+	s.cmd.Env = environ(append([]string{
+		"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_DATA_DIR=" + dataDir,
+		"LIKENESS_MODELS_DIR=" + filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx")),
+	}, extra...)...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

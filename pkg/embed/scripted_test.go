@@ -208,8 +208,7 @@ func blank(tb testing.TB, width, height int) []byte {
 }
 
 func reasons(err error) []face.Reason {
-	var e *face.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*face.Error](err); ok {
 		return e.Reasons
 	}
 	return nil

@@ -42,6 +42,16 @@ func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, e
 	for _, c := range []prometheus.Collector{m.duration, m.inFlight, m.decisions, m.failures, templates{galleries}} {
 		errs = append(errs, r.Register(c))
 	}
+	// A series that is there from the start lets a dashboard see its first rise.
+	for route, decisions := range map[string][]string{
+		"/verify":    {"match", "non_match"},
+		"/recognize": {"match", "unknown", "ambiguous", "low_quality"},
+	} {
+		for _, d := range decisions {
+			m.decisions.WithLabelValues(route, d)
+		}
+	}
+	m.failures.WithLabelValues(string(face.ReasonNoFace))
 	return m, errors.Join(errs...)
 }
 
