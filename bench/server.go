@@ -4,14 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -21,54 +22,67 @@ import (
 type server struct {
 	cmd    *exec.Cmd
 	url    string
-	client *http.Client
+	idle   chan *connection
 	dir    string
 	exited chan error
 }
 
 func (b *bench) startServer(ctx context.Context) (_ *server, err error) {
-	s := &server{exited: make(chan error, 1), client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	s := &server{exited: make(chan error, 1), idle: make(chan *connection, 64)}
 	if s.dir, err = os.MkdirTemp("", "likeness-bench-"); err != nil {
 		return nil, err
 	}
-	s.cmd = exec.CommandContext(ctx, b.Server)
-	s.cmd.Env = append(os.Environ(),
-		"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_AUTH=off", "LIKENESS_RATE_LIMIT=0",
-		"LIKENESS_DATA_DIR="+s.dir, "LIKENESS_LOG_LEVEL=INFO",
-		"LIKENESS_MODELS_DIR="+strings.Join(b.ModelsDir, ","))
-	log, err := s.cmd.StderrPipe()
+	// The log goes to a file: read from a pipe, it would wake this process, on
+	// the server's cores, once a request.
+	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
 		return nil, err
 	}
+	defer log.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	listen := free.Addr().String()
+	s.url = "http://" + listen
+	if err := free.Close(); err != nil {
+		return nil, err
+	}
+	s.cmd = exec.CommandContext(ctx, b.Server)
+	s.cmd.Stderr = log
+	s.cmd.Env = append(os.Environ(),
+		"LIKENESS_LISTEN="+listen, "LIKENESS_AUTH=off", "LIKENESS_RATE_LIMIT=0", "LIKENESS_DATA_DIR="+s.dir,
+		"LIKENESS_MODELS_DIR="+strings.Join(b.ModelsDir, ","))
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
-	answering := make(chan string, 1)
-	go func() {
-		defer close(answering)
-		lines := bufio.NewScanner(log)
-		for lines.Scan() {
-			var line struct{ Msg, Listen string }
-			if json.Unmarshal(lines.Bytes(), &line) != nil {
-				fmt.Fprintln(os.Stderr, lines.Text())
-			}
-			if line.Msg == "answering" {
-				answering <- line.Listen
-			}
+	go func() { s.exited <- s.cmd.Wait() }()
+	for {
+		if s.send(ctx, request{"GET", "/readyz", "", nil, http.StatusOK}) == nil {
+			return s, nil
 		}
-		s.exited <- s.cmd.Wait()
-	}()
-	listen, ok := <-answering
-	if !ok {
-		return nil, fmt.Errorf("%s did not start: %w", b.Server, <-s.exited)
+		select {
+		case err := <-s.exited:
+			text, _ := os.ReadFile(log.Name())
+			return nil, fmt.Errorf("%s did not start: %w\n%s", b.Server, err, text)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	s.url = "http://" + listen
-	return s, nil
 }
 
 func (s *server) stop() error {
+	close(s.idle)
+	for c := range s.idle {
+		c.Close()
+	}
 	err := errors.Join(s.cmd.Process.Signal(os.Interrupt), <-s.exited)
 	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// connection is one to the server, between two requests.
+type connection struct {
+	net.Conn
+	r *bufio.Reader
 }
 
 // request is one request, encoded once and sent often.
@@ -95,15 +109,35 @@ func form(method, path string, want int, parts ...any) request {
 	return request{method, path, w.FormDataContentType(), body.Bytes(), want}
 }
 
+// send sends a request and reads its answer on a connection that is kept, as
+// cheaply as a load generator can: what a client costs is taken from the
+// server's own cores.
 func (s *server) send(ctx context.Context, r request) error {
-	req, err := http.NewRequestWithContext(ctx, r.method, s.url+r.path, bytes.NewReader(r.body))
-	if err != nil {
+	var c *connection
+	select {
+	case c = <-s.idle:
+	default:
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", strings.TrimPrefix(s.url, "http://"))
+		if err != nil {
+			return err
+		}
+		c = &connection{conn, bufio.NewReader(conn)}
+	}
+	keep := false
+	defer func() {
+		if keep {
+			s.idle <- c
+		} else {
+			c.Close()
+		}
+	}()
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n",
+		r.method, r.path, r.contentType, len(r.body))
+	if _, err := (&net.Buffers{[]byte(head), r.body}).WriteTo(c); err != nil {
 		return err
 	}
-	if r.contentType != "" {
-		req.Header.Set("Content-Type", r.contentType)
-	}
-	res, err := s.client.Do(req)
+	res, err := http.ReadResponse(c.r, nil)
 	if err != nil {
 		return err
 	}
@@ -112,6 +146,7 @@ func (s *server) send(ctx context.Context, r request) error {
 	if err == nil && res.StatusCode != r.want {
 		err = fmt.Errorf("%s %s: %d instead of %d: %s", r.method, r.path, res.StatusCode, r.want, answer)
 	}
+	keep = err == nil && !res.Close
 	return err
 }
 
@@ -141,7 +176,7 @@ func (s *server) metric(ctx context.Context, name string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	res, err := s.client.Do(req)
+	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err
 	}
