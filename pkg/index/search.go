@@ -65,37 +65,100 @@ func (w *sweep) run(ctx context.Context, best *ranking) error {
 		if i >= len(w.slabs) {
 			return nil
 		}
-		w.slab(w.slabs[i], best, &upper)
+		tile := 0
+		if len(best.items) == 0 {
+			tile = w.seed(w.slabs[i], best, &upper)
+		}
+		w.slab(w.slabs[i], tile, best, &upper)
 	}
 }
 
-// slab scores those rows of a slab that may be among the best.
+// seedRows is how many rows are looked at before the first is scored.
+const seedRows = 1024
+
+// seed begins a ranking with the first rows of a slab, and returns the tile
+// that the sweep goes on with. As long as the ranking is not full every row
+// may be among the best, and scoring one takes as long as sweeping fifty. So
+// all bounds come first, then the scores of the rows with the highest, and of
+// the others only what these leave.
+func (w *sweep) seed(s *slab, best *ranking, upper *[tileRows]float32) int {
+	n := min(int(s.n.Load()), seedRows)
+	tiles := (n + tileRows - 1) / tileRows
+	var bounds [seedRows]float32
+	none := float32(math.NaN()) // the bound of a removed row, which reaches nothing
+	for at := range n {
+		bounds[at] = none
+	}
+	lead := make([]int, 0, 2*best.k) // the rows of the highest bounds, highest first
+	limit := float32(math.Inf(-1))
+	for tile := 0; ; tile++ {
+		if tile = w.kernel.scan(s, w.query, tile, n, float32(math.Inf(-1)), upper); tile >= tiles {
+			break
+		}
+		for i := range min(tileRows, n-tile*tileRows) {
+			at, bound := tile*tileRows+i, upper[i]
+			bounds[at] = bound
+			if !(bound > limit) {
+				continue
+			}
+			if len(lead) < cap(lead) {
+				lead = append(lead, at)
+			} else {
+				lead[len(lead)-1] = at
+			}
+			for j := len(lead) - 1; j > 0 && bounds[lead[j-1]] < bound; j-- {
+				lead[j], lead[j-1] = lead[j-1], lead[j]
+			}
+			if len(lead) == cap(lead) {
+				limit = bounds[lead[len(lead)-1]]
+			}
+		}
+	}
+	for _, at := range lead {
+		best.add(s.rows[at], w.probe.Cosine(s.embedding(at)))
+		bounds[at] = none // once is enough
+	}
+	floor := w.query.limit(best.floor())
+	for at, bound := range bounds[:n] {
+		if bound >= floor {
+			w.consider(s, at, bound, best)
+		}
+	}
+	return n / tileRows // a tile that was not full may have grown
+}
+
+// slab scores those rows of a slab, from a tile on, that may be among the best.
 //
 // The kernel stops at a tile with such a row, so that what the row's score
 // does to the threshold counts from the next tile on. It leaves its bounds in
 // upper.
-func (w *sweep) slab(s *slab, best *ranking, upper *[tileRows]float32) {
+func (w *sweep) slab(s *slab, tile int, best *ranking, upper *[tileRows]float32) {
 	n := int(s.n.Load())
 	tiles := (n + tileRows - 1) / tileRows
-	for tile := 0; ; tile++ {
+	for ; ; tile++ {
 		if tile = w.kernel.scan(s, w.query, tile, n, w.query.limit(best.floor()), upper); tile >= tiles {
 			return
 		}
 		for at := tile * tileRows; at < min(n, (tile+1)*tileRows); at++ {
-			// A removed row's bound is NaN, which reaches nothing.
-			bound := w.query.bound(upper[at%tileRows])
-			if !(bound >= best.floor()) {
-				continue
-			}
-			r := s.rows[at]
-			// Without this, a subject of many templates, or a gallery of fewer
-			// subjects than k, would have nearly every row scored.
-			if own, ok := best.scores[r.subject.id]; ok && bound < own {
-				continue
-			}
-			best.add(r, w.probe.Cosine(s.embedding(at)))
+			w.consider(s, at, upper[at%tileRows], best)
 		}
 	}
+}
+
+// consider scores a row if its bound says that it may be among the best.
+func (w *sweep) consider(s *slab, at int, upper float32, best *ranking) {
+	// A removed row's bound is NaN, which reaches nothing.
+	bound := w.query.bound(upper)
+	if !(bound >= best.floor()) {
+		return
+	}
+	r := s.rows[at]
+	// Without this, a subject of many templates, or a gallery of fewer
+	// subjects than k, would have nearly every row scored.
+	if own, ok := best.scores[r.subject.id]; ok && bound < own {
+		return
+	}
+	best.add(r, w.probe.Cosine(s.embedding(at)))
 }
 
 // ranking is the best k subjects so far, one row each.
