@@ -39,7 +39,7 @@ func (b *bench) startServer(ctx context.Context) (_ *server, err error) {
 		return nil, err
 	}
 	defer log.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	free, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (b *bench) startServer(ctx context.Context) (_ *server, err error) {
 func (s *server) stop() error {
 	close(s.idle)
 	for c := range s.idle {
-		c.Close()
+		_ = c.Close() // nothing of it is wanted any more
 	}
 	err := errors.Join(s.cmd.Process.Signal(os.Interrupt), <-s.exited)
 	return errors.Join(err, os.RemoveAll(s.dir))
@@ -129,7 +129,7 @@ func (s *server) send(ctx context.Context, r request) error {
 		if keep {
 			s.idle <- c
 		} else {
-			c.Close()
+			_ = c.Close() // nothing of it is wanted any more
 		}
 	}()
 	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n",
