@@ -14,15 +14,7 @@ import (
 // resident memory after a tenth of them with that at the end: a server that
 // grows is killed some night.
 func (b *bench) memory(ctx context.Context) error {
-	people, err := b.people(64)
-	if err != nil {
-		return err
-	}
-	s, err := b.startServer(ctx)
-	if err != nil {
-		return err
-	}
-	subjects, people, err := s.enrol(ctx, people)
+	s, subjects, people, err := b.populated(ctx, 64)
 	if err != nil {
 		return err
 	}

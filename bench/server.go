@@ -150,6 +150,20 @@ func (s *server) send(ctx context.Context, r request) error {
 	return err
 }
 
+// populated is a server with n people enrolled, as far as the quality gate
+// takes them.
+func (b *bench) populated(ctx context.Context, n int) (s *server, subjects []string, photos [][]byte, err error) {
+	people, err := b.people(n)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if s, err = b.startServer(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	subjects, photos, err = s.enrol(ctx, people)
+	return s, subjects, photos, err
+}
+
 // enrol makes a subject of each photo and returns those that the quality gate took.
 func (s *server) enrol(ctx context.Context, people [][]byte) (subjects []string, photos [][]byte, err error) {
 	for i, photo := range people {

@@ -15,20 +15,12 @@ import (
 // by the bare pipeline in one process. The two sides take turns; the clients
 // run on the server's own cores, and what they cost is counted against it.
 func (b *bench) verify(ctx context.Context) error {
-	people, err := b.people(48)
-	if err != nil {
-		return err
-	}
 	p, err := b.open(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	s, err := b.startServer(ctx)
-	if err != nil {
-		return err
-	}
-	subjects, people, err := s.enrol(ctx, people)
+	s, subjects, people, err := b.populated(ctx, 48)
 	if err != nil {
 		return err
 	}

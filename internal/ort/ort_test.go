@@ -11,6 +11,7 @@ import (
 
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -260,7 +261,7 @@ func TestOpenRefuses(t *testing.T) {
 				if err := r.Close(); err != nil {
 					t.Error(err)
 				}
-				t.Skipf("skipped: this library has %s", provider)
+				sharedtest.Missing(t, "a library without "+provider)
 			}
 			wantError(t, err, face.Unavailable, provider, ort.LibraryEnv)
 		})

@@ -1,6 +1,7 @@
 package ort_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"github.com/likeness-id/likeness/internal/fetch"
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -44,7 +46,7 @@ func TestFind(t *testing.T) {
 	}
 
 	if p, err := ort.Find(); err == nil {
-		t.Skipf("skipped: the system has a library of its own, %s", p)
+		sharedtest.Missing(t, "a system without an ONNX Runtime of its own, unlike "+p)
 	} else {
 		wantError(t, err, face.Unavailable, "likeness runtime pull", ort.LibraryEnv, cache)
 	}
@@ -105,7 +107,7 @@ func compile(t *testing.T, source string) string {
 	dir := t.TempDir()
 	lib := filepath.Join(dir, "libonnxruntime.so.1")
 	if out, err := exec.Command("cc", "-shared", "-fPIC", "-o", lib, write(t, filepath.Join(dir, "lib.c"), source)).CombinedOutput(); err != nil {
-		t.Skipf("skipped: needs a C compiler: %v\n%s", err, out)
+		sharedtest.Missing(t, fmt.Sprintf("a C compiler: %v\n%s", err, out))
 	}
 	return lib
 }
