@@ -17,8 +17,10 @@ const DefaultTenant = "default"
 // Gallery is a set of subjects that is searched together.
 type Gallery struct {
 	ID            string // unique within the tenant; the `name` of the contract
+	ModelID       string // the encoder that the gallery is searched with; empty: the server's
+	NextModelID   string // the encoder that it is being moved to; empty: none
 	RetentionDays int    // templates older than this are purged; 0 keeps them
-	StoreImages   bool   // whether aligned crops are kept
+	StoreImages   bool   // whether sealed crops are kept
 	Subjects      int    // count
 	Templates     int    // count, of all models
 	CreatedAt     time.Time
@@ -43,10 +45,12 @@ func (s Subject) LogValue() slog.Value { return slog.StringValue("subject " + s.
 type Template struct {
 	ID        string // unique within the store
 	SubjectID string
+	SampleID  string // what the templates that several models made of one photo share; empty: the ID
 	ModelID   string
 	Embedding Embedding // L2-normalised
 	Quality   float32   // 0..1
 	CreatedAt time.Time
+	Crop      []byte // the sample's sealed crop, on its way into or out of a store; nil otherwise
 }
 
 // LogValue keeps the embedding out of logs.

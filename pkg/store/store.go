@@ -69,10 +69,12 @@ type GalleryCount struct {
 	Templates       int
 }
 
-// GalleryChange is a partial update; nil leaves a field as it is.
+// GalleryChange is a partial update; nil leaves a field as it is. Turning
+// StoreImages off erases the crops that are kept.
 type GalleryChange struct {
 	RetentionDays *int
 	StoreImages   *bool
+	NextModelID   *string // empty ends a move to another model
 }
 
 // Subjects of a gallery.
@@ -107,7 +109,8 @@ type Actor struct {
 
 // Templates of a subject, and the search over them.
 type Templates interface {
-	// Enrol adds a template to a subject. The embedding must be normalised;
+	// Enrol adds a template to a subject. Its crop is kept where the gallery
+	// stores images, once for each sample. The embedding must be normalised;
 	// its length must be that of the other templates of its model in the
 	// gallery. A template id that is there already with the same subject,
 	// model and embedding is answered with the stored template, so that an
@@ -118,7 +121,8 @@ type Templates interface {
 	// Templates lists a subject's templates, oldest first, of one model or,
 	// with an empty modelID, of all. NotFound: gallery or subject.
 	Templates(ctx context.Context, tenant, gallery, subject, modelID string) ([]face.Template, error)
-	// DeleteTemplate erases one template and leaves an audit record. NotFound.
+	// DeleteTemplate erases one template, with the others of its sample and
+	// the crop, and leaves an audit record. NotFound.
 	DeleteTemplate(ctx context.Context, tenant, gallery, subject, template string, by Actor) (face.Receipt, error)
 	// Search compares the probe with every template of the model in the
 	// gallery and returns the k best subjects: highest score first, equal
@@ -132,6 +136,78 @@ type Templates interface {
 	// for each gallery touched (several, when a great many went), and returns
 	// how many went. It drops the answers past [IdempotencyTTL], too.
 	PurgeExpired(ctx context.Context, now time.Time) (int, error)
+}
+
+// Bulk moves whole galleries.
+type Bulk interface {
+	// Import adds subjects with their templates, at most [MaxImport] at a
+	// time, all that can be added in one transaction, and says for each what
+	// became of it. A subject that is there already keeps what is known of it
+	// and gets the templates that it lacks; a template that is there already
+	// is left as it is, so an import may be repeated. One that is refused
+	// leaves nothing of itself behind and the others alone. NotFound: the
+	// gallery. Invalid: too many records. The kinds of the outcomes are those
+	// of CreateSubject and Enrol; Conflict: a template id that is taken, or a
+	// subject that comes twice.
+	Import(ctx context.Context, tenant, gallery string, records []Record) ([]Outcome, error)
+	// Export calls emit for each subject after the one with the given id, in
+	// order of id, with all its templates, oldest first; the crops are with
+	// the first template of their sample. It stops at the first error of
+	// emit. What is changed meanwhile is in it or not. NotFound: the gallery.
+	Export(ctx context.Context, tenant, gallery, after string, emit func(Record) error) error
+}
+
+// MaxImport is the most records of one [Bulk.Import].
+const MaxImport = 1000
+
+// Record is a subject with its templates.
+type Record struct {
+	Subject   face.Subject
+	Templates []face.Template // SubjectID is the subject's
+}
+
+// Outcome is what became of a record of an import.
+type Outcome struct {
+	Created   bool // the subject was not there before
+	Templates int  // those added
+	Err       error
+}
+
+// Samples are the photos behind the templates. Of a gallery that stores
+// images each sample has a crop, sealed by the caller with a key that the
+// store never sees; from it another model can make a template.
+type Samples interface {
+	// Sample returns a sample with its crop. NotFound: it has none.
+	Sample(ctx context.Context, tenant, gallery, sample string) (Sample, error)
+	// PendingSamples lists, in order of id after the given one, the samples
+	// that have a crop and no template of the model. NotFound: the gallery.
+	PendingSamples(ctx context.Context, tenant, gallery, modelID, after string, limit int) ([]Sample, error)
+	// Coverage says how far a gallery's move to a model is. NotFound.
+	Coverage(ctx context.Context, tenant, gallery, modelID string) (Coverage, error)
+	// Uncovered lists the subjects that have a template of some model, none of
+	// the given one, and no crop to make it from. NotFound. Invalid: the cursor.
+	Uncovered(ctx context.Context, tenant, gallery, modelID string, p Page) (subjects []string, next string, err error)
+	// CutOver makes the model the one that the gallery is searched with, and
+	// ends the move. Conflict: the gallery is not being moved to it, or a
+	// subject that has templates lacks one of it. NotFound.
+	CutOver(ctx context.Context, tenant, gallery, modelID string) (face.Gallery, error)
+}
+
+// Sample is a photo that was enrolled, as far as it is kept.
+type Sample struct {
+	ID        string
+	SubjectID string
+	Quality   float32
+	CreatedAt time.Time
+	Crop      []byte // sealed
+}
+
+// Coverage counts what a gallery has of a model.
+type Coverage struct {
+	Subjects  int // that have a template of any model
+	Covered   int // of those, that have one of the model
+	Pending   int // samples with a crop that lack a template of it
+	Uncovered int // subjects that need a new photo
 }
 
 // Result is the answer of a search.
@@ -164,7 +240,7 @@ type Idempotency interface {
 	// still under way. NotFound: the answer told of somebody who has been
 	// erased since, and with them the answer; carrying the request out again
 	// would bring them back. A claim that a crash left open is free again after
-	// the restart.
+	// the restart; where several servers share the store, after [ClaimTTL].
 	BeginRequest(ctx context.Context, tenant, key string, fingerprint []byte) (*Answer, error)
 	// EndRequest stores the answer of a claimed key, or, with nil, gives the
 	// claim up. Of an answer about a subject who is not there any more nothing
@@ -173,6 +249,9 @@ type Idempotency interface {
 	// Conflict: the key is not claimed.
 	EndRequest(ctx context.Context, tenant, key string, a *Answer) error
 }
+
+// ClaimTTL is how long a request with an Idempotency-Key may take.
+const ClaimTTL = time.Minute
 
 // IdempotencyTTL is how long an answer can be asked for again.
 const IdempotencyTTL = 24 * time.Hour

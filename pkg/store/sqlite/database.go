@@ -581,14 +581,6 @@ func micros(t time.Time) int64 { return t.UnixMicro() }
 // fromMicros is a time as it is answered.
 func fromMicros(us int64) time.Time { return time.UnixMicro(us).UTC() }
 
-// stamp is the time a row is given: the one asked for, or the present.
-func stamp(asked time.Time) time.Time {
-	if asked.IsZero() {
-		asked = time.Now()
-	}
-	return asked.UTC().Truncate(time.Microsecond)
-}
-
 // joinScopes and splitScopes turn scopes into a column and back.
 func joinScopes(scopes []face.Scope) string {
 	words := make([]string, len(scopes))

@@ -8,10 +8,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// maxRetention bounds the days so that they stay far from overflowing in
-// microseconds.
-const maxRetention = 36500
-
 const galleryColumns = `g.id, g.retention_days, g.store_images, g.subjects,
 	(SELECT coalesce(sum(m.templates), 0) FROM gallery_model m WHERE m.gallery = g.row_id), g.created_at`
 
@@ -26,7 +22,7 @@ func scanGallery(rows *sql.Rows) (g face.Gallery, err error) {
 func (s *Store) CreateGallery(ctx context.Context, tenant string, g face.Gallery) (face.Gallery, error) {
 	const op = "CreateGallery"
 	var made face.Gallery
-	err := checkGallery(op, tenant, g.ID, g.RetentionDays)
+	err := store.CheckGallery(op, tenant, g.ID, g.RetentionDays)
 	if err == nil && g.ID == face.DefaultGallery {
 		err = errGalleryTaken(op) // it is always there
 	}
@@ -60,7 +56,7 @@ func (s *Store) Gallery(ctx context.Context, tenant, gallery string) (face.Galle
 // ListGalleries implements [store.Galleries].
 func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) ([]face.Gallery, string, error) {
 	const op = "ListGalleries"
-	after, err := readPage(op, p, "galleries", tenant)
+	after, err := store.ReadPage(op, p, "galleries", tenant)
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
@@ -76,7 +72,7 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
-	items, next := cutPage(items, p, func(g face.Gallery) string { return g.ID }, "galleries", tenant)
+	items, next := store.CutPage(items, p, func(g face.Gallery) string { return g.ID }, "galleries", tenant)
 	return items, next, nil
 }
 
@@ -90,7 +86,7 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 			return err
 		}
 		if c.RetentionDays != nil {
-			if err := checkGallery(op, tenant, gallery, *c.RetentionDays); err != nil {
+			if err := store.CheckGallery(op, tenant, gallery, *c.RetentionDays); err != nil {
 				return err
 			}
 			if _, err := tx.exec(`UPDATE gallery SET retention_days = ? WHERE row_id = ?`, *c.RetentionDays, row); err != nil {
@@ -129,7 +125,7 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 		}
 		receipt = face.Receipt{Gallery: gallery, Subjects: g.Subjects, Templates: g.Templates}
 		tx.onCommit(func() { s.index.RemoveGallery(tenant, gallery) })
-		return tx.recordErase(tenant, by, auditEraseGallery, "", &receipt)
+		return tx.recordErase(tenant, by, store.AuditEraseGallery, "", &receipt)
 	})
 	return answer(s.db, op, receipt, err)
 }
@@ -191,7 +187,7 @@ func (t *transaction) gallery(op, tenant, gallery string) (row int64, err error)
 	if gallery != face.DefaultGallery {
 		return 0, errNoGallery(op)
 	}
-	if err := checkGallery(op, tenant, gallery, 0); err != nil {
+	if err := store.CheckGallery(op, tenant, gallery, 0); err != nil {
 		return 0, err
 	}
 	if _, err := t.addGallery(tenant, face.Gallery{ID: gallery}); err != nil {
@@ -205,7 +201,7 @@ func (t *transaction) gallery(op, tenant, gallery string) (row int64, err error)
 func (t *transaction) addGallery(tenant string, g face.Gallery) (int, error) {
 	return t.exec(`INSERT INTO gallery (tenant, id, retention_days, store_images, created_at)
 		VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		tenant, g.ID, g.RetentionDays, g.StoreImages, micros(stamp(g.CreatedAt)))
+		tenant, g.ID, g.RetentionDays, g.StoreImages, micros(store.Stamp(g.CreatedAt)))
 }
 
 func (s session) readGallery(op, tenant, gallery string) (g face.Gallery, err error) {
@@ -217,18 +213,6 @@ func (s session) readGallery(op, tenant, gallery string) (g face.Gallery, err er
 		return g, e
 	}
 	return g, err
-}
-
-func checkGallery(op, tenant, gallery string, retention int) error {
-	switch {
-	case !face.ValidID(tenant):
-		return face.Errorf(face.Invalid, op, "not a valid tenant")
-	case !face.ValidID(gallery):
-		return face.Errorf(face.Invalid, op, "not a valid gallery name")
-	case retention < 0 || retention > maxRetention:
-		return face.Errorf(face.Invalid, op, "retention_days must be 0 to %d", maxRetention)
-	}
-	return nil
 }
 
 func errNoGallery(op string) error { return face.Errorf(face.NotFound, op, "no such gallery") }

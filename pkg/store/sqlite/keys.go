@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // Keys are the API keys of a file. A Keys that [OpenKeys] gave works beside a
@@ -47,7 +48,7 @@ func (k *Keys) CreateKey(ctx context.Context, key face.Key) error {
 		n, err := tx.exec(`INSERT INTO api_key (`+keyColumns+`)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 			key.ID, key.Tenant, key.Name, key.Hash, joinScopes(key.Scopes),
-			micros(stamp(key.CreatedAt)), optionalTime(key.ExpiresAt), optionalTime(key.RevokedAt))
+			micros(store.Stamp(key.CreatedAt)), optionalTime(key.ExpiresAt), optionalTime(key.RevokedAt))
 		if err == nil && n == 0 {
 			return face.Errorf(face.Conflict, op, "the key exists already")
 		}
@@ -81,7 +82,7 @@ func (k *Keys) RevokeKey(ctx context.Context, id string, at time.Time) error {
 	const op = "RevokeKey"
 	err := k.db.change(ctx, func(tx *transaction) error {
 		n, err := tx.exec(`UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?`,
-			micros(stamp(at)), id)
+			micros(store.Stamp(at)), id)
 		if err == nil && n == 0 {
 			return face.Errorf(face.NotFound, op, "no such API key")
 		}

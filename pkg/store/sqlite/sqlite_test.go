@@ -487,7 +487,7 @@ func TestWritesWhileLoading(t *testing.T) {
 			t.Fatalf("gallery size %d, want %d", r.GallerySize, n-400)
 		}
 	}
-	if err := s.VerifyAudit(ctx); err != nil {
+	if _, err := s.VerifyAudit(ctx); err != nil {
 		t.Error(err)
 	}
 }
@@ -638,7 +638,7 @@ func TestAuditShowsTampering(t *testing.T) {
 			ctx, path := t.Context(), filepath.Join(t.TempDir(), "likeness.db")
 			s := open(t, path)
 			defer closing(t, s)
-			if err := s.VerifyAudit(ctx); err != nil {
+			if _, err := s.VerifyAudit(ctx); err != nil {
 				t.Errorf("without records: %v", err)
 			}
 			for i := range 5 {
@@ -648,11 +648,11 @@ func TestAuditShowsTampering(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := s.VerifyAudit(ctx); err != nil {
+			if _, err := s.VerifyAudit(ctx); err != nil {
 				t.Error(err)
 			}
 			sqlExec(t, path, change)
-			if err := s.VerifyAudit(ctx); !errors.Is(err, face.Internal) {
+			if _, err := s.VerifyAudit(ctx); !errors.Is(err, face.Internal) {
 				t.Errorf("not seen: %v", err)
 			}
 		})

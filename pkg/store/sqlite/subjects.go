@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"time"
-	"unicode/utf8"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -29,14 +28,14 @@ func scanSubject(rows *sql.Rows) (s face.Subject, err error) {
 func (s *Store) CreateSubject(ctx context.Context, tenant, gallery string, sub face.Subject) (face.Subject, error) {
 	const op = "CreateSubject"
 	var made face.Subject
-	err := checkSubject(op, sub)
+	err := store.CheckSubject(op, sub)
 	if err == nil {
 		err = s.db.change(ctx, func(tx *transaction) error {
 			row, err := tx.gallery(op, tenant, gallery)
 			if err != nil {
 				return err
 			}
-			at := micros(stamp(sub.CreatedAt))
+			at := micros(store.Stamp(sub.CreatedAt))
 			n, err := tx.exec(`INSERT INTO subject (gallery, id, name, external_id, metadata, created_at, updated_at)
 				VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 				row, sub.ID, sub.Name, sub.ExternalID, metadataColumn(sub.Metadata), at, at)
@@ -67,7 +66,7 @@ func (s *Store) Subject(ctx context.Context, tenant, gallery, subject string) (f
 // ListSubjects implements [store.Subjects].
 func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p store.Page) ([]face.Subject, string, error) {
 	const op = "ListSubjects"
-	after, err := readPage(op, p, "subjects", tenant, gallery)
+	after, err := store.ReadPage(op, p, "subjects", tenant, gallery)
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
@@ -83,7 +82,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p stor
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
-	items, next := cutPage(items, p, func(s face.Subject) string { return s.ID }, "subjects", tenant, gallery)
+	items, next := store.CutPage(items, p, func(s face.Subject) string { return s.ID }, "subjects", tenant, gallery)
 	return items, next, nil
 }
 
@@ -108,10 +107,10 @@ func (s *Store) UpdateSubject(ctx context.Context, tenant, gallery, subject stri
 		if c.Metadata != nil {
 			sub.Metadata = *c.Metadata
 		}
-		if err := checkSubject(op, sub); err != nil {
+		if err := store.CheckSubject(op, sub); err != nil {
 			return err
 		}
-		sub.UpdatedAt = stamp(time.Time{})
+		sub.UpdatedAt = store.Stamp(time.Time{})
 		_, err = tx.exec(`UPDATE subject SET name = ?, external_id = ?, metadata = ?, updated_at = ?
 			WHERE gallery = ? AND id = ?`,
 			sub.Name, sub.ExternalID, metadataColumn(sub.Metadata), micros(sub.UpdatedAt), row, subject)
@@ -141,7 +140,7 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 		}
 		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
 		tx.onCommit(func() { s.index.RemoveSubject(tenant, gallery, subject) })
-		return tx.recordErase(tenant, by, auditEraseSubject, "", &receipt)
+		return tx.recordErase(tenant, by, store.AuditEraseSubject, "", &receipt)
 	})
 	return answer(s.db, op, receipt, err)
 }
@@ -156,20 +155,6 @@ func (s session) readSubject(op string, gallery int64, subject string) (sub face
 		return sub, e
 	}
 	return sub, err
-}
-
-func checkSubject(op string, s face.Subject) error {
-	switch {
-	case !face.ValidID(s.ID):
-		return face.Errorf(face.Invalid, op, "not a valid subject_id")
-	case utf8.RuneCountInString(s.Name) > face.MaxNameLength:
-		return face.Errorf(face.Invalid, op, "name has more than %d characters", face.MaxNameLength)
-	case utf8.RuneCountInString(s.ExternalID) > face.MaxNameLength:
-		return face.Errorf(face.Invalid, op, "external_id has more than %d characters", face.MaxNameLength)
-	case len(s.Metadata) > face.MaxMetadata:
-		return face.Errorf(face.Invalid, op, "metadata has more than %d bytes", face.MaxMetadata)
-	}
-	return nil
 }
 
 func errNoSubject(op string) error { return face.Errorf(face.NotFound, op, "no such subject") }

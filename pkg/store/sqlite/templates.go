@@ -15,9 +15,6 @@ import (
 )
 
 const (
-	// maxK is the longest candidate list.
-	maxK = 1000
-
 	// purgeBatch is how many templates one transaction purges, so that a
 	// large purge lets other writes through.
 	purgeBatch = 5000
@@ -44,9 +41,12 @@ func scanTemplate(rows *sql.Rows, more ...any) (t face.Template, err error) {
 // Enrol implements [store.Templates].
 func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
 	const op = "Enrol"
-	err := checkTemplate(op, t)
+	err := store.CheckTemplate(op, t)
 	if err == nil {
-		t.CreatedAt = stamp(t.CreatedAt)
+		err = index.Validate(t.Embedding)
+	}
+	if err == nil {
+		t.CreatedAt = store.Stamp(t.CreatedAt)
 		err = s.db.change(ctx, func(tx *transaction) error {
 			return s.enrol(tx, op, tenant, gallery, &t)
 		})
@@ -169,7 +169,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Templates: 1}
 		key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
 		tx.onCommit(func() { s.index.RemoveTemplate(key, template) })
-		return tx.recordErase(tenant, by, auditEraseTemplate, template, &receipt)
+		return tx.recordErase(tenant, by, store.AuditEraseTemplate, template, &receipt)
 	})
 	return answer(s.db, op, receipt, err)
 }
@@ -177,10 +177,10 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 // Search implements [store.Templates].
 func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (store.Result, error) {
 	const op = "Search"
-	if k < 1 || k > maxK {
-		return store.Result{}, s.db.fault(op, face.Errorf(face.Invalid, op, "k must be 1 to %d", maxK))
+	err := store.CheckK(op, k)
+	if err == nil {
+		err = index.Validate(probe)
 	}
-	err := index.Validate(probe)
 	if err == nil {
 		err = s.Ready(ctx)
 	}
@@ -323,19 +323,7 @@ func (s *Store) purge(tx *transaction, gallery int64, now time.Time) (int, error
 		}
 	})
 	receipt := face.Receipt{Gallery: gone[0].key.Gallery, Templates: len(gone)}
-	return len(gone), tx.recordErase(gone[0].key.Tenant, store.Actor{}, auditExpire, "", &receipt)
-}
-
-func checkTemplate(op string, t face.Template) error {
-	switch {
-	case !face.ValidID(t.ID):
-		return face.Errorf(face.Invalid, op, "not a valid template_id")
-	case !face.ValidID(t.ModelID):
-		return face.Errorf(face.Invalid, op, "not a valid model_id")
-	case !(t.Quality >= 0 && t.Quality <= 1):
-		return face.Errorf(face.Invalid, op, "quality must be 0 to 1")
-	}
-	return index.Validate(t.Embedding)
+	return len(gone), tx.recordErase(gone[0].key.Tenant, store.Actor{}, store.AuditExpire, "", &receipt)
 }
 
 func encodeEmbedding(e face.Embedding) []byte {

@@ -1,4 +1,4 @@
-package sqlite
+package store
 
 import (
 	"bytes"
@@ -7,11 +7,12 @@ import (
 	"strings"
 
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/store"
 )
 
 const (
-	maxPage       = 1000
+	// MaxPage is the longest part of a list.
+	MaxPage = 1000
+
 	cursorSumSize = 4
 )
 
@@ -27,10 +28,11 @@ func makeCursor(id string, list ...string) string {
 	return base64.RawURLEncoding.EncodeToString(append(cursorSum(list, id), id...))
 }
 
-// readPage returns the id that a page starts after, empty for the first.
-func readPage(op string, p store.Page, list ...string) (after string, err error) {
-	if p.Limit < 1 || p.Limit > maxPage {
-		return "", face.Errorf(face.Invalid, op, "limit must be 1 to %d", maxPage)
+// ReadPage returns the id that a page starts after, empty for the first. The list
+// names what is listed: a cursor of another list is Invalid.
+func ReadPage(op string, p Page, list ...string) (after string, err error) {
+	if p.Limit < 1 || p.Limit > MaxPage {
+		return "", face.Errorf(face.Invalid, op, "limit must be 1 to %d", MaxPage)
 	}
 	if p.Cursor == "" {
 		return "", nil
@@ -45,9 +47,9 @@ func readPage(op string, p store.Page, list ...string) (after string, err error)
 	return "", face.Errorf(face.Invalid, op, "the cursor is not one of this list")
 }
 
-// cutPage takes the one item too many off a list and makes the cursor of the
+// CutPage takes the one item too many off a list and makes the cursor of the
 // next page from the last that stays.
-func cutPage[T any](items []T, p store.Page, id func(T) string, list ...string) ([]T, string) {
+func CutPage[T any](items []T, p Page, id func(T) string, list ...string) ([]T, string) {
 	if len(items) <= p.Limit {
 		return items, ""
 	}

@@ -1,0 +1,82 @@
+package store
+
+import (
+	"time"
+	"unicode/utf8"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Limits that every store keeps.
+const (
+	// MaxK is the longest candidate list.
+	MaxK = 1000
+	// MaxRetentionDays is a hundred years: it stays far from overflowing in
+	// microseconds.
+	MaxRetentionDays = 36500
+	// MaxCrop bounds a sealed crop, in bytes.
+	MaxCrop = 256 << 10
+)
+
+// Stamp is the time a row is given: the one asked for, or the present, in UTC
+// to the microsecond.
+func Stamp(asked time.Time) time.Time {
+	if asked.IsZero() {
+		asked = time.Now()
+	}
+	return asked.UTC().Truncate(time.Microsecond)
+}
+
+// CheckGallery is Invalid for a gallery that no store takes.
+func CheckGallery(op, tenant, gallery string, retentionDays int) error {
+	switch {
+	case !face.ValidID(tenant):
+		return face.Errorf(face.Invalid, op, "not a valid tenant")
+	case !face.ValidID(gallery):
+		return face.Errorf(face.Invalid, op, "not a valid gallery name")
+	case retentionDays < 0 || retentionDays > MaxRetentionDays:
+		return face.Errorf(face.Invalid, op, "retention_days must be 0 to %d", MaxRetentionDays)
+	}
+	return nil
+}
+
+// CheckSubject is Invalid for a subject that no store takes.
+func CheckSubject(op string, s face.Subject) error {
+	switch {
+	case !face.ValidID(s.ID):
+		return face.Errorf(face.Invalid, op, "not a valid subject_id")
+	case utf8.RuneCountInString(s.Name) > face.MaxNameLength:
+		return face.Errorf(face.Invalid, op, "name has more than %d characters", face.MaxNameLength)
+	case utf8.RuneCountInString(s.ExternalID) > face.MaxNameLength:
+		return face.Errorf(face.Invalid, op, "external_id has more than %d characters", face.MaxNameLength)
+	case len(s.Metadata) > face.MaxMetadata:
+		return face.Errorf(face.Invalid, op, "metadata has more than %d bytes", face.MaxMetadata)
+	}
+	return nil
+}
+
+// CheckTemplate is Invalid for a template that no store takes. The embedding's
+// numbers are the index's to check.
+func CheckTemplate(op string, t face.Template) error {
+	switch {
+	case !face.ValidID(t.ID):
+		return face.Errorf(face.Invalid, op, "not a valid template_id")
+	case t.SampleID != "" && !face.ValidID(t.SampleID):
+		return face.Errorf(face.Invalid, op, "not a valid sample_id")
+	case !face.ValidID(t.ModelID):
+		return face.Errorf(face.Invalid, op, "not a valid model_id")
+	case !(t.Quality >= 0 && t.Quality <= 1):
+		return face.Errorf(face.Invalid, op, "quality must be 0 to 1")
+	case len(t.Crop) > MaxCrop:
+		return face.Errorf(face.Invalid, op, "the crop has more than %d bytes", MaxCrop)
+	}
+	return nil
+}
+
+// CheckK is Invalid for a candidate list of a length that no store gives.
+func CheckK(op string, k int) error {
+	if k < 1 || k > MaxK {
+		return face.Errorf(face.Invalid, op, "k must be 1 to %d", MaxK)
+	}
+	return nil
+}
