@@ -210,8 +210,8 @@ CREATE TABLE audit (
     hash        bytea  NOT NULL
 );
 CREATE TABLE audit_head (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
-    seq  bigint  NOT NULL,
-    hash bytea   NOT NULL
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
+    seq    bigint  NOT NULL,
+    hash   bytea   NOT NULL
 );
 INSERT INTO audit_head (seq, hash) VALUES (0, '');

@@ -64,13 +64,14 @@ type feed struct {
 // start decides for an engine, and begins to load the index.
 func (f *feed) start(ctx context.Context, s *Store, background context.Context) error {
 	f.s, f.loaded, f.wake = s, make(chan struct{}), make(chan struct{}, 1)
-	var need int64
+	var total, need int64
 	if err := s.db.pool.QueryRow(ctx, `SELECT coalesce(sum(templates), 0)::bigint, coalesce(sum(templates * (5 * dimension + $1)), 0)::bigint
-		FROM gallery_model`, templateBytes).Scan(&f.total, &need); err != nil {
+		FROM gallery_model`, templateBytes).Scan(&total, &need); err != nil {
 		return err
 	}
+	f.total.Store(total)
 	if s.o.Search == SearchPgvector || s.o.Search == SearchAuto && need > s.o.SearchMemory {
-		s.o.Logger.Info("pgvector answers searches", "templates", f.total.Load(), "index_would_take_bytes", need)
+		s.o.Logger.Info("pgvector answers searches", "templates", total, "index_would_take_bytes", need)
 		f.ok.Store(true)
 		close(f.loaded)
 		s.running.Go(func() { f.watchGraphs(background) })
