@@ -42,6 +42,14 @@ func CheckGallery(op, tenant, gallery string, retentionDays int) error {
 	return nil
 }
 
+// CheckModel is Invalid for an id that no model has. An empty one is none.
+func CheckModel(op, modelID string) error {
+	if modelID != "" && !face.ValidID(modelID) {
+		return face.Errorf(face.Invalid, op, "not a valid model_id")
+	}
+	return nil
+}
+
 // CheckSubject is Invalid for a subject that no store takes.
 func CheckSubject(op string, s face.Subject) error {
 	switch {
