@@ -57,14 +57,17 @@ CREATE TABLE template (
 -- times as long.
 ALTER TABLE template ALTER COLUMN embedding SET STORAGE MAIN;
 CREATE INDEX template_of_subject ON template (subject);
+CREATE INDEX template_of_sample ON template (sample);
 CREATE INDEX template_by_age ON template (gallery_model, created_at);
 
 -- Sealed crops, one for each sample of a gallery that stores images.
 CREATE TABLE crop (
-    gallery bigint NOT NULL REFERENCES gallery ON DELETE CASCADE,
-    sample  text   COLLATE "C" NOT NULL,
-    subject bigint NOT NULL REFERENCES subject ON DELETE CASCADE,
-    sealed  bytea  NOT NULL,
+    gallery    bigint      NOT NULL REFERENCES gallery ON DELETE CASCADE,
+    sample     text        COLLATE "C" NOT NULL,
+    subject    bigint      NOT NULL REFERENCES subject ON DELETE CASCADE,
+    quality    real        NOT NULL,
+    created_at timestamptz NOT NULL,
+    sealed     bytea       NOT NULL,
     PRIMARY KEY (gallery, sample)
 );
 CREATE INDEX crop_of_subject ON crop (subject);

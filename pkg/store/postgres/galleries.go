@@ -26,6 +26,9 @@ func (s *Store) CreateGallery(ctx context.Context, tenant string, g face.Gallery
 		if err := store.CheckGallery(op, tenant, g.ID, g.RetentionDays); err != nil {
 			return err
 		}
+		if err := errors.Join(store.CheckModel(op, g.ModelID), store.CheckModel(op, g.NextModelID)); err != nil {
+			return err
+		}
 		if g.ID == face.DefaultGallery {
 			return errGalleryTaken(op) // it is always there
 		}
@@ -87,6 +90,11 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 	err = s.db.call(op, func() error {
 		if c.RetentionDays != nil {
 			if err := store.CheckGallery(op, tenant, gallery, *c.RetentionDays); err != nil {
+				return err
+			}
+		}
+		if c.NextModelID != nil {
+			if err := store.CheckModel(op, *c.NextModelID); err != nil {
 				return err
 			}
 		}

@@ -13,8 +13,7 @@ import (
 func (s *Store) Sample(ctx context.Context, tenant, gallery, sample string) (found store.Sample, err error) {
 	const op = "Sample"
 	err = s.view(ctx, op, tenant, gallery, func(ctx context.Context, q querier) error {
-		var list []store.Sample
-		list, err := readSamples(ctx, q, op, tenant, gallery, ` AND c.sample = $3`, sample)
+		list, err := readSamples(ctx, q, op, tenant, gallery, `c.sealed`, ` AND c.sample = $3`, sample)
 		if err == nil && len(list) == 0 {
 			err = face.Errorf(face.NotFound, op, "no such sample with a crop")
 		}
@@ -29,8 +28,11 @@ func (s *Store) Sample(ctx context.Context, tenant, gallery, sample string) (fou
 // PendingSamples implements [store.Samples].
 func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, after string, limit int) (list []store.Sample, err error) {
 	const op = "PendingSamples"
+	if _, err := store.ReadPage(op, store.Page{Limit: limit}); err != nil {
+		return nil, fault(op, err)
+	}
 	err = s.view(ctx, op, tenant, gallery, func(ctx context.Context, q querier) (err error) {
-		list, err = readSamples(ctx, q, op, tenant, gallery, ` AND c.sample > $3 AND NOT EXISTS (
+		list, err = readSamples(ctx, q, op, tenant, gallery, `NULL::bytea`, ` AND c.sample > $3 AND NOT EXISTS (
 				SELECT 1 FROM template t JOIN gallery_model m ON m.row_id = t.gallery_model
 				WHERE t.subject = c.subject AND t.sample = c.sample AND m.model_id = $4)
 			ORDER BY c.sample LIMIT $5`, after, modelID, limit)
@@ -39,7 +41,7 @@ func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, af
 	return value(list, err)
 }
 
-func readSamples(ctx context.Context, q querier, op, tenant, gallery, where string, args ...any) ([]store.Sample, error) {
+func readSamples(ctx context.Context, q querier, op, tenant, gallery, crop, where string, args ...any) ([]store.Sample, error) {
 	var row int64
 	there, err := found(q.QueryRow(ctx, `SELECT row_id FROM gallery WHERE tenant = $1 AND id = $2`, tenant, gallery), &row)
 	if err != nil {
@@ -49,10 +51,8 @@ func readSamples(ctx context.Context, q querier, op, tenant, gallery, where stri
 		return nil, noGallery{errNoGallery(op)}
 	}
 	var list []store.Sample
-	rows, err := q.Query(ctx, `SELECT c.sample, s.id, c.sealed, f.quality, f.created_at
+	rows, err := q.Query(ctx, `SELECT c.sample, s.id, `+crop+`, c.quality, c.created_at
 		FROM gallery g JOIN crop c ON c.gallery = g.row_id JOIN subject s ON s.row_id = c.subject
-		JOIN LATERAL (SELECT t.quality, t.created_at FROM template t WHERE t.subject = c.subject AND t.sample = c.sample
-			ORDER BY t.row_id LIMIT 1) f ON true
 		WHERE g.tenant = $1 AND g.id = $2`+where, append([]any{tenant, gallery}, args...)...)
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
 		var one store.Sample

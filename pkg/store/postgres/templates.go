@@ -71,26 +71,30 @@ func (e enrolment) add(ctx context.Context) error {
 	t := e.t
 	var subject, shelf, made *int64
 	var dimension *int
+	var strangers *bool
 	there, err := found(e.q.QueryRow(ctx, `
 		WITH place AS (
-			SELECT g.row_id AS gallery, g.store_images, s.row_id AS subject, m.row_id AS shelf, m.dimension
+			SELECT g.row_id AS gallery, g.store_images, s.row_id AS subject, m.row_id AS shelf, m.dimension,
+				EXISTS (SELECT 1 FROM template t JOIN subject o ON o.row_id = t.subject
+					WHERE t.sample = $6 AND o.gallery = g.row_id AND o.row_id <> s.row_id) AS strangers
 			FROM gallery g
 			LEFT JOIN subject s ON s.gallery = g.row_id AND s.id = $3
 			LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = $4
 			WHERE g.tenant = $1 AND g.id = $2 FOR KEY SHARE OF g
 		), made AS (
 			INSERT INTO template (id, gallery_model, subject, sample, embedding, quality, created_at)
-			SELECT $5, shelf, subject, $6, $7, $8, $9 FROM place WHERE subject IS NOT NULL AND dimension = $10
+			SELECT $5, shelf, subject, $6, $7, $8, $9 FROM place
+			WHERE subject IS NOT NULL AND dimension = $10 AND NOT strangers
 			ON CONFLICT (id) DO NOTHING RETURNING row_id
 		), kept AS (
-			INSERT INTO crop (gallery, sample, subject, sealed)
-			SELECT gallery, $6, subject, $11 FROM place, made WHERE store_images AND $11::bytea IS NOT NULL
+			INSERT INTO crop (gallery, sample, subject, quality, created_at, sealed)
+			SELECT gallery, $6, subject, $8, $9, $11 FROM place, made WHERE store_images AND $11::bytea IS NOT NULL
 			ON CONFLICT DO NOTHING
 		)
-		SELECT p.subject, p.shelf, p.dimension, m.row_id FROM place p LEFT JOIN made m ON true`,
+		SELECT p.subject, p.shelf, p.dimension, p.strangers, m.row_id FROM place p LEFT JOIN made m ON true`,
 		e.tenant, e.gallery, t.SubjectID, t.ModelID,
 		t.ID, t.SampleID, pgvector.NewVector(t.Embedding), t.Quality, t.CreatedAt, len(t.Embedding), t.Crop,
-	), &subject, &shelf, &dimension, &made)
+	), &subject, &shelf, &dimension, &strangers, &made)
 	switch {
 	case err != nil:
 		return err
@@ -102,6 +106,8 @@ func (e enrolment) add(ctx context.Context) error {
 		return errFirst
 	case *dimension != len(t.Embedding):
 		return errDimension(e.op, t.ModelID, *dimension, len(t.Embedding))
+	case *strangers:
+		return errSampleTaken(e.op)
 	case made == nil:
 		return e.same(ctx, *subject)
 	}
@@ -147,6 +153,10 @@ func (e enrolment) same(ctx context.Context, subject int64) error {
 
 func errTemplateTaken(op string) error {
 	return face.Errorf(face.Conflict, op, "the template_id is taken by another template")
+}
+
+func errSampleTaken(op string) error {
+	return face.Errorf(face.Conflict, op, "the sample is another subject's")
 }
 
 func errDimension(op, model string, want, got int) error {
