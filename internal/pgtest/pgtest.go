@@ -132,6 +132,12 @@ func (c *Cluster) Exec(sql string, args ...any) {
 	}
 }
 
+// Dir is the cluster's folder, which is removed with it.
+func (c *Cluster) Dir() string { return c.dir }
+
+// Give makes path the server's.
+func (c *Cluster) Give(path string) error { return c.give(path) }
+
 // Pid is the process id of the postmaster, 0 when none runs.
 func (c *Cluster) Pid() int {
 	if s := c.running(); s != nil {
