@@ -241,6 +241,7 @@ func (f *feed) poll(ctx context.Context) error {
 				JOIN gallery_model m ON m.row_id = t.gallery_model JOIN gallery g ON g.row_id = m.gallery
 			) ON c.erased IS NULL AND t.row_id = c.template
 		) ON c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
+			AND c.xid < pg_snapshot_xmax(pg_current_snapshot()) -- a restored backup has numbers from elsewhere
 		ORDER BY c.seq`, f.snapshot)
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
 		var shelf, template *int64

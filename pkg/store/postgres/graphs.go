@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -215,8 +216,10 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 	}()
 	pid := conn.Conn().PgConn().PID()
 	watching, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait() // one step tells of itself at a time
 	defer stop()
-	go func() {
+	watcher.Go(func() {
 		for sleep(watching, time.Second) {
 			var done float64
 			if ok, err := found(s.db.pool.QueryRow(watching, `SELECT coalesce(tuples_done::float8 / nullif($2, 0), 0)
@@ -224,7 +227,7 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 				progress("building", min(done, 1))
 			}
 		}
-	}()
+	})
 	_, err = conn.Exec(ctx, fmt.Sprintf(`CREATE INDEX CONCURRENTLY %s ON template USING hnsw ((embedding::halfvec(%d)) halfvec_ip_ops)
 		WITH (m = %d, ef_construction = %d) WHERE gallery_model = %d`, graphName(g.shelf), g.dimension, m, efConstruction, g.shelf))
 	return err
