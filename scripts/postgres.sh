@@ -94,7 +94,9 @@ find_server() {
 
 apt_install() {
   say "installing: $*"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null </dev/null
+  local said
+  said=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" 2>&1 </dev/null) ||
+    { printf '%s\n' "$said" | tail -n 20 >&2; return 1; }
 }
 
 # Debian's packages make a cluster and start it as they are installed: not
