@@ -16,7 +16,7 @@ set -euo pipefail
 least_pg=15      # CREATE DATABASE ... STRATEGY, MERGE
 least_vector=0.7 # halfvec
 source_suite=trixie
-image=pgvector/pgvector:pg17
+image=pgvector/pgvector:0.8.6-pg17-bookworm
 base=${LIKENESS_PG_DIR:-/var/tmp/likeness-pg-$(id -u)}
 
 say() { echo "postgres.sh: $*" >&2; }
