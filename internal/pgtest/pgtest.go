@@ -118,6 +118,12 @@ func (c *Cluster) owned(tb testing.TB) {
 	})
 }
 
+// Bin is the folder with PostgreSQL's programs, for a test that runs one.
+func Bin(tb testing.TB) string {
+	tb.Helper()
+	return binaries(tb)
+}
+
 // URL of a database of the cluster, for its superuser.
 func (c *Cluster) URL(db string) string {
 	return fmt.Sprintf("postgres://postgres:%s@127.0.0.1:%d/%s?sslmode=disable", c.password, c.port, db)
