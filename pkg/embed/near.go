@@ -19,9 +19,9 @@ type near struct {
 	visible float32
 }
 
-// near prepares a face for its warps. It holds until the next face is
-// prepared.
-func (w *worker) near(v *view, d detection) (near, error) {
+// near prepares a face for its warps to the frames and for quality. It holds
+// until the next face is prepared.
+func (w *worker) near(v *view, d detection, frames []frame) (near, error) {
 	// Faces count positions from the corner of the first pixel.
 	points := d.moved(1/v.reduction(), -0.5, -0.5).points
 	bounds := v.img.RGBA.Rect
@@ -29,17 +29,20 @@ func (w *worker) near(v *view, d detection) (near, error) {
 	if err != nil {
 		return near{}, err
 	}
-	encoder, err := fit(points, w.p.template)
-	if err != nil {
-		return near{}, err
-	}
 	n := near{img: v.img.RGBA, points: points, visible: visible(quality, bounds)}
-	factor := int(min(math.Hypot(quality[0], quality[3]), math.Hypot(encoder[0], encoder[3])))
+	shrinks, region := math.Hypot(quality[0], quality[3]), reach(quality, qualitySide, qualitySide)
+	for _, f := range frames {
+		warp, err := fit(points, f.points)
+		if err != nil {
+			return near{}, err
+		}
+		shrinks, region = min(shrinks, math.Hypot(warp[0], warp[3])), region.Union(reach(warp, f.width, f.height))
+	}
+	factor := int(shrinks)
 	if factor < 2 {
 		return n, nil
 	}
-	region := reach(quality, qualitySide, qualitySide).
-		Union(reach(encoder, w.input.Width, w.input.Height)).Intersect(bounds)
+	region = region.Intersect(bounds)
 	if region.Empty() {
 		return n, nil
 	}

@@ -44,10 +44,21 @@ const (
 	PickAll
 )
 
-// Sample is a face with its embedding.
+// Want says what is to be made of a photo's faces.
+type Want struct {
+	// Encoders are the models to encode each face with; none is the
+	// pipeline's own.
+	Encoders []string
+	// Crop asks for what other encoders can be shown later.
+	Crop bool
+}
+
+// Sample is a face with its embeddings.
 type Sample struct {
-	Face      face.Face
-	Embedding face.Embedding // L2-normalised
+	Face       face.Face
+	Embedding  face.Embedding   // the first of Embeddings
+	Embeddings []face.Embedding // L2-normalised, one for each of Want.Encoders
+	Crop       []byte           // a JPEG that EmbedCrop takes; nil unless it was wanted
 }
 
 // Options of a [Pipeline].
@@ -56,6 +67,9 @@ type Options struct {
 	DetectorModel Manifest
 	Encoder       Network
 	EncoderModel  Manifest
+	// Load gives further encoders when they are first asked for, by their id.
+	// The networks stay the caller's. Nil: there are none.
+	Load func(id string) (Network, Manifest, error)
 
 	// Slots is how many requests run at a time; 0 is one per CPU. Each holds
 	// one thread, its sessions and at most one decoded photo.
@@ -103,7 +117,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.ObserveWait == nil {
 		o.ObserveWait = func(float64) {}
 	}
-	d, e := o.DetectorModel, o.EncoderModel
+	d := o.DetectorModel
 	switch {
 	case o.Detector == nil:
 		return o, errors.New("Options.Detector is missing")
@@ -111,14 +125,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("Options.Encoder is missing")
 	case d.Task != TaskDetector:
 		return o, fmt.Errorf("Options.DetectorModel: %s is of task %q", d.ID, d.Task)
-	case e.Task != TaskEncoder:
-		return o, fmt.Errorf("Options.EncoderModel: %s is of task %q", e.ID, e.Task)
 	case d.Input.Width != d.Input.Height:
 		return o, fmt.Errorf("Options.DetectorModel: %s has an input of %dx%d, want a square or any size", d.ID, d.Input.Width, d.Input.Height)
-	case e.Input.Width <= 0 || e.Input.Height <= 0 || e.Dimension <= 0:
-		return o, fmt.Errorf("Options.EncoderModel: %s has no fixed input and dimension", e.ID)
-	case len(e.Alignment) != 5:
-		return o, fmt.Errorf("Options.EncoderModel: %s has %d alignment points, want 5", e.ID, len(e.Alignment))
 	case o.Slots < 0:
 		return o, fmt.Errorf("Options.Slots: %d is less than 0", o.Slots)
 	case o.MaxFaces < 0:
@@ -132,7 +140,7 @@ func (o Options) withDefaults() (Options, error) {
 // slots.
 type Pipeline struct {
 	o        Options
-	template [5]face.Point // of the encoder's input
+	encoders encoders
 	gate     *gate
 }
 
@@ -150,10 +158,11 @@ func New(o Options) (*Pipeline, error) {
 	if err != nil {
 		return nil, face.Wrap(face.Invalid, op, err)
 	}
-	p := &Pipeline{o: o}
-	for i, t := range o.EncoderModel.Alignment {
-		p.template[i] = face.Point{X: t[0], Y: t[1]}
+	own, err := newEncoder(o.Encoder, o.EncoderModel)
+	if err != nil {
+		return nil, face.Wrap(face.Invalid, op, fmt.Errorf("Options.EncoderModel: %w", err))
 	}
+	p := &Pipeline{o: o, encoders: encoders{own: own, load: o.Load, loaded: map[string]*encoder{own.model.ID: own}}}
 	var workers []*worker
 	for range o.Slots {
 		w, err := newWorker(p, decoder)
@@ -200,6 +209,7 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]fa
 	if err != nil {
 		return nil, err
 	}
+	v.frames = []frame{p.encoders.own.frame}
 	if maxFaces > 0 {
 		v.found = v.found[:min(maxFaces, len(v.found))]
 	}
@@ -209,7 +219,7 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]fa
 	faces := make([]face.Face, len(v.found))
 	for i, d := range v.found {
 		start := time.Now()
-		n, err := w.near(v, d)
+		n, err := w.near(v, d, v.frames)
 		if err != nil {
 			return nil, err
 		}
@@ -222,18 +232,42 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]fa
 }
 
 // Embed finds the faces of a photo that pick asks for, the largest first, and
-// gives each its embedding. Quality refuses nothing here: it is part of the
-// answer. Errors: NoFace and ManyFaces as pick says, with reasons; those of
-// imaging.Decode; Overloaded, Unavailable, Deadline, Canceled.
+// gives each its embedding by the pipeline's own encoder. Quality refuses
+// nothing here: it is part of the answer. Errors: NoFace and ManyFaces as pick
+// says, with reasons; those of imaging.Decode; Overloaded, Unavailable,
+// Deadline, Canceled.
 func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample, error) {
+	return p.EmbedWith(ctx, photo, pick, Want{})
+}
+
+// EmbedWith is [Pipeline.Embed] with other encoders, or with a crop of each
+// face. An encoder that cannot be loaded is Unavailable.
+func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
+	asked, err := p.encoders.get(want.Encoders...)
+	if err != nil {
+		return nil, err
+	}
 	w, err := p.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer p.gate.leave(w)
+	// A session that cannot be made shows before anything is done.
+	heads := make([]*head, len(asked))
+	for i, e := range asked {
+		if heads[i], err = w.head(e); err != nil {
+			return nil, err
+		}
+	}
 	v, err := w.look(ctx, photo, pick)
 	if err != nil {
 		return nil, err
+	}
+	for _, e := range asked {
+		v.frames = append(v.frames, e.frame)
+	}
+	if want.Crop {
+		v.frames = append(v.frames, cropFrame())
 	}
 	if v.found, err = pick.from(v.found, p.o.Quality.MinDetectionScore); err != nil {
 		return nil, err
@@ -243,23 +277,42 @@ func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample
 	}
 	samples := make([]Sample, len(v.found))
 	for i, d := range v.found {
-		start := time.Now()
-		n, err := w.near(v, d)
-		if err != nil {
-			return nil, err
-		}
-		if samples[i].Face, err = w.judge(n, d); err != nil {
-			return nil, err
-		}
-		if err := w.align(n); err != nil {
-			return nil, err
-		}
-		w.observe(StageAlign, start)
-		if samples[i].Embedding, err = w.encode(ctx); err != nil {
+		if samples[i], err = w.sample(ctx, v, d, heads, want.Crop); err != nil {
 			return nil, err
 		}
 	}
 	return samples, nil
+}
+
+// sample makes everything that is wanted of one face.
+func (w *worker) sample(ctx context.Context, v *view, d detection, heads []*head, crop bool) (s Sample, err error) {
+	start := time.Now()
+	n, err := w.near(v, d, v.frames)
+	if err != nil {
+		return s, err
+	}
+	if s.Face, err = w.judge(n, d); err != nil {
+		return s, err
+	}
+	for i, h := range heads {
+		if i > 0 {
+			start = time.Now()
+		}
+		if err := h.align(n); err != nil {
+			return s, err
+		}
+		w.observe(StageAlign, start)
+		e, err := w.encode(ctx, h)
+		if err != nil {
+			return s, err
+		}
+		s.Embeddings = append(s.Embeddings, e)
+	}
+	s.Embedding = s.Embeddings[0]
+	if crop {
+		s.Crop, err = n.crop()
+	}
+	return s, err
 }
 
 // enter waits at the gate.
@@ -310,8 +363,7 @@ type worker struct {
 	yunet      *yunet
 	rungs      []rung // the smallest first
 	detector   imaging.Planar
-	encoder    Session
-	input      imaging.Planar // of the encoder
+	heads      map[*encoder]*head // those used so far, the pipeline's own at least
 	candidates []detection
 	crop       *image.RGBA // for quality
 	shrunk     *image.RGBA // for near and closeUp; grows to the largest need
@@ -332,8 +384,8 @@ func ladder() []int { return []int{320, 640, 1024} }
 const settledSide = 40
 
 func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
-	d, e := p.o.DetectorModel, p.o.EncoderModel
-	w := &worker{p: p, yunet: y, crop: image.NewRGBA(image.Rect(0, 0, qualitySide, qualitySide))}
+	d := p.o.DetectorModel
+	w := &worker{p: p, yunet: y, crop: image.NewRGBA(image.Rect(0, 0, qualitySide, qualitySide)), heads: map[*encoder]*head{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -353,15 +405,10 @@ func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
 			return nil, err
 		}
 	}
-	w.encoder, err = p.o.Encoder.Session(1, 3, int64(e.Input.Height), int64(e.Input.Width))
-	if err != nil {
+	w.detector = planar(d.Input, 0, 0)
+	if _, err := w.head(p.encoders.own); err != nil {
 		return nil, err
 	}
-	if got := len(w.encoder.Output(0)); got != e.Dimension {
-		return nil, fmt.Errorf("encoder %s gives %d numbers, its manifest says %d", e.ID, got, e.Dimension)
-	}
-	w.detector = planar(d.Input, 0, 0)
-	w.input = planar(e.Input, e.Input.Width, e.Input.Height)
 	return w, nil
 }
 
@@ -375,8 +422,8 @@ func (w *worker) close() error {
 	for _, r := range w.rungs {
 		errs = append(errs, r.session.Close())
 	}
-	if w.encoder != nil {
-		errs = append(errs, w.encoder.Close())
+	for _, h := range w.heads {
+		errs = append(errs, h.session.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -385,6 +432,8 @@ func (w *worker) close() error {
 type view struct {
 	img   *imaging.Image
 	found []detection // in pixels of the upright full-size photo
+	// What the faces will be warped to, which says how many pixels they need.
+	frames []frame
 	// What makes a face of the first look certain: the side of its box, in
 	// pixels of the full-size photo, and its score.
 	certainSide, certainScore float32
@@ -560,14 +609,17 @@ func (w *worker) closeUp(ctx context.Context, v *view, d detection) (detection, 
 }
 
 // sharpen decodes the photo again, at a larger scale, when a face found in it
-// has fewer decoded pixels than the encoder's input and the photo has more to
+// has fewer decoded pixels than what it is warped to and the photo has more to
 // give. Faces that are doubted for their size or score anyway do not count.
 func (w *worker) sharpen(v *view, photo []byte) error {
 	reduction := v.reduction()
 	if reduction <= 1 {
 		return nil
 	}
-	want := distance(w.p.template[0], w.p.template[1])
+	var want float32
+	for _, f := range v.frames {
+		want = max(want, distance(f.points[0], f.points[1]))
+	}
 	least := want
 	for _, d := range v.found {
 		if w.worthy(d) {
@@ -604,25 +656,4 @@ func (w *worker) judge(n near, d detection) (face.Face, error) {
 	imaging.WarpRGBA(w.crop, n.img, toSrc)
 	f.Quality = w.p.o.Quality.assess(f, w.crop, n.visible)
 	return f, nil
-}
-
-// align warps a face straight into the encoder's input.
-func (w *worker) align(n near) error {
-	toSrc, err := n.warp(w.p.template)
-	if err != nil {
-		return err
-	}
-	w.input.Warp(w.encoder.Input(), n.img, toSrc)
-	return nil
-}
-
-// encode encodes the aligned face.
-func (w *worker) encode(ctx context.Context) (face.Embedding, error) {
-	const op = "embed.encode"
-	defer w.observe(StageEncode, time.Now())
-	if err := w.encoder.Run(ctx); err != nil {
-		return nil, face.Wrap(face.Internal, op, err)
-	}
-	e, err := face.Embedding(w.encoder.Output(0)).Normalise()
-	return e, face.Wrap(face.Internal, op, err)
 }

@@ -24,6 +24,7 @@ type Store interface {
 	Galleries
 	Subjects
 	Templates
+	Samples
 	Keys
 	Idempotency
 	Bulk
@@ -116,12 +117,13 @@ type Templates interface {
 	// its length must be that of the other templates of its model in the
 	// gallery. A template id that is there already with the same subject,
 	// model and embedding is answered with the stored template, so that an
-	// enrolment may be repeated. NotFound: gallery or subject. Conflict: the
-	// id is taken by another template. ModelMismatch: the length.
+	// enrolment may be repeated. What is answered names its sample and has no
+	// crop. NotFound: gallery or subject. Conflict: the id is taken by another
+	// template, or the sample is another subject's. ModelMismatch: the length.
 	// Invalid: numbers that are not finite, or a vector that is not of unit length.
 	Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error)
 	// Templates lists a subject's templates, oldest first, of one model or,
-	// with an empty modelID, of all. NotFound: gallery or subject.
+	// with an empty modelID, of all, without crops. NotFound: gallery or subject.
 	Templates(ctx context.Context, tenant, gallery, subject, modelID string) ([]face.Template, error)
 	// DeleteTemplate erases one template, with the others of its sample and
 	// the crop, and leaves an audit record. NotFound.
@@ -182,7 +184,8 @@ type Samples interface {
 	// Sample returns a sample with its crop. NotFound: it has none.
 	Sample(ctx context.Context, tenant, gallery, sample string) (Sample, error)
 	// PendingSamples lists, in order of id after the given one, the samples
-	// that have a crop and no template of the model. NotFound: the gallery.
+	// that have a crop and no template of the model, without their crops.
+	// NotFound: the gallery. Invalid: a limit that no [Page] has.
 	PendingSamples(ctx context.Context, tenant, gallery, modelID, after string, limit int) ([]Sample, error)
 	// Coverage says how far a gallery's move to a model is. NotFound.
 	Coverage(ctx context.Context, tenant, gallery, modelID string) (Coverage, error)
@@ -199,9 +202,9 @@ type Samples interface {
 type Sample struct {
 	ID        string
 	SubjectID string
-	Quality   float32
-	CreatedAt time.Time
-	Crop      []byte // sealed
+	Quality   float32   // of the template that brought the crop,
+	CreatedAt time.Time // and its time
+	Crop      []byte    // sealed
 }
 
 // Coverage counts what a gallery has of a model.

@@ -416,6 +416,12 @@ func (s session) one(dest []any, query string, args ...any) (found bool, err err
 	return found, err
 }
 
+// count is the one number that a query gives.
+func (s session) count(query string, args ...any) (n int, err error) {
+	_, err = s.one([]any{&n}, query, args...)
+	return n, err
+}
+
 // transaction is a session that writes. What its end means for the memory is
 // collected and done when, and only when, it is committed.
 type transaction struct {

@@ -8,12 +8,12 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-const galleryColumns = `g.id, g.retention_days, g.store_images, g.subjects,
+const galleryColumns = `g.id, g.model_id, g.next_model_id, g.retention_days, g.store_images, g.subjects,
 	(SELECT coalesce(sum(m.templates), 0) FROM gallery_model m WHERE m.gallery = g.row_id), g.created_at`
 
 func scanGallery(rows *sql.Rows) (g face.Gallery, err error) {
 	var created int64
-	err = rows.Scan(&g.ID, &g.RetentionDays, &g.StoreImages, &g.Subjects, &g.Templates, &created)
+	err = rows.Scan(&g.ID, &g.ModelID, &g.NextModelID, &g.RetentionDays, &g.StoreImages, &g.Subjects, &g.Templates, &created)
 	g.CreatedAt = fromMicros(created)
 	return g, err
 }
@@ -23,6 +23,12 @@ func (s *Store) CreateGallery(ctx context.Context, tenant string, g face.Gallery
 	const op = "CreateGallery"
 	var made face.Gallery
 	err := store.CheckGallery(op, tenant, g.ID, g.RetentionDays)
+	if err == nil {
+		err = store.CheckModel(op, g.ModelID)
+	}
+	if err == nil {
+		err = store.CheckModel(op, g.NextModelID)
+	}
 	if err == nil && g.ID == face.DefaultGallery {
 		err = errGalleryTaken(op) // it is always there
 	}
@@ -94,7 +100,15 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 			}
 		}
 		if c.StoreImages != nil {
-			if _, err := tx.exec(`UPDATE gallery SET store_images = ? WHERE row_id = ?`, *c.StoreImages, row); err != nil {
+			if err := tx.storeImages(row, *c.StoreImages); err != nil {
+				return err
+			}
+		}
+		if c.NextModelID != nil {
+			if err := store.CheckModel(op, *c.NextModelID); err != nil {
+				return err
+			}
+			if _, err := tx.exec(`UPDATE gallery SET next_model_id = ? WHERE row_id = ?`, *c.NextModelID, row); err != nil {
 				return err
 			}
 		}
@@ -117,13 +131,16 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 		if err != nil {
 			return err
 		}
+		receipt = face.Receipt{Gallery: gallery, Subjects: g.Subjects, Templates: g.Templates}
+		if receipt.Images, err = tx.count(`SELECT count(*) FROM crop WHERE gallery = ?`, row); err != nil {
+			return err
+		}
 		if _, err := tx.exec(`DELETE FROM gallery WHERE row_id = ?`, row); err != nil {
 			return err
 		}
 		if err := tx.eraseAnswers(tenant, gallery, ""); err != nil {
 			return err
 		}
-		receipt = face.Receipt{Gallery: gallery, Subjects: g.Subjects, Templates: g.Templates}
 		tx.onCommit(func() { s.index.RemoveGallery(tenant, gallery) })
 		return tx.recordErase(tenant, by, store.AuditEraseGallery, "", &receipt)
 	})
@@ -199,9 +216,19 @@ func (t *transaction) gallery(op, tenant, gallery string) (row int64, err error)
 
 // addGallery returns 0 when the id is taken.
 func (t *transaction) addGallery(tenant string, g face.Gallery) (int, error) {
-	return t.exec(`INSERT INTO gallery (tenant, id, retention_days, store_images, created_at)
-		VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		tenant, g.ID, g.RetentionDays, g.StoreImages, micros(store.Stamp(g.CreatedAt)))
+	return t.exec(`INSERT INTO gallery (tenant, id, model_id, next_model_id, retention_days, store_images, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		tenant, g.ID, g.ModelID, g.NextModelID, g.RetentionDays, g.StoreImages, micros(store.Stamp(g.CreatedAt)))
+}
+
+// storeImages erases the crops that are kept when no more are to be.
+func (t *transaction) storeImages(gallery int64, store bool) error {
+	if _, err := t.exec(`UPDATE gallery SET store_images = ? WHERE row_id = ?`, store, gallery); err != nil || store {
+		return err
+	}
+	n, err := t.exec(`DELETE FROM crop WHERE gallery = ?`, gallery)
+	t.erased = t.erased || n > 0
+	return err
 }
 
 func (s session) readGallery(op, tenant, gallery string) (g face.Gallery, err error) {

@@ -137,13 +137,17 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 		if err != nil {
 			return err
 		}
+		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
+		if receipt.Images, err = tx.count(`SELECT count(*) FROM crop c JOIN subject s ON s.row_id = c.subject
+			WHERE s.gallery = ? AND s.id = ?`, row, subject); err != nil {
+			return err
+		}
 		if _, err := tx.exec(`DELETE FROM subject WHERE gallery = ? AND id = ?`, row, subject); err != nil {
 			return err
 		}
 		if err := tx.eraseAnswers(tenant, gallery, subject); err != nil {
 			return err
 		}
-		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
 		tx.onCommit(func() { s.index.RemoveSubject(tenant, gallery, subject) })
 		return tx.recordErase(tenant, by, store.AuditEraseSubject, "", &receipt)
 	})

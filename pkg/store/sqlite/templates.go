@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/binary"
@@ -22,14 +23,14 @@ const (
 	dayMicros = int64(24 * time.Hour / time.Microsecond)
 )
 
-const templateColumns = `t.id, t.model_id, t.embedding, t.quality, t.created_at`
+const templateColumns = `t.id, t.sample_id, t.model_id, t.embedding, t.quality, t.created_at`
 
 // scanTemplate reads templateColumns and then whatever else is asked for.
 func scanTemplate(rows *sql.Rows, more ...any) (t face.Template, err error) {
 	var blob sql.RawBytes
 	var quality float64
 	var created int64
-	if err := rows.Scan(append([]any{&t.ID, &t.ModelID, &blob, &quality, &created}, more...)...); err != nil {
+	if err := rows.Scan(append([]any{&t.ID, &t.SampleID, &t.ModelID, &blob, &quality, &created}, more...)...); err != nil {
 		return t, err
 	}
 	t.Quality = float32(quality)
@@ -57,9 +58,10 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 // enrol leaves in t what is stored.
 func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Template) error {
 	var galleryRow int64
+	var storeImages bool
 	var subjectRow, dimension sql.NullInt64
-	found, err := tx.one([]any{&galleryRow, &subjectRow, &dimension}, `
-		SELECT g.row_id, s.row_id, m.dimension FROM gallery g
+	found, err := tx.one([]any{&galleryRow, &storeImages, &subjectRow, &dimension}, `
+		SELECT g.row_id, g.store_images, s.row_id, m.dimension FROM gallery g
 		LEFT JOIN subject s ON s.gallery = g.row_id AND s.id = ?
 		LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = ?
 		WHERE g.tenant = ? AND g.id = ?`, t.SubjectID, t.ModelID, tenant, gallery)
@@ -74,14 +76,32 @@ func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Templ
 		return face.Errorf(face.ModelMismatch, op, "embeddings of %s have %d numbers in this gallery, not %d",
 			t.ModelID, dimension.Int64, len(t.Embedding))
 	}
-	n, err := tx.exec(`INSERT INTO template (id, gallery, subject, model_id, embedding, quality, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		t.ID, galleryRow, subjectRow.Int64, t.ModelID, encodeEmbedding(t.Embedding), float64(t.Quality), micros(t.CreatedAt))
+	crop, shares := t.Crop, t.SampleID
+	if shares == t.ID {
+		shares = ""
+	}
+	t.SampleID, t.Crop = cmp.Or(t.SampleID, t.ID), nil
+	n, err := tx.exec(`INSERT INTO template (id, gallery, subject, shares_sample, model_id, embedding, quality, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		t.ID, galleryRow, subjectRow.Int64, shares, t.ModelID, encodeEmbedding(t.Embedding), float64(t.Quality), micros(t.CreatedAt))
 	if err != nil {
 		return err
 	}
 	if n == 0 {
 		return tx.sameTemplate(op, subjectRow.Int64, t)
+	}
+	strangers, err := tx.count(`SELECT EXISTS (SELECT 1 FROM template WHERE gallery = ? AND sample_id = ? AND subject <> ?)`,
+		galleryRow, t.SampleID, subjectRow.Int64)
+	if err == nil && strangers > 0 {
+		err = face.Errorf(face.Conflict, op, "the sample is another subject's")
+	}
+	if err == nil && storeImages && len(crop) > 0 {
+		_, err = tx.exec(`INSERT INTO crop (gallery, subject, sample_id, quality, created_at, sealed)
+			VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+			galleryRow, subjectRow.Int64, t.SampleID, float64(t.Quality), micros(t.CreatedAt), crop)
+	}
+	if err != nil {
+		return err
 	}
 	key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: t.ModelID}
 	entry := index.Entry{TemplateID: t.ID, SubjectID: t.SubjectID, Embedding: t.Embedding}
@@ -152,10 +172,9 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		if err != nil {
 			return err
 		}
-		var templateRow int64
-		var modelID string
-		found, err := tx.one([]any{&templateRow, &modelID}, `
-			SELECT t.row_id, t.model_id FROM template t JOIN subject s ON s.row_id = t.subject
+		var sample string
+		found, err := tx.one([]any{&sample}, `
+			SELECT t.sample_id FROM template t JOIN subject s ON s.row_id = t.subject
 			WHERE t.id = ? AND s.gallery = ? AND s.id = ?`, template, row, subject)
 		if err == nil && !found {
 			err = face.Errorf(face.NotFound, op, "no such template")
@@ -163,12 +182,23 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		if err != nil {
 			return err
 		}
-		if _, err := tx.exec(`DELETE FROM template WHERE row_id = ?`, templateRow); err != nil {
+		receipt = face.Receipt{Gallery: gallery, SubjectID: subject}
+		if receipt.Images, err = tx.count(`SELECT count(*) FROM crop WHERE gallery = ? AND sample_id = ?`, row, sample); err != nil {
 			return err
 		}
-		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Templates: 1}
-		key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
-		tx.onCommit(func() { s.index.RemoveTemplate(key, template) })
+		err = tx.each(func(rows *sql.Rows) error {
+			var id string
+			key := index.Key{Tenant: tenant, Gallery: gallery}
+			err := rows.Scan(&id, &key.ModelID)
+			tx.onCommit(func() { s.index.RemoveTemplate(key, id) })
+			return err
+		}, `SELECT id, model_id FROM template WHERE gallery = ? AND sample_id = ?`, row, sample)
+		if err != nil {
+			return err
+		}
+		if receipt.Templates, err = tx.exec(`DELETE FROM template WHERE gallery = ? AND sample_id = ?`, row, sample); err != nil {
+			return err
+		}
 		return tx.recordErase(tenant, by, store.AuditEraseTemplate, template, &receipt)
 	})
 	return answer(s.db, op, receipt, err)
@@ -314,7 +344,16 @@ func (s *Store) purge(tx *transaction, gallery int64, now time.Time) (int, error
 	if err != nil {
 		return 0, err
 	}
+	const crops = `SELECT count(*) FROM crop WHERE gallery = ?`
+	before, err := tx.count(crops, gallery)
+	if err != nil {
+		return 0, err
+	}
 	if _, err := tx.exec(`DELETE FROM template WHERE row_id IN (SELECT value FROM json_each(?))`, string(list)); err != nil {
+		return 0, err
+	}
+	left, err := tx.count(crops, gallery)
+	if err != nil {
 		return 0, err
 	}
 	tx.onCommit(func() {
@@ -322,7 +361,7 @@ func (s *Store) purge(tx *transaction, gallery int64, now time.Time) (int, error
 			s.index.RemoveTemplate(e.key, e.id)
 		}
 	})
-	receipt := face.Receipt{Gallery: gone[0].key.Gallery, Templates: len(gone)}
+	receipt := face.Receipt{Gallery: gone[0].key.Gallery, Templates: len(gone), Images: before - left}
 	return len(gone), tx.recordErase(gone[0].key.Tenant, store.Actor{}, store.AuditExpire, "", &receipt)
 }
 

@@ -25,7 +25,9 @@ func enrol(t *testing.T, place Place) {
 		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: unit(newRand(t), 512), Quality: 0.73,
 		CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 	}
-	if d := gocmp.Diff(want, must(s.Enrol(ctx, tenant, face.DefaultGallery, want))(t)); d != "" {
+	stored := must(s.Enrol(ctx, tenant, face.DefaultGallery, want))(t)
+	want.SampleID = want.ID
+	if d := gocmp.Diff(want, stored); d != "" {
 		t.Error(d)
 	}
 	other := addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", unit(newRand(t), 128))
@@ -97,6 +99,8 @@ func enrolRefusals(t *testing.T, place Place) {
 		"high quality": {"", func(t *face.Template) { t.Quality = 1.5 }, face.Invalid},
 		"no id":        {"", func(t *face.Template) { t.ID = "" }, face.Invalid},
 		"no model":     {"", func(t *face.Template) { t.ModelID = "" }, face.Invalid},
+		"sample":       {"", func(t *face.Template) { t.SampleID = "a b" }, face.Invalid},
+		"large crop":   {"", func(t *face.Template) { t.Crop = make([]byte, store.MaxCrop+1) }, face.Invalid},
 	} {
 		bad := good
 		c.change(&bad)
