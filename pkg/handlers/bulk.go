@@ -94,6 +94,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 	conn := http.NewResponseController(w)
 	_ = conn.EnableFullDuplex() // what is no HTTP/1 connection needs none
 	i.out = &stream{w: w, conn: conn, idle: i.BulkIdleTimeout}
+	i.out.extend()
 	reader := &lineReader{
 		source: &idleReader{r: i.body, conn: conn, idle: i.BulkIdleTimeout},
 		from:   i.from, parse: i.record,
@@ -101,9 +102,11 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 	}
 	ctx, cancel := context.WithCancel(i.ctx)
 	go reader.run(ctx)
-	err = i.takeAll(reader)
+	if err = i.takeAll(reader); err != nil {
+		cancel()
+		reader.stop()
+	}
 	cancel()
-	reader.stop()
 	i.sum.Lines = reader.number
 	if err == nil {
 		err = reader.err
@@ -311,6 +314,7 @@ func (l *lineReader) run(ctx context.Context) {
 			if !errors.Is(err, io.EOF) {
 				l.err = api.BodyError(err)
 			}
+			l.source.ended()
 			return
 		}
 		l.number++
@@ -397,7 +401,14 @@ func (i *idleReader) extend() error {
 	return nil
 }
 
-// stop ends a read under way, and every later one.
+// ended takes the deadline away once all is read: net/http goes on reading,
+// to notice when the client leaves, and would take a timeout for that.
+func (i *idleReader) ended() {
+	_ = i.conn.SetReadDeadline(time.Time{}) // a writer without a connection has none
+}
+
+// stop ends a read under way, and every later one; with them, the connection
+// is of no more use.
 func (i *idleReader) stop() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -420,9 +431,14 @@ func (s *stream) add(v any) {
 	s.buf = append(append(s.buf, b...), '\n')
 }
 
+// extend gives the reader its time again.
+func (s *stream) extend() {
+	_ = s.conn.SetWriteDeadline(time.Now().Add(s.idle)) // a writer without a connection has none
+}
+
 // flush sends what was added. Its error is that of a reader who is gone.
 func (s *stream) flush() error {
-	_ = s.conn.SetWriteDeadline(time.Now().Add(s.idle)) // a writer without a connection has none
+	s.extend()
 	if !s.begun {
 		s.w.Header().Set("Content-Type", api.NDJSON)
 		s.begun = true
@@ -462,6 +478,8 @@ type subjectExport struct {
 // way has its connection cut, for its end would look like a good one.
 func (e *subjectExport) VisitExportSubjectsResponse(w http.ResponseWriter) error {
 	out := &stream{w: w, conn: http.NewResponseController(w), idle: e.BulkIdleTimeout}
+	_ = out.conn.SetReadDeadline(time.Time{}) // that of a body, which a reader who stays would run into
+	out.extend()
 	err := e.Store.Export(e.ctx, tenant(e.ctx), e.gallery, e.after, func(r store.Record) (err error) {
 		if out.buf, err = api.AppendBulkSubject(out.buf, bulkSubject(r, e.crops)); err != nil || len(out.buf) < exportChunk {
 			return err

@@ -413,6 +413,8 @@ func awaitTrue(tb testing.TB, is func() bool) {
 type failing struct {
 	store.Store
 	imports, decisions, exports atomic.Int64 // calls that still succeed; less than 0: all
+
+	slow time.Duration // how long an export takes
 }
 
 func (f *failing) use(n *atomic.Int64) error {
@@ -431,6 +433,13 @@ func (f *failing) Import(ctx context.Context, tenant, gallery string, records []
 }
 
 func (f *failing) Export(ctx context.Context, tenant, gallery, after string, emit func(store.Record) error) error {
+	if f.slow > 0 {
+		select {
+		case <-time.After(f.slow):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	return f.Store.Export(ctx, tenant, gallery, after, func(r store.Record) error {
 		if err := f.use(&f.exports); err != nil {
 			return err
@@ -500,6 +509,36 @@ func TestBulkFaults(t *testing.T) {
 	defer resp.Body.Close()
 	if b, err := io.ReadAll(resp.Body); err == nil || len(b) == 0 || resp.StatusCode != 200 {
 		t.Errorf("an export that failed ends well: %d bytes, %v", len(b), err)
+	}
+}
+
+// TestBulkOutlivesTimeouts: an export, and an import of which nothing is heard yet,
+// may take longer than any other request, and leave the connection as it was.
+func TestBulkOutlivesTimeouts(t *testing.T) {
+	t.Parallel()
+	h, f := openFailing(t, func(o *handlers.Options) { o.RequestTimeout = 300 * time.Millisecond })
+	h.imports(t, importPath, strings.NewReader(line(t, "a", 1)+line(t, "b", 2)))
+	f.slow = 700 * time.Millisecond
+	url := h.listen(t)
+	for range 3 { // over one connection
+		resp, err := http.Get(url + "/galleries/default/export")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 || bytes.Count(b, []byte("\n")) != 2 {
+			t.Fatalf("%d %s %v", resp.StatusCode, b, err)
+		}
+		in := <-send(t, url, strings.NewReader(line(t, "a", 1)))
+		if in == nil || in.StatusCode != 200 {
+			t.Fatalf("%v", in)
+		}
+		_, sum := results(t, in.Body)
+		in.Body.Close()
+		if sum == nil || !sum.Done {
+			t.Fatalf("%+v", sum)
+		}
 	}
 }
 

@@ -188,7 +188,12 @@ func auditRestore(t *testing.T, place Place) {
 	refuse("a decision taken out", changed(func(r []store.AuditRecord) { r[9].Decision = "" }))
 	refuse("a hash changed", changed(func(r []store.AuditRecord) { r[9].Hash = bytes.Repeat([]byte{1}, 32) }))
 	// In parts, as they come.
+	all[0].Prev = nil // as empty as it was
 	check(t, to.RestoreAudit(ctx, all[:700]))
+	all[0].Prev = trail(t, to, 0)[0].Prev
+	if len(all[0].Prev) > 0 {
+		t.Errorf("the first record follows %x", all[0].Prev)
+	}
 	refuse("again", all[:700])
 	refuse("a part left out", all[701:])
 	check(t, to.RestoreAudit(ctx, all[700:]))
