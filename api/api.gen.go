@@ -960,7 +960,7 @@ type ExportSubjectsParams struct {
 	// After Begin with the first subject after this id.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 
-	// Crops Give out the sealed crops, too, which are of use only to a server with the same sealing key.
+	// Crops Give out the sealed crops, too. They are of use only with the same sealing key, in a gallery and tenant of the same names.
 	Crops *bool `form:"crops,omitempty" json:"crops,omitempty"`
 }
 

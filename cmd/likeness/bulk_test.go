@@ -50,17 +50,17 @@ func gone(t *testing.T, names ...string) {
 func TestBulkWithRealServer(t *testing.T) {
 	t.Parallel()
 	first, second := realServer(t), realServer(t)
-	file := fileOf(t, crowd(0, 1500))
+	file := fileOf(t, crowd(0, 400))
 	got := call(t.Context(), "import", "--server", first, "default", file)
-	if got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "1500 subjects created, 0 updated, 0 unchanged; 1500 templates added") {
+	if got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects created, 0 updated, 0 unchanged; 400 templates added") {
 		t.Fatalf("%+v", got)
 	}
 	gone(t, file+".progress")
-	if got := call(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "1500 unchanged") {
+	if got := call(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "400 unchanged") {
 		t.Errorf("again: %+v", got)
 	}
 	out := filepath.Join(t.TempDir(), "out.ndjson")
-	if got := call(t.Context(), "export", "--server", first, "default", "-o", out); got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "1500 subjects") {
+	if got := call(t.Context(), "export", "--server", first, "default", "-o", out); got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects") {
 		t.Fatalf("%+v", got)
 	}
 	gone(t, out+".part")
@@ -71,7 +71,7 @@ func TestBulkWithRealServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := call(t.Context(), "import", "--server", second, "default", out); got.code != exitOK || !strings.Contains(got.stderr, "1500 subjects created") {
+	if got := call(t.Context(), "import", "--server", second, "default", out); got.code != exitOK || !strings.Contains(got.stderr, "400 subjects created") {
 		t.Fatalf("%+v", got)
 	}
 	if got := call(t.Context(), "export", "--server", second, "default"); got.code != exitOK || got.stdout != string(exported) {
@@ -79,10 +79,10 @@ func TestBulkWithRealServer(t *testing.T) {
 	}
 	// What a stopped export has left is gone on from; half a line of it is not.
 	lines := strings.SplitAfter(string(exported), "\n")
-	if err := os.WriteFile(out+".part", []byte(strings.Join(lines[:700], "")+lines[700][:50]), 0o600); err != nil {
+	if err := os.WriteFile(out+".part", []byte(strings.Join(lines[:200], "")+lines[200][:50]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := call(t.Context(), "export", "--server", second, "default", "-o", out); got.code != exitOK || !strings.Contains(got.stderr, "going on after 700 subjects") {
+	if got := call(t.Context(), "export", "--server", second, "default", "-o", out); got.code != exitOK || !strings.Contains(got.stderr, "going on after 200 subjects") {
 		t.Errorf("%+v", got)
 	}
 	if again, err := os.ReadFile(out); err != nil || !bytes.Equal(again, exported) {
@@ -96,7 +96,7 @@ func TestBulkWithRealServer(t *testing.T) {
 	}
 
 	// Lines that are refused are listed, and make the exit code.
-	bad := crowd(0, 1) + "nonsense\n\n" + crowd(1500, 1502) + `{"subject_id":"x","nmae":"x"}` + "\n{}\n" + strings.TrimSuffix(crowd(1502, 1503), "\n")
+	bad := crowd(0, 1) + "nonsense\n\n" + crowd(400, 402) + `{"subject_id":"x","nmae":"x"}` + "\n{}\n" + strings.TrimSuffix(crowd(402, 403), "\n")
 	got = call(t.Context(), "import", "--server", first, "default", fileOf(t, bad))
 	if got.code != exitFailed || !strings.Contains(got.stderr, "3 lines were refused: 2, 6-7") || !strings.Contains(got.stderr, "3 subjects created, 0 updated, 1 unchanged") {
 		t.Errorf("%+v", got)
@@ -183,10 +183,10 @@ func cuttingProxy(t *testing.T, to string, after ...int) (url string, c *cutting
 func TestBulkOverBrokenConnections(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
-	file := fileOf(t, crowd(0, 1000)+"nonsense\n")
+	file := fileOf(t, crowd(0, 400)+"nonsense\n")
 	proxy, c := cuttingProxy(t, server, 700, 5000, 5010)
 	got := call(t.Context(), "import", "--server", proxy, "default", file)
-	if got.code != exitFailed || strings.Count(got.stderr, "going on in") != 3 || !strings.Contains(got.stderr, "1 lines were refused: 1001") {
+	if got.code != exitFailed || strings.Count(got.stderr, "going on in") != 3 || !strings.Contains(got.stderr, "1 lines were refused: 401") {
 		t.Errorf("%+v", got)
 	}
 	if got := strings.Count(strings.Join(c.paths, " "), "/import"); got != 4 {
@@ -195,13 +195,13 @@ func TestBulkOverBrokenConnections(t *testing.T) {
 	gone(t, file+".progress")
 
 	whole := call(t.Context(), "export", "--server", server, "default")
-	proxy, c = cuttingProxy(t, server, 0, 70_000, 1, 65_000)
+	proxy, c = cuttingProxy(t, server, 0, 30_000, 1, 20_000)
 	out := filepath.Join(t.TempDir(), "out")
 	if got := call(t.Context(), "export", "--server", proxy, "default", "-o", out); got.code != exitOK || strings.Count(got.stderr, "going on in") != 4 {
 		t.Errorf("%+v", got)
 	}
 	b, err := os.ReadFile(out)
-	if err != nil || string(b) != whole.stdout || strings.Count(whole.stdout, "\n") != 1000 {
+	if err != nil || string(b) != whole.stdout || strings.Count(whole.stdout, "\n") != 400 {
 		t.Errorf("%d bytes of %d, %v; asked for %v", len(b), len(whole.stdout), err, c.paths)
 	}
 }
