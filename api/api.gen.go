@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"mime/multipart"
 	"net/http"
 	"strings"
@@ -24,6 +25,33 @@ const (
 	ApiKeyScopes aPIKeyContextKey = "apiKey.Scopes"
 	BearerScopes bearerContextKey = "bearer.Scopes"
 )
+
+// Defines values for BulkResultStatus.
+const (
+	BulkResultStatusCreated   BulkResultStatus = "created"
+	BulkResultStatusFailed    BulkResultStatus = "failed"
+	BulkResultStatusRefused   BulkResultStatus = "refused"
+	BulkResultStatusUnchanged BulkResultStatus = "unchanged"
+	BulkResultStatusUpdated   BulkResultStatus = "updated"
+)
+
+// Valid indicates whether the value is a known member of the BulkResultStatus enum.
+func (e BulkResultStatus) Valid() bool {
+	switch e {
+	case BulkResultStatusCreated:
+		return true
+	case BulkResultStatusFailed:
+		return true
+	case BulkResultStatusRefused:
+		return true
+	case BulkResultStatusUnchanged:
+		return true
+	case BulkResultStatusUpdated:
+		return true
+	default:
+		return false
+	}
+}
 
 // Defines values for DuplicateRule.
 const (
@@ -277,6 +305,92 @@ type Box struct {
 	Width  float32 `json:"width"`
 	X      float32 `json:"x"`
 	Y      float32 `json:"y"`
+}
+
+// BulkError defines model for BulkError.
+type BulkError struct {
+	Code   ProblemCode `json:"code"`
+	Detail *string     `json:"detail,omitempty"`
+
+	// Pointer RFC 6901 pointer into the line.
+	Pointer *string `json:"pointer,omitempty"`
+}
+
+// BulkResult What became of a line of an import.
+type BulkResult struct {
+	Error *BulkError `json:"error,omitempty"`
+
+	// Line From 1. Blank lines count and have no result.
+	Line int64 `json:"line"`
+
+	// Status `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+	Status BulkResultStatus `json:"status"`
+
+	// SubjectID Absent where the line does not say it.
+	SubjectID *string `json:"subject_id,omitempty"`
+
+	// Templates Those added.
+	Templates int `json:"templates"`
+}
+
+// BulkResultStatus `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+type BulkResultStatus string
+
+// BulkSubject A subject with their templates, a line of an import or an export.
+type BulkSubject struct {
+	// CreatedAt The time of the import where it is absent.
+	CreatedAt  *time.Time   `json:"created_at,omitempty"`
+	ExternalID *SubjectName `json:"external_id,omitempty"`
+
+	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	Metadata Metadata     `json:"metadata,omitempty"`
+	Name     *SubjectName `json:"name,omitempty"`
+
+	// SubjectID 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	SubjectID SubjectID     `json:"subject_id"`
+	Templates BulkTemplates `json:"templates,omitempty"`
+	UpdatedAt *time.Time    `json:"updated_at,omitempty"`
+}
+
+// BulkSummary The end of an import.
+type BulkSummary struct {
+	Created int64 `json:"created"`
+
+	// Done The body was read to its end and each line has its result.
+	Done   bool       `json:"done"`
+	Error  *BulkError `json:"error,omitempty"`
+	Failed int64      `json:"failed"`
+
+	// Lines Lines that were read, blank and passed over ones counted in.
+	Lines   int64 `json:"lines"`
+	Refused int64 `json:"refused"`
+
+	// Templates Those added.
+	Templates int64 `json:"templates"`
+	Unchanged int64 `json:"unchanged"`
+	Updated   int64 `json:"updated"`
+}
+
+// BulkTemplate defines model for BulkTemplate.
+type BulkTemplate struct {
+	// CreatedAt The time of the import where it is absent.
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+
+	// Crop The sample's sealed crop.
+	Crop []byte `json:"crop,omitempty"`
+
+	// Embedding Of unit length. Base64 of little-endian IEEE 754 numbers of 4 bytes, which an export writes (`float32` of POST /embed), or an array of numbers.
+	Embedding BulkEmbedding `json:"embedding"`
+
+	// ModelID The model that made an embedding.
+	ModelID ModelID  `json:"model_id"`
+	Quality *float32 `json:"quality,omitempty"`
+
+	// SampleID What the templates that several models made of one photo share.
+	SampleID *string `json:"sample_id,omitempty"`
+
+	// TemplateID 1 to 128 letters, digits and `._@-`; unique in the whole store.
+	TemplateID string `json:"template_id"`
 }
 
 // Candidate defines model for Candidate.
@@ -841,6 +955,21 @@ type UpdateGalleryParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ExportSubjectsParams defines parameters for ExportSubjects.
+type ExportSubjectsParams struct {
+	// After Begin with the first subject after this id.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Crops Give out the sealed crops, too. They are of use only with the same sealing key, in a gallery and tenant of the same names.
+	Crops *bool `form:"crops,omitempty" json:"crops,omitempty"`
+}
+
+// ImportSubjectsParams defines parameters for ImportSubjects.
+type ImportSubjectsParams struct {
+	// FromLine Pass over the lines before this one without reading them. The first line is 1.
+	FromLine *int64 `form:"from_line,omitempty" json:"from_line,omitempty"`
+}
+
 // ListSubjectsParams defines parameters for ListSubjects.
 type ListSubjectsParams struct {
 	// Limit How many items at most.
@@ -954,6 +1083,12 @@ type ServerInterface interface {
 	// UpdateGallery Change a gallery.
 	// (PATCH /galleries/{gallery})
 	UpdateGallery(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params UpdateGalleryParams)
+	// ExportSubjects Give out all subjects with their templates.
+	// (GET /galleries/{gallery}/export)
+	ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams)
+	// ImportSubjects Take in many subjects with their templates.
+	// (POST /galleries/{gallery}/import)
+	ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams)
 	// ListSubjects List the subjects of a gallery.
 	// (GET /galleries/{gallery}/subjects)
 	ListSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListSubjectsParams)
@@ -1032,6 +1167,18 @@ func (_ Unimplemented) GetGallery(w http.ResponseWriter, r *http.Request, galler
 // UpdateGallery Change a gallery.
 // (PATCH /galleries/{gallery})
 func (_ Unimplemented) UpdateGallery(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params UpdateGalleryParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ExportSubjects Give out all subjects with their templates.
+// (GET /galleries/{gallery}/export)
+func (_ Unimplemented) ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ImportSubjects Take in many subjects with their templates.
+// (POST /galleries/{gallery}/import)
+func (_ Unimplemented) ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1398,6 +1545,119 @@ func (siw *ServerInterfaceWrapper) UpdateGallery(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateGallery(w, r, gallery, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportSubjects operation middleware
+func (siw *ServerInterfaceWrapper) ExportSubjects(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "gallery" -------------
+	var gallery GalleryPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "gallery", chi.URLParam(r, "gallery"), &gallery, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ExportSubjectsParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "crops" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "crops", r.URL.Query(), &params.Crops, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "crops"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "crops", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportSubjects(w, r, gallery, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ImportSubjects operation middleware
+func (siw *ServerInterfaceWrapper) ImportSubjects(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "gallery" -------------
+	var gallery GalleryPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "gallery", chi.URLParam(r, "gallery"), &gallery, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ImportSubjectsParams
+
+	// ------------- Optional query parameter "from_line" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from_line", r.URL.Query(), &params.FromLine, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from_line"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from_line", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ImportSubjects(w, r, gallery, params)
 	}))
 
 	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
@@ -2092,6 +2352,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Patch(options.BaseURL+"/galleries/{gallery}", wrapper.UpdateGallery)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/galleries/{gallery}/export", wrapper.ExportSubjects)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/galleries/{gallery}/import", wrapper.ImportSubjects)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/galleries/{gallery}/subjects", wrapper.ListSubjects)
 	})
 	r.Group(func(r chi.Router) {
@@ -2296,6 +2562,111 @@ func (response UpdateGallery200JSONResponse) VisitUpdateGalleryResponse(w http.R
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type ExportSubjectsRequestObject struct {
+	Gallery GalleryPath `json:"gallery"`
+	Params  ExportSubjectsParams
+}
+
+type ExportSubjectsResponseObject interface {
+	VisitExportSubjectsResponse(w http.ResponseWriter) error
+}
+
+type ExportSubjects200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ExportSubjects200ApplicationXNdjsonResponse) VisitExportSubjectsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ImportSubjectsRequestObject struct {
+	Gallery GalleryPath `json:"gallery"`
+	Params  ImportSubjectsParams
+	Body    io.Reader
+}
+
+type ImportSubjectsResponseObject interface {
+	VisitImportSubjectsResponse(w http.ResponseWriter) error
+}
+
+type ImportSubjects200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ImportSubjects200ApplicationXNdjsonResponse) VisitImportSubjectsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
 }
 
 type ListSubjectsRequestObject struct {
@@ -2597,6 +2968,12 @@ type StrictServerInterface interface {
 	// UpdateGallery Change a gallery.
 	// (PATCH /galleries/{gallery})
 	UpdateGallery(ctx context.Context, request UpdateGalleryRequestObject) (UpdateGalleryResponseObject, error)
+	// ExportSubjects Give out all subjects with their templates.
+	// (GET /galleries/{gallery}/export)
+	ExportSubjects(ctx context.Context, request ExportSubjectsRequestObject) (ExportSubjectsResponseObject, error)
+	// ImportSubjects Take in many subjects with their templates.
+	// (POST /galleries/{gallery}/import)
+	ImportSubjects(ctx context.Context, request ImportSubjectsRequestObject) (ImportSubjectsResponseObject, error)
 	// ListSubjects List the subjects of a gallery.
 	// (GET /galleries/{gallery}/subjects)
 	ListSubjects(ctx context.Context, request ListSubjectsRequestObject) (ListSubjectsResponseObject, error)
@@ -2896,6 +3273,62 @@ func (sh *strictHandler) UpdateGallery(w http.ResponseWriter, r *http.Request, g
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(UpdateGalleryResponseObject); ok {
 		if err := validResponse.VisitUpdateGalleryResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ExportSubjects operation middleware
+func (sh *strictHandler) ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams) {
+	var request ExportSubjectsRequestObject
+
+	request.Gallery = gallery
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportSubjects(ctx, request.(ExportSubjectsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportSubjects")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportSubjectsResponseObject); ok {
+		if err := validResponse.VisitExportSubjectsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ImportSubjects operation middleware
+func (sh *strictHandler) ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams) {
+	var request ImportSubjectsRequestObject
+
+	request.Gallery = gallery
+	request.Params = params
+
+	request.Body = r.Body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ImportSubjects(ctx, request.(ImportSubjectsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ImportSubjects")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ImportSubjectsResponseObject); ok {
+		if err := validResponse.VisitImportSubjectsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

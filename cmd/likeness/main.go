@@ -38,6 +38,10 @@ type cli struct {
 	Ready     readyCmd     `cmd:"" help:"Ask a running server whether it is ready: a health check."`
 	Enrol     enrolCmd     `cmd:"" help:"Enrol a folder of photos with a running server, one sub-folder per subject."`
 	Eval      evalCmd      `cmd:"" help:"Measure error rates on labelled pairs of photos."`
+	Export    exportCmd    `cmd:"" help:"Write a gallery with its templates to a file, from a running server."`
+	Import    importCmd    `cmd:"" help:"Import what export wrote, through a running server."`
+	Audit     auditCmd     `cmd:"" help:"Check and list the audit chain of a store."`
+	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
 
 	Version kong.VersionFlag `help:"Print the version and leave."`

@@ -10,10 +10,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
 
 // result is what a call of the command left.
 type result struct {
@@ -33,6 +34,7 @@ func TestUsage(t *testing.T) {
 	for _, command := range []string{
 		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
 		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
+		"export", "import", "audit verify", "audit list", "migrate-store",
 	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)
 		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
@@ -61,6 +63,14 @@ func TestUsage(t *testing.T) {
 		{"enrol --server=ftp://example.org " + here, "--server"},
 		{"enrol --gallery=../up " + here, "--gallery"},
 		{"enrol --parallel=0 " + here, "--parallel"},
+		{"export ../up", "no name of a gallery"},
+		{"export --server=ftp://example.org default", "--server"},
+		{"import default " + here + "/none", "none"},
+		{"import --from-line=-1 default main.go", "--from-line"},
+		{"audit list --since=soon --data-dir=" + here, `"soon" is no time`},
+		{"audit verify --database-url=redis://u:secret@h", "redis is not a store"},
+		{"migrate-store sqlite:" + here + "/a sqlite:" + here + "/a", "same store"},
+		{"migrate-store sqlite:" + here + "/a", "expected"},
 		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
 		got := call(t.Context(), strings.Fields(tt.args)...)

@@ -229,8 +229,16 @@ func TestServe(t *testing.T) {
 		t.Fatalf("after SIGTERM: %v", err)
 	}
 
-	again := start(t, data)
+	again := start(t, data, "LIKENESS_AUDIT_DECISIONS=true")
 	check(again)
+	// What was decided is recorded by the time it is answered.
+	audit := exec.Command(filepath.Join(bin, "likeness"), "audit", "list", "--data-dir", data)
+	audit.Env = environ()
+	out, err = audit.Output()
+	if err != nil || strings.Count(string(out), "\n") != 4 || !strings.Contains(string(out), "\tverify\tdefault\tmike\t\tmatch\t") ||
+		!strings.Contains(string(out), "\trecognize\tdefault\t\t\tunknown\t") {
+		t.Errorf("audit list: %v\n%s", err, out)
+	}
 	again.signal(syscall.SIGTERM)
 	if err := <-again.exited; err != nil {
 		t.Fatalf("after SIGTERM: %v", err)

@@ -51,7 +51,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store/sqlite", "api",
+			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "api",
 		},
 		"deploy": {},
 		"bench":  nil, // measures any room

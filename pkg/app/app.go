@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -23,7 +21,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
-	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
 // App is a server. Make it with New, start it, stop it.
@@ -86,20 +83,17 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint)
 	}
 
-	path, err := o.databasePath()
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("--data-dir: %w", err)
-	}
-	db, err := sqlite.Open(ctx, sqlite.Options{Path: path, Logger: log})
+	db, err := OpenStore(ctx, o.DatabaseURL, o.DataDir, log)
 	if err != nil {
 		return nil, err
 	}
 	a.store = db
 	registry.MustRegister(storeState{a.ready, db})
 	a.undo.push("store", func(context.Context) error { return db.Close() })
+	name, _, err := StoreName(o.DatabaseURL, o.DataDir)
+	if err != nil {
+		return nil, err
+	}
 
 	if o.Auth == "off" {
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
@@ -108,6 +102,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
 		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin,
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, MaxAtWork: slots + queue, RequestTimeout: o.RequestTimeout,
+		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
 		Observe: m.stage, Ready: a.ready,
 	})
@@ -136,7 +131,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		return nil
 	})
 	log.Info("opened", "version", version, "listen", a.Addr(), "detector", pipeline.Detector().ID, "encoder", encoder.ID,
-		"provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", path)
+		"provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", name)
 	return a, nil
 }
 

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
-	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
@@ -31,6 +29,7 @@ type Options struct {
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
 	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
+	AuditDecisions  bool          `default:"false" env:"LIKENESS_AUDIT_DECISIONS" help:"Record every decision about somebody enrolled in the audit chain before it is answered."`
 	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
 	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
 	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
@@ -59,8 +58,12 @@ func (o Options) Validate() error {
 	default:
 		wrong("auth", "%q is neither on nor off", o.Auth)
 	}
-	if _, err := o.databasePath(); err != nil {
-		wrong("database-url", "%v", err)
+	if _, err := databasePath(o.DatabaseURL, o.DataDir); err != nil {
+		detail := err.Error()
+		if e, ok := errors.AsType[*face.Error](err); ok {
+			detail = e.Detail
+		}
+		wrong("database-url", "%s", detail)
 	}
 	positive := map[string]float64{
 		"max-image-bytes": float64(o.MaxImageBytes), "max-megapixels": o.MaxMegapixels,
@@ -91,21 +94,6 @@ func (o Options) Validate() error {
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// databasePath is the file of the embedded store.
-func (o Options) databasePath() (string, error) {
-	if o.DatabaseURL == "" {
-		return filepath.Join(o.DataDir, "likeness.db"), nil
-	}
-	if path, ok := strings.CutPrefix(o.DatabaseURL, "sqlite:"); ok && path != "" {
-		return path, nil
-	}
-	scheme := "this"
-	if u, err := url.Parse(o.DatabaseURL); err == nil && u.Scheme != "" {
-		scheme = u.Scheme // never the whole URL: it may hold a password
-	}
-	return "", fmt.Errorf("%s is not a store of this build; sqlite:PATH is", scheme)
 }
 
 func (o Options) limits() imaging.Limits {

@@ -65,9 +65,15 @@ type Options struct {
 	// photos counts once, so that none is turned away when half of it is done.
 	// 0: no limit but the pipeline's.
 	MaxAtWork int
+	// AuditDecisions has every decision about somebody enrolled recorded before
+	// it is answered.
+	AuditDecisions bool
 	// RequestTimeout is when a request is answered 504, counted from when its
 	// body is in; 0 is 15 s.
 	RequestTimeout time.Duration
+	// BulkIdleTimeout is how long the other side of an import or an export may
+	// do nothing; 0 is a minute.
+	BulkIdleTimeout time.Duration
 
 	Logger     *slog.Logger                        // nil: discard
 	Registerer prometheus.Registerer               // nil: metrics are counted for nobody
@@ -103,6 +109,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 15 * time.Second
 	}
+	if o.BulkIdleTimeout == 0 {
+		o.BulkIdleTimeout = time.Minute
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -129,11 +138,12 @@ func (o Options) maxBody() int64 { return 3*o.MaxImageBytes + 2<<20 }
 // server implements api.StrictServerInterface.
 type server struct {
 	Options
-	metrics *metrics
-	bodies  *semaphore.Weighted // bytes of bodies under way
-	atWork  *semaphore.Weighted // requests
-	modelID string              // of the encoder
-	size    int                 // of its embeddings
+	metrics   *metrics
+	bodies    *semaphore.Weighted // bytes of bodies under way
+	atWork    *semaphore.Weighted // requests
+	importing importing
+	modelID   string // of the encoder
+	size      int    // of its embeddings
 }
 
 // New makes the handler of all routes and registers its metrics.
@@ -144,6 +154,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	encoder := o.Pipeline.Encoder()
 	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes), modelID: encoder.ID, size: encoder.Dimension}
+	s.importing.keys = map[string]bool{}
 	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err

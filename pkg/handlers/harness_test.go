@@ -38,7 +38,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, text := range []string{"text/html", "application/yaml"} {
+	for _, text := range []string{"text/html", "application/yaml", api.NDJSON} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	goleak.VerifyTestMain(m)

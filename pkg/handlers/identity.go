@@ -12,6 +12,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // Verify compares a probe with a reference.
@@ -79,8 +80,29 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	if answer.Match {
 		decision = "match"
 	}
+	if b.SubjectID != nil {
+		err := s.audit(ctx, store.Decision{
+			Action: store.AuditVerify, Gallery: or(b.Gallery, face.DefaultGallery), SubjectID: *b.SubjectID, Decision: decision,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	s.metrics.decisions.WithLabelValues("/verify", decision).Inc()
 	return api.Verify200JSONResponse(answer), nil
+}
+
+// audit records a decision, where that is asked for. No door opens on one that
+// is not recorded.
+func (s *server) audit(ctx context.Context, d store.Decision) error {
+	if !s.AuditDecisions {
+		return nil
+	}
+	err := s.Store.RecordDecision(ctx, tenant(ctx), actor(ctx), d)
+	if err == nil || errors.Is(err, face.Canceled) {
+		return err
+	}
+	return &face.Error{Kind: face.Unavailable, Op: "handlers.audit", Detail: "The decision could not be recorded.", Err: err}
 }
 
 // templatesOf are a subject's templates of the model in use: at least one.
@@ -218,6 +240,13 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 		}
 		if size != nil {
 			answer.GallerySize = size
+		}
+		d := store.Decision{Action: store.AuditIdentify, Gallery: gallery, Decision: string(f.Decision)}
+		if f.Decision == api.RecognizedFaceDecisionMatch {
+			d.SubjectID = f.Candidates[0].SubjectID
+		}
+		if err := s.audit(ctx, d); err != nil {
+			return nil, err
 		}
 		s.metrics.decisions.WithLabelValues("/recognize", string(f.Decision)).Inc()
 		answer.Faces = append(answer.Faces, f)

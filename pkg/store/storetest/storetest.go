@@ -75,6 +75,7 @@ func Run(t *testing.T, place Place) {
 		{"ImportLimits", importLimits},
 		{"ExportOrder", exportOrder},
 		{"ExportAll", exportAll},
+		{"BulkCrops", bulkCrops},
 		{"BulkTenants", bulkTenants},
 		{"BulkConcurrent", bulkConcurrent},
 		{"BulkReopen", bulkReopen},
