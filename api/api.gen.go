@@ -1008,8 +1008,8 @@ type DeleteTemplateParams struct {
 
 // ListUncoveredParams defines parameters for ListUncovered.
 type ListUncoveredParams struct {
-	// ModelID The encoder.
-	ModelID string `form:"model_id" json:"model_id"`
+	// ModelID The encoder; that which the gallery is being moved to, or is searched with, when it is absent.
+	ModelID *string `form:"model_id,omitempty" json:"model_id,omitempty"`
 
 	// Limit How many items at most.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
@@ -2112,9 +2112,9 @@ func (siw *ServerInterfaceWrapper) ListUncovered(w http.ResponseWriter, r *http.
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListUncoveredParams
 
-	// ------------- Required query parameter "model_id" -------------
+	// ------------- Optional query parameter "model_id" -------------
 
-	err = runtime.BindQueryParameterWithOptions("form", true, true, "model_id", r.URL.Query(), &params.ModelID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "model_id", r.URL.Query(), &params.ModelID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
 	if err != nil {
 		var requiredError *runtime.RequiredParameterError
 		if errors.As(err, &requiredError) {
