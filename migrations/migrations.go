@@ -9,3 +9,9 @@ import "embed"
 //
 //go:embed sqlite/*.sql
 var SQLite embed.FS
+
+// Postgres is the schema of the Postgres store, in the folder "postgres". It
+// needs the extension pgvector, which a superuser may have to create before.
+//
+//go:embed postgres/*.sql
+var Postgres embed.FS

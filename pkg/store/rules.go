@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -57,6 +59,10 @@ func CheckSubject(op string, s face.Subject) error {
 		return face.Errorf(face.Invalid, op, "name has more than %d characters", face.MaxNameLength)
 	case utf8.RuneCountInString(s.ExternalID) > face.MaxNameLength:
 		return face.Errorf(face.Invalid, op, "external_id has more than %d characters", face.MaxNameLength)
+	case strings.ContainsRune(s.Name+s.ExternalID, 0) || bytes.IndexByte(s.Metadata, 0) >= 0:
+		return face.Errorf(face.Invalid, op, "name, external_id or metadata has a NUL character")
+	case !utf8.ValidString(s.Name) || !utf8.ValidString(s.ExternalID) || !utf8.Valid(s.Metadata):
+		return face.Errorf(face.Invalid, op, "name, external_id or metadata is not UTF-8")
 	case len(s.Metadata) > face.MaxMetadata:
 		return face.Errorf(face.Invalid, op, "metadata has more than %d bytes", face.MaxMetadata)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Store keeps galleries, subjects, templates and API keys. What is made with a
+// Store keeps galleries, subjects, templates, API keys and the audit chain. What is made with a
 // zero CreatedAt is given the present; times are kept in UTC, to the
 // microsecond. It is safe for concurrent use. A write is durable (it survives the process and the power)
 // before its method returns, and visible to every call that starts afterwards.
@@ -27,6 +27,8 @@ type Store interface {
 	Samples
 	Keys
 	Idempotency
+	Bulk
+	Audit
 
 	// Ready reports nil once calls are answered at full speed. Before, the
 	// error is Unavailable and its detail says how far loading is.

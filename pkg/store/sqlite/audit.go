@@ -4,14 +4,61 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
+// trailChunk is how many audit records are read at a time.
+const trailChunk = 500
+
+// Audit is the audit chain of a file. An Audit that [OpenAudit] gave works
+// beside a server that has the file open.
+type Audit struct{ db *database }
+
+// OpenAudit opens the audit chain of the store at path alone, as [OpenKeys]
+// opens its keys.
+func OpenAudit(ctx context.Context, path string) (*Audit, error) {
+	db, err := openBeside(ctx, "OpenAudit", path)
+	if err != nil {
+		return nil, err
+	}
+	return &Audit{db}, nil
+}
+
+// openBeside opens a file without the lock that a server holds, and without
+// the index.
+func openBeside(ctx context.Context, op, path string) (*database, error) {
+	abs, err := absolute(path)
+	if err != nil {
+		return nil, openFault(op, path, err)
+	}
+	if _, err := prepare(ctx, abs, false); err != nil {
+		return nil, openFault(op, abs, err)
+	}
+	db, err := openDatabase(ctx, abs, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, openFault(op, abs, err)
+	}
+	return db, nil
+}
+
+// Close waits for writes under way and releases the file. Closing twice is no
+// error.
+func (a *Audit) Close() error {
+	return face.Wrap(face.Internal, "sqlite.Close", a.db.close())
+}
+
 const auditColumns = `seq, id, tenant, at, key_id, request_id, action,
-	gallery, subject_id, template_id, subjects, templates, images, prev_hash, hash`
+	gallery, subject_id, template_id, subjects, templates, images, decision, prev_hash, hash`
+
+func scanAudit(rows *sql.Rows) (r store.AuditRecord, err error) {
+	err = rows.Scan(&r.Seq, &r.ID, &r.Tenant, &r.At, &r.KeyID, &r.RequestID, &r.Action,
+		&r.Gallery, &r.SubjectID, &r.TemplateID, &r.Subjects, &r.Templates, &r.Images, &r.Decision, &r.Prev, &r.Hash)
+	return r, err
+}
 
 // recordErase writes the audit record of an erase and its id into the receipt.
 func (t *transaction) recordErase(tenant string, by store.Actor, action, template string, receipt *face.Receipt) error {
@@ -25,27 +72,76 @@ func (t *transaction) recordErase(tenant string, by store.Actor, action, templat
 	})
 }
 
+// RecordDecision implements [store.Audit].
+func (a *Audit) RecordDecision(ctx context.Context, tenant string, by store.Actor, d store.Decision) error {
+	return a.db.fault("RecordDecision", a.db.change(ctx, func(tx *transaction) error {
+		return tx.record(store.AuditRecord{
+			ID: face.NewID(), Tenant: tenant, At: micros(time.Now()),
+			KeyID: by.KeyID, RequestID: by.RequestID, Action: d.Action,
+			Gallery: d.Gallery, SubjectID: d.SubjectID, Decision: d.Decision,
+		})
+	}))
+}
+
 // record puts a record at the end of the chain.
 func (t *transaction) record(r store.AuditRecord) error {
-	var seq int64
-	prev := []byte{}
-	if _, err := t.one([]any{&seq, &prev}, `SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1`); err != nil {
-		return err
+	end, err := t.auditEnd()
+	if err == nil {
+		err = r.Follow(end.Seq, end.Hash)
 	}
-	if err := r.Follow(seq, prev); err != nil {
-		return err
+	if err == nil {
+		_, err = t.insertAudit(r)
 	}
-	_, err := t.exec(`INSERT INTO audit (`+auditColumns+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		r.Seq, r.ID, r.Tenant, r.At, r.KeyID, r.RequestID, r.Action,
-		r.Gallery, r.SubjectID, r.TemplateID, r.Subjects, r.Templates, r.Images, r.Prev, r.Hash)
 	return err
 }
 
+// auditEnd is the chain as it is up to its last record.
+func (s session) auditEnd() (store.AuditChain, error) {
+	end := store.AuditChain{Hash: []byte{}}
+	_, err := s.one([]any{&end.Seq, &end.Hash}, `SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1`)
+	return end, err
+}
+
+// insertAudit returns 0 when the number or the id is taken.
+func (t *transaction) insertAudit(r store.AuditRecord) (int, error) {
+	return t.exec(`INSERT INTO audit (`+auditColumns+`)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		r.Seq, r.ID, r.Tenant, r.At, r.KeyID, r.RequestID, r.Action,
+		r.Gallery, r.SubjectID, r.TemplateID, r.Subjects, r.Templates, r.Images, r.Decision, append([]byte{}, r.Prev...), r.Hash) // nil would be null
+}
+
+// AuditTrail implements [store.Audit]. No snapshot is held while emit runs: a
+// slow one would keep erased pages in the log.
+func (a *Audit) AuditTrail(ctx context.Context, after int64, emit func(store.AuditRecord) error) error {
+	const op = "AuditTrail"
+	for {
+		var chunk []store.AuditRecord
+		err := a.db.view(ctx, func(v session) error {
+			return v.each(func(rows *sql.Rows) error {
+				r, err := scanAudit(rows)
+				chunk = append(chunk, r)
+				return err
+			}, `SELECT `+auditColumns+` FROM audit WHERE seq > ? ORDER BY seq LIMIT ?`, after, trailChunk)
+		})
+		if err != nil {
+			return a.db.fault(op, err)
+		}
+		for _, r := range chunk {
+			if err := emit(r); err != nil {
+				return err
+			}
+			after = r.Seq
+		}
+		if len(chunk) < trailChunk {
+			return nil
+		}
+	}
+}
+
 // VerifyAudit implements [store.Audit].
-func (s *Store) VerifyAudit(ctx context.Context) (int64, error) {
+func (a *Audit) VerifyAudit(ctx context.Context) (int64, error) {
 	var chain store.AuditChain
-	err := s.db.view(ctx, func(v session) error {
+	err := a.db.view(ctx, func(v session) error {
 		err := v.each(func(rows *sql.Rows) error {
 			r, err := scanAudit(rows)
 			if err != nil {
@@ -65,11 +161,29 @@ func (s *Store) VerifyAudit(ctx context.Context) (int64, error) {
 		}
 		return nil
 	})
-	return answer(s.db, "VerifyAudit", chain.Seq, err)
+	return answer(a.db, "VerifyAudit", chain.Seq, err)
 }
 
-func scanAudit(rows *sql.Rows) (r store.AuditRecord, err error) {
-	err = rows.Scan(&r.Seq, &r.ID, &r.Tenant, &r.At, &r.KeyID, &r.RequestID, &r.Action,
-		&r.Gallery, &r.SubjectID, &r.TemplateID, &r.Subjects, &r.Templates, &r.Images, &r.Prev, &r.Hash)
-	return r, err
+// RestoreAudit implements [store.Audit].
+func (a *Audit) RestoreAudit(ctx context.Context, records []store.AuditRecord) error {
+	const op = "RestoreAudit"
+	return a.db.fault(op, a.db.change(ctx, func(tx *transaction) error {
+		chain, err := tx.auditEnd()
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if err := chain.Next(r); err != nil {
+				return &face.Error{Kind: face.Conflict, Op: op, Detail: "the records do not follow those of the store", Err: err}
+			}
+			n, err := tx.insertAudit(r)
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return face.Errorf(face.Conflict, op, "an audit id is taken by another record")
+			}
+		}
+		return nil
+	}))
 }

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"log/slog"
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -19,16 +18,9 @@ type Keys struct{ db *database }
 // The errors are those of [Open]; a running server is none, unless it is older
 // than this program's schema.
 func OpenKeys(ctx context.Context, path string) (*Keys, error) {
-	abs, err := absolute(path)
+	db, err := openBeside(ctx, "OpenKeys", path)
 	if err != nil {
-		return nil, openFault("OpenKeys", path, err)
-	}
-	if _, err := prepare(ctx, abs, false); err != nil {
-		return nil, openFault("OpenKeys", abs, err)
-	}
-	db, err := openDatabase(ctx, abs, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, openFault("OpenKeys", abs, err)
+		return nil, err
 	}
 	return &Keys{db}, nil
 }

@@ -24,6 +24,7 @@ import (
 var (
 	_ store.Store = (*Store)(nil)
 	_ store.Keys  = (*Keys)(nil)
+	_ store.Audit = (*Audit)(nil)
 )
 
 // Options of a store.
@@ -38,7 +39,9 @@ type Options struct {
 
 // Store is a [store.Store] in one file, for one process.
 type Store struct {
+	db *database // the one of the two that follow
 	Keys
+	Audit
 	index   *index.Index
 	lock    *fileLock
 	loading loading
@@ -70,7 +73,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault("Open", path, errors.Join(err, lock.release()))
 	}
-	s := &Store{Keys: Keys{db}, index: index.New(index.Options{}), lock: lock}
+	s := &Store{db: db, Keys: Keys{db}, Audit: Audit{db}, index: index.New(index.Options{}), lock: lock}
 	if err := s.startLoading(ctx); err != nil {
 		return nil, openFault("Open", path, errors.Join(err, db.close(), lock.release()))
 	}

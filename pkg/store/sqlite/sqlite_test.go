@@ -632,6 +632,7 @@ func TestAuditShowsTampering(t *testing.T) {
 		"DELETE FROM audit WHERE seq = 5",
 		"DELETE FROM audit",
 		"UPDATE audit SET seq = 9 WHERE seq = 5",
+		"UPDATE audit SET decision = 'match' WHERE seq = 4",
 	} {
 		t.Run(change, func(t *testing.T) {
 			t.Parallel()
@@ -689,6 +690,7 @@ func TestReleasedMigrationsStay(t *testing.T) {
 	for name, want := range map[string]string{
 		"00001_create_identity.sql": "87a96834a97900093f1fe9488b561b15a94b5e9c9292bf58ddd662542975d63c",
 		"00002_add_samples.sql":     "04c339613fa8a741df8474c1aa96954bb15ffde5f7553276e5eafa3e90622d66",
+		"00003_add_decision.sql":    "8931aba83454b8dfef41ef543ade677416916d6a63e8efb9f09eac1f974f9ef5",
 	} {
 		b, err := os.ReadFile(filepath.Join("..", "..", "..", "migrations", "sqlite", name))
 		if err != nil {

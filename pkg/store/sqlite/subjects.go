@@ -35,10 +35,8 @@ func (s *Store) CreateSubject(ctx context.Context, tenant, gallery string, sub f
 			if err != nil {
 				return err
 			}
-			at := micros(store.Stamp(sub.CreatedAt))
-			n, err := tx.exec(`INSERT INTO subject (gallery, id, name, external_id, metadata, created_at, updated_at)
-				VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-				row, sub.ID, sub.Name, sub.ExternalID, metadataColumn(sub.Metadata), at, at)
+			at := store.Stamp(sub.CreatedAt)
+			n, err := tx.addSubject(row, sub, at, at)
 			if err == nil && n == 0 {
 				return face.Errorf(face.Conflict, op, "the subject exists already")
 			}
@@ -50,6 +48,13 @@ func (s *Store) CreateSubject(ctx context.Context, tenant, gallery string, sub f
 		})
 	}
 	return answer(s.db, op, made, err)
+}
+
+// addSubject returns 0 when the id is taken.
+func (t *transaction) addSubject(gallery int64, s face.Subject, created, updated time.Time) (int, error) {
+	return t.exec(`INSERT INTO subject (gallery, id, name, external_id, metadata, created_at, updated_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		gallery, s.ID, s.Name, s.ExternalID, metadataColumn(s.Metadata), micros(created), micros(updated))
 }
 
 // Subject implements [store.Subjects].

@@ -147,6 +147,8 @@ func subjectLimits(t *testing.T, place Place) {
 		"name":        {ID: "b", Name: tooLong},
 		"external_id": {ID: "b", ExternalID: tooLong},
 		"metadata":    {ID: "b", Metadata: tooBig},
+		"NUL":         {ID: "b", Name: "a\x00b"},
+		"not UTF-8":   {ID: "b", ExternalID: "a\xffb"},
 		"no id":       {},
 		"id":          {ID: "../b"},
 	} {

@@ -1,0 +1,486 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgvector/pgvector-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+)
+
+const (
+	// channel is where servers tell each other that there are changes.
+	channel = "likeness_change"
+
+	// changesKept is how long the sequence of changes is kept, and reloadAfter
+	// the time without a look after which a server reads everything anew.
+	changesKept = 24 * time.Hour
+	reloadAfter = 12 * time.Hour
+
+	// loadChunk is how many templates are added to the index at a time, and
+	// loaders how many connections read at a time.
+	loadChunk = 4096
+	loaders   = 2
+
+	// templateBytes is what the index needs for a template besides 5 bytes
+	// for each number: ids, maps, the share of its subject.
+	templateBytes = 350
+
+	// reconnectPause is how long the listener waits after a lost connection.
+	reconnectPause = time.Second
+)
+
+// feed keeps the index what the database is. Only its one goroutine changes
+// the index, in the order in which the changes were made, so that nothing that
+// was erased can come back by a race.
+type feed struct {
+	s        *Store
+	index    atomic.Pointer[index.Index] // nil: pgvector answers
+	keys     map[int64]index.Key         // by row of gallery_model; of the feed's goroutine
+	snapshot string                      // of the last look
+	timeline string                      // of the database then
+
+	loaded  chan struct{} // closed when the first load has ended
+	ok      atomic.Bool   // it ended well
+	failed  atomic.Pointer[error]
+	total   atomic.Int64
+	count   atomic.Int64
+	current atomic.Int64 // when the last successful look began, in nanoseconds since 1970
+
+	wake    chan struct{}
+	mu      sync.Mutex
+	waiting []chan error // who waits for a look that has not begun
+	news    bool         // other servers are to be told
+}
+
+// start decides for an engine, and begins to load the index.
+func (f *feed) start(ctx context.Context, s *Store, background context.Context) error {
+	f.s, f.loaded, f.wake = s, make(chan struct{}), make(chan struct{}, 1)
+	var total, need int64
+	if err := s.db.pool.QueryRow(ctx, `SELECT coalesce(sum(templates), 0)::bigint, coalesce(sum(templates * (5 * dimension + $1)), 0)::bigint
+		FROM gallery_model`, templateBytes).Scan(&total, &need); err != nil {
+		return err
+	}
+	f.total.Store(total)
+	if s.o.Search == SearchPgvector || s.o.Search == SearchAuto && need > s.o.SearchMemory {
+		s.o.Logger.Info("pgvector answers searches", "templates", total, "index_would_take_bytes", need)
+		f.ok.Store(true)
+		close(f.loaded)
+		s.running.Go(func() { f.watchGraphs(background) })
+		return nil
+	}
+	f.index.Store(index.New(index.Options{}))
+	s.running.Go(func() { f.run(background) })
+	if !s.o.DeafToNotify {
+		s.running.Go(func() { f.listen(background) })
+	}
+	return nil
+}
+
+func (f *feed) run(ctx context.Context) {
+	start := time.Now()
+	err := f.load(ctx)
+	for pause := retryPause; err != nil && ctx.Err() == nil && transient(err); pause = min(2*pause, time.Second) {
+		f.s.o.Logger.Warn("loading the index is interrupted; starting over", "error", err)
+		if !sleep(ctx, pause) {
+			break
+		}
+		err = f.load(ctx)
+	}
+	if err == nil {
+		f.ok.Store(true)
+		f.s.o.Logger.Info("index loaded", "templates", f.count.Load(), "seconds", time.Since(start).Seconds())
+	} else if ctx.Err() == nil {
+		f.s.o.Logger.Error("cannot load the index", "error", err)
+		f.failed.Store(&err)
+	}
+	close(f.loaded)
+	tick := time.NewTicker(f.s.o.PollInterval)
+	defer tick.Stop()
+	for ctx.Err() == nil && f.index.Load() != nil {
+		select {
+		case <-ctx.Done():
+		case <-f.wake:
+		case <-tick.C:
+		}
+		f.look(ctx)
+	}
+	f.watchGraphs(ctx)
+	f.release(f.take(), errClosed)
+}
+
+// look asks once for what has changed and tells those who waited for it.
+func (f *feed) look(ctx context.Context) {
+	if ctx.Err() != nil || !f.ok.Load() {
+		return
+	}
+	waiting := f.take()
+	began := time.Now()
+	err := f.poll(ctx)
+	if err == nil {
+		f.current.Store(began.UnixNano())
+	} else if ctx.Err() == nil {
+		f.s.o.Logger.Warn("cannot look for changes", "error", err, "stale_seconds", f.staleness().Seconds())
+	}
+	f.release(waiting, err)
+	if err == nil && f.announces() {
+		// Outside of the writes: it would have them commit one by one.
+		if _, err := f.s.db.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, f.s.owner); err != nil && ctx.Err() == nil {
+			f.s.o.Logger.Warn("cannot announce changes; others find them by polling", "error", err)
+		}
+	}
+	if err == nil {
+		f.keepWithin()
+	}
+}
+
+func (f *feed) take() []chan error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w := f.waiting
+	f.waiting = nil
+	return w
+}
+
+func (f *feed) announces() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	news := f.news
+	f.news = false
+	return news
+}
+
+func (f *feed) release(waiting []chan error, err error) {
+	for _, w := range waiting {
+		w <- err
+	}
+}
+
+// catchUp returns when everything that was committed before is in the index.
+func (f *feed) catchUp(ctx context.Context, news bool) error {
+	if f.index.Load() == nil || !f.ok.Load() {
+		return nil
+	}
+	done := make(chan error, 1)
+	f.mu.Lock()
+	f.waiting = append(f.waiting, done)
+	f.news = f.news || news
+	f.mu.Unlock()
+	if f.index.Load() == nil { // given up in between
+		return nil
+	}
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wrote lets the index catch up with a write of this store before its caller
+// is answered. The write is durable whatever comes of it: should the database
+// be gone just now, the feed finds the write later.
+func (f *feed) wrote(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
+	if err := f.catchUp(ctx, true); err != nil {
+		f.s.o.Logger.Warn("a write is not searched yet", "error", err)
+	}
+}
+
+// poll applies what was committed since the last look. The rows of the
+// statement and its snapshot belong together; the transactions that the last
+// snapshot did not see are those that have been committed since, however long
+// ago they began.
+func (f *feed) poll(ctx context.Context) error {
+	if f.staleness() > reloadAfter {
+		return f.load(ctx)
+	}
+	apply := &changes{feed: f, index: f.index.Load()}
+	var snapshot, timeline string
+	rows, err := f.s.db.pool.Query(ctx, `
+		SELECT pg_current_snapshot()::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
+			c.gallery_model, c.template, c.erased, t.id, s.id, t.embedding, g.tenant, g.id, m.model_id
+		FROM (VALUES (1)) one LEFT JOIN (
+			template_change c LEFT JOIN (
+				template t JOIN subject s ON s.row_id = t.subject
+				JOIN gallery_model m ON m.row_id = t.gallery_model JOIN gallery g ON g.row_id = m.gallery
+			) ON c.erased IS NULL AND t.row_id = c.template
+		) ON c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
+		ORDER BY c.seq`, f.snapshot)
+	err = scanAll(rows, err, func(rows pgx.Rows) error {
+		var shelf, template *int64
+		var erased, id, subject, tenant, gallery, model *string
+		var v *pgvector.Vector
+		if err := rows.Scan(&snapshot, &timeline, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model); err != nil {
+			return err
+		}
+		if timeline != f.timeline {
+			return errTimeline
+		}
+		switch {
+		case shelf == nil: // nothing changed
+			return nil
+		case erased != nil:
+			return apply.erase(*shelf, *erased)
+		case id == nil: // erased again
+			return nil
+		}
+		f.keys[*shelf] = index.Key{Tenant: *tenant, Gallery: *gallery, ModelID: *model}
+		return apply.add(*shelf, index.Entry{TemplateID: *id, SubjectID: *subject, Embedding: v.Slice()})
+	})
+	if err == nil {
+		err = apply.flush()
+	}
+	if errors.Is(err, errTimeline) {
+		// Another server has become the primary, and transactions of the old
+		// one may be lost, their numbers used again.
+		f.s.o.Logger.Warn("the database has another primary; reading the index anew")
+		return f.load(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	f.snapshot = snapshot
+	return nil
+}
+
+var errTimeline = errors.New("another timeline")
+
+// changes are applied in order; what is added in a row is added together.
+type changes struct {
+	*feed
+	index   *index.Index
+	pending map[int64][]index.Entry
+	n       int
+}
+
+func (c *changes) add(shelf int64, e index.Entry) error {
+	if c.pending == nil {
+		c.pending = map[int64][]index.Entry{}
+	}
+	c.pending[shelf] = append(c.pending[shelf], e)
+	c.n++
+	if c.n >= loadChunk {
+		return c.flush()
+	}
+	return nil
+}
+
+func (c *changes) erase(shelf int64, template string) error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	if key, ok := c.keys[shelf]; ok {
+		c.index.RemoveTemplate(key, template)
+	}
+	return nil
+}
+
+func (c *changes) flush() error {
+	for shelf, entries := range c.pending {
+		err := c.index.Add(c.keys[shelf], entries...)
+		if errors.Is(err, face.Conflict) {
+			// A look that was cut off in the middle is repeated.
+			for _, e := range entries {
+				if err = c.index.Add(c.keys[shelf], e); errors.Is(err, face.Conflict) {
+					err = nil
+				}
+				if err != nil {
+					break
+				}
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("index a stored template: %w", err)
+		}
+	}
+	c.pending, c.n = nil, 0
+	return nil
+}
+
+// load reads everything into a new index, as one snapshot has it, and puts it
+// in the place of the old one.
+func (f *feed) load(ctx context.Context) error {
+	began := time.Now()
+	tx, err := f.s.db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing was written
+	var snapshot, timeline, exported string
+	var total, last int64
+	if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_export_snapshot(),
+		(SELECT coalesce(sum(templates), 0)::bigint FROM gallery_model), (SELECT coalesce(max(row_id), 0) FROM template)`).
+		Scan(&snapshot, &timeline, &exported, &total, &last); err != nil {
+		return err
+	}
+	f.total.Store(total)
+	f.count.Store(0)
+	keys := map[int64]index.Key{}
+	rows, err := tx.Query(ctx, `SELECT m.row_id, g.tenant, g.id, m.model_id FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery`)
+	if err := scanAll(rows, err, func(rows pgx.Rows) error {
+		var shelf int64
+		var k index.Key
+		err := rows.Scan(&shelf, &k.Tenant, &k.Gallery, &k.ModelID)
+		keys[shelf] = k
+		return err
+	}); err != nil {
+		return err
+	}
+	x := index.New(index.Options{})
+	g, loading := errgroup.WithContext(ctx)
+	for part := range int64(loaders) {
+		g.Go(func() error {
+			return f.loadPart(loading, x, keys, exported, last*part/loaders, last*(part+1)/loaders)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	f.keys, f.snapshot, f.timeline = keys, snapshot, timeline
+	f.index.Store(x)
+	f.current.Store(began.UnixNano())
+	return nil
+}
+
+// loadPart reads the rows after one row id up to another.
+func (f *feed) loadPart(ctx context.Context, x *index.Index, keys map[int64]index.Key, snapshot string, after, last int64) error {
+	tx, err := f.s.db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing was written
+	// The name of a snapshot comes from the database itself.
+	if _, err := tx.Exec(ctx, fmt.Sprintf(`SET TRANSACTION SNAPSHOT '%s'`, snapshot)); err != nil {
+		return err
+	}
+	apply := &changes{feed: &feed{keys: keys}, index: x}
+	rows, err := tx.Query(ctx, `SELECT t.gallery_model, t.id, s.id, t.embedding
+		FROM template t JOIN subject s ON s.row_id = t.subject WHERE t.row_id > $1 AND t.row_id <= $2`, after, last)
+	if err := scanAll(rows, err, func(rows pgx.Rows) error {
+		var shelf int64
+		var e index.Entry
+		var v pgvector.Vector
+		if err := rows.Scan(&shelf, &e.TemplateID, &e.SubjectID, &v); err != nil {
+			return err
+		}
+		e.Embedding = v.Slice()
+		f.count.Add(1)
+		return apply.add(shelf, e)
+	}); err != nil {
+		return err
+	}
+	return apply.flush()
+}
+
+// keepWithin gives the index up when it has outgrown the memory it may use.
+func (f *feed) keepWithin() {
+	if f.s.o.Search != SearchAuto {
+		return
+	}
+	stats := f.index.Load().Stats()
+	if need := stats.Bytes + int64(stats.Templates)*templateBytes; need > f.s.o.SearchMemory {
+		f.s.o.Logger.Warn("the index has outgrown its memory: pgvector answers searches from now on",
+			"templates", stats.Templates, "bytes", need, "search_memory", f.s.o.SearchMemory)
+		f.index.Store(nil)
+		f.release(f.take(), nil)
+	}
+}
+
+// listen wakes the feed when another server announces changes.
+func (f *feed) listen(ctx context.Context) {
+	for {
+		err := f.listenOnce(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		f.s.o.Logger.Warn("not told of changes; polling for them", "error", err)
+		if !sleep(ctx, reconnectPause) {
+			return
+		}
+	}
+}
+
+func (f *feed) listenOnce(ctx context.Context) error {
+	pooled, err := f.s.db.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	conn := pooled.Hijack() // it listens, which no other user of the pool expects
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		_ = conn.Close(closing) // it was of no more use
+	}()
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return err
+	}
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return err
+		}
+		if n.Payload != f.s.owner {
+			select {
+			case f.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// watchGraphs keeps the list of graphs current where there is no feed.
+func (f *feed) watchGraphs(ctx context.Context) {
+	for sleep(ctx, 10*f.s.o.PollInterval) {
+		if err := f.s.readGraphs(ctx); err != nil && ctx.Err() == nil {
+			f.s.o.Logger.Warn("cannot read the list of search graphs", "error", err)
+		}
+	}
+}
+
+// staleness is the time since the last look that succeeded.
+func (f *feed) staleness() time.Duration {
+	at := f.current.Load()
+	if f.index.Load() == nil || at == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, at))
+}
+
+// ready reports nil when searches are answered.
+func (f *feed) ready() error {
+	switch failed := f.failed.Load(); {
+	case failed != nil:
+		return &face.Error{Kind: face.Unavailable, Detail: "the index could not be loaded", Err: *failed}
+	case !f.ok.Load():
+		return face.Errorf(face.Unavailable, "", "loaded %d of %d templates", f.count.Load(), f.total.Load())
+	case f.staleness() > f.s.o.MaxStaleness:
+		return face.Errorf(face.Unavailable, "", "the index is %.0f s behind the database", f.staleness().Seconds())
+	}
+	return nil
+}
+
+// sleep waits, and reports false when the context ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

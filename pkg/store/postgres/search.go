@@ -1,0 +1,238 @@
+package postgres
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgvector/pgvector-go"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// Search implements [store.Templates].
+func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (r store.Result, err error) {
+	const op = "Search"
+	err = s.db.call(op, func() error {
+		if err := store.CheckK(op, k); err != nil {
+			return err
+		}
+		if err := index.Validate(probe); err != nil {
+			return err
+		}
+		if err := s.feed.ready(); err != nil {
+			return err
+		}
+		key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
+		x := s.feed.index.Load()
+		if x == nil {
+			r, err = s.searchDatabase(ctx, op, key, probe, k)
+			return err
+		}
+		r, err = s.searchIndex(ctx, op, x, key, probe, k)
+		return err
+	})
+	return value(r, err)
+}
+
+// searchTries is how often a search looks again because somebody it found had
+// been erased.
+const searchTries = 10
+
+// searchIndex asks the index for candidates and the database for their names.
+// Whoever the database does not know any more has been erased; the list is
+// then made anew from an index that knows it too.
+func (s *Store) searchIndex(ctx context.Context, op string, x *index.Index, key index.Key, probe face.Embedding, k int) (r store.Result, err error) {
+	for range searchTries {
+		hits, subjects, err := x.Search(ctx, key, probe, k)
+		if err != nil {
+			return r, err
+		}
+		r = store.Result{Candidates: make([]face.Candidate, 0, len(hits)), GallerySize: subjects}
+		owners, err := s.owners(ctx, op, key, hits)
+		if err != nil {
+			return r, err
+		}
+		for _, h := range hits {
+			// The id of an erased template may be another subject's by now.
+			if o := owners[h.TemplateID]; o.subject == h.SubjectID {
+				r.Candidates = append(r.Candidates, face.Candidate{
+					SubjectID: h.SubjectID, Name: o.name, TemplateID: h.TemplateID, Score: h.Score,
+				})
+			}
+		}
+		if len(r.Candidates) == len(hits) {
+			return r, nil
+		}
+		if err := s.feed.catchUp(ctx, false); err != nil {
+			return r, err
+		}
+		x = cmp.Or(s.feed.index.Load(), x)
+	}
+	return r, nil
+}
+
+type owner struct{ subject, name string }
+
+// owners are the subjects of templates that a search found, by template.
+func (s *Store) owners(ctx context.Context, op string, key index.Key, hits []index.Hit) (map[string]owner, error) {
+	ids := make([]string, len(hits))
+	for i, h := range hits {
+		ids[i] = h.TemplateID
+	}
+	owners := make(map[string]owner, len(hits))
+	err := s.replicas.read(ctx, func(ctx context.Context, q querier) error {
+		clear(owners)
+		there := false
+		rows, err := q.Query(ctx, `SELECT h.id, h.subject, h.name FROM gallery g LEFT JOIN LATERAL (
+				SELECT t.id, s.id AS subject, s.name FROM template t JOIN subject s ON s.row_id = t.subject
+				WHERE t.id = ANY($3) AND s.gallery = g.row_id
+			) h ON true WHERE g.tenant = $1 AND g.id = $2`, key.Tenant, key.Gallery, ids)
+		err = scanAll(rows, err, func(rows pgx.Rows) error {
+			there = true
+			var id, subject, name *string
+			if err := rows.Scan(&id, &subject, &name); err != nil || id == nil {
+				return err
+			}
+			owners[*id] = owner{*subject, *name}
+			return nil
+		})
+		if err == nil && !there && key.Gallery != face.DefaultGallery {
+			err = errNoGallery(op)
+		}
+		return err
+	})
+	return owners, err
+}
+
+const (
+	// firstRows is the least number of rows that a search in the database
+	// fetches: several templates of one subject make one candidate.
+	firstRows = 32
+
+	// rounding bounds how far pgvector's float32 inner product of two unit
+	// vectors may be from the score: the sum of up to 4,096 products, each
+	// with a relative error of 2^-24 at every addition.
+	rounding = 3e-4
+)
+
+// foundRow is a row that a search in the database fetched.
+type foundRow struct {
+	template, subject, name string
+	distance                float64
+	score                   float64
+}
+
+// searchDatabase finds the k best subjects by pgvector. It fetches the nearest
+// templates and scores them anew, as everywhere; when one that it did not
+// fetch could still belong into the list, it fetches more.
+func (s *Store) searchDatabase(ctx context.Context, op string, key index.Key, probe face.Embedding, k int) (store.Result, error) {
+	for limit := max(firstRows, 2*k); ; limit *= 4 {
+		rows, shelf, approximate, err := s.nearest(ctx, op, key, probe, limit)
+		if err != nil {
+			return store.Result{}, err
+		}
+		if shelf.templates > 0 && shelf.dimension != len(probe) {
+			return store.Result{}, errProbe(len(probe), shelf.dimension)
+		}
+		best := bestOf(rows)
+		r := store.Result{GallerySize: max(shelf.subjects, len(best))}
+		whole := len(rows) < limit || approximate && len(best) >= min(k, shelf.subjects)
+		if !whole && len(best) >= k {
+			last := rows[len(rows)-1]
+			whole = best[k-1].Score > -last.distance+rounding
+		}
+		if whole {
+			r.Candidates = best[:min(k, len(best))]
+			return r, nil
+		}
+	}
+}
+
+func errProbe(got, want int) error {
+	return face.Errorf(face.ModelMismatch, "", "embedding has %d numbers, the model's have %d", got, want)
+}
+
+// bestOf is one candidate for each subject, the best first.
+func bestOf(rows []foundRow) []face.Candidate {
+	best := map[string]face.Candidate{}
+	for _, r := range rows {
+		b, ok := best[r.subject]
+		if !ok || r.score > b.Score || r.score == b.Score && r.template < b.TemplateID {
+			best[r.subject] = face.Candidate{SubjectID: r.subject, Name: r.name, TemplateID: r.template, Score: r.score}
+		}
+	}
+	return slices.SortedFunc(maps.Values(best), func(a, b face.Candidate) int {
+		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.SubjectID, b.SubjectID))
+	})
+}
+
+// shelf is what a gallery holds of a model.
+type shelf struct{ templates, subjects, dimension int }
+
+// nearest fetches the templates nearest to the probe, in one round trip. It
+// uses a graph where there is one for a gallery of that size, and says so.
+func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe face.Embedding, limit int) (list []foundRow, sh shelf, approximate bool, err error) {
+	g, ok := (*s.graphs.Load())[key]
+	approximate = ok && g.templates > int64(s.o.GraphAbove) && g.dimension == len(probe)
+	order := `(t.embedding <#> $4) + 0` // no index of any kind serves this
+	which := `t.gallery_model = p.shelf`
+	if approximate {
+		// The literals are those of the index, or the planner does not see it.
+		row := strconv.FormatInt(g.shelf, 10)
+		order = fmt.Sprintf(`t.embedding::halfvec(%d) <#> $4::vector::halfvec(%[1]d)`, g.dimension)
+		which = `t.gallery_model = ` + row + ` AND p.shelf = ` + row
+	}
+	query := `WITH place AS MATERIALIZED (
+			SELECT g.row_id, m.row_id AS shelf, coalesce(m.templates, 0) AS templates, coalesce(m.subjects, 0) AS subjects, coalesce(m.dimension, 0) AS dimension
+			FROM gallery g LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = $3
+			WHERE g.tenant = $1 AND g.id = $2
+		)
+		SELECT p.templates, p.subjects, p.dimension, n.id, s.id, s.name, n.embedding, n.distance
+		FROM place p LEFT JOIN LATERAL (
+			SELECT t.id, t.subject, t.embedding, (t.embedding <#> $4) AS distance FROM template t
+			WHERE p.dimension = $6 AND ` + which + ` ORDER BY ` + order + ` LIMIT $5
+		) n ON true LEFT JOIN subject s ON s.row_id = n.subject`
+	err = s.replicas.read(ctx, func(ctx context.Context, q querier) error {
+		list, sh = nil, shelf{}
+		there := false
+		var b pgx.Batch
+		if approximate {
+			// Of this transaction alone, which is the batch.
+			b.Queue(`SELECT set_config('hnsw.ef_search', $1, true), set_config('hnsw.iterative_scan', 'strict_order', true),
+				set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)`, strconv.Itoa(max(g.ef, min(limit, maxEf))))
+		}
+		b.Queue(query, key.Tenant, key.Gallery, key.ModelID, pgvector.NewVector(probe), limit, len(probe))
+		results := q.SendBatch(ctx, &b)
+		defer func() { _ = results.Close() }() // what failed, failed before
+		if approximate {
+			if _, err := results.Exec(); err != nil {
+				return err
+			}
+		}
+		rows, err := results.Query()
+		err = scanAll(rows, err, func(rows pgx.Rows) error {
+			there = true
+			var id, subject, name *string
+			var v *pgvector.Vector
+			var distance *float64
+			if err := rows.Scan(&sh.templates, &sh.subjects, &sh.dimension, &id, &subject, &name, &v, &distance); err != nil || id == nil {
+				return err
+			}
+			list = append(list, foundRow{*id, *subject, *name, *distance, probe.Cosine(v.Slice())})
+			return nil
+		})
+		if err == nil && !there && key.Gallery != face.DefaultGallery {
+			err = errNoGallery(op)
+		}
+		return err
+	})
+	slices.SortFunc(list, func(a, b foundRow) int { return cmp.Compare(a.distance, b.distance) })
+	return list, sh, approximate, err
+}
