@@ -31,7 +31,7 @@ func call(ctx context.Context, args ...string) result {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
-		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
+		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
 		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
 	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)
@@ -61,6 +61,11 @@ func TestUsage(t *testing.T) {
 		{"enrol --server=ftp://example.org " + here, "--server"},
 		{"enrol --gallery=../up " + here, "--gallery"},
 		{"enrol --parallel=0 " + here, "--parallel"},
+		{"models migrate", "id"},
+		{"models migrate ../up", "model id"},
+		{"models migrate sface --gallery=../up", "--gallery"},
+		{"models migrate sface --server=ftp://example.org", "--server"},
+		{"models migrate sface --wait --cancel", "--wait"},
 		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
 		got := call(t.Context(), strings.Fields(tt.args)...)
