@@ -808,9 +808,12 @@ type Template struct {
 	ModelID   string    `json:"model_id"`
 
 	// Quality 0 where an embedding was enrolled.
-	Quality    float32 `json:"quality"`
-	SubjectID  string  `json:"subject_id"`
-	TemplateID string  `json:"template_id"`
+	Quality float32 `json:"quality"`
+
+	// SampleID The photo; what several models made of one photo shares it.
+	SampleID   string `json:"sample_id"`
+	SubjectID  string `json:"subject_id"`
+	TemplateID string `json:"template_id"`
 }
 
 // TemplateList defines model for TemplateList.

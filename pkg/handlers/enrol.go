@@ -201,7 +201,7 @@ func (s *server) ListTemplates(ctx context.Context, r api.ListTemplatesRequestOb
 	answer := api.ListTemplates200JSONResponse{Items: make([]api.Template, len(list))}
 	for i, t := range list {
 		answer.Items[i] = api.Template{
-			TemplateID: t.ID, SubjectID: t.SubjectID, ModelID: t.ModelID, Quality: t.Quality, CreatedAt: t.CreatedAt,
+			TemplateID: t.ID, SubjectID: t.SubjectID, SampleID: t.SampleID, ModelID: t.ModelID, Quality: t.Quality, CreatedAt: t.CreatedAt,
 		}
 	}
 	return answer, nil
