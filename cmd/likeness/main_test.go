@@ -32,7 +32,7 @@ func call(ctx context.Context, args ...string) result {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
-		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
+		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
 		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
 		"export", "import", "audit verify", "audit list", "migrate-store",
 	} {
@@ -71,6 +71,11 @@ func TestUsage(t *testing.T) {
 		{"audit verify --database-url=redis://u:secret@h", "redis is not a store"},
 		{"migrate-store sqlite:" + here + "/a sqlite:" + here + "/a", "same store"},
 		{"migrate-store sqlite:" + here + "/a", "expected"},
+		{"models migrate", "id"},
+		{"models migrate ../up", "model id"},
+		{"models migrate sface --gallery=../up", "--gallery"},
+		{"models migrate sface --server=ftp://example.org", "--server"},
+		{"models migrate sface --wait --cancel", "--wait"},
 		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
 		got := call(t.Context(), strings.Fields(tt.args)...)

@@ -41,11 +41,12 @@ func rooms() map[string][]string {
 		"api":                 {"pkg/face"},
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
+		"internal/seal":       {"pkg/face"},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed"},
 		"internal/house":      {},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
 		"pkg/app": {
-			"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
 			"pkg/match", "pkg/store", "pkg/store/sqlite",
 		},
 		"cmd/server": {"pkg/app"},

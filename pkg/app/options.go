@@ -26,6 +26,8 @@ type Options struct {
 	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`
 	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot; one more is answered 503 at once; 0: eight a slot."`
 
+	CropKeyFile []string `env:"LIKENESS_CROP_KEY_FILE" type:"path" help:"Files with the key that seals the images which galleries keep (32 bytes, as hex, base64 or raw), separated by commas: the first seals, all open."`
+
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
 	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
