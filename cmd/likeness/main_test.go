@@ -10,10 +10,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
 
 // result is what a call of the command left.
 type result struct {
@@ -32,7 +33,8 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
 		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
-		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
+		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "bench-search",
+		"search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)
 		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
@@ -61,6 +63,12 @@ func TestUsage(t *testing.T) {
 		{"enrol --server=ftp://example.org " + here, "--server"},
 		{"enrol --gallery=../up " + here, "--gallery"},
 		{"enrol --parallel=0 " + here, "--parallel"},
+		{"bench-search", "--database-url"},
+		{"bench-search --database-url=sqlite:x.db", "names no Postgres"},
+		{"bench-search --clients=0 --database-url=postgres://h/d", "--clients"},
+		{"bench-search --probes=0 --database-url=postgres://h/d", "--probes"},
+		{"bench-search --seconds=0 --database-url=postgres://h/d", "--seconds"},
+		{"search-graph build --database-url=sqlite:x.db", "names no Postgres"},
 		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
 		got := call(t.Context(), strings.Fields(tt.args)...)
