@@ -18,9 +18,11 @@ import (
 )
 
 type migrateCmd struct {
-	From   string `arg:"" placeholder:"URL" help:"Store to copy: sqlite:PATH, or as --database-url of the server."`
-	To     string `arg:"" placeholder:"URL" help:"Store to copy into; one that is not there is made."`
-	Resume bool   `help:"Go on with a copy that was stopped: what is there already is left as it is."`
+	From         string `arg:"" placeholder:"URL" help:"Store to copy: sqlite:PATH, or as --database-url of the server."`
+	To           string `arg:"" placeholder:"URL" help:"Store to copy into; one that is not there is made."`
+	FromPassword string `name:"from-password-file" type:"path" placeholder:"FILE" help:"File with the password of the first, a Postgres, when its URL does not hold it."`
+	ToPassword   string `name:"to-password-file" type:"path" placeholder:"FILE" help:"File with the password of the second."`
+	Resume       bool   `help:"Go on with a copy that was stopped: what is there already is left as it is."`
 }
 
 // Help is what --help says beside the flags.
@@ -34,7 +36,7 @@ func (c migrateCmd) Run(t *tool) (err error) {
 	if c.From == c.To {
 		return usageError{errors.New("both are the same store")}
 	}
-	from, to := keyStore{DatabaseURL: c.From}, keyStore{DatabaseURL: c.To}
+	from, to := keyStore{DatabaseURL: c.From, PasswordFile: c.FromPassword}, keyStore{DatabaseURL: c.To, PasswordFile: c.ToPassword}
 	if err := from.mustBeThere(); err != nil {
 		return err
 	}
@@ -49,12 +51,13 @@ func (c migrateCmd) Run(t *tool) (err error) {
 	if fromName == toName {
 		return usageError{errors.New("both are the same store")}
 	}
-	source, err := app.OpenStore(t.ctx, c.From, "", slog.New(slog.DiscardHandler))
+	quiet := slog.New(slog.DiscardHandler)
+	source, err := app.OpenStore(t.ctx, app.StoreOptions{Place: from.place(), Search: "pgvector", Logger: quiet})
 	if err != nil {
 		return fmt.Errorf("%s: %s", fromName, explain(err))
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	target, err := app.OpenStore(t.ctx, c.To, "", slog.New(slog.DiscardHandler))
+	target, err := app.OpenStore(t.ctx, app.StoreOptions{Place: to.place(), Search: "pgvector", Logger: quiet})
 	if err != nil {
 		return fmt.Errorf("%s: %s", toName, explain(err))
 	}

@@ -113,7 +113,7 @@ func fill(t *testing.T, s store.Store) {
 }
 
 // contents is all that a store holds, in words.
-func contents(t *testing.T, s store.Store) (all []string) {
+func holds(t *testing.T, s store.Store) (all []string) {
 	t.Helper()
 	ctx := t.Context()
 	add := func(v any) {
@@ -154,7 +154,7 @@ func contents(t *testing.T, s store.Store) (all []string) {
 
 func sameContents(t *testing.T, a, b store.Store) {
 	t.Helper()
-	if diff := cmp.Diff(contents(t, a), contents(t, b)); diff != "" {
+	if diff := cmp.Diff(holds(t, a), holds(t, b)); diff != "" {
 		t.Errorf("(-from +to)\n%.4000s", diff)
 	}
 }

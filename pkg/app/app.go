@@ -84,14 +84,25 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint)
 	}
 
-	db, err := OpenStore(ctx, o.DatabaseURL, o.DataDir, log)
+	if o.Migrate {
+		before, after, err := Migrate(ctx, o.Place())
+		if err != nil {
+			return nil, err
+		}
+		if before != after {
+			log.Info("migrated", "schema_before", before, "schema", after)
+		}
+	}
+	db, err := OpenStore(ctx, StoreOptions{
+		Place: o.Place(), ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
 	a.store = db
 	registry.MustRegister(storeState{a.ready, db})
 	a.undo.push("store", func(context.Context) error { return db.Close() })
-	name, _, err := StoreName(o.DatabaseURL, o.DataDir)
+	name, _, err := o.Place().Name()
 	if err != nil {
 		return nil, err
 	}
