@@ -35,6 +35,7 @@ type cli struct {
 	Keys      keysCmd      `cmd:"" help:"Make, list and revoke API keys."`
 	Models    modelsCmd    `cmd:"" help:"List, fetch and check models."`
 	Runtime   runtimeCmd   `cmd:"" help:"Find or fetch ONNX Runtime, which runs the models."`
+	Ready     readyCmd     `cmd:"" help:"Ask a running server whether it is ready: a health check."`
 	Enrol     enrolCmd     `cmd:"" help:"Enrol a folder of photos with a running server, one sub-folder per subject."`
 	Eval      evalCmd      `cmd:"" help:"Measure error rates on labelled pairs of photos."`
 	Export    exportCmd    `cmd:"" help:"Write a gallery with its templates to a file, from a running server."`

@@ -88,6 +88,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		return nil, err
 	}
 	a.store = db
+	registry.MustRegister(storeState{a.ready, db})
 	a.undo.push("store", func(context.Context) error { return db.Close() })
 	name, _, err := StoreName(o.DatabaseURL, o.DataDir)
 	if err != nil {

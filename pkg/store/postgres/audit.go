@@ -107,6 +107,9 @@ func (s *Store) RecordDecision(ctx context.Context, tenant string, by store.Acto
 			ID: face.NewID(), Tenant: tenant, At: time.Now().UnixMicro(), KeyID: by.KeyID, RequestID: by.RequestID,
 			Action: d.Action, Gallery: d.Gallery, SubjectID: d.SubjectID, Decision: d.Decision,
 		}}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		select {
 		case s.audit.queue <- c:
 		case <-ctx.Done():

@@ -106,7 +106,9 @@ func (im *importing) look(ctx context.Context) error {
 		}
 	}
 	// Ids that no store takes cannot be there, and may not even be text.
-	valid := func(ids []string) []string { return slices.DeleteFunc(ids, func(id string) bool { return !face.ValidID(id) }) }
+	valid := func(ids []string) []string {
+		return slices.DeleteFunc(ids, func(id string) bool { return !face.ValidID(id) })
+	}
 	subjects, templates, samples = valid(subjects), valid(templates), valid(samples)
 	im.subjects, im.shelves = map[string]int64{}, map[string]*importShelf{}
 	im.known, im.samples, im.crops = map[string]knownTemplate{}, map[string]string{}, map[string]bool{}

@@ -60,6 +60,7 @@ func poolConfig(url, passwordFile string) (*pgxpool.Config, error) {
 		"lock_timeout":                        "10s",
 		"idle_in_transaction_session_timeout": "60s",
 		"timezone":                            "UTC",
+		"jit":                                 "off", // it takes longer to compile these statements than to run them
 	} {
 		if params[name] == "" {
 			params[name] = value

@@ -1,11 +1,13 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,20 +18,20 @@ import (
 )
 
 const (
-	// graphM and graphConstruction are HNSW's links of a node and the width of
-	// the search that finds them. pgvector's defaults (16, 64) missed more
-	// than one in four people of a gallery of 100,000.
-	graphM            = 32
-	graphConstruction = 256
+	// defaultM and defaultEfConstruction make a graph that finds nearly all:
+	// with pgvector's (16, 64) one person in four of a gallery of 100,000 was
+	// missed.
+	defaultM              = 32
+	defaultEfConstruction = 256
 
 	// maxEf is pgvector's widest search.
 	maxEf = 1000
 
-	// graphProbes is how many templates a graph's recall is measured with,
-	// and jitter how far a probe is from the template: about where the mates
-	// of a good photo score.
-	graphProbes = 400
-	probeJitter = 0.75
+	// defaultProbes is how many searches a graph's recall is measured with,
+	// and probeJitter how far a probe is from a template: at a score of 0.8,
+	// where the mates of a good photo are.
+	defaultProbes = 400
+	probeJitter   = 0.75
 )
 
 // graph is an approximate index over what a gallery holds of one model.
@@ -48,6 +50,21 @@ type Graph struct {
 	AskedRecall, Recall      float64 // of the right person in the first place; measured over Probes
 	Probes                   int
 	MeasuredAt               time.Time
+}
+
+// GraphOptions of [Store.BuildGraph].
+type GraphOptions struct {
+	// Recall is how often the best subject must be the one that the exact
+	// search gives, more than 0 and at most 1.
+	Recall float64
+	// M is the number of links of a node, and EfConstruction the width of the
+	// search that finds them; 0 is 32 and 256. Twice of either takes about
+	// twice as long.
+	M, EfConstruction int
+	// Probes is how many searches the recall is measured with; 0 is 400.
+	Probes int
+	// Progress, which may be nil, is told how much of a step is done, 0..1.
+	Progress func(step string, done float64)
 }
 
 func (s *Store) readGraphs(ctx context.Context) error {
@@ -86,28 +103,32 @@ func (s *Store) Graphs(ctx context.Context) (graphs []Graph, err error) {
 
 // BuildGraph builds an HNSW graph over what a gallery holds of a model, beside
 // the running service, and finds by measurement the least ef_search that
-// reaches the recall: how often the best subject is the one that the exact
-// search gives. progress, which may be nil, is told what is done, 0..1 of each
-// step. Only a graph that reaches the recall is used. NotFound: the gallery,
-// or it has no template of the model. Invalid: the recall. Conflict: no width
-// of search reaches it.
-func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string, recall float64, progress func(step string, done float64)) (made Graph, err error) {
+// reaches the recall. Only a graph that reaches it is used. NotFound: the
+// gallery, or it has no template of the model. Invalid: the options. Conflict:
+// no width of search reaches the recall.
+func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string, o GraphOptions) (made Graph, err error) {
 	const op = "BuildGraph"
+	recall, progress := o.Recall, o.Progress
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
+	o.Probes = cmp.Or(o.Probes, defaultProbes)
+	o.M, o.EfConstruction = cmp.Or(o.M, defaultM), cmp.Or(o.EfConstruction, defaultEfConstruction)
 	err = s.db.call(op, func() error {
 		if !(recall > 0 && recall <= 1) {
 			return face.Errorf(face.Invalid, op, "the recall must be more than 0 and at most 1")
+		}
+		if o.M < 2 || o.M > 100 || o.EfConstruction < 2*o.M || o.EfConstruction > 1000 {
+			return face.Errorf(face.Invalid, op, "m must be 2 to 100, ef_construction twice as much to 1000")
 		}
 		g, err := s.shelfOf(ctx, op, tenant, gallery, modelID)
 		if err != nil {
 			return err
 		}
-		if err := s.build(ctx, g, progress); err != nil {
+		if err := s.build(ctx, g, o.M, o.EfConstruction, progress); err != nil {
 			return err
 		}
-		ef, measured, probes, err := s.tune(ctx, g, recall, progress)
+		ef, measured, probes, err := s.tune(ctx, g, recall, o.Probes, progress)
 		if err != nil {
 			return err
 		}
@@ -171,7 +192,7 @@ func (s *Store) drop(ctx context.Context, shelf int64) error {
 }
 
 // build makes the index of a graph, or makes it anew.
-func (s *Store) build(ctx context.Context, g graph, progress func(string, float64)) error {
+func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progress func(string, float64)) error {
 	if err := s.drop(ctx, g.shelf); err != nil {
 		return err
 	}
@@ -181,7 +202,7 @@ func (s *Store) build(ctx context.Context, g graph, progress func(string, float6
 	}
 	defer conn.Release()
 	// A graph that does not fit into this is built many times slower.
-	megabytes := max(64, g.templates*int64(2*g.dimension+16*graphM+200)>>20)
+	megabytes := max(64, g.templates*int64(2*g.dimension+16*m+200)>>20)
 	for _, set := range []string{
 		fmt.Sprintf(`SET maintenance_work_mem = '%dMB'`, megabytes),
 		`SET lock_timeout = 0`,
@@ -193,10 +214,12 @@ func (s *Store) build(ctx context.Context, g graph, progress func(string, float6
 	defer func() {
 		_, _ = conn.Exec(context.WithoutCancel(ctx), `RESET maintenance_work_mem; RESET lock_timeout`)
 	}()
-	var pid uint32 = conn.Conn().PgConn().PID()
+	pid := conn.Conn().PgConn().PID()
 	watching, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait() // one step tells of itself at a time
 	defer stop()
-	go func() {
+	watcher.Go(func() {
 		for sleep(watching, time.Second) {
 			var done float64
 			if ok, err := found(s.db.pool.QueryRow(watching, `SELECT coalesce(tuples_done::float8 / nullif($2, 0), 0)
@@ -204,22 +227,22 @@ func (s *Store) build(ctx context.Context, g graph, progress func(string, float6
 				progress("building", min(done, 1))
 			}
 		}
-	}()
+	})
 	_, err = conn.Exec(ctx, fmt.Sprintf(`CREATE INDEX CONCURRENTLY %s ON template USING hnsw ((embedding::halfvec(%d)) halfvec_ip_ops)
-		WITH (m = %d, ef_construction = %d) WHERE gallery_model = %d`, graphName(g.shelf), g.dimension, graphM, graphConstruction, g.shelf))
+		WITH (m = %d, ef_construction = %d) WHERE gallery_model = %d`, graphName(g.shelf), g.dimension, m, efConstruction, g.shelf))
 	return err
 }
 
 // tune finds the least ef_search that reaches the recall, over probes near to
 // templates drawn at random.
-func (s *Store) tune(ctx context.Context, g graph, recall float64, progress func(string, float64)) (ef int, measured float64, probes int, err error) {
+func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, progress func(string, float64)) (ef int, measured float64, probes int, err error) {
 	type probe struct {
 		v    pgvector.Vector
 		best string
 	}
 	var all []probe
 	var ids []int64
-	rows, err := s.db.pool.Query(ctx, `SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2`, g.shelf, graphProbes)
+	rows, err := s.db.pool.Query(ctx, `SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2`, g.shelf, want)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var id int64
 		err := rows.Scan(&id)

@@ -130,7 +130,7 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g face.Gallery, err error) {
 	const op = "CutOver"
 	err = s.db.call(op, func() error {
-		return s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
+		return s.db.transact(ctx, false, func(ctx context.Context, tx pgx.Tx) error {
 			row, err := lockGallery(ctx, tx, op, tenant, gallery)
 			if err != nil {
 				return err
@@ -142,10 +142,7 @@ func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g
 			if g, err = readGallery(ctx, tx, op, tenant, gallery); err != nil {
 				return err
 			}
-			if g.ModelID == modelID && g.NextModelID == "" {
-				return nil // carried out before
-			}
-			if g.NextModelID != modelID {
+			if modelID == "" || g.NextModelID != modelID {
 				return face.Errorf(face.Conflict, op, "the gallery is not being moved to %s", modelID)
 			}
 			c, err := coverage(ctx, tx, op, tenant, gallery, modelID)
