@@ -161,6 +161,30 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for MigrationState.
+const (
+	MigrationStateCanceled         MigrationState = "canceled"
+	MigrationStateDone             MigrationState = "done"
+	MigrationStateRunning          MigrationState = "running"
+	MigrationStateWaitingForPhotos MigrationState = "waiting_for_photos"
+)
+
+// Valid indicates whether the value is a known member of the MigrationState enum.
+func (e MigrationState) Valid() bool {
+	switch e {
+	case MigrationStateCanceled:
+		return true
+	case MigrationStateDone:
+		return true
+	case MigrationStateRunning:
+		return true
+	case MigrationStateWaitingForPhotos:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ModelTask.
 const (
 	ModelTaskDetector ModelTask = "detector"
@@ -293,6 +317,24 @@ func (e RecognizedFaceDecision) Valid() bool {
 	case RecognizedFaceDecisionMatch:
 		return true
 	case RecognizedFaceDecisionUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for UncoveredReason.
+const (
+	UncoveredReasonCropUnusable UncoveredReason = "crop_unusable"
+	UncoveredReasonNoCrop       UncoveredReason = "no_crop"
+)
+
+// Valid indicates whether the value is a known member of the UncoveredReason enum.
+func (e UncoveredReason) Valid() bool {
+	switch e {
+	case UncoveredReasonCropUnusable:
+		return true
+	case UncoveredReasonNoCrop:
 		return true
 	default:
 		return false
@@ -456,7 +498,8 @@ type Embedding = []float32
 // EmbeddingEncoding `json`: an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
 type EmbeddingEncoding string
 
-// EnrolRequest Either `image`, or `embedding` with `model_id`.
+// EnrolRequest Either `image`, or `embedding` with `model_id`, which names the gallery's
+// model or the one that it is being moved to.
 type EnrolRequest struct {
 	// Embedding The numbers of an embedding; they are normalised to unit length.
 	Embedding Embedding `json:"embedding,omitempty"`
@@ -510,11 +553,17 @@ type FieldError struct {
 
 // Gallery defines model for Gallery.
 type Gallery struct {
-	CreatedAt     time.Time `json:"created_at"`
-	Name          string    `json:"name"`
-	RetentionDays int       `json:"retention_days"`
-	StoreImages   bool      `json:"store_images"`
-	Subjects      int       `json:"subjects"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// ModelID The encoder that the gallery is searched with.
+	ModelID string `json:"model_id"`
+	Name    string `json:"name"`
+
+	// NextModelID The encoder that it is being moved to.
+	NextModelID   *string `json:"next_model_id,omitempty"`
+	RetentionDays int     `json:"retention_days"`
+	StoreImages   bool    `json:"store_images"`
+	Subjects      int     `json:"subjects"`
 
 	// Templates Of all models.
 	Templates int `json:"templates"`
@@ -528,7 +577,10 @@ type GalleryCreate struct {
 	// RetentionDays Templates older than this are purged; 0 keeps them.
 	RetentionDays *RetentionDays `json:"retention_days,omitempty"`
 
-	// StoreImages Whether aligned crops are kept. This version keeps none and refuses `true`.
+	// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
+	// the operator's, so that the gallery can be moved to another encoder without
+	// new photos. `true` is refused by a server without such a key; `false` erases
+	// the crops that are there.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
@@ -548,7 +600,10 @@ type GalleryUpdate struct {
 	// RetentionDays Templates older than this are purged; 0 keeps them.
 	RetentionDays *RetentionDays `json:"retention_days,omitempty"`
 
-	// StoreImages Whether aligned crops are kept. This version keeps none and refuses `true`.
+	// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
+	// the operator's, so that the gallery can be moved to another encoder without
+	// new photos. `true` is refused by a server without such a key; `false` erases
+	// the crops that are there.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
@@ -589,6 +644,47 @@ type MaxFaces = int
 
 // Metadata A JSON object of at most 4 KiB, kept as it is.
 type Metadata = json.RawMessage
+
+// MigrateRequest defines model for MigrateRequest.
+type MigrateRequest struct {
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	Gallery *GalleryName `json:"gallery,omitempty"`
+}
+
+// Migration defines model for Migration.
+type Migration struct {
+	// Covered Of those, the ones with a template of this encoder.
+	Covered int `json:"covered"`
+
+	// EtaSeconds Absent where it cannot be told.
+	EtaSeconds *float64 `json:"eta_seconds,omitempty"`
+	Gallery    string   `json:"gallery"`
+
+	// Pending Crops still to be encoded.
+	Pending int `json:"pending"`
+
+	// State `running`: templates are being made. `waiting_for_photos`: some subjects
+	// need a new photo. `done`: the gallery is searched with the encoder.
+	// `canceled`: it is not, and not on its way.
+	State MigrationState `json:"state"`
+
+	// Subjects Those with a template of any model.
+	Subjects int `json:"subjects"`
+
+	// Uncovered Subjects that need a new photo.
+	Uncovered int `json:"uncovered"`
+}
+
+// MigrationState `running`: templates are being made. `waiting_for_photos`: some subjects
+// need a new photo. `done`: the gallery is searched with the encoder.
+// `canceled`: it is not, and not on its way.
+type MigrationState string
+
+// MigrationList defines model for MigrationList.
+type MigrationList struct {
+	Items   []Migration `json:"items"`
+	ModelID string      `json:"model_id"`
+}
 
 // Model defines model for Model.
 type Model struct {
@@ -764,7 +860,10 @@ type Sample struct {
 	Face Face `json:"face"`
 }
 
-// StoreImages Whether aligned crops are kept. This version keeps none and refuses `true`.
+// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
+// the operator's, so that the gallery can be moved to another encoder without
+// new photos. `true` is refused by a server without such a key; `false` erases
+// the crops that are there.
 type StoreImages = bool
 
 // Subject defines model for Subject.
@@ -823,14 +922,35 @@ type Template struct {
 	ModelID   string    `json:"model_id"`
 
 	// Quality 0 where an embedding was enrolled.
-	Quality    float32 `json:"quality"`
-	SubjectID  string  `json:"subject_id"`
-	TemplateID string  `json:"template_id"`
+	Quality float32 `json:"quality"`
+
+	// SampleID The photo; what several models made of one photo shares it.
+	SampleID   string `json:"sample_id"`
+	SubjectID  string `json:"subject_id"`
+	TemplateID string `json:"template_id"`
 }
 
 // TemplateList defines model for TemplateList.
 type TemplateList struct {
 	Items []Template `json:"items"`
+}
+
+// Uncovered defines model for Uncovered.
+type Uncovered struct {
+	// Reason `no_crop`: no photo was kept. `crop_unusable`: it cannot be opened or encoded; the server's log says why.
+	Reason    UncoveredReason `json:"reason"`
+	SubjectID string          `json:"subject_id"`
+}
+
+// UncoveredReason `no_crop`: no photo was kept. `crop_unusable`: it cannot be opened or encoded; the server's log says why.
+type UncoveredReason string
+
+// UncoveredList defines model for UncoveredList.
+type UncoveredList struct {
+	Items []Uncovered `json:"items"`
+
+	// NextCursor Absent on the last page.
+	NextCursor *NextCursor `json:"next_cursor,omitempty"`
 }
 
 // VerifyRequest defines model for VerifyRequest.
@@ -901,11 +1021,17 @@ type Cursor = string
 // GalleryPath defines model for GalleryPath.
 type GalleryPath = string
 
+// GalleryQuery defines model for GalleryQuery.
+type GalleryQuery = string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
 // Limit defines model for Limit.
 type Limit = int
+
+// ModelPath defines model for ModelPath.
+type ModelPath = string
 
 // SubjectPath defines model for SubjectPath.
 type SubjectPath = string
@@ -1012,6 +1138,39 @@ type DeleteTemplateParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListUncoveredParams defines parameters for ListUncovered.
+type ListUncoveredParams struct {
+	// ModelID The encoder; that which the gallery is being moved to, or is searched with, when it is absent.
+	ModelID *string `form:"model_id,omitempty" json:"model_id,omitempty"`
+
+	// Limit How many items at most.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// CancelMigrationParams defines parameters for CancelMigration.
+type CancelMigrationParams struct {
+	// Gallery One gallery; all of the tenant when it is absent.
+	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
+
+	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetMigrationParams defines parameters for GetMigration.
+type GetMigrationParams struct {
+	// Gallery One gallery; all of the tenant when it is absent.
+	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
+}
+
+// MigrateParams defines parameters for Migrate.
+type MigrateParams struct {
+	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // RecognizeMultipartBody defines parameters for Recognize.
 type RecognizeMultipartBody interface{}
 
@@ -1047,6 +1206,9 @@ type EnrolTemplateJSONRequestBody = EnrolRequest
 
 // EnrolTemplateMultipartRequestBody defines body for EnrolTemplate for multipart/form-data ContentType.
 type EnrolTemplateMultipartRequestBody EnrolTemplateMultipartBody
+
+// MigrateJSONRequestBody defines body for Migrate for application/json ContentType.
+type MigrateJSONRequestBody = MigrateRequest
 
 // RecognizeJSONRequestBody defines body for Recognize for application/json ContentType.
 type RecognizeJSONRequestBody = RecognizeRequest
@@ -1113,9 +1275,21 @@ type ServerInterface interface {
 	// DeleteTemplate Erase one template.
 	// (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template})
 	DeleteTemplate(w http.ResponseWriter, r *http.Request, gallery GalleryPath, subject SubjectPath, template TemplatePath, params DeleteTemplateParams)
+	// ListUncovered Whom a gallery's move to an encoder would lose.
+	// (GET /galleries/{gallery}/uncovered)
+	ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams)
 	// ListModels The models that the server knows.
 	// (GET /models)
 	ListModels(w http.ResponseWriter, r *http.Request)
+	// CancelMigration End the move to an encoder.
+	// (DELETE /models/{model}/migrate)
+	CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams)
+	// GetMigration How far the move to an encoder is.
+	// (GET /models/{model}/migrate)
+	GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams)
+	// Migrate Move galleries to another encoder.
+	// (POST /models/{model}/migrate)
+	Migrate(w http.ResponseWriter, r *http.Request, model ModelPath, params MigrateParams)
 	// Recognize Which of the enrolled people is this, if any?
 	// (POST /recognize)
 	Recognize(w http.ResponseWriter, r *http.Request)
@@ -1230,9 +1404,33 @@ func (_ Unimplemented) DeleteTemplate(w http.ResponseWriter, r *http.Request, ga
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListUncovered Whom a gallery's move to an encoder would lose.
+// (GET /galleries/{gallery}/uncovered)
+func (_ Unimplemented) ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListModels The models that the server knows.
 // (GET /models)
 func (_ Unimplemented) ListModels(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CancelMigration End the move to an encoder.
+// (DELETE /models/{model}/migrate)
+func (_ Unimplemented) CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetMigration How far the move to an encoder is.
+// (GET /models/{model}/migrate)
+func (_ Unimplemented) GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// Migrate Move galleries to another encoder.
+// (POST /models/{model}/migrate)
+func (_ Unimplemented) Migrate(w http.ResponseWriter, r *http.Request, model ModelPath, params MigrateParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2151,6 +2349,82 @@ func (siw *ServerInterfaceWrapper) DeleteTemplate(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ListUncovered operation middleware
+func (siw *ServerInterfaceWrapper) ListUncovered(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "gallery" -------------
+	var gallery GalleryPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "gallery", chi.URLParam(r, "gallery"), &gallery, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListUncoveredParams
+
+	// ------------- Optional query parameter "model_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "model_id", r.URL.Query(), &params.ModelID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "model_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListUncovered(w, r, gallery, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListModels operation middleware
 func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Request) {
 
@@ -2164,6 +2438,185 @@ func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListModels(w, r)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelMigration operation middleware
+func (siw *ServerInterfaceWrapper) CancelMigration(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", chi.URLParam(r, "model"), &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CancelMigrationParams
+
+	// ------------- Optional query parameter "gallery" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "gallery", r.URL.Query(), &params.Gallery, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "gallery"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelMigration(w, r, model, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetMigration operation middleware
+func (siw *ServerInterfaceWrapper) GetMigration(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", chi.URLParam(r, "model"), &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetMigrationParams
+
+	// ------------- Optional query parameter "gallery" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "gallery", r.URL.Query(), &params.Gallery, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "gallery"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMigration(w, r, model, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Migrate operation middleware
+func (siw *ServerInterfaceWrapper) Migrate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", chi.URLParam(r, "model"), &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MigrateParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Migrate(w, r, model, params)
 	}))
 
 	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
@@ -2382,7 +2835,19 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Delete(options.BaseURL+"/galleries/{gallery}/subjects/{subject}/templates/{template}", wrapper.DeleteTemplate)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/galleries/{gallery}/uncovered", wrapper.ListUncovered)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/models", wrapper.ListModels)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/models/{model}/migrate", wrapper.CancelMigration)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/models/{model}/migrate", wrapper.GetMigration)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/models/{model}/migrate", wrapper.Migrate)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/recognize", wrapper.Recognize)
@@ -2878,6 +3343,29 @@ func (response DeleteTemplate200JSONResponse) VisitDeleteTemplateResponse(w http
 	return err
 }
 
+type ListUncoveredRequestObject struct {
+	Gallery GalleryPath `json:"gallery"`
+	Params  ListUncoveredParams
+}
+
+type ListUncoveredResponseObject interface {
+	VisitListUncoveredResponse(w http.ResponseWriter) error
+}
+
+type ListUncovered200JSONResponse UncoveredList
+
+func (response ListUncovered200JSONResponse) VisitListUncoveredResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListModelsRequestObject struct {
 }
 
@@ -2895,6 +3383,76 @@ func (response ListModels200JSONResponse) VisitListModelsResponse(w http.Respons
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelMigrationRequestObject struct {
+	Model  ModelPath `json:"model"`
+	Params CancelMigrationParams
+}
+
+type CancelMigrationResponseObject interface {
+	VisitCancelMigrationResponse(w http.ResponseWriter) error
+}
+
+type CancelMigration200JSONResponse MigrationList
+
+func (response CancelMigration200JSONResponse) VisitCancelMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMigrationRequestObject struct {
+	Model  ModelPath `json:"model"`
+	Params GetMigrationParams
+}
+
+type GetMigrationResponseObject interface {
+	VisitGetMigrationResponse(w http.ResponseWriter) error
+}
+
+type GetMigration200JSONResponse MigrationList
+
+func (response GetMigration200JSONResponse) VisitGetMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MigrateRequestObject struct {
+	Model  ModelPath `json:"model"`
+	Params MigrateParams
+	Body   *MigrateJSONRequestBody
+}
+
+type MigrateResponseObject interface {
+	VisitMigrateResponse(w http.ResponseWriter) error
+}
+
+type Migrate202JSONResponse MigrationList
+
+func (response Migrate202JSONResponse) VisitMigrateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2998,9 +3556,21 @@ type StrictServerInterface interface {
 	// DeleteTemplate Erase one template.
 	// (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template})
 	DeleteTemplate(ctx context.Context, request DeleteTemplateRequestObject) (DeleteTemplateResponseObject, error)
+	// ListUncovered Whom a gallery's move to an encoder would lose.
+	// (GET /galleries/{gallery}/uncovered)
+	ListUncovered(ctx context.Context, request ListUncoveredRequestObject) (ListUncoveredResponseObject, error)
 	// ListModels The models that the server knows.
 	// (GET /models)
 	ListModels(ctx context.Context, request ListModelsRequestObject) (ListModelsResponseObject, error)
+	// CancelMigration End the move to an encoder.
+	// (DELETE /models/{model}/migrate)
+	CancelMigration(ctx context.Context, request CancelMigrationRequestObject) (CancelMigrationResponseObject, error)
+	// GetMigration How far the move to an encoder is.
+	// (GET /models/{model}/migrate)
+	GetMigration(ctx context.Context, request GetMigrationRequestObject) (GetMigrationResponseObject, error)
+	// Migrate Move galleries to another encoder.
+	// (POST /models/{model}/migrate)
+	Migrate(ctx context.Context, request MigrateRequestObject) (MigrateResponseObject, error)
 	// Recognize Which of the enrolled people is this, if any?
 	// (POST /recognize)
 	Recognize(ctx context.Context, request RecognizeRequestObject) (RecognizeResponseObject, error)
@@ -3589,6 +4159,33 @@ func (sh *strictHandler) DeleteTemplate(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// ListUncovered operation middleware
+func (sh *strictHandler) ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams) {
+	var request ListUncoveredRequestObject
+
+	request.Gallery = gallery
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListUncovered(ctx, request.(ListUncoveredRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListUncovered")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListUncoveredResponseObject); ok {
+		if err := validResponse.VisitListUncoveredResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListModels operation middleware
 func (sh *strictHandler) ListModels(w http.ResponseWriter, r *http.Request) {
 	var request ListModelsRequestObject
@@ -3606,6 +4203,94 @@ func (sh *strictHandler) ListModels(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListModelsResponseObject); ok {
 		if err := validResponse.VisitListModelsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelMigration operation middleware
+func (sh *strictHandler) CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams) {
+	var request CancelMigrationRequestObject
+
+	request.Model = model
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelMigration(ctx, request.(CancelMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelMigrationResponseObject); ok {
+		if err := validResponse.VisitCancelMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetMigration operation middleware
+func (sh *strictHandler) GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams) {
+	var request GetMigrationRequestObject
+
+	request.Model = model
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMigration(ctx, request.(GetMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetMigrationResponseObject); ok {
+		if err := validResponse.VisitGetMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// Migrate operation middleware
+func (sh *strictHandler) Migrate(w http.ResponseWriter, r *http.Request, model ModelPath, params MigrateParams) {
+	var request MigrateRequestObject
+
+	request.Model = model
+	request.Params = params
+
+	var body MigrateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.Migrate(ctx, request.(MigrateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Migrate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(MigrateResponseObject); ok {
+		if err := validResponse.VisitMigrateResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -22,7 +22,7 @@ func (s keyStore) openAudit(ctx context.Context) (app.AuditStore, error) {
 	if err := s.mustBeThere(); err != nil {
 		return nil, err
 	}
-	return app.OpenAudit(ctx, s.DatabaseURL, s.DataDir)
+	return app.OpenAudit(ctx, s.place())
 }
 
 type auditVerify struct {

@@ -24,12 +24,17 @@ type keysCmd struct {
 // there, or a key would lie where no server looks.
 type keyStore struct {
 	dataDir
-	DatabaseURL string `env:"LIKENESS_DATABASE_URL" placeholder:"sqlite:PATH" help:"Store of the server, when it is not in the data folder."`
+	DatabaseURL  string `env:"LIKENESS_DATABASE_URL" placeholder:"URL" help:"Store of the server, when it is not in the data folder: postgres://USER@HOST/NAME or sqlite:PATH."`
+	PasswordFile string `name:"database-password-file" env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File with the password of the Postgres, when its URL does not hold it."`
+}
+
+func (s keyStore) place() app.Place {
+	return app.Place{DatabaseURL: s.DatabaseURL, PasswordFile: s.PasswordFile, DataDir: s.DataDir}
 }
 
 // name is what to call the store, and whether it is there.
 func (s keyStore) name() (name string, there bool, err error) {
-	name, there, err = app.StoreName(s.DatabaseURL, s.DataDir)
+	name, there, err = s.place().Name()
 	if errors.Is(err, face.Invalid) {
 		err = usageError{fmt.Errorf("--database-url: %s", explain(err))}
 	}
@@ -51,7 +56,7 @@ func (s keyStore) open(ctx context.Context) (app.KeyStore, error) {
 	if err := s.mustBeThere(); err != nil {
 		return nil, err
 	}
-	return app.OpenKeys(ctx, s.DatabaseURL, s.DataDir)
+	return app.OpenKeys(ctx, s.place())
 }
 
 type keysCreate struct {
@@ -83,7 +88,7 @@ func (c keysCreate) Run(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
-	keys, err := app.OpenKeys(t.ctx, c.DatabaseURL, c.DataDir)
+	keys, err := app.OpenKeys(t.ctx, c.place())
 	if err != nil {
 		return err
 	}

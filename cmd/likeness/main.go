@@ -44,6 +44,9 @@ type cli struct {
 	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
 
+	BenchSearch benchSearchCmd `cmd:"" help:"Measure recall and speed of the search engines on a gallery of yours, and say what to set."`
+	SearchGraph searchGraphCmd `cmd:"" help:"Build, list and drop graphs for approximate search in Postgres."`
+
 	Version kong.VersionFlag `help:"Print the version and leave."`
 }
 

@@ -32,9 +32,10 @@ func call(ctx context.Context, args ...string) result {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
-		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
+		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
 		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
 		"export", "import", "audit verify", "audit list", "migrate-store",
+		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)
 		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
@@ -71,6 +72,17 @@ func TestUsage(t *testing.T) {
 		{"audit verify --database-url=redis://u:secret@h", "redis is not a store"},
 		{"migrate-store sqlite:" + here + "/a sqlite:" + here + "/a", "same store"},
 		{"migrate-store sqlite:" + here + "/a", "expected"},
+		{"models migrate", "id"},
+		{"models migrate ../up", "model id"},
+		{"models migrate sface --gallery=../up", "--gallery"},
+		{"models migrate sface --server=ftp://example.org", "--server"},
+		{"models migrate sface --wait --cancel", "--wait"},
+		{"bench-search", "--database-url"},
+		{"bench-search --database-url=sqlite:x.db", "names no Postgres"},
+		{"bench-search --clients=0 --database-url=postgres://h/d", "--clients"},
+		{"bench-search --probes=0 --database-url=postgres://h/d", "--probes"},
+		{"bench-search --seconds=0 --database-url=postgres://h/d", "--seconds"},
+		{"search-graph build --database-url=sqlite:x.db", "names no Postgres"},
 		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
 		got := call(t.Context(), strings.Fields(tt.args)...)

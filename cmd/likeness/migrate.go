@@ -1,361 +1,214 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"reflect"
-	"slices"
+	"net/http"
+	"net/url"
 	"text/tabwriter"
+	"time"
 
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/store"
 )
 
-type migrateCmd struct {
-	From   string `arg:"" placeholder:"URL" help:"Store to copy: sqlite:PATH, or as --database-url of the server."`
-	To     string `arg:"" placeholder:"URL" help:"Store to copy into; one that is not there is made."`
-	Resume bool   `help:"Go on with a copy that was stopped: what is there already is left as it is."`
+// migratePoll is how often --wait asks how far it is.
+const migratePoll = 500 * time.Millisecond
+
+// migrationFlags say which move of which server is meant.
+type migrationFlags struct {
+	serverFlags
+	ID      string `arg:"" help:"Encoder that galleries are moved to."`
+	Gallery string `placeholder:"NAME" help:"One gallery (default: all of the key's tenant)."`
+}
+
+// Validate refuses what no server could be asked.
+func (c migrationFlags) Validate() error {
+	if !face.ValidID(c.ID) {
+		return fmt.Errorf("%q is no model id", c.ID)
+	}
+	if c.Gallery != "" && !face.ValidID(c.Gallery) {
+		return fmt.Errorf("--gallery: %q is not 1 to 128 letters, digits and ._@-", c.Gallery)
+	}
+	return c.serverFlags.Validate()
+}
+
+// migration is one gallery's move, as the server tells it.
+type migration struct {
+	Gallery    string  `json:"gallery"`
+	State      string  `json:"state"`
+	Subjects   int     `json:"subjects"`
+	Covered    int     `json:"covered"`
+	Pending    int     `json:"pending"`
+	Uncovered  int     `json:"uncovered"`
+	ETASeconds float64 `json:"eta_seconds"`
+}
+
+// ask sends a request about the move and lists the galleries of the answer.
+func (c migrationFlags) ask(ctx context.Context, api *client, method string) ([]migration, error) {
+	r := request{method: method, url: api.base.JoinPath("models", c.ID, "migrate")}
+	switch {
+	case method == http.MethodPost:
+		body := map[string]string{}
+		if c.Gallery != "" {
+			body["gallery"] = c.Gallery
+		}
+		var err error
+		if r.body, err = json.Marshal(body); err != nil {
+			return nil, err
+		}
+		r.contentType = "application/json"
+	case c.Gallery != "":
+		r.url.RawQuery = url.Values{"gallery": {c.Gallery}}.Encode()
+	}
+	var answer struct {
+		Items []migration `json:"items"`
+	}
+	_, err := api.do(ctx, r, &answer)
+	return answer.Items, err
+}
+
+// print shows the galleries as a table.
+func (c migrationFlags) print(t *tool, list []migration) error {
+	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "GALLERY\tSTATE\tSUBJECTS\tCOVERED\tPENDING CROPS\tNEED A PHOTO\tTIME LEFT")
+	for _, m := range list {
+		left := "-"
+		if m.ETASeconds > 0 {
+			left = time.Duration(m.ETASeconds * float64(time.Second)).Round(time.Second).String()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", m.Gallery, m.State, m.Subjects, m.Covered, m.Pending, m.Uncovered, left)
+	}
+	return w.Flush()
+}
+
+type modelsMigrate struct {
+	migrationFlags
+	Wait   bool `xor:"what" help:"Wait until nothing more can be done; exit with 1 when somebody needs a new photo."`
+	Cancel bool `xor:"what" help:"End the move instead: galleries stay with the encoder that they are searched with."`
 }
 
 // Help is what --help says beside the flags.
-func (migrateCmd) Help() string {
-	return "Stop the servers of both stores first. It copies the galleries of all tenants with their settings, subjects, templates, sealed crops, API keys and the audit chain, " +
-		"and compares the counts and a hundred subjects at the end. " +
-		"Not copied are the answers kept under an Idempotency-Key, requests under way, and when the gallery `default` was made."
+func (modelsMigrate) Help() string {
+	return "A gallery is searched with its old encoder until everybody in it has a template of the new one. Templates are made of " +
+		"the crops that galleries with store_images keep; `likeness models status ID --uncovered` lists who needs a new photo. " +
+		"The way back is the same for the old encoder. The key needs the scope admin."
 }
 
-func (c migrateCmd) Run(t *tool) (err error) {
-	if c.From == c.To {
-		return usageError{errors.New("both are the same store")}
-	}
-	from, to := keyStore{DatabaseURL: c.From}, keyStore{DatabaseURL: c.To}
-	if err := from.mustBeThere(); err != nil {
-		return err
-	}
-	toName, _, err := to.name()
+func (c modelsMigrate) Run(t *tool) error {
+	api, err := c.connect(t, 1)
 	if err != nil {
 		return err
 	}
-	fromName, _, err := from.name()
+	defer api.http.CloseIdleConnections()
+	method := http.MethodPost
+	if c.Cancel {
+		method = http.MethodDelete
+	}
+	list, err := c.ask(t.ctx, api, method)
 	if err != nil {
 		return err
 	}
-	if fromName == toName {
-		return usageError{errors.New("both are the same store")}
-	}
-	source, err := app.OpenStore(t.ctx, c.From, "", slog.New(slog.DiscardHandler))
-	if err != nil {
-		return fmt.Errorf("%s: %s", fromName, explain(err))
-	}
-	defer func() { err = errors.Join(err, source.Close()) }()
-	target, err := app.OpenStore(t.ctx, c.To, "", slog.New(slog.DiscardHandler))
-	if err != nil {
-		return fmt.Errorf("%s: %s", toName, explain(err))
-	}
-	defer func() { err = errors.Join(err, target.Close()) }()
-	m := &migration{from: source, to: target, resume: c.Resume, tool: t}
-	return m.run(t.ctx)
-}
-
-const (
-	// migrateBatch and migrateBytes bound what is imported at a time.
-	migrateBatch = 500
-	migrateBytes = 16 << 20
-	// auditBatch is how many audit records are restored at a time.
-	auditBatch = 500
-	// spotChecks is how many subjects are compared at the end.
-	spotChecks = 100
-)
-
-// migration copies one store into another.
-type migration struct {
-	from, to store.Store
-	resume   bool
-	tool     *tool
-
-	galleries []migrated
-	bar       *progress
-	spots     []spot // chosen at random from all that were copied
-	seen      int64
-}
-
-// migrated is a gallery that is copied.
-type migrated struct {
-	tenant string
-	face.Gallery
-}
-
-// spot is a subject that is compared at the end.
-type spot struct {
-	tenant, gallery string
-	record          store.Record
-}
-
-func (m *migration) run(ctx context.Context) error {
-	records, err := m.from.VerifyAudit(ctx)
-	if err != nil {
-		return fmt.Errorf("the audit chain that would be copied is not whole: %s", explain(err))
-	}
-	subjects, err := m.look(ctx)
-	if err != nil {
-		return err
-	}
-	if err := m.audit(ctx); err != nil {
-		return err
-	}
-	keys, err := m.keys(ctx)
-	if err != nil {
-		return err
-	}
-	m.bar = newProgress(m.tool.stderr, "copying subjects", subjects, false)
-	defer m.bar.Close()
-	for _, g := range m.galleries {
-		if err := m.gallery(ctx, g); err != nil {
-			return fmt.Errorf("gallery %s of tenant %s: %w", g.ID, g.tenant, err)
-		}
-	}
-	m.bar.Close()
-	return m.verify(ctx, keys, records)
-}
-
-// look lists the galleries and refuses a target that has something else.
-func (m *migration) look(ctx context.Context) (subjects int64, err error) {
-	counts, err := m.from.CountTemplates(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, c := range counts {
-		g, err := m.from.Gallery(ctx, c.Tenant, c.Gallery)
-		if err != nil {
-			return 0, err
-		}
-		m.galleries = append(m.galleries, migrated{c.Tenant, g})
-		subjects += int64(g.Subjects)
-	}
-	slices.SortFunc(m.galleries, func(a, b migrated) int {
-		return cmp.Or(cmp.Compare(a.tenant, b.tenant), cmp.Compare(a.ID, b.ID))
-	})
-	there, err := m.to.CountTemplates(ctx)
-	if err != nil || m.resume {
-		return subjects, err
-	}
-	for _, c := range there {
-		g, err := m.to.Gallery(ctx, c.Tenant, c.Gallery)
-		if err != nil {
-			return 0, err
-		}
-		ours := func(o migrated) bool { return o.tenant == c.Tenant && o.ID == c.Gallery }
-		if g.Subjects > 0 && slices.ContainsFunc(m.galleries, ours) {
-			return 0, fmt.Errorf("the target has %d subjects in the gallery %s of tenant %s; use --resume to go on with a copy that was stopped",
-				g.Subjects, c.Gallery, c.Tenant)
-		}
-	}
-	return subjects, nil
-}
-
-// audit copies the records that the target lacks.
-func (m *migration) audit(ctx context.Context) error {
-	var have store.AuditChain
-	if err := m.to.AuditTrail(ctx, 0, have.Next); err != nil {
-		return fmt.Errorf("the audit chain of the target: %w", err)
-	}
-	if have.Seq > 0 && !m.resume {
-		return fmt.Errorf("the target has %d audit records of its own; use --resume to go on with a copy that was stopped", have.Seq)
-	}
-	var batch []store.AuditRecord
-	restore := func() error {
-		err := m.to.RestoreAudit(ctx, batch)
-		batch = batch[:0]
-		return err
-	}
-	same := have.Seq == 0
-	err := m.from.AuditTrail(ctx, max(have.Seq-1, 0), func(r store.AuditRecord) error {
-		if r.Seq == have.Seq {
-			same = bytes.Equal(r.Hash, have.Hash)
-			return nil
-		}
-		if !same {
-			return nil
-		}
-		if batch = append(batch, r); len(batch) < auditBatch {
-			return nil
-		}
-		return restore()
-	})
-	if err == nil && !same {
-		err = errors.New("the target has audit records of another store")
-	}
-	if err == nil && len(batch) > 0 {
-		err = restore()
-	}
-	return err
-}
-
-// keys copies the API keys and returns how many there are.
-func (m *migration) keys(ctx context.Context) (int, error) {
-	list, err := m.from.ListKeys(ctx, "")
-	if err != nil {
-		return 0, err
-	}
-	for _, k := range list {
-		err := m.to.CreateKey(ctx, k)
-		if errors.Is(err, face.Conflict) {
-			old, lookErr := m.to.KeyByHash(ctx, k.Hash)
-			if lookErr == nil && old.ID == k.ID {
-				err = nil
-				if !k.RevokedAt.IsZero() && old.RevokedAt.IsZero() {
-					err = m.to.RevokeKey(ctx, k.ID, k.RevokedAt)
-				}
-			}
-		}
-		if err != nil {
-			return 0, fmt.Errorf("key %s: %w", k.ID, err)
-		}
-	}
-	return len(list), nil
-}
-
-// gallery copies one gallery.
-func (m *migration) gallery(ctx context.Context, g migrated) error {
-	if err := m.settings(ctx, g); err != nil {
-		return err
-	}
-	var batch []store.Record
-	size := 0
-	flush := func() error {
-		outcomes, err := m.to.Import(ctx, g.tenant, g.ID, batch)
-		if err != nil {
+	if c.Wait && !c.Cancel {
+		if list, err = c.wait(t, api); err != nil {
 			return err
 		}
-		for i, o := range outcomes {
-			if o.Err != nil {
-				return fmt.Errorf("subject %s: %w", batch[i].Subject.ID, o.Err)
-			}
-		}
-		m.bar.Add(int64(len(batch)))
-		batch, size = batch[:0], 0
-		return nil
 	}
-	err := m.from.Export(ctx, g.tenant, g.ID, "", func(r store.Record) error {
-		m.choose(spot{g.tenant, g.ID, r})
-		batch = append(batch, r)
-		for _, t := range r.Templates {
-			size += 4*len(t.Embedding) + len(t.Crop)
-		}
-		if len(batch) < migrateBatch && size < migrateBytes {
-			return nil
-		}
-		return flush()
-	})
-	if err == nil && len(batch) > 0 {
-		err = flush()
-	}
-	return err
-}
-
-// settings makes the gallery, or makes the one that is there alike.
-func (m *migration) settings(ctx context.Context, g migrated) error {
-	_, err := m.to.CreateGallery(ctx, g.tenant, g.Gallery)
-	if !errors.Is(err, face.Conflict) {
+	if err := c.print(t, list); err != nil {
 		return err
 	}
-	have, err := m.to.Gallery(ctx, g.tenant, g.ID)
-	if err != nil {
-		return err
-	}
-	if have.ModelID != g.ModelID {
-		// The model of a gallery changes as it does for everybody: by a move,
-		// which is over at once while nobody is in it.
-		if _, err := m.to.UpdateGallery(ctx, g.tenant, g.ID, store.GalleryChange{NextModelID: &g.ModelID}); err != nil {
-			return err
-		}
-		if _, err := m.to.CutOver(ctx, g.tenant, g.ID, g.ModelID); err != nil {
-			return fmt.Errorf("it is searched with %q there, not with %q: %w", have.ModelID, g.ModelID, err)
+	need := 0
+	for _, m := range list {
+		if m.State == "waiting_for_photos" {
+			need += m.Uncovered
 		}
 	}
-	_, err = m.to.UpdateGallery(ctx, g.tenant, g.ID, store.GalleryChange{
-		RetentionDays: &g.RetentionDays, StoreImages: &g.StoreImages, NextModelID: &g.NextModelID,
-	})
-	return err
-}
-
-// choose keeps each subject with the same chance.
-func (m *migration) choose(s spot) {
-	m.seen++
-	if len(m.spots) < spotChecks {
-		m.spots = append(m.spots, s)
-	} else if at := rand.Int64N(m.seen); at < spotChecks {
-		m.spots[at] = s
-	}
-}
-
-// verify compares both stores and prints what was copied.
-func (m *migration) verify(ctx context.Context, keys int, records int64) error {
-	var faults []error
-	w := tabwriter.NewWriter(m.tool.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TENANT\tGALLERY\tSUBJECTS\tTEMPLATES\tSTATE")
-	for _, g := range m.galleries {
-		have, err := m.to.Gallery(ctx, g.tenant, g.ID)
-		if err != nil {
-			return err
-		}
-		state := "copied"
-		want := g.Gallery
-		if g.ID == face.DefaultGallery || have.CreatedAt.Equal(want.CreatedAt) {
-			have.CreatedAt = want.CreatedAt // that of the default one is its own
-		}
-		if have != want {
-			state = fmt.Sprintf("differs: the target has %d subjects, %d templates", have.Subjects, have.Templates)
-			faults = append(faults, fmt.Errorf("gallery %s of tenant %s differs", g.ID, g.tenant))
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%s\n", g.tenant, g.ID, g.Subjects, g.Templates, state)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, s := range m.spots {
-		if err := m.compare(ctx, s); err != nil {
-			faults = append(faults, fmt.Errorf("subject %s of gallery %s of tenant %s: %w", s.record.Subject.ID, s.gallery, s.tenant, err))
-		}
-	}
-	switch n, err := m.to.VerifyAudit(ctx); {
-	case err != nil:
-		return err
-	case n != records:
-		faults = append(faults, fmt.Errorf("the target has %d audit records, not %d", n, records))
-	}
-	if len(faults) > 0 {
-		return fmt.Errorf("the copy is not the same: %w", errors.Join(faults...))
-	}
-	_, err := fmt.Fprintf(m.tool.stdout, "%d API keys, %d audit records; %d subjects compared number by number\n", keys, records, len(m.spots))
-	return err
-}
-
-// compare wants a subject to be the same in the target, bit for bit.
-func (m *migration) compare(ctx context.Context, s spot) error {
-	sub, err := m.to.Subject(ctx, s.tenant, s.gallery, s.record.Subject.ID)
-	if err != nil {
-		return err
-	}
-	templates, err := m.to.Templates(ctx, s.tenant, s.gallery, s.record.Subject.ID, "")
-	if err != nil {
-		return err
-	}
-	want := slices.Clone(s.record.Templates)
-	for i := range want {
-		want[i].Crop = nil
-	}
-	if !reflect.DeepEqual(sub, s.record.Subject) {
-		return errors.New("the subject differs")
-	}
-	if len(want) != len(templates) || len(want) > 0 && !reflect.DeepEqual(want, templates) {
-		return errors.New("a template differs")
+	if c.Wait && need > 0 {
+		return fmt.Errorf("%d subjects need a new photo: `likeness models status %s --uncovered` lists them", need, c.ID)
 	}
 	return nil
+}
+
+// wait shows how far the move is until no gallery is under way.
+func (c modelsMigrate) wait(t *tool, api *client) ([]migration, error) {
+	var bar *progress
+	for {
+		list, err := c.ask(t.ctx, api, http.MethodGet)
+		if err != nil {
+			return nil, err
+		}
+		subjects, covered, running := 0, 0, false
+		for _, m := range list {
+			subjects, covered = subjects+m.Subjects, covered+m.Covered
+			running = running || m.State == "running"
+		}
+		if bar == nil {
+			bar = newProgress(t.stderr, "subjects with a template of "+c.ID, int64(subjects), false)
+			defer bar.Close()
+		}
+		bar.Set(int64(covered))
+		if !running {
+			return list, nil
+		}
+		select {
+		case <-t.ctx.Done():
+			return nil, t.ctx.Err() // the move goes on without us
+		case <-time.After(migratePoll):
+		}
+	}
+}
+
+type modelsStatus struct {
+	migrationFlags
+	Uncovered bool `help:"List the subjects who need a new photo: gallery, subject and why."`
+}
+
+// Help is what --help says beside the flags.
+func (modelsStatus) Help() string { return "The key needs the scope admin." }
+
+func (c modelsStatus) Run(t *tool) error {
+	api, err := c.connect(t, 1)
+	if err != nil {
+		return err
+	}
+	defer api.http.CloseIdleConnections()
+	list, err := c.ask(t.ctx, api, http.MethodGet)
+	if err != nil {
+		return err
+	}
+	if !c.Uncovered {
+		return c.print(t, list)
+	}
+	for _, m := range list {
+		if err := c.uncovered(t, api, m.Gallery); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// uncovered lists the subjects of a gallery who need a new photo.
+func (c modelsStatus) uncovered(t *tool, api *client, gallery string) error {
+	query := url.Values{"model_id": {c.ID}, "limit": {"1000"}}
+	for {
+		where := api.base.JoinPath("galleries", gallery, "uncovered")
+		where.RawQuery = query.Encode()
+		var page struct {
+			Items []struct {
+				SubjectID string `json:"subject_id"`
+				Reason    string `json:"reason"`
+			} `json:"items"`
+			NextCursor string `json:"next_cursor"`
+		}
+		if _, err := api.do(t.ctx, request{method: http.MethodGet, url: where}, &page); err != nil {
+			return err
+		}
+		for _, s := range page.Items {
+			fmt.Fprintf(t.stdout, "%s\t%s\t%s\n", gallery, s.SubjectID, s.Reason)
+		}
+		if page.NextCursor == "" {
+			return nil
+		}
+		query.Set("cursor", page.NextCursor)
+	}
 }

@@ -20,7 +20,7 @@ import (
 
 // realServer starts the service itself on real weights, without keys, and
 // returns its address.
-func realServer(t *testing.T) string {
+func realServer(t *testing.T, changes ...func(*app.Options)) string {
 	t.Helper()
 	weights := filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))
 	library := orttest.Library(t)
@@ -30,6 +30,9 @@ func realServer(t *testing.T) string {
 	}
 	o.Listen, o.Auth, o.DataDir, o.DatabaseURL = "127.0.0.1:0", "off", t.TempDir(), ""
 	o.ModelsDir, o.ORTLibrary = []string{weights}, library
+	for _, change := range changes {
+		change(&o)
+	}
 	a, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -352,7 +352,7 @@ func TestUsage(t *testing.T) {
 		{"no port", []string{"--listen=localhost"}, nil, 2, "--listen"},
 		{"two at once", []string{"--listen=x", "--max-megapixels=0"}, nil, 2, "--max-megapixels"},
 		{"unknown flag", []string{"--lissten=x"}, nil, 2, "lissten"},
-		{"a store that is not there", nil, []string{"LIKENESS_DATABASE_URL=postgres://u:secret@h/d"}, 2, "postgres is not a store"},
+		{"a store that is not there", nil, []string{"LIKENESS_DATABASE_URL=redis://u:secret@h/d"}, 2, "redis is not a store"},
 		{"file", []string{"--config", file}, nil, 2, "0.0.0.0:1"},
 		{"environment over file", []string{"--config", file}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:2"},
 		{"flag over environment", []string{"--config", file, "--listen=0.0.0.0:3"}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:3"},

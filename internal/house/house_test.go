@@ -36,22 +36,25 @@ func rooms() map[string][]string {
 		"pkg/store":           {"pkg/face"},
 		"pkg/store/storetest": {"pkg/face", "pkg/store"},
 		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
+		"pkg/store/postgres":  {"pkg/face", "pkg/index", "pkg/store", "migrations"},
 		"migrations":          {},
 		"models":              {},
 		"api":                 {"pkg/face"},
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
+		"internal/seal":       {"pkg/face"},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed"},
 		"internal/house":      {},
+		"internal/searchload": {"pkg/face"},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
 		"pkg/app": {
-			"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
-			"pkg/match", "pkg/store", "pkg/store/sqlite",
+			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite",
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
-			"internal/fetch", "internal/ort", "internal/photos", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "api",
+			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "models", "pkg/app", "pkg/embed",
+			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
 		},
 		"deploy": {},
 		"bench":  nil, // measures any room
@@ -63,7 +66,7 @@ func owners() map[string][]string {
 	return map[string][]string{
 		"github.com/yalue/onnxruntime_go": {"internal/ort"},
 		"modernc.org/sqlite":              {"pkg/store/sqlite"},
-		"github.com/pressly/goose/v3":     {"pkg/store/sqlite"},
+		"github.com/pressly/goose/v3":     {"pkg/store/sqlite", "pkg/store/postgres"},
 		"github.com/go-chi/chi/v5":        {"pkg/handlers", "api"},
 		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "bench"},
 	}

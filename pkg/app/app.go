@@ -29,6 +29,7 @@ type App struct {
 	listener net.Listener
 	server   *http.Server
 	store    store.Store
+	mover    *mover
 	failed   chan error // the accept loop's end, when nobody asked for it
 	undo     teardown
 
@@ -83,17 +84,37 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint)
 	}
 
-	db, err := OpenStore(ctx, o.DatabaseURL, o.DataDir, log)
+	if o.Migrate {
+		before, after, err := Migrate(ctx, o.Place())
+		if err != nil {
+			return nil, err
+		}
+		if before != after {
+			log.Info("migrated", "schema_before", before, "schema", after)
+		}
+	}
+	db, err := OpenStore(ctx, StoreOptions{
+		Place: o.Place(), ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
 	a.store = db
 	registry.MustRegister(storeState{a.ready, db})
 	a.undo.push("store", func(context.Context) error { return db.Close() })
-	name, _, err := StoreName(o.DatabaseURL, o.DataDir)
+	name, _, err := o.Place().Name()
 	if err != nil {
 		return nil, err
 	}
+
+	crops, err := openCrops(o.CropKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := servable(ctx, db, pipeline, crops); err != nil {
+		return nil, err
+	}
+	a.mover = newMover(db, pipeline, crops, log, registry)
 
 	if o.Auth == "off" {
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
@@ -104,7 +125,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, MaxAtWork: slots + queue, RequestTimeout: o.RequestTimeout,
 		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
-		Observe: m.stage, Ready: a.ready,
+		Observe: m.stage, Ready: a.ready, Mover: a.mover, Sealer: crops.sealer(),
 	})
 	if err != nil {
 		return nil, err
@@ -143,7 +164,8 @@ func (a *App) Start() {
 	background, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { a.purge(background) })
-	a.undo.push("purge", func(context.Context) error {
+	running.Go(func() { a.mover.run(background) })
+	a.undo.push("background work", func(context.Context) error {
 		stop()
 		running.Wait()
 		return nil

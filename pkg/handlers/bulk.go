@@ -273,8 +273,8 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 // sizeOf is the length of a model's embeddings, 0 where the server does not
 // know the model.
 func (s *server) sizeOf(modelID string) int {
-	if modelID == s.modelID {
-		return s.size
+	if modelID == s.own.id {
+		return s.own.size
 	}
 	for _, m := range s.Models {
 		if m.ID == modelID {

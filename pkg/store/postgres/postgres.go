@@ -60,7 +60,8 @@ type Options struct {
 	// 0 is half of the machine's memory.
 	SearchMemory int64
 	// GraphAbove is the size of a gallery, in templates, up to which pgvector
-	// searches exactly although the gallery has a graph; 0 is 50,000.
+	// searches exactly although the gallery has a graph; 0 is 50,000, less
+	// uses every graph.
 	GraphAbove int
 	// PollInterval is how often changes are looked for when nobody announces
 	// any; 0 is half a second.

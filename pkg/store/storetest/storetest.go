@@ -53,6 +53,8 @@ func Run(t *testing.T, place Place) {
 		{"Purge", purge},
 		{"SamplesShared", samplesShared},
 		{"SampleOfAnother", sampleOfAnother},
+		{"AddToSample", addToSample},
+		{"AddToSampleWhileErasing", addToSampleWhileErasing},
 		{"CropsKept", cropsKept},
 		{"CropsErased", cropsErased},
 		{"CropsPurged", cropsPurged},

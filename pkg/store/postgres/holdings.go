@@ -1,0 +1,59 @@
+package postgres
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgvector/pgvector-go"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Holding is what a gallery holds of a model: what one search looks through.
+type Holding struct {
+	Tenant, Gallery, ModelID string
+	Templates, Subjects      int64
+	Dimension                int
+}
+
+// IndexBytes is the memory that an index of it takes.
+func (h Holding) IndexBytes() int64 { return h.Templates * int64(5*h.Dimension+templateBytes) }
+
+// Holdings lists what all galleries hold, those of which a search looks
+// through the most first.
+func (s *Store) Holdings(ctx context.Context) (list []Holding, err error) {
+	err = s.db.call("Holdings", func() error {
+		rows, err := s.db.pool.Query(ctx, `SELECT g.tenant, g.id, m.model_id, m.templates, m.subjects, m.dimension
+			FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery ORDER BY m.templates DESC, g.tenant, g.id, m.model_id`)
+		return scanAll(rows, err, func(rows pgx.Rows) error {
+			var h Holding
+			err := rows.Scan(&h.Tenant, &h.Gallery, &h.ModelID, &h.Templates, &h.Subjects, &h.Dimension)
+			list = append(list, h)
+			return err
+		})
+	})
+	return value(list, err)
+}
+
+// Draw reads the embeddings of at most n templates, drawn at random: what
+// measures a search needs some of those that it looks through. NotFound: the
+// gallery, or it has no template of the model.
+func (s *Store) Draw(ctx context.Context, tenant, gallery, modelID string, n int) (list []face.Embedding, err error) {
+	const op = "Draw"
+	err = s.db.call(op, func() error {
+		g, err := s.shelfOf(ctx, op, tenant, gallery, modelID)
+		if err != nil {
+			return err
+		}
+		// The ids are drawn first: to sort embeddings would take their memory.
+		rows, err := s.db.pool.Query(ctx, `SELECT embedding FROM template WHERE row_id = ANY(ARRAY(
+			SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2))`, g.shelf, n)
+		return scanAll(rows, err, func(rows pgx.Rows) error {
+			var v pgvector.Vector
+			err := rows.Scan(&v)
+			list = append(list, v.Slice())
+			return err
+		})
+	})
+	return value(list, err)
+}
