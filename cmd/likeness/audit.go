@@ -55,8 +55,11 @@ func (c auditVerify) Run(t *tool) (err error) {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(t.stdout, "%d records\nlast hash %x\n", n, last)
-	return err
+	fmt.Fprintf(t.stdout, "%d records\n", n)
+	if n > 0 {
+		fmt.Fprintf(t.stdout, "last hash %x\n", last)
+	}
+	return nil
 }
 
 type auditList struct {

@@ -28,7 +28,7 @@ type importCmd struct {
 func (importCmd) Help() string {
 	return "A line is taken whole or refused whole. Each refused one gets a line on stdout: its number, subject, the code of the error, and the reason; the exit code is 1 then. " +
 		"A subject who is there keeps what is known of them and gets the templates that they lack, so importing again does no harm. " +
-		"A broken connection is made anew. An import that was stopped goes on where FILE.progress says. The key needs the scopes enrol and read."
+		"A broken connection is made anew. An import that was stopped goes on where FILE.progress says. The key needs the scope enrol."
 }
 
 // Validate refuses what no server could be asked.

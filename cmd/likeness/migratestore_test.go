@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -154,8 +155,8 @@ func holds(t *testing.T, s store.Store) (all []string) {
 
 func sameContents(t *testing.T, a, b store.Store) {
 	t.Helper()
-	if diff := cmp.Diff(holds(t, a), holds(t, b)); diff != "" {
-		t.Errorf("(-from +to)\n%.4000s", diff)
+	if from, to := holds(t, a), holds(t, b); !slices.Equal(from, to) { // much faster than a diff
+		t.Errorf("(-from +to)\n%.4000s", cmp.Diff(from, to))
 	}
 }
 

@@ -123,9 +123,9 @@ func (p *patience) bear(ctx context.Context, t *tool, again time.Duration, fault
 	if again < 0 || again > longestWait || p.failures == attempts {
 		return fault
 	}
-	if again == 0 {
-		again, p.wait = p.wait, 2*p.wait
-	}
+	// Longer each time: a server needs a while to notice that a connection is
+	// gone, and until then the key's import is still under way.
+	again, p.wait = max(again, p.wait), 2*p.wait
 	fmt.Fprintf(t.stderr, "likeness: %v; going on in %v\n", fault, again)
 	select {
 	case <-ctx.Done():
