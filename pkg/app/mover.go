@@ -22,7 +22,11 @@ import (
 const (
 	// moveEvery is how often the mover looks for work that nobody woke it for:
 	// the last one who was not covered may have been erased.
-	moveEvery = 30 * time.Second
+	moveEvery = time.Minute
+	// moveRest is how many times as long as a pass took the mover rests after
+	// it, a minute at most: in a large gallery that waits for photos, each new
+	// one wakes it.
+	moveRest = 4
 	// moveBatch is how many samples are asked for at a time.
 	moveBatch = 100
 	// moveAgain is how long the mover leaves a full gate to the requests.
@@ -197,9 +201,16 @@ func (m *mover) run(ctx context.Context) {
 		m.log.Error("look for people of other models", "error", err)
 	}
 	for {
+		start := time.Now()
 		if err := m.pass(ctx); err != nil && ctx.Err() == nil {
 			m.log.Error("move galleries to another encoder; trying again", "error", err)
 		}
+		rest := time.NewTimer(min(moveRest*time.Since(start), moveEvery))
+		select {
+		case <-ctx.Done():
+		case <-rest.C:
+		}
+		rest.Stop()
 		select {
 		case <-ctx.Done():
 			return
@@ -277,12 +288,19 @@ func (m *mover) move(ctx context.Context, mv move) (arrived bool, err error) {
 			return false, err
 		}
 	}
+	c, err := m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model)
+	if err != nil {
+		return false, err
+	}
+	if c.Covered < c.Subjects { // which the store would find out too, while others wait to write
+		return false, m.findUncovered(ctx, mv, p)
+	}
 	switch _, err := m.store.CutOver(ctx, mv.tenant, mv.gallery, mv.model); {
 	case err == nil:
 		m.log.Info("the gallery is searched with another encoder from now on", "gallery", label(mv.tenant, mv.gallery), "encoder", mv.model)
 		return true, nil
-	case errors.Is(err, face.Conflict):
-		return false, m.findUncovered(ctx, mv, p)
+	case errors.Is(err, face.Conflict): // somebody came meanwhile, and woke us
+		return false, nil
 	default:
 		return false, err
 	}
@@ -291,18 +309,22 @@ func (m *mover) move(ctx context.Context, mv move) (arrived bool, err error) {
 // reembedAll goes once through the samples that are pending. It reports
 // whether anything was done, and so whether more may have come meanwhile.
 func (m *mover) reembedAll(ctx context.Context, mv move, p *progress) (worked bool, err error) {
-	c, err := m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model)
-	if err != nil {
-		return false, err
-	}
 	name := label(mv.tenant, mv.gallery)
 	gauge := m.pending.WithLabelValues(name)
-	start, told, done, failed := time.Now(), time.Now(), 0, map[string]string{}
-	gauge.Set(float64(max(c.Pending-len(p.failed), 0)))
+	gauge.Set(0)
+	start, told, done, pending, failed := time.Now(), time.Now(), 0, 0, map[string]string{}
 	for after := ""; ; {
 		list, err := m.store.PendingSamples(ctx, mv.tenant, mv.gallery, mv.model, after, moveBatch)
 		if err != nil {
 			return false, err
+		}
+		if after == "" && len(list) > 0 {
+			c, err := m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model)
+			if err != nil {
+				return false, err
+			}
+			pending = max(c.Pending-len(p.failed), 0)
+			gauge.Set(float64(pending))
 		}
 		for _, s := range list {
 			after = s.ID
@@ -321,7 +343,7 @@ func (m *mover) reembedAll(ctx context.Context, mv move, p *progress) (worked bo
 			gauge.Dec()
 			if time.Since(told) > moveLog {
 				told = time.Now()
-				m.log.Info("moving a gallery to another encoder", "gallery", name, "encoder", mv.model, "done", done, "pending", max(c.Pending-done, 0))
+				m.log.Info("moving a gallery to another encoder", "gallery", name, "encoder", mv.model, "done", done, "pending", max(pending-done, 0))
 			}
 		}
 		if done > 0 {

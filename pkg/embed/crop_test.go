@@ -118,3 +118,30 @@ func TestCrops(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkCrop makes a crop beside an embedding, and an embedding of a crop.
+func BenchmarkCrop(b *testing.B) {
+	p := severalEncoders(b, 1)
+	photo := sharedtest.Photo(b, "lfw/Mike_Weir/Mike_Weir_0001.jpg")
+	var crop []byte
+	for name, want := range map[string]embed.Want{"photo": {}, "photo and crop": {Crop: true}} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				samples, err := p.EmbedWith(b.Context(), photo, embed.PickLargest, want)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if want.Crop {
+					crop = samples[0].Crop
+				}
+			}
+		})
+	}
+	b.Run("of a crop", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := p.EmbedCrop(b.Context(), crop, "mobileface-v2"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
