@@ -55,6 +55,10 @@ test: build runtime ## everything that CI checks: vet, formatting, tests with -r
 bench: build runtime ## measure speed, memory and search; see bench/README.md
 	$(GO) run $(TAGS) ./bench
 
+.PHONY: bench-search
+bench-search: build runtime ## measure the search engines over a Postgres of its own; takes hours (SEARCH="--sizes 100k --dims 256")
+	$(GO) run $(TAGS) ./bench --only engines --report out/bench-search.md $(SEARCH)
+
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yaml
 	$(TOOL) golangci-lint run ./...

@@ -22,14 +22,15 @@ import (
 )
 
 type flags struct {
-	Only      []string      `help:"Which to run: stages, verify, memory, search. All, when none is named."`
+	Only      []string      `help:"Which to run: stages, verify, memory, search, engines. All but engines, which takes hours, when none is named."`
 	Server    string        `default:"bin/server" type:"path" help:"The server to measure."`
 	ModelsDir []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with the models."`
 	Images    string        `default:"../shared/data/lfw-dev.tar" type:"path" help:"Photos, a folder or a tar."`
 	Requests  int           `default:"20000" help:"Requests of the memory run."`
 	Round     time.Duration `default:"4s" help:"Length of one round of the verify run."`
 	Rounds    int           `default:"3" help:"Rounds of each side in the verify run."`
-	Report    string        `default:"out/bench.md" type:"path" help:"Where the report goes, beside the terminal."`
+	searchFlags
+	Report string `default:"out/bench.md" type:"path" help:"Where the report goes, beside the terminal."`
 }
 
 func main() {
@@ -57,8 +58,9 @@ func run(ctx context.Context, f flags) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"stages", b.stages}, {"verify", b.verify}, {"memory", b.memory}, {"search", b.search}} {
-		if len(f.Only) > 0 && !slices.Contains(f.Only, part.name) {
+	}{{"stages", b.stages}, {"verify", b.verify}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}} {
+		named := slices.Contains(f.Only, part.name)
+		if !named && (len(f.Only) > 0 || part.name == "engines") {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "bench: %s ...\n", part.name)

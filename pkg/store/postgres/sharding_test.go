@@ -287,7 +287,7 @@ func mayOnlySearch(tb testing.TB, c *pgtest.Cluster) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	tb.Cleanup(func() { _ = conn.Close(context.Background()) }) // its server may be gone
 	for _, sql := range []string{`SELECT 1 FROM template`, `SELECT 1 FROM api_key`, `SELECT 1 FROM crop`, `UPDATE gallery SET subjects = 0`} {
 		var refused *pgconn.PgError
 		if _, err := conn.Exec(context.Background(), sql); !errors.As(err, &refused) || refused.Code != "42501" {
