@@ -7,8 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
+	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/postgres"
@@ -340,5 +344,101 @@ func TestAudit(t *testing.T) {
 	}
 	if got := call(t.Context(), "audit", "verify", "--data-dir", empty); got.code != exitOK || !strings.HasPrefix(got.stdout, "0 records\n") {
 		t.Errorf("an empty chain: %+v", got)
+	}
+}
+
+// A gallery that was exported from the embedded store and imported into
+// Postgres, both by the command through running servers, gives the same
+// answers. LIKENESS_TEST_TEMPLATES says how large it is.
+func TestSameAnswersFromPostgres(t *testing.T) {
+	t.Parallel()
+	const dim, probes, k = 256, 1000, 10
+	people := 2000
+	if n, err := strconv.Atoi(os.Getenv("LIKENESS_TEST_TEMPLATES")); err == nil {
+		people = n
+	}
+	ctx, dir := t.Context(), t.TempDir()
+	url := pgtest.Database(t, func(url string) error {
+		_, _, err := postgres.Migrate(context.Background(), url, "")
+		return err
+	})
+	path := filepath.Join(dir, "likeness.db")
+	embedding := func(seed int) face.Embedding {
+		rng := rand.New(rand.NewPCG(uint64(seed), 7))
+		e := make(face.Embedding, dim)
+		for i := range e {
+			e[i] = float32(rng.NormFloat64())
+		}
+		e, err := e.Normalise()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	from := openFile(t, path)
+	for at := 0; at < people; at += store.MaxImport {
+		var records []store.Record
+		for i := at; i < min(people, at+store.MaxImport); i++ {
+			id := fmt.Sprintf("s%06d", i)
+			records = append(records, store.Record{
+				Subject:   face.Subject{ID: id, Name: "Name " + id},
+				Templates: []face.Template{{ID: "t" + id, ModelID: "test", Embedding: embedding(i), Quality: 0.5}},
+			})
+		}
+		if _, err := from.Import(ctx, face.DefaultTenant, face.DefaultGallery, records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeStore(t, from)
+
+	file := filepath.Join(dir, "people.ndjson")
+	server, stop := startServer(t, func(o *app.Options) { o.DatabaseURL = "sqlite:" + path })
+	if got := call(ctx, "export", "--server", server, "default", "-o", file); got.code != exitOK || !strings.Contains(got.stderr, fmt.Sprint(people, " subjects")) {
+		t.Fatalf("%+v", got)
+	}
+	stop()
+	server, stop = startServer(t, func(o *app.Options) { o.DatabaseURL = url })
+	if got := call(ctx, "import", "--server", server, "default", file); got.code != exitOK || !strings.Contains(got.stderr, fmt.Sprint(people, " subjects created")) {
+		t.Fatalf("%+v", got)
+	}
+	stop()
+
+	from = openFile(t, path)
+	defer closeStore(t, from)
+	for _, engine := range []string{postgres.SearchIndex, postgres.SearchPgvector} {
+		to, err := postgres.Open(ctx, postgres.Options{URL: url, Search: engine})
+		if err == nil {
+			err = to.AwaitReady(ctx)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := probes
+		if engine == postgres.SearchPgvector && people > 10_000 {
+			asked /= 10 // each reads everything
+		}
+		for i := range asked {
+			probe := embedding(i * people / probes)
+			for j, n := range embedding(-1 - i) {
+				probe[j] += n
+			}
+			probe, err := probe.Normalise()
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := from.Search(ctx, face.DefaultTenant, face.DefaultGallery, "test", probe, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := to.Search(ctx, face.DefaultTenant, face.DefaultGallery, "test", probe, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(want, got); d != "" || len(got.Candidates) != k || got.GallerySize != people {
+				t.Fatalf("%s, probe %d of a gallery of %d: %s", engine, i, got.GallerySize, d)
+			}
+		}
+		t.Logf("%s: %d templates exported, imported, and the same answers to %d probes", engine, people, asked)
+		closeStore(t, to)
 	}
 }
