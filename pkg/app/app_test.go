@@ -14,11 +14,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
 
 // options are the defaults, on a free port, without keys, on real weights.
 func options(t *testing.T) app.Options {

@@ -21,9 +21,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store/postgres"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
@@ -40,9 +42,12 @@ type town struct {
 	http *http.Client
 }
 
-func newTown(t *testing.T) *town {
+func newTown(t *testing.T, changes ...func(*app.Options)) *town {
 	t.Helper()
 	o := options(t)
+	for _, change := range changes {
+		change(&o)
+	}
 	own := t.TempDir()
 	o.ModelsDir = append(o.ModelsDir, own)
 	o.CropKeyFile = []string{keyFile(t, 1)}
@@ -406,7 +411,25 @@ func TestMigration(t *testing.T) {
 // again: nobody is lost, and nobody comes twice.
 func TestMigrationRestarts(t *testing.T) {
 	t.Parallel()
-	w := newTown(t)
+	for name, in := range map[string]func(*testing.T, *app.Options){
+		"sqlite": func(*testing.T, *app.Options) {},
+		"postgres": func(t *testing.T, o *app.Options) {
+			t.Helper()
+			o.DatabaseURL = pgtest.Database(t, func(url string) error {
+				_, _, err := postgres.Migrate(context.Background(), url, "")
+				return err
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			migrationRestarts(t, newTown(t, func(o *app.Options) { in(t, o) }))
+		})
+	}
+}
+
+func migrationRestarts(t *testing.T, w *town) {
+	t.Helper()
 	people := w.couples(12)
 	w.gallery("kept", true)
 	for _, p := range people {
