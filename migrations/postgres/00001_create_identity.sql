@@ -56,7 +56,7 @@ CREATE TABLE template (
 -- In the row: a scan that fetches 2 kB embeddings from a side table takes four
 -- times as long.
 ALTER TABLE template ALTER COLUMN embedding SET STORAGE MAIN;
-CREATE INDEX template_of_subject ON template (subject);
+CREATE INDEX template_of_subject ON template (subject, gallery_model);
 CREATE INDEX template_of_sample ON template (sample);
 CREATE INDEX template_by_age ON template (gallery_model, created_at);
 
@@ -117,9 +117,11 @@ CREATE TRIGGER subject_erased AFTER DELETE ON subject
 
 -- The row of gallery_model is locked before anything is counted: whoever
 -- counts next sees what was committed by whoever held it. A foreign key would
--- lock it earlier, and weaker, and so lead into deadlocks.
+-- lock it earlier, and weaker, and so lead into deadlocks. The plans are kept
+-- from when the tables were small: whether a subject has more templates is
+-- asked in a way that leaves nothing to choose but the index, each time.
 -- +goose StatementBegin
-CREATE FUNCTION note_templates_added() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_templates_added() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     locked bigint;
 BEGIN
@@ -131,9 +133,9 @@ BEGIN
     END IF;
     UPDATE gallery_model m SET templates = m.templates + c.templates, subjects = m.subjects + c.subjects
     FROM (
-        SELECT a.gallery_model, sum(a.n) templates, count(*) FILTER (WHERE NOT EXISTS (
-            SELECT 1 FROM template t WHERE t.subject = a.subject AND t.gallery_model = a.gallery_model
-                AND t.row_id NOT IN (SELECT row_id FROM changed))) subjects
+        SELECT a.gallery_model, sum(a.n) templates, count(*) FILTER (WHERE (
+            SELECT t.row_id FROM template t WHERE t.subject = a.subject AND t.gallery_model = a.gallery_model
+                AND t.row_id NOT IN (SELECT row_id FROM changed) LIMIT 1) IS NULL) subjects
         FROM (SELECT gallery_model, subject, count(*) n FROM changed GROUP BY 1, 2) a GROUP BY 1
     ) c WHERE m.row_id = c.gallery_model;
     INSERT INTO template_change (gallery_model, template) SELECT gallery_model, row_id FROM changed ORDER BY row_id;
@@ -141,14 +143,15 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 -- +goose StatementBegin
-CREATE FUNCTION note_templates_erased() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_templates_erased() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
     PERFORM 1 FROM gallery_model WHERE row_id IN (SELECT gallery_model FROM changed)
         ORDER BY row_id FOR NO KEY UPDATE;
     UPDATE gallery_model m SET templates = m.templates - c.templates, subjects = m.subjects - c.subjects
     FROM (
-        SELECT a.gallery_model, sum(a.n) templates, count(*) FILTER (WHERE NOT EXISTS (
-            SELECT 1 FROM template t WHERE t.subject = a.subject AND t.gallery_model = a.gallery_model)) subjects
+        SELECT a.gallery_model, sum(a.n) templates, count(*) FILTER (WHERE (
+            SELECT t.row_id FROM template t WHERE t.subject = a.subject AND t.gallery_model = a.gallery_model
+                LIMIT 1) IS NULL) subjects
         FROM (SELECT gallery_model, subject, count(*) n FROM changed GROUP BY 1, 2) a GROUP BY 1
     ) c WHERE m.row_id = c.gallery_model;
     DELETE FROM gallery_model WHERE templates = 0 AND row_id IN (SELECT gallery_model FROM changed);

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -24,13 +25,12 @@ func (s *Store) Import(ctx context.Context, tenant, gallery string, records []st
 		if len(records) > store.MaxImport {
 			return face.Errorf(face.Invalid, op, "at most %d records are taken at a time", store.MaxImport)
 		}
-		added := false
-		if err := s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
+		if err := s.db.transactWithin(ctx, bulkTimeout, true, func(ctx context.Context, tx pgx.Tx) error {
 			im := &importing{op: op, tx: tx, records: records, outcomes: make([]store.Outcome, len(records))}
 			if err := im.run(ctx, tenant, gallery); err != nil {
 				return err
 			}
-			outcomes, added = im.outcomes, len(im.templates) > 0
+			outcomes = im.outcomes
 			return nil
 		}); err != nil {
 			return err
@@ -38,12 +38,24 @@ func (s *Store) Import(ctx context.Context, tenant, gallery string, records []st
 		for i := range outcomes {
 			outcomes[i].Err = fault(op, outcomes[i].Err)
 		}
-		if added {
-			s.feed.wrote(ctx)
-		}
+		// What was there already may have come a moment ago.
+		s.feed.wrote(ctx)
+		s.tellPlanner(ctx, len(records))
 		return nil
 	})
 	return value(outcomes, err)
+}
+
+// tellPlanner has the database look at its tables anew whenever the imports
+// have doubled: plans made for a handful of people read whole tables.
+func (s *Store) tellPlanner(ctx context.Context, records int) {
+	imported := s.imported.Add(int64(records))
+	if bits.Len64(uint64(imported)) == bits.Len64(uint64(imported-int64(records))) {
+		return
+	}
+	if _, err := s.db.pool.Exec(ctx, `ANALYZE subject, template, gallery_model`); err != nil {
+		s.o.Logger.Warn("cannot tell the planner of an import", "error", err)
+	}
 }
 
 // importing is one import under way.

@@ -27,6 +27,9 @@ const (
 	// carries out nor refuses.
 	writeTimeout = 15 * time.Second
 
+	// bulkTimeout is the same for a thousand subjects, or a whole gallery.
+	bulkTimeout = 5 * time.Minute
+
 	// tries is how often a call is made anew that met a lost connection or
 	// somebody else's transaction, and retryPause how long it waits first: a
 	// failover takes some seconds.
@@ -131,11 +134,11 @@ func (e inDoubt) Unwrap() error { return e.error }
 // write runs work to its end, whatever becomes of ctx once it has begun. What
 // met somebody else's transaction or a broken connection is run again; one
 // that may have been carried out only where it is repeatable.
-func (d *database) write(ctx context.Context, repeatable bool, work func(ctx context.Context) error) error {
+func (d *database) write(ctx context.Context, limit time.Duration, repeatable bool, work func(ctx context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	err := retry(ctx, func(err error) bool {
 		var doubt inDoubt
@@ -154,7 +157,12 @@ func (d *database) write(ctx context.Context, repeatable bool, work func(ctx con
 // transact is a write in one transaction. Up to its commit it leaves nothing
 // behind, so that it can be repeated.
 func (d *database) transact(ctx context.Context, repeatable bool, work func(context.Context, pgx.Tx) error) error {
-	return d.write(ctx, repeatable, func(ctx context.Context) error {
+	return d.transactWithin(ctx, writeTimeout, repeatable, work)
+}
+
+// transactWithin is a transaction that may take so long.
+func (d *database) transactWithin(ctx context.Context, limit time.Duration, repeatable bool, work func(context.Context, pgx.Tx) error) error {
+	return d.write(ctx, limit, repeatable, func(ctx context.Context) error {
 		tx, err := d.pool.Begin(ctx)
 		if err != nil {
 			return err
@@ -176,7 +184,7 @@ func (d *database) transact(ctx context.Context, repeatable bool, work func(cont
 
 // once is a write of one statement, which is repeatable.
 func (d *database) once(ctx context.Context, work func(context.Context, querier) error) error {
-	return d.write(ctx, true, func(ctx context.Context) error { return work(ctx, d.pool) })
+	return d.write(ctx, writeTimeout, true, func(ctx context.Context) error { return work(ctx, d.pool) })
 }
 
 // retry runs work until it succeeds, fails for good, or was tried often

@@ -84,7 +84,7 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 		})
 		if err != nil {
 			// A claim whose answer could not be stored is given up as well.
-			_ = s.db.write(ctx, true, func(ctx context.Context) error {
+			_ = s.db.write(ctx, writeTimeout, true, func(ctx context.Context) error {
 				_, err := s.db.pool.Exec(ctx, `DELETE FROM idempotency WHERE tenant = $1 AND key = $2 AND owner = $3`, tenant, key, s.owner)
 				return err
 			})

@@ -108,7 +108,8 @@ type Store struct {
 	feed     feed
 	graphs   atomic.Pointer[map[index.Key]graph]
 	audit    auditor
-	erasures atomic.Bool // since the last vacuum
+	erasures atomic.Bool  // since the last vacuum
+	imported atomic.Int64 // subjects
 
 	stop      context.CancelFunc // ends what runs in the background
 	running   sync.WaitGroup

@@ -246,7 +246,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 // are looked up in the database.
 func (s *Store) erase(ctx context.Context, op string, work func(context.Context, pgx.Tx) error) error {
 	return s.db.call(op, func() error {
-		if err := s.db.transact(ctx, false, work); err != nil {
+		if err := s.db.transactWithin(ctx, bulkTimeout, false, work); err != nil {
 			return err
 		}
 		s.erasures.Store(true)
