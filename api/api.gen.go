@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"mime/multipart"
 	"net/http"
 	"strings"
@@ -24,6 +25,33 @@ const (
 	ApiKeyScopes aPIKeyContextKey = "apiKey.Scopes"
 	BearerScopes bearerContextKey = "bearer.Scopes"
 )
+
+// Defines values for BulkResultStatus.
+const (
+	BulkResultStatusCreated   BulkResultStatus = "created"
+	BulkResultStatusFailed    BulkResultStatus = "failed"
+	BulkResultStatusRefused   BulkResultStatus = "refused"
+	BulkResultStatusUnchanged BulkResultStatus = "unchanged"
+	BulkResultStatusUpdated   BulkResultStatus = "updated"
+)
+
+// Valid indicates whether the value is a known member of the BulkResultStatus enum.
+func (e BulkResultStatus) Valid() bool {
+	switch e {
+	case BulkResultStatusCreated:
+		return true
+	case BulkResultStatusFailed:
+		return true
+	case BulkResultStatusRefused:
+		return true
+	case BulkResultStatusUnchanged:
+		return true
+	case BulkResultStatusUpdated:
+		return true
+	default:
+		return false
+	}
+}
 
 // Defines values for DuplicateRule.
 const (
@@ -127,6 +155,30 @@ const (
 func (e HealthStatus) Valid() bool {
 	switch e {
 	case HealthStatusOk:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for MigrationState.
+const (
+	MigrationStateCanceled         MigrationState = "canceled"
+	MigrationStateDone             MigrationState = "done"
+	MigrationStateRunning          MigrationState = "running"
+	MigrationStateWaitingForPhotos MigrationState = "waiting_for_photos"
+)
+
+// Valid indicates whether the value is a known member of the MigrationState enum.
+func (e MigrationState) Valid() bool {
+	switch e {
+	case MigrationStateCanceled:
+		return true
+	case MigrationStateDone:
+		return true
+	case MigrationStateRunning:
+		return true
+	case MigrationStateWaitingForPhotos:
 		return true
 	default:
 		return false
@@ -271,12 +323,116 @@ func (e RecognizedFaceDecision) Valid() bool {
 	}
 }
 
+// Defines values for UncoveredReason.
+const (
+	UncoveredReasonCropUnusable UncoveredReason = "crop_unusable"
+	UncoveredReasonNoCrop       UncoveredReason = "no_crop"
+)
+
+// Valid indicates whether the value is a known member of the UncoveredReason enum.
+func (e UncoveredReason) Valid() bool {
+	switch e {
+	case UncoveredReasonCropUnusable:
+		return true
+	case UncoveredReasonNoCrop:
+		return true
+	default:
+		return false
+	}
+}
+
 // Box In pixels of the upright image; it may reach over its edges.
 type Box struct {
 	Height float32 `json:"height"`
 	Width  float32 `json:"width"`
 	X      float32 `json:"x"`
 	Y      float32 `json:"y"`
+}
+
+// BulkError defines model for BulkError.
+type BulkError struct {
+	Code   ProblemCode `json:"code"`
+	Detail *string     `json:"detail,omitempty"`
+
+	// Pointer RFC 6901 pointer into the line.
+	Pointer *string `json:"pointer,omitempty"`
+}
+
+// BulkResult What became of a line of an import.
+type BulkResult struct {
+	Error *BulkError `json:"error,omitempty"`
+
+	// Line From 1. Blank lines count and have no result.
+	Line int64 `json:"line"`
+
+	// Status `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+	Status BulkResultStatus `json:"status"`
+
+	// SubjectID Absent where the line does not say it.
+	SubjectID *string `json:"subject_id,omitempty"`
+
+	// Templates Those added.
+	Templates int `json:"templates"`
+}
+
+// BulkResultStatus `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+type BulkResultStatus string
+
+// BulkSubject A subject with their templates, a line of an import or an export.
+type BulkSubject struct {
+	// CreatedAt The time of the import where it is absent.
+	CreatedAt  *time.Time   `json:"created_at,omitempty"`
+	ExternalID *SubjectName `json:"external_id,omitempty"`
+
+	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	Metadata Metadata     `json:"metadata,omitempty"`
+	Name     *SubjectName `json:"name,omitempty"`
+
+	// SubjectID 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	SubjectID SubjectID     `json:"subject_id"`
+	Templates BulkTemplates `json:"templates,omitempty"`
+	UpdatedAt *time.Time    `json:"updated_at,omitempty"`
+}
+
+// BulkSummary The end of an import.
+type BulkSummary struct {
+	Created int64 `json:"created"`
+
+	// Done The body was read to its end and each line has its result.
+	Done   bool       `json:"done"`
+	Error  *BulkError `json:"error,omitempty"`
+	Failed int64      `json:"failed"`
+
+	// Lines Lines that were read, blank and passed over ones counted in.
+	Lines   int64 `json:"lines"`
+	Refused int64 `json:"refused"`
+
+	// Templates Those added.
+	Templates int64 `json:"templates"`
+	Unchanged int64 `json:"unchanged"`
+	Updated   int64 `json:"updated"`
+}
+
+// BulkTemplate defines model for BulkTemplate.
+type BulkTemplate struct {
+	// CreatedAt The time of the import where it is absent.
+	CreatedAt *time.Time `json:"created_at,omitempty"`
+
+	// Crop The sample's sealed crop.
+	Crop []byte `json:"crop,omitempty"`
+
+	// Embedding Of unit length. Base64 of little-endian IEEE 754 numbers of 4 bytes, which an export writes (`float32` of POST /embed), or an array of numbers.
+	Embedding BulkEmbedding `json:"embedding"`
+
+	// ModelID The model that made an embedding.
+	ModelID ModelID  `json:"model_id"`
+	Quality *float32 `json:"quality,omitempty"`
+
+	// SampleID What the templates that several models made of one photo share.
+	SampleID *string `json:"sample_id,omitempty"`
+
+	// TemplateID 1 to 128 letters, digits and `._@-`; unique in the whole store.
+	TemplateID string `json:"template_id"`
 }
 
 // Candidate defines model for Candidate.
@@ -342,7 +498,8 @@ type Embedding = []float32
 // EmbeddingEncoding `json`: an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
 type EmbeddingEncoding string
 
-// EnrolRequest Either `image`, or `embedding` with `model_id`.
+// EnrolRequest Either `image`, or `embedding` with `model_id`, which names the gallery's
+// model or the one that it is being moved to.
 type EnrolRequest struct {
 	// Embedding The numbers of an embedding; they are normalised to unit length.
 	Embedding Embedding `json:"embedding,omitempty"`
@@ -396,11 +553,17 @@ type FieldError struct {
 
 // Gallery defines model for Gallery.
 type Gallery struct {
-	CreatedAt     time.Time `json:"created_at"`
-	Name          string    `json:"name"`
-	RetentionDays int       `json:"retention_days"`
-	StoreImages   bool      `json:"store_images"`
-	Subjects      int       `json:"subjects"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// ModelID The encoder that the gallery is searched with.
+	ModelID string `json:"model_id"`
+	Name    string `json:"name"`
+
+	// NextModelID The encoder that it is being moved to.
+	NextModelID   *string `json:"next_model_id,omitempty"`
+	RetentionDays int     `json:"retention_days"`
+	StoreImages   bool    `json:"store_images"`
+	Subjects      int     `json:"subjects"`
 
 	// Templates Of all models.
 	Templates int `json:"templates"`
@@ -414,7 +577,10 @@ type GalleryCreate struct {
 	// RetentionDays Templates older than this are purged; 0 keeps them.
 	RetentionDays *RetentionDays `json:"retention_days,omitempty"`
 
-	// StoreImages Whether aligned crops are kept. This version keeps none and refuses `true`.
+	// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
+	// the operator's, so that the gallery can be moved to another encoder without
+	// new photos. `true` is refused by a server without such a key; `false` erases
+	// the crops that are there.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
@@ -434,7 +600,10 @@ type GalleryUpdate struct {
 	// RetentionDays Templates older than this are purged; 0 keeps them.
 	RetentionDays *RetentionDays `json:"retention_days,omitempty"`
 
-	// StoreImages Whether aligned crops are kept. This version keeps none and refuses `true`.
+	// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
+	// the operator's, so that the gallery can be moved to another encoder without
+	// new photos. `true` is refused by a server without such a key; `false` erases
+	// the crops that are there.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
@@ -475,6 +644,47 @@ type MaxFaces = int
 
 // Metadata A JSON object of at most 4 KiB, kept as it is.
 type Metadata = json.RawMessage
+
+// MigrateRequest defines model for MigrateRequest.
+type MigrateRequest struct {
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	Gallery *GalleryName `json:"gallery,omitempty"`
+}
+
+// Migration defines model for Migration.
+type Migration struct {
+	// Covered Of those, the ones with a template of this encoder.
+	Covered int `json:"covered"`
+
+	// EtaSeconds Absent where it cannot be told.
+	EtaSeconds *float64 `json:"eta_seconds,omitempty"`
+	Gallery    string   `json:"gallery"`
+
+	// Pending Crops still to be encoded.
+	Pending int `json:"pending"`
+
+	// State `running`: templates are being made. `waiting_for_photos`: some subjects
+	// need a new photo. `done`: the gallery is searched with the encoder.
+	// `canceled`: it is not, and not on its way.
+	State MigrationState `json:"state"`
+
+	// Subjects Those with a template of any model.
+	Subjects int `json:"subjects"`
+
+	// Uncovered Subjects that need a new photo.
+	Uncovered int `json:"uncovered"`
+}
+
+// MigrationState `running`: templates are being made. `waiting_for_photos`: some subjects
+// need a new photo. `done`: the gallery is searched with the encoder.
+// `canceled`: it is not, and not on its way.
+type MigrationState string
+
+// MigrationList defines model for MigrationList.
+type MigrationList struct {
+	Items   []Migration `json:"items"`
+	ModelID string      `json:"model_id"`
+}
 
 // Model defines model for Model.
 type Model struct {
@@ -650,7 +860,10 @@ type Sample struct {
 	Face Face `json:"face"`
 }
 
-// StoreImages Whether aligned crops are kept. This version keeps none and refuses `true`.
+// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
+// the operator's, so that the gallery can be moved to another encoder without
+// new photos. `true` is refused by a server without such a key; `false` erases
+// the crops that are there.
 type StoreImages = bool
 
 // Subject defines model for Subject.
@@ -709,14 +922,35 @@ type Template struct {
 	ModelID   string    `json:"model_id"`
 
 	// Quality 0 where an embedding was enrolled.
-	Quality    float32 `json:"quality"`
-	SubjectID  string  `json:"subject_id"`
-	TemplateID string  `json:"template_id"`
+	Quality float32 `json:"quality"`
+
+	// SampleID The photo; what several models made of one photo shares it.
+	SampleID   string `json:"sample_id"`
+	SubjectID  string `json:"subject_id"`
+	TemplateID string `json:"template_id"`
 }
 
 // TemplateList defines model for TemplateList.
 type TemplateList struct {
 	Items []Template `json:"items"`
+}
+
+// Uncovered defines model for Uncovered.
+type Uncovered struct {
+	// Reason `no_crop`: no photo was kept. `crop_unusable`: it cannot be opened or encoded; the server's log says why.
+	Reason    UncoveredReason `json:"reason"`
+	SubjectID string          `json:"subject_id"`
+}
+
+// UncoveredReason `no_crop`: no photo was kept. `crop_unusable`: it cannot be opened or encoded; the server's log says why.
+type UncoveredReason string
+
+// UncoveredList defines model for UncoveredList.
+type UncoveredList struct {
+	Items []Uncovered `json:"items"`
+
+	// NextCursor Absent on the last page.
+	NextCursor *NextCursor `json:"next_cursor,omitempty"`
 }
 
 // VerifyRequest defines model for VerifyRequest.
@@ -787,11 +1021,17 @@ type Cursor = string
 // GalleryPath defines model for GalleryPath.
 type GalleryPath = string
 
+// GalleryQuery defines model for GalleryQuery.
+type GalleryQuery = string
+
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
 // Limit defines model for Limit.
 type Limit = int
+
+// ModelPath defines model for ModelPath.
+type ModelPath = string
 
 // SubjectPath defines model for SubjectPath.
 type SubjectPath = string
@@ -841,6 +1081,21 @@ type UpdateGalleryParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ExportSubjectsParams defines parameters for ExportSubjects.
+type ExportSubjectsParams struct {
+	// After Begin with the first subject after this id.
+	After *string `form:"after,omitempty" json:"after,omitempty"`
+
+	// Crops Give out the sealed crops, too. They are of use only with the same sealing key, in a gallery and tenant of the same names.
+	Crops *bool `form:"crops,omitempty" json:"crops,omitempty"`
+}
+
+// ImportSubjectsParams defines parameters for ImportSubjects.
+type ImportSubjectsParams struct {
+	// FromLine Pass over the lines before this one without reading them. The first line is 1.
+	FromLine *int64 `form:"from_line,omitempty" json:"from_line,omitempty"`
+}
+
 // ListSubjectsParams defines parameters for ListSubjects.
 type ListSubjectsParams struct {
 	// Limit How many items at most.
@@ -883,6 +1138,39 @@ type DeleteTemplateParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListUncoveredParams defines parameters for ListUncovered.
+type ListUncoveredParams struct {
+	// ModelID The encoder; that which the gallery is being moved to, or is searched with, when it is absent.
+	ModelID *string `form:"model_id,omitempty" json:"model_id,omitempty"`
+
+	// Limit How many items at most.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// CancelMigrationParams defines parameters for CancelMigration.
+type CancelMigrationParams struct {
+	// Gallery One gallery; all of the tenant when it is absent.
+	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
+
+	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetMigrationParams defines parameters for GetMigration.
+type GetMigrationParams struct {
+	// Gallery One gallery; all of the tenant when it is absent.
+	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
+}
+
+// MigrateParams defines parameters for Migrate.
+type MigrateParams struct {
+	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // RecognizeMultipartBody defines parameters for Recognize.
 type RecognizeMultipartBody interface{}
 
@@ -919,6 +1207,9 @@ type EnrolTemplateJSONRequestBody = EnrolRequest
 // EnrolTemplateMultipartRequestBody defines body for EnrolTemplate for multipart/form-data ContentType.
 type EnrolTemplateMultipartRequestBody EnrolTemplateMultipartBody
 
+// MigrateJSONRequestBody defines body for Migrate for application/json ContentType.
+type MigrateJSONRequestBody = MigrateRequest
+
 // RecognizeJSONRequestBody defines body for Recognize for application/json ContentType.
 type RecognizeJSONRequestBody = RecognizeRequest
 
@@ -954,6 +1245,12 @@ type ServerInterface interface {
 	// UpdateGallery Change a gallery.
 	// (PATCH /galleries/{gallery})
 	UpdateGallery(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params UpdateGalleryParams)
+	// ExportSubjects Give out all subjects with their templates.
+	// (GET /galleries/{gallery}/export)
+	ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams)
+	// ImportSubjects Take in many subjects with their templates.
+	// (POST /galleries/{gallery}/import)
+	ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams)
 	// ListSubjects List the subjects of a gallery.
 	// (GET /galleries/{gallery}/subjects)
 	ListSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListSubjectsParams)
@@ -978,9 +1275,21 @@ type ServerInterface interface {
 	// DeleteTemplate Erase one template.
 	// (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template})
 	DeleteTemplate(w http.ResponseWriter, r *http.Request, gallery GalleryPath, subject SubjectPath, template TemplatePath, params DeleteTemplateParams)
+	// ListUncovered Whom a gallery's move to an encoder would lose.
+	// (GET /galleries/{gallery}/uncovered)
+	ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams)
 	// ListModels The models that the server knows.
 	// (GET /models)
 	ListModels(w http.ResponseWriter, r *http.Request)
+	// CancelMigration End the move to an encoder.
+	// (DELETE /models/{model}/migrate)
+	CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams)
+	// GetMigration How far the move to an encoder is.
+	// (GET /models/{model}/migrate)
+	GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams)
+	// Migrate Move galleries to another encoder.
+	// (POST /models/{model}/migrate)
+	Migrate(w http.ResponseWriter, r *http.Request, model ModelPath, params MigrateParams)
 	// Recognize Which of the enrolled people is this, if any?
 	// (POST /recognize)
 	Recognize(w http.ResponseWriter, r *http.Request)
@@ -1035,6 +1344,18 @@ func (_ Unimplemented) UpdateGallery(w http.ResponseWriter, r *http.Request, gal
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ExportSubjects Give out all subjects with their templates.
+// (GET /galleries/{gallery}/export)
+func (_ Unimplemented) ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ImportSubjects Take in many subjects with their templates.
+// (POST /galleries/{gallery}/import)
+func (_ Unimplemented) ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListSubjects List the subjects of a gallery.
 // (GET /galleries/{gallery}/subjects)
 func (_ Unimplemented) ListSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListSubjectsParams) {
@@ -1083,9 +1404,33 @@ func (_ Unimplemented) DeleteTemplate(w http.ResponseWriter, r *http.Request, ga
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// ListUncovered Whom a gallery's move to an encoder would lose.
+// (GET /galleries/{gallery}/uncovered)
+func (_ Unimplemented) ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // ListModels The models that the server knows.
 // (GET /models)
 func (_ Unimplemented) ListModels(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CancelMigration End the move to an encoder.
+// (DELETE /models/{model}/migrate)
+func (_ Unimplemented) CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetMigration How far the move to an encoder is.
+// (GET /models/{model}/migrate)
+func (_ Unimplemented) GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// Migrate Move galleries to another encoder.
+// (POST /models/{model}/migrate)
+func (_ Unimplemented) Migrate(w http.ResponseWriter, r *http.Request, model ModelPath, params MigrateParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1398,6 +1743,119 @@ func (siw *ServerInterfaceWrapper) UpdateGallery(w http.ResponseWriter, r *http.
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.UpdateGallery(w, r, gallery, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ExportSubjects operation middleware
+func (siw *ServerInterfaceWrapper) ExportSubjects(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "gallery" -------------
+	var gallery GalleryPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "gallery", chi.URLParam(r, "gallery"), &gallery, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ExportSubjectsParams
+
+	// ------------- Optional query parameter "after" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "after", r.URL.Query(), &params.After, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "after"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "after", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "crops" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "crops", r.URL.Query(), &params.Crops, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "crops"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "crops", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ExportSubjects(w, r, gallery, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ImportSubjects operation middleware
+func (siw *ServerInterfaceWrapper) ImportSubjects(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "gallery" -------------
+	var gallery GalleryPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "gallery", chi.URLParam(r, "gallery"), &gallery, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ImportSubjectsParams
+
+	// ------------- Optional query parameter "from_line" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from_line", r.URL.Query(), &params.FromLine, runtime.BindQueryParameterOptions{Type: "integer", Format: "int64"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from_line"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from_line", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ImportSubjects(w, r, gallery, params)
 	}))
 
 	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
@@ -1891,6 +2349,82 @@ func (siw *ServerInterfaceWrapper) DeleteTemplate(w http.ResponseWriter, r *http
 	handler.ServeHTTP(w, r)
 }
 
+// ListUncovered operation middleware
+func (siw *ServerInterfaceWrapper) ListUncovered(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "gallery" -------------
+	var gallery GalleryPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "gallery", chi.URLParam(r, "gallery"), &gallery, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListUncoveredParams
+
+	// ------------- Optional query parameter "model_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "model_id", r.URL.Query(), &params.ModelID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "model_id"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model_id", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListUncovered(w, r, gallery, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListModels operation middleware
 func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Request) {
 
@@ -1904,6 +2438,185 @@ func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Req
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListModels(w, r)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CancelMigration operation middleware
+func (siw *ServerInterfaceWrapper) CancelMigration(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", chi.URLParam(r, "model"), &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CancelMigrationParams
+
+	// ------------- Optional query parameter "gallery" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "gallery", r.URL.Query(), &params.Gallery, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "gallery"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CancelMigration(w, r, model, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetMigration operation middleware
+func (siw *ServerInterfaceWrapper) GetMigration(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", chi.URLParam(r, "model"), &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetMigrationParams
+
+	// ------------- Optional query parameter "gallery" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "gallery", r.URL.Query(), &params.Gallery, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "gallery"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetMigration(w, r, model, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// Migrate operation middleware
+func (siw *ServerInterfaceWrapper) Migrate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "model" -------------
+	var model ModelPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "model", chi.URLParam(r, "model"), &model, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params MigrateParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.Migrate(w, r, model, params)
 	}))
 
 	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
@@ -2092,6 +2805,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Patch(options.BaseURL+"/galleries/{gallery}", wrapper.UpdateGallery)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/galleries/{gallery}/export", wrapper.ExportSubjects)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/galleries/{gallery}/import", wrapper.ImportSubjects)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/galleries/{gallery}/subjects", wrapper.ListSubjects)
 	})
 	r.Group(func(r chi.Router) {
@@ -2116,7 +2835,19 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Delete(options.BaseURL+"/galleries/{gallery}/subjects/{subject}/templates/{template}", wrapper.DeleteTemplate)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/galleries/{gallery}/uncovered", wrapper.ListUncovered)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/models", wrapper.ListModels)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/models/{model}/migrate", wrapper.CancelMigration)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/models/{model}/migrate", wrapper.GetMigration)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/models/{model}/migrate", wrapper.Migrate)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/recognize", wrapper.Recognize)
@@ -2296,6 +3027,111 @@ func (response UpdateGallery200JSONResponse) VisitUpdateGalleryResponse(w http.R
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
+}
+
+type ExportSubjectsRequestObject struct {
+	Gallery GalleryPath `json:"gallery"`
+	Params  ExportSubjectsParams
+}
+
+type ExportSubjectsResponseObject interface {
+	VisitExportSubjectsResponse(w http.ResponseWriter) error
+}
+
+type ExportSubjects200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ExportSubjects200ApplicationXNdjsonResponse) VisitExportSubjectsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type ImportSubjectsRequestObject struct {
+	Gallery GalleryPath `json:"gallery"`
+	Params  ImportSubjectsParams
+	Body    io.Reader
+}
+
+type ImportSubjectsResponseObject interface {
+	VisitImportSubjectsResponse(w http.ResponseWriter) error
+}
+
+type ImportSubjects200ApplicationXNdjsonResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ImportSubjects200ApplicationXNdjsonResponse) VisitImportSubjectsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
 }
 
 type ListSubjectsRequestObject struct {
@@ -2507,6 +3343,29 @@ func (response DeleteTemplate200JSONResponse) VisitDeleteTemplateResponse(w http
 	return err
 }
 
+type ListUncoveredRequestObject struct {
+	Gallery GalleryPath `json:"gallery"`
+	Params  ListUncoveredParams
+}
+
+type ListUncoveredResponseObject interface {
+	VisitListUncoveredResponse(w http.ResponseWriter) error
+}
+
+type ListUncovered200JSONResponse UncoveredList
+
+func (response ListUncovered200JSONResponse) VisitListUncoveredResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListModelsRequestObject struct {
 }
 
@@ -2524,6 +3383,76 @@ func (response ListModels200JSONResponse) VisitListModelsResponse(w http.Respons
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CancelMigrationRequestObject struct {
+	Model  ModelPath `json:"model"`
+	Params CancelMigrationParams
+}
+
+type CancelMigrationResponseObject interface {
+	VisitCancelMigrationResponse(w http.ResponseWriter) error
+}
+
+type CancelMigration200JSONResponse MigrationList
+
+func (response CancelMigration200JSONResponse) VisitCancelMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetMigrationRequestObject struct {
+	Model  ModelPath `json:"model"`
+	Params GetMigrationParams
+}
+
+type GetMigrationResponseObject interface {
+	VisitGetMigrationResponse(w http.ResponseWriter) error
+}
+
+type GetMigration200JSONResponse MigrationList
+
+func (response GetMigration200JSONResponse) VisitGetMigrationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type MigrateRequestObject struct {
+	Model  ModelPath `json:"model"`
+	Params MigrateParams
+	Body   *MigrateJSONRequestBody
+}
+
+type MigrateResponseObject interface {
+	VisitMigrateResponse(w http.ResponseWriter) error
+}
+
+type Migrate202JSONResponse MigrationList
+
+func (response Migrate202JSONResponse) VisitMigrateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2597,6 +3526,12 @@ type StrictServerInterface interface {
 	// UpdateGallery Change a gallery.
 	// (PATCH /galleries/{gallery})
 	UpdateGallery(ctx context.Context, request UpdateGalleryRequestObject) (UpdateGalleryResponseObject, error)
+	// ExportSubjects Give out all subjects with their templates.
+	// (GET /galleries/{gallery}/export)
+	ExportSubjects(ctx context.Context, request ExportSubjectsRequestObject) (ExportSubjectsResponseObject, error)
+	// ImportSubjects Take in many subjects with their templates.
+	// (POST /galleries/{gallery}/import)
+	ImportSubjects(ctx context.Context, request ImportSubjectsRequestObject) (ImportSubjectsResponseObject, error)
 	// ListSubjects List the subjects of a gallery.
 	// (GET /galleries/{gallery}/subjects)
 	ListSubjects(ctx context.Context, request ListSubjectsRequestObject) (ListSubjectsResponseObject, error)
@@ -2621,9 +3556,21 @@ type StrictServerInterface interface {
 	// DeleteTemplate Erase one template.
 	// (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template})
 	DeleteTemplate(ctx context.Context, request DeleteTemplateRequestObject) (DeleteTemplateResponseObject, error)
+	// ListUncovered Whom a gallery's move to an encoder would lose.
+	// (GET /galleries/{gallery}/uncovered)
+	ListUncovered(ctx context.Context, request ListUncoveredRequestObject) (ListUncoveredResponseObject, error)
 	// ListModels The models that the server knows.
 	// (GET /models)
 	ListModels(ctx context.Context, request ListModelsRequestObject) (ListModelsResponseObject, error)
+	// CancelMigration End the move to an encoder.
+	// (DELETE /models/{model}/migrate)
+	CancelMigration(ctx context.Context, request CancelMigrationRequestObject) (CancelMigrationResponseObject, error)
+	// GetMigration How far the move to an encoder is.
+	// (GET /models/{model}/migrate)
+	GetMigration(ctx context.Context, request GetMigrationRequestObject) (GetMigrationResponseObject, error)
+	// Migrate Move galleries to another encoder.
+	// (POST /models/{model}/migrate)
+	Migrate(ctx context.Context, request MigrateRequestObject) (MigrateResponseObject, error)
 	// Recognize Which of the enrolled people is this, if any?
 	// (POST /recognize)
 	Recognize(ctx context.Context, request RecognizeRequestObject) (RecognizeResponseObject, error)
@@ -2903,6 +3850,62 @@ func (sh *strictHandler) UpdateGallery(w http.ResponseWriter, r *http.Request, g
 	}
 }
 
+// ExportSubjects operation middleware
+func (sh *strictHandler) ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams) {
+	var request ExportSubjectsRequestObject
+
+	request.Gallery = gallery
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ExportSubjects(ctx, request.(ExportSubjectsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ExportSubjects")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ExportSubjectsResponseObject); ok {
+		if err := validResponse.VisitExportSubjectsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ImportSubjects operation middleware
+func (sh *strictHandler) ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams) {
+	var request ImportSubjectsRequestObject
+
+	request.Gallery = gallery
+	request.Params = params
+
+	request.Body = r.Body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ImportSubjects(ctx, request.(ImportSubjectsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ImportSubjects")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ImportSubjectsResponseObject); ok {
+		if err := validResponse.VisitImportSubjectsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListSubjects operation middleware
 func (sh *strictHandler) ListSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListSubjectsParams) {
 	var request ListSubjectsRequestObject
@@ -3156,6 +4159,33 @@ func (sh *strictHandler) DeleteTemplate(w http.ResponseWriter, r *http.Request, 
 	}
 }
 
+// ListUncovered operation middleware
+func (sh *strictHandler) ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams) {
+	var request ListUncoveredRequestObject
+
+	request.Gallery = gallery
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListUncovered(ctx, request.(ListUncoveredRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListUncovered")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListUncoveredResponseObject); ok {
+		if err := validResponse.VisitListUncoveredResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // ListModels operation middleware
 func (sh *strictHandler) ListModels(w http.ResponseWriter, r *http.Request) {
 	var request ListModelsRequestObject
@@ -3173,6 +4203,94 @@ func (sh *strictHandler) ListModels(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListModelsResponseObject); ok {
 		if err := validResponse.VisitListModelsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CancelMigration operation middleware
+func (sh *strictHandler) CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams) {
+	var request CancelMigrationRequestObject
+
+	request.Model = model
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CancelMigration(ctx, request.(CancelMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CancelMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CancelMigrationResponseObject); ok {
+		if err := validResponse.VisitCancelMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetMigration operation middleware
+func (sh *strictHandler) GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams) {
+	var request GetMigrationRequestObject
+
+	request.Model = model
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetMigration(ctx, request.(GetMigrationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetMigration")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetMigrationResponseObject); ok {
+		if err := validResponse.VisitGetMigrationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// Migrate operation middleware
+func (sh *strictHandler) Migrate(w http.ResponseWriter, r *http.Request, model ModelPath, params MigrateParams) {
+	var request MigrateRequestObject
+
+	request.Model = model
+	request.Params = params
+
+	var body MigrateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.Migrate(ctx, request.(MigrateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Migrate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(MigrateResponseObject); ok {
+		if err := validResponse.VisitMigrateResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -74,6 +75,9 @@ func (b *SubjectCreate) UnmarshalJSON(data []byte) error { return readObject(dat
 
 // UnmarshalJSON reads the object strictly; the error is a [face.Error].
 func (b *SubjectUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *MigrateRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // InvalidField is an Invalid error about one field of a body; name is empty for
 // the body itself.
@@ -229,7 +233,7 @@ func setJSON(field reflect.Value, name string, value []byte) error {
 	if !utf8.Valid(value) {
 		return InvalidField(name, "is not UTF-8")
 	}
-	if len(value) > maxField && !isImage(field) {
+	if len(value) > maxField && !isImage(field) && field.Type() != reflect.TypeFor[BulkTemplates]() {
 		return tooLong(name, maxField)
 	}
 	if field.Kind() == reflect.Pointer {
@@ -237,6 +241,9 @@ func setJSON(field reflect.Value, name string, value []byte) error {
 		field = field.Elem()
 	}
 	if err := json.Unmarshal(value, field.Addr().Interface()); err != nil {
+		if known, ok := errors.AsType[*face.Error](err); ok { // of a part of the value
+			return within(name, known)
+		}
 		return InvalidField(name, valueDetail(err))
 	}
 	return checkEnum(field, name)
@@ -285,7 +292,12 @@ func checkEnum(field reflect.Value, name string) error {
 func valueDetail(err error) string {
 	var wrongType *json.UnmarshalTypeError
 	var notBase64 base64.CorruptInputError
+	var notTime *time.ParseError
 	switch {
+	case errors.Is(err, errNumbers):
+		return errNumbers.Error()
+	case errors.As(err, &notTime):
+		return "is not a time as 2026-11-23T09:30:00Z"
 	case errors.Is(err, errManyImages):
 		return errManyImages.Error()
 	case errors.As(err, &wrongType):

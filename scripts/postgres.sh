@@ -16,7 +16,7 @@ set -euo pipefail
 least_pg=15      # CREATE DATABASE ... STRATEGY, MERGE
 least_vector=0.7 # halfvec
 source_suite=trixie
-image=pgvector/pgvector:pg17
+image=pgvector/pgvector:0.8.6-pg17-bookworm
 base=${LIKENESS_PG_DIR:-/var/tmp/likeness-pg-$(id -u)}
 
 say() { echo "postgres.sh: $*" >&2; }
@@ -94,7 +94,9 @@ find_server() {
 
 apt_install() {
   say "installing: $*"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null </dev/null
+  local said
+  said=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" 2>&1 </dev/null) ||
+    { printf '%s\n' "$said" | tail -n 20 >&2; return 1; }
 }
 
 # Debian's packages make a cluster and start it as they are installed: not

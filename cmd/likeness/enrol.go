@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/url"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -22,19 +19,14 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// keyEnv names the environment variable with the API key's secret. A flag
-// would show the secret to everyone who lists processes.
-const keyEnv = "LIKENESS_KEY"
-
 // maxPhotoBytes keeps a stray film out of memory. The server's own limit is
 // far lower, and it is the server that says so.
 const maxPhotoBytes = 64 << 20
 
 type enrolCmd struct {
+	serverFlags
 	Folder      string `arg:"" type:"path" help:"Folder, or tar, with one sub-folder per subject."`
-	Server      string `default:"http://127.0.0.1:8080" env:"LIKENESS_SERVER" placeholder:"URL" help:"Where the server answers (default: http://127.0.0.1:8080)."`
 	Gallery     string `default:"${gallery}" placeholder:"NAME" help:"Gallery to enrol in, which must be there (default: ${gallery})."`
-	KeyFile     string `type:"existingfile" placeholder:"FILE" help:"File with the API key's secret; else LIKENESS_KEY holds it."`
 	QualityGate string `default:"auto" enum:"auto,off" placeholder:"auto|off" help:"Whether photos of low quality are refused (default: auto)."`
 	OnDuplicate string `default:"warn" enum:"warn,refuse" placeholder:"warn|refuse" help:"What to do with a face that is enrolled as somebody else (default: warn)."`
 	Parallel    int    `default:"4" placeholder:"N" help:"Subjects enrolled at the same time (default: 4)."`
@@ -49,9 +41,8 @@ func (enrolCmd) Help() string {
 
 // Validate refuses what no server could be asked.
 func (c enrolCmd) Validate() error {
-	u, err := url.Parse(c.Server)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("--server: %q is not http://HOST:PORT or https://HOST", c.Server)
+	if err := c.serverFlags.Validate(); err != nil {
+		return err
 	}
 	if !face.ValidID(c.Gallery) {
 		return fmt.Errorf("--gallery: %q is not 1 to 128 letters, digits and ._@-", c.Gallery)
@@ -76,22 +67,11 @@ func (c enrolCmd) Run(t *tool) error {
 	if len(subjects) == 0 {
 		return usageError{fmt.Errorf("%s has no sub-folder with photos: one sub-folder per subject is expected", c.Folder)}
 	}
-	key, err := c.key()
+	api, err := c.connect(t, c.Parallel)
 	if err != nil {
-		return usageError{err}
-	}
-	u, err := url.Parse(c.Server)
-	if err != nil {
-		return usageError{err}
-	}
-	if key != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
-		fmt.Fprintln(t.stderr, "likeness: the API key and the photos travel unencrypted to", u.Host)
-	}
-	api := newClient(u, key, c.Parallel)
-	defer api.http.CloseIdleConnections()
-	if err := api.reach(t.ctx); err != nil {
 		return err
 	}
+	defer api.http.CloseIdleConnections()
 
 	e := &enrolment{
 		enrolCmd: c, api: api, set: set, tool: t, failures: map[string]int{},
@@ -111,29 +91,6 @@ func (c enrolCmd) Run(t *tool) error {
 	err = group.Wait()
 	e.bar.Close()
 	return errors.Join(err, t.ctx.Err(), e.summary(total, len(subjects)))
-}
-
-// key is the secret of the API key; empty for a server that wants none.
-func (c enrolCmd) key() (string, error) {
-	secret := os.Getenv(keyEnv)
-	if c.KeyFile != "" {
-		b, err := os.ReadFile(c.KeyFile)
-		if err != nil {
-			return "", fmt.Errorf("--key-file: %w", err)
-		}
-		secret = string(b)
-	}
-	secret = strings.TrimSpace(secret)
-	if strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", errors.New("the API key has characters that no key has")
-	}
-	return secret, nil
-}
-
-// loopback reports whether what is sent to the host stays on this machine.
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // folder is one subject with their photos.

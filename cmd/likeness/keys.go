@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
 type keysCmd struct {
@@ -27,32 +24,39 @@ type keysCmd struct {
 // there, or a key would lie where no server looks.
 type keyStore struct {
 	dataDir
-	DatabaseURL string `env:"LIKENESS_DATABASE_URL" placeholder:"sqlite:PATH" help:"Store of the server, when it is not in the data folder."`
+	DatabaseURL  string `env:"LIKENESS_DATABASE_URL" placeholder:"URL" help:"Store of the server, when it is not in the data folder: postgres://USER@HOST/NAME or sqlite:PATH."`
+	PasswordFile string `name:"database-password-file" env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File with the password of the Postgres, when its URL does not hold it."`
 }
 
-// database is the file of the store.
-func (s keyStore) database() (string, error) {
-	if s.DatabaseURL == "" {
-		return filepath.Join(s.DataDir, "likeness.db"), nil
-	}
-	if path, ok := strings.CutPrefix(s.DatabaseURL, "sqlite:"); ok && path != "" {
-		return path, nil
-	}
-	// Not the URL itself: it may hold a password.
-	return "", usageError{errors.New("--database-url: names no store of this build; sqlite:PATH does")}
+func (s keyStore) place() app.Place {
+	return app.Place{DatabaseURL: s.DatabaseURL, PasswordFile: s.PasswordFile, DataDir: s.DataDir}
 }
 
-// open opens the keys of a store that is there. A mistyped folder must not
+// name is what to call the store, and whether it is there.
+func (s keyStore) name() (name string, there bool, err error) {
+	name, there, err = s.place().Name()
+	if errors.Is(err, face.Invalid) {
+		err = usageError{fmt.Errorf("--database-url: %s", explain(err))}
+	}
+	return name, there, err
+}
+
+// mustBeThere is an error for a store that is not. A mistyped folder must not
 // become a new, empty store: it would say that there are no keys.
-func (s keyStore) open(ctx context.Context) (*sqlite.Keys, error) {
-	path, err := s.database()
-	if err != nil {
+func (s keyStore) mustBeThere() error {
+	name, there, err := s.name()
+	if err == nil && !there {
+		err = fmt.Errorf("there is no store at %s; name the server's folder with --data-dir or LIKENESS_DATA_DIR", name)
+	}
+	return err
+}
+
+// open opens the keys of a store that is there.
+func (s keyStore) open(ctx context.Context) (app.KeyStore, error) {
+	if err := s.mustBeThere(); err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is no store at %s; name the server's folder with --data-dir or LIKENESS_DATA_DIR", path)
-	}
-	return sqlite.OpenKeys(ctx, path)
+	return app.OpenKeys(ctx, s.place())
 }
 
 type keysCreate struct {
@@ -80,14 +84,11 @@ func (c keysCreate) Validate() error {
 }
 
 func (c keysCreate) Run(t *tool) (err error) {
-	path, err := c.database()
+	store, _, err := c.name()
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
-	keys, err := sqlite.OpenKeys(t.ctx, path)
+	keys, err := app.OpenKeys(t.ctx, c.place())
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func (c keysCreate) Run(t *tool) (err error) {
 		return err
 	}
 	fmt.Fprintf(t.stderr, "key %s for tenant %s may %s; expires: %s; good for a server whose store is %s\nthis is its secret, shown only now:\n",
-		key.ID, key.Tenant, join(key.Scopes), orNever(key.ExpiresAt), path)
+		key.ID, key.Tenant, join(key.Scopes), orNever(key.ExpiresAt), store)
 	_, err = fmt.Fprintln(t.stdout, secret)
 	return err
 }

@@ -98,7 +98,7 @@ func TestKeysStore(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "likeness.db")); err == nil {
 		t.Error("looking for keys made a store")
 	}
-	if got := call(t.Context(), "keys", "list", "--database-url", "postgres://u:secret@h/d"); got.code != exitUsage || strings.Contains(got.stderr, "secret") {
+	if got := call(t.Context(), "keys", "list", "--database-url", "redis://u:secret@h/d"); got.code != exitUsage || strings.Contains(got.stderr, "secret") {
 		t.Errorf("another store: %+v", got)
 	}
 }

@@ -35,8 +35,13 @@ type cli struct {
 	Keys      keysCmd      `cmd:"" help:"Make, list and revoke API keys."`
 	Models    modelsCmd    `cmd:"" help:"List, fetch and check models."`
 	Runtime   runtimeCmd   `cmd:"" help:"Find or fetch ONNX Runtime, which runs the models."`
+	Ready     readyCmd     `cmd:"" help:"Ask a running server whether it is ready: a health check."`
 	Enrol     enrolCmd     `cmd:"" help:"Enrol a folder of photos with a running server, one sub-folder per subject."`
 	Eval      evalCmd      `cmd:"" help:"Measure error rates on labelled pairs of photos."`
+	Export    exportCmd    `cmd:"" help:"Write a gallery with its templates to a file, from a running server."`
+	Import    importCmd    `cmd:"" help:"Import what export wrote, through a running server."`
+	Audit     auditCmd     `cmd:"" help:"Check and list the audit chain of a store."`
+	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
 
 	BenchSearch benchSearchCmd `cmd:"" help:"Measure recall and speed of the search engines on a gallery of yours, and say what to set."`

@@ -32,9 +32,10 @@ func call(ctx context.Context, args ...string) result {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
-		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify",
-		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "bench-search",
-		"search-graph", "search-graph build", "search-graph list", "search-graph drop",
+		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
+		"runtime path", "runtime pull", "enrol", "eval", "calibrate",
+		"export", "import", "audit verify", "audit list", "migrate-store",
+		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)
 		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
@@ -63,6 +64,19 @@ func TestUsage(t *testing.T) {
 		{"enrol --server=ftp://example.org " + here, "--server"},
 		{"enrol --gallery=../up " + here, "--gallery"},
 		{"enrol --parallel=0 " + here, "--parallel"},
+		{"export ../up", "no name of a gallery"},
+		{"export --server=ftp://example.org default", "--server"},
+		{"import default " + here + "/none", "none"},
+		{"import --from-line=-1 default main.go", "--from-line"},
+		{"audit list --since=soon --data-dir=" + here, `"soon" is no time`},
+		{"audit verify --database-url=redis://u:secret@h", "redis is not a store"},
+		{"migrate-store sqlite:" + here + "/a sqlite:" + here + "/a", "same store"},
+		{"migrate-store sqlite:" + here + "/a", "expected"},
+		{"models migrate", "id"},
+		{"models migrate ../up", "model id"},
+		{"models migrate sface --gallery=../up", "--gallery"},
+		{"models migrate sface --server=ftp://example.org", "--server"},
+		{"models migrate sface --wait --cancel", "--wait"},
 		{"bench-search", "--database-url"},
 		{"bench-search --database-url=sqlite:x.db", "names no Postgres"},
 		{"bench-search --clients=0 --database-url=postgres://h/d", "--clients"},

@@ -18,6 +18,9 @@ type modelsCmd struct {
 	List   modelsList   `cmd:"" help:"List the models that are known, with licence, origin and operating points."`
 	Pull   modelsPull   `cmd:"" help:"Fetch a model into the data folder, where the server finds it. What was cut off goes on where it stopped."`
 	Verify modelsVerify `cmd:"" help:"Check size and SHA-256 of the models that are there."`
+
+	Migrate modelsMigrate `cmd:"" help:"Move galleries of a running server to another encoder."`
+	Status  modelsStatus  `cmd:"" help:"Show how far that move is."`
 }
 
 func (m modelFolders) registry() (*embed.Registry, error) {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/alecthomas/kong"
@@ -20,7 +21,14 @@ import (
 
 // realServer starts the service itself on real weights, without keys, and
 // returns its address.
-func realServer(t *testing.T) string {
+func realServer(t *testing.T, changes ...func(*app.Options)) string {
+	t.Helper()
+	url, _ := startServer(t, changes...)
+	return url
+}
+
+// startServer is realServer with what stops it before the test ends.
+func startServer(t *testing.T, changes ...func(*app.Options)) (url string, stop func()) {
 	t.Helper()
 	weights := filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))
 	library := orttest.Library(t)
@@ -30,18 +38,22 @@ func realServer(t *testing.T) string {
 	}
 	o.Listen, o.Auth, o.DataDir, o.DatabaseURL = "127.0.0.1:0", "off", t.TempDir(), ""
 	o.ModelsDir, o.ORTLibrary = []string{weights}, library
+	for _, change := range changes {
+		change(&o)
+	}
 	a, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	a.Start()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		http.DefaultClient.CloseIdleConnections()
 		if err := a.Stop(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
-	return "http://" + a.Addr()
+	t.Cleanup(stop)
+	return "http://" + a.Addr(), stop
 }
 
 // A folder is enrolled once however often it is asked for, and again after the

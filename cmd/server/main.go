@@ -28,6 +28,9 @@ const (
 type flags struct {
 	app.Options `embed:""`
 
+	Serve         struct{} `cmd:"" default:"1" help:"Answer requests (what happens without a command)."`
+	MigrateSchema struct{} `cmd:"" name:"migrate" help:"Bring the schema of the Postgres of --database-url up to date, and leave. Several at once take turns."`
+
 	Config   kong.ConfigFlag  `type:"path" placeholder:"FILE" help:"JSON file with options, the names as in the flags, such as {\"listen\": \"127.0.0.1:8081\"}."`
 	LogLevel slog.Level       `default:"INFO" env:"LIKENESS_LOG_LEVEL" help:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
 	Version  kong.VersionFlag `help:"Print the version and leave."`
@@ -47,7 +50,8 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		return exitUsage
 	}
-	if _, err := parser.Parse(args); err != nil {
+	parsed, err := parser.Parse(args)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		return exitUsage
 	}
@@ -71,9 +75,31 @@ func run(args []string) int {
 		startCut()
 	}()
 
+	if parsed.Command() == "migrate" {
+		return migrate(drain, f.Place())
+	}
 	if err := app.Run(drain, cut, f.Options, version, log); err != nil {
 		fmt.Fprintf(os.Stderr, "server: %v\n", err)
 		return exitFailed
+	}
+	return exitOK
+}
+
+// migrate brings the schema up to date and says what it found.
+func migrate(ctx context.Context, p app.Place) int {
+	name, _, err := p.Name()
+	var before, after int64
+	if err == nil {
+		before, after, err = app.Migrate(ctx, p)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "server: %v\n", err)
+		return exitFailed
+	case before == after:
+		fmt.Printf("%s: the schema is up to date\n", name)
+	default:
+		fmt.Printf("%s: the schema went from version %d to %d\n", name, before, after)
 	}
 	return exitOK
 }

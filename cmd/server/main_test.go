@@ -229,8 +229,16 @@ func TestServe(t *testing.T) {
 		t.Fatalf("after SIGTERM: %v", err)
 	}
 
-	again := start(t, data)
+	again := start(t, data, "LIKENESS_AUDIT_DECISIONS=true")
 	check(again)
+	// What was decided is recorded by the time it is answered.
+	audit := exec.Command(filepath.Join(bin, "likeness"), "audit", "list", "--data-dir", data)
+	audit.Env = environ()
+	out, err = audit.Output()
+	if err != nil || strings.Count(string(out), "\n") != 4 || !strings.Contains(string(out), "\tverify\tdefault\tmike\t\tmatch\t") ||
+		!strings.Contains(string(out), "\trecognize\tdefault\t\t\tunknown\t") {
+		t.Errorf("audit list: %v\n%s", err, out)
+	}
 	again.signal(syscall.SIGTERM)
 	if err := <-again.exited; err != nil {
 		t.Fatalf("after SIGTERM: %v", err)
@@ -344,7 +352,7 @@ func TestUsage(t *testing.T) {
 		{"no port", []string{"--listen=localhost"}, nil, 2, "--listen"},
 		{"two at once", []string{"--listen=x", "--max-megapixels=0"}, nil, 2, "--max-megapixels"},
 		{"unknown flag", []string{"--lissten=x"}, nil, 2, "lissten"},
-		{"a store that is not there", nil, []string{"LIKENESS_DATABASE_URL=postgres://u:secret@h/d"}, 2, "postgres is not a store"},
+		{"a store that is not there", nil, []string{"LIKENESS_DATABASE_URL=redis://u:secret@h/d"}, 2, "redis is not a store"},
 		{"file", []string{"--config", file}, nil, 2, "0.0.0.0:1"},
 		{"environment over file", []string{"--config", file}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:2"},
 		{"flag over environment", []string{"--config", file, "--listen=0.0.0.0:3"}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:3"},

@@ -42,20 +42,22 @@ func rooms() map[string][]string {
 		"api":                 {"pkg/face"},
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
+		"internal/seal":       {"pkg/face"},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed"},
 		"internal/house":      {},
 		"internal/searchload": {"pkg/face"},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
 		"pkg/app": {
-			"internal/ort", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
-			"pkg/match", "pkg/store", "pkg/store/sqlite",
+			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite",
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store/postgres", "pkg/store/sqlite", "api",
+			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
 		},
-		"bench": nil, // measures any room
+		"deploy": {},
+		"bench":  nil, // measures any room
 	}
 }
 

@@ -118,6 +118,12 @@ func (c *Cluster) owned(tb testing.TB) {
 	})
 }
 
+// Bin is the folder with PostgreSQL's programs, for a test that runs one.
+func Bin(tb testing.TB) string {
+	tb.Helper()
+	return binaries(tb)
+}
+
 // URL of a database of the cluster, for its superuser.
 func (c *Cluster) URL(db string) string {
 	return fmt.Sprintf("postgres://postgres:%s@127.0.0.1:%d/%s?sslmode=disable", c.password, c.port, db)
@@ -131,6 +137,12 @@ func (c *Cluster) Exec(sql string, args ...any) {
 		c.tb.Fatalf("pgtest: %s: %v", sql, err)
 	}
 }
+
+// Dir is the cluster's folder, which is removed with it.
+func (c *Cluster) Dir() string { return c.dir }
+
+// Give makes path the server's.
+func (c *Cluster) Give(path string) error { return c.give(path) }
 
 // Pid is the process id of the postmaster, 0 when none runs.
 func (c *Cluster) Pid() int {

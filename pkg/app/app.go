@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -23,7 +21,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
-	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
 // App is a server. Make it with New, start it, stop it.
@@ -32,6 +29,7 @@ type App struct {
 	listener net.Listener
 	server   *http.Server
 	store    store.Store
+	mover    *mover
 	failed   chan error // the accept loop's end, when nobody asked for it
 	undo     teardown
 
@@ -86,19 +84,37 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint)
 	}
 
-	path, err := o.databasePath()
-	if err != nil {
-		return nil, err
+	if o.Migrate {
+		before, after, err := Migrate(ctx, o.Place())
+		if err != nil {
+			return nil, err
+		}
+		if before != after {
+			log.Info("migrated", "schema_before", before, "schema", after)
+		}
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("--data-dir: %w", err)
-	}
-	db, err := sqlite.Open(ctx, sqlite.Options{Path: path, Logger: log})
+	db, err := OpenStore(ctx, StoreOptions{
+		Place: o.Place(), ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+	})
 	if err != nil {
 		return nil, err
 	}
 	a.store = db
+	registry.MustRegister(storeState{a.ready, db})
 	a.undo.push("store", func(context.Context) error { return db.Close() })
+	name, _, err := o.Place().Name()
+	if err != nil {
+		return nil, err
+	}
+
+	crops, err := openCrops(o.CropKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if err := servable(ctx, db, pipeline, crops); err != nil {
+		return nil, err
+	}
+	a.mover = newMover(db, pipeline, crops, log, registry)
 
 	if o.Auth == "off" {
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
@@ -107,8 +123,9 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
 		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin,
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, MaxAtWork: slots + queue, RequestTimeout: o.RequestTimeout,
+		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
-		Observe: m.stage, Ready: a.ready,
+		Observe: m.stage, Ready: a.ready, Mover: a.mover, Sealer: crops.sealer(),
 	})
 	if err != nil {
 		return nil, err
@@ -135,7 +152,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		return nil
 	})
 	log.Info("opened", "version", version, "listen", a.Addr(), "detector", pipeline.Detector().ID, "encoder", encoder.ID,
-		"provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", path)
+		"provider", o.Provider, "auth", o.Auth, "operating_point", o.OperatingPoint, "data", name)
 	return a, nil
 }
 
@@ -147,7 +164,8 @@ func (a *App) Start() {
 	background, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { a.purge(background) })
-	a.undo.push("purge", func(context.Context) error {
+	running.Go(func() { a.mover.run(background) })
+	a.undo.push("background work", func(context.Context) error {
 		stop()
 		running.Wait()
 		return nil

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
-	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
@@ -18,7 +16,13 @@ import (
 type Options struct {
 	Listen      string `default:"127.0.0.1:8080" env:"LIKENESS_LISTEN" help:"Address to answer on, host:port."`
 	DataDir     string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" help:"Folder of the embedded store."`
-	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"Store to use: empty, or sqlite:PATH, for the embedded one."`
+	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"Store to use: postgres://USER@HOST/NAME, or empty, or sqlite:PATH, for the embedded one."`
+
+	DatabasePasswordFile string   `env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" help:"File with the password of the Postgres, when its URL does not hold it; read at each connection."`
+	DatabaseReadURLs     []string `name:"database-read-urls" env:"LIKENESS_DATABASE_READ_URLS" help:"Streaming replicas of the Postgres that share the reading, separated by commas."`
+	Migrate              bool     `env:"LIKENESS_MIGRATE" help:"Bring the schema of the Postgres up to date before answering, as the command migrate does."`
+	Search               string   `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What searches a Postgres: index, an exact one in memory; pgvector; or auto, the index as long as it fits into --search-memory."`
+	SearchMemory         int64    `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0: half of the machine's memory."`
 
 	ModelsDir  []string `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with model files and manifests of your own, separated by commas."`
 	Detector   string   `default:"yunet_n" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
@@ -28,9 +32,12 @@ type Options struct {
 	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`
 	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot; one more is answered 503 at once; 0: eight a slot."`
 
+	CropKeyFile []string `env:"LIKENESS_CROP_KEY_FILE" type:"path" help:"Files with the key that seals the images which galleries keep (32 bytes, as hex, base64 or raw), separated by commas: the first seals, all open."`
+
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
 	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
+	AuditDecisions  bool          `default:"false" env:"LIKENESS_AUDIT_DECISIONS" help:"Record every decision about somebody enrolled in the audit chain before it is answered."`
 	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
 	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
 	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
@@ -59,8 +66,12 @@ func (o Options) Validate() error {
 	default:
 		wrong("auth", "%q is neither on nor off", o.Auth)
 	}
-	if _, err := o.databasePath(); err != nil {
-		wrong("database-url", "%v", err)
+	if _, _, err := o.Place().Name(); face.KindOf(err) == face.Invalid {
+		detail := err.Error()
+		if e, ok := errors.AsType[*face.Error](err); ok {
+			detail = e.Detail
+		}
+		wrong("database-url", "%s", detail)
 	}
 	positive := map[string]float64{
 		"max-image-bytes": float64(o.MaxImageBytes), "max-megapixels": o.MaxMegapixels,
@@ -78,6 +89,9 @@ func (o Options) Validate() error {
 	if o.Queue < 0 {
 		wrong("queue", "must be 0 or more")
 	}
+	if o.SearchMemory < 0 {
+		wrong("search-memory", "must be 0 or more")
+	}
 	if o.RateLimit < 0 {
 		wrong("rate-limit", "must be 0 or more")
 	}
@@ -87,25 +101,15 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
+// Place is where the server's store is.
+func (o Options) Place() Place {
+	return Place{DatabaseURL: o.DatabaseURL, PasswordFile: o.DatabasePasswordFile, DataDir: o.DataDir}
+}
+
 // loopback reports whether a listen host is reached from this machine alone.
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// databasePath is the file of the embedded store.
-func (o Options) databasePath() (string, error) {
-	if o.DatabaseURL == "" {
-		return filepath.Join(o.DataDir, "likeness.db"), nil
-	}
-	if path, ok := strings.CutPrefix(o.DatabaseURL, "sqlite:"); ok && path != "" {
-		return path, nil
-	}
-	scheme := "this"
-	if u, err := url.Parse(o.DatabaseURL); err == nil && u.Scheme != "" {
-		scheme = u.Scheme // never the whole URL: it may hold a password
-	}
-	return "", fmt.Errorf("%s is not a store of this build; sqlite:PATH is", scheme)
 }
 
 func (o Options) limits() imaging.Limits {

@@ -54,11 +54,11 @@ func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 	case err != nil:
 		return nil, err
 	}
-	var undo teardown
+	var undo, further teardown
 	undo.push("runtime", func(context.Context) error { return rt.Close() })
 	fail := func(err error) (*Pipeline, error) { return nil, errors.Join(err, undo.unwind(ctx)) }
 
-	load := func(m embed.Model) (embed.Network, error) {
+	load := func(m embed.Model, undo *teardown) (embed.Network, error) {
 		onnx, err := m.ReadVerified()
 		if err != nil {
 			return nil, err
@@ -69,17 +69,26 @@ func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 		}
 		return n, err
 	}
-	detectorNet, err := load(detector)
+	undo.push("further encoders", further.unwind)
+	detectorNet, err := load(detector, &undo)
 	if err != nil {
 		return fail(err)
 	}
-	encoderNet, err := load(encoder)
+	encoderNet, err := load(encoder, &undo)
 	if err != nil {
 		return fail(err)
 	}
 	p, err := embed.New(embed.Options{
 		Detector: detectorNet, DetectorModel: detector.Manifest,
 		Encoder: encoderNet, EncoderModel: encoder.Manifest,
+		Load: func(id string) (embed.Network, embed.Manifest, error) {
+			m, err := registry.Model(id)
+			if err != nil {
+				return nil, embed.Manifest{}, err
+			}
+			n, err := load(m, &further)
+			return n, m.Manifest, err
+		},
 		Slots: o.Slots, Queue: o.Queue, Limits: o.Limits,
 		Observe: o.Observe, ObserveWait: o.ObserveWait,
 	})

@@ -51,6 +51,14 @@ type encoders struct {
 
 	mu     sync.Mutex
 	loaded map[string]*encoder
+	closed bool
+}
+
+// close ends loading, so that the caller knows all the networks there are.
+func (s *encoders) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 // get finds encoders by their ids, or the pipeline's own for none, and loads
@@ -81,6 +89,9 @@ func (s *encoders) get(ids ...string) ([]*encoder, error) {
 }
 
 func (s *encoders) open(id string) (*encoder, error) {
+	if s.closed {
+		return nil, errors.New("the pipeline is closed")
+	}
 	if s.load == nil {
 		return nil, errors.New("the pipeline has one encoder only")
 	}

@@ -181,9 +181,10 @@ func (p *Pipeline) Detector() Manifest { return p.o.DetectorModel }
 // Encoder is the manifest of the encoder.
 func (p *Pipeline) Encoder() Manifest { return p.o.EncoderModel }
 
-// Close turns new and waiting requests away, waits for the running ones, and
-// closes the sessions. A second call does nothing.
+// Close turns new and waiting requests away, loads no more encoders, waits for
+// the running requests, and closes the sessions. A second call does nothing.
 func (p *Pipeline) Close() error {
+	p.encoders.close()
 	return face.Wrap(face.Internal, "embed.Close", closeAll(p.gate.close()))
 }
 

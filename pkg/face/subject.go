@@ -2,6 +2,8 @@ package face
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base32"
 	"encoding/json"
 	"log/slog"
 	"strings"
@@ -84,6 +86,13 @@ const (
 // NewID makes a random identifier of 26 lower-case letters and digits
 // (at least 128 bits).
 func NewID() string { return strings.ToLower(rand.Text()) }
+
+// SampleTemplateID is the id of the template that a further model makes of a
+// sample: the same for whoever makes it, so that no sample gets it twice.
+func SampleTemplateID(sample, modelID string) string {
+	sum := sha256.Sum256([]byte(sample + "\x00" + modelID))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26])
+}
 
 // ValidID reports whether s may name a gallery, a subject or a tenant: 1 to
 // 128 letters, digits and ._@-, the first a letter or a digit. Such a name

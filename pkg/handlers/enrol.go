@@ -11,34 +11,52 @@ import (
 	"github.com/likeness-id/likeness/pkg/match"
 )
 
-// EnrolTemplate adds a template to a subject.
+// EnrolTemplate adds a template to a subject, and one more where the gallery
+// is on its way to another encoder.
 func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestObject) (api.EnrolTemplateResponseObject, error) {
 	b := r.JSONBody
 	if err := oneOf(choice{"image", b.Image != nil}, choice{"embedding", b.Embedding != nil}); err != nil {
 		return nil, err
 	}
+	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
+	if err != nil {
+		return nil, err
+	}
+	encoders, err := s.enrolledWith(g)
+	if err != nil {
+		return nil, err
+	}
+	if b.Image == nil {
+		encoders = named(encoders, b.ModelID)
+	}
 	// An unknown subject costs no inference.
-	own, err := s.Store.Templates(ctx, tenant(ctx), r.Gallery, r.Subject, s.modelID)
+	own, err := s.Store.Templates(ctx, tenant(ctx), r.Gallery, r.Subject, encoders[0].id)
 	if err != nil {
 		return nil, err
 	}
-	embedding, found, err := s.enrollable(ctx, b)
+	sample, found, err := s.enrollable(ctx, b, encoders, g.StoreImages)
 	if err != nil {
 		return nil, err
 	}
-	warnings, err := s.doubts(ctx, r, embedding, own)
+	warnings, err := s.doubts(ctx, r, encoders[0], sample.Embedding, own)
 	if err != nil {
 		return nil, err
 	}
 	id, repeatable := newID(ctx)
-	t := face.Template{ID: id, SubjectID: r.Subject, ModelID: s.modelID, Embedding: embedding}
+	t := face.Template{ID: id, SubjectID: r.Subject, SampleID: id, ModelID: encoders[0].id, Embedding: sample.Embedding}
 	if found != nil {
 		t.Quality = found.Quality.Score
+	}
+	if sample.Crop != nil {
+		t.Crop = s.Sealer.SealCrop(tenant(ctx), r.Gallery, id, sample.Crop)
 	}
 	stored, err := s.Store.Enrol(ctx, tenant(ctx), r.Gallery, t)
 	if i := slices.IndexFunc(own, func(o face.Template) bool { return o.ID == id }); repeatable && errors.Is(err, face.Conflict) && i >= 0 {
 		// Enrolled before a crash, with an embedding that differs in its last bits.
 		stored, err = own[i], nil
+	}
+	if err == nil {
+		err = s.enrolFurther(ctx, r, stored, t.Crop, encoders, sample)
 	}
 	if err != nil {
 		return nil, err
@@ -54,42 +72,97 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 	}, nil
 }
 
-// enrollable is the embedding to enrol, with the face it came from where it
-// came from a photo.
-func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest) (face.Embedding, *api.Face, error) {
+// enrolFurther adds to the sample of a stored template what the other
+// encoders made of it. A gallery that begins a move or ends one meanwhile
+// must not leave the subject behind, so it is looked at again afterwards.
+func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObject, first face.Template, crop []byte, encoders []encoder, sample embed.Sample) error {
+	done := []string{first.ModelID}
+	for {
+		for i, e := range encoders {
+			if slices.Contains(done, e.id) {
+				continue
+			}
+			t := face.Template{
+				ID: face.SampleTemplateID(first.SampleID, e.id), SubjectID: first.SubjectID, SampleID: first.SampleID, ModelID: e.id,
+				Embedding: sample.Embeddings[i], Quality: first.Quality, CreatedAt: first.CreatedAt, Crop: crop,
+			}
+			// A conflict: the mover, or this request before a crash, was faster.
+			if _, err := s.Store.Enrol(ctx, tenant(ctx), r.Gallery, t); err != nil && !errors.Is(err, face.Conflict) {
+				return err
+			}
+			done = append(done, e.id)
+		}
+		g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
+		if err != nil {
+			return err
+		}
+		if encoders, err = s.enrolledWith(g); err != nil {
+			return err
+		}
+		if g.NextModelID != "" {
+			s.Mover.Wake()
+		}
+		lacking := slices.ContainsFunc(encoders, func(e encoder) bool { return !slices.Contains(done, e.id) })
+		if !lacking || r.JSONBody.Image == nil {
+			return nil
+		}
+		if sample, _, err = s.enrollable(ctx, r.JSONBody, encoders, false); err != nil {
+			return err
+		}
+	}
+}
+
+// named is the encoder that made an embedding, or the first of them, which
+// then refuses it.
+func named(encoders []encoder, modelID *string) []encoder {
+	for _, e := range encoders {
+		if e.id == or(modelID, "") {
+			return []encoder{e}
+		}
+	}
+	return encoders[:1]
+}
+
+// enrollable is what to enrol, with the face it came from where it came from a
+// photo.
+func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders []encoder, crop bool) (embed.Sample, *api.Face, error) {
 	if b.Image == nil {
-		e, err := s.embedding("embedding", b.Embedding, b.ModelID)
-		return e, nil, err
+		e, err := s.embedding(encoders[0], "embedding", b.Embedding, b.ModelID)
+		return embed.Sample{Embedding: e, Embeddings: []face.Embedding{e}}, nil, err
 	}
 	release, err := s.admit()
 	if err != nil {
-		return nil, nil, err
+		return embed.Sample{}, nil, err
 	}
 	defer release()
-	samples, err := s.acquire(ctx, "image", b.Image, embed.PickOnly)
+	want := embed.Want{Crop: crop && s.Sealer != nil}
+	for _, e := range encoders {
+		want.Encoders = append(want.Encoders, e.id)
+	}
+	samples, err := s.acquire(ctx, "image", b.Image, embed.PickOnly, want)
 	if err != nil {
-		return nil, nil, err
+		return embed.Sample{}, nil, err
 	}
 	sample := samples[0]
 	if or(b.QualityGate, api.QualityGateAuto) == api.QualityGateAuto {
 		if err := s.gate("image", sample); err != nil {
-			return nil, nil, err
+			return embed.Sample{}, nil, err
 		}
 	}
 	f := faceOf(sample.Face)
-	return sample.Embedding, &f, nil
+	return sample, &f, nil
 }
 
 // doubts compares what is about to be enrolled with the others of the gallery
 // and with the subject's own templates.
-func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e face.Embedding, own []face.Template) ([]api.Warning, error) {
+func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, enc encoder, e face.Embedding, own []face.Template) ([]api.Warning, error) {
 	warnings := []api.Warning{}
-	points := s.Policy.Points()
+	points := enc.policy.Points()
 	if len(points) == 0 {
 		return warnings, nil
 	}
 	// Two, because the best one may be the subject.
-	near, err := s.Store.Search(ctx, tenant(ctx), r.Gallery, s.modelID, e, 2)
+	near, err := s.Store.Search(ctx, tenant(ctx), r.Gallery, enc.id, e, 2)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +178,7 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 		}
 		warnings = append(warnings, api.Warning{Code: face.ReasonDuplicateOfSubject, SubjectID: &other.SubjectID, Score: &other.Score})
 	}
-	point, err := s.Policy.Point(s.OperatingPoint)
+	point, err := enc.policy.Point(s.OperatingPoint)
 	if err != nil || len(own) == 0 {
 		return warnings, nil //nolint:nilerr // Without a threshold nobody can be said to be unlike themselves.
 	}
@@ -128,7 +201,7 @@ func (s *server) ListTemplates(ctx context.Context, r api.ListTemplatesRequestOb
 	answer := api.ListTemplates200JSONResponse{Items: make([]api.Template, len(list))}
 	for i, t := range list {
 		answer.Items[i] = api.Template{
-			TemplateID: t.ID, SubjectID: t.SubjectID, ModelID: t.ModelID, Quality: t.Quality, CreatedAt: t.CreatedAt,
+			TemplateID: t.ID, SubjectID: t.SubjectID, SampleID: t.SampleID, ModelID: t.ModelID, Quality: t.Quality, CreatedAt: t.CreatedAt,
 		}
 	}
 	return answer, nil

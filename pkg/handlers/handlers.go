@@ -29,7 +29,8 @@ import (
 // Pipeline finds and encodes faces; [embed.Pipeline] is one.
 type Pipeline interface {
 	Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error)
-	Embed(ctx context.Context, photo []byte, pick embed.Pick) ([]embed.Sample, error)
+	EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error)
+	Prepare(ctx context.Context, encoders ...string) error
 	Encoder() embed.Manifest
 	Detector() embed.Manifest
 }
@@ -40,8 +41,14 @@ type Pipeline interface {
 type Options struct {
 	Store    store.Store
 	Pipeline Pipeline
-	Models   []embed.Model // those that GET /models lists
+	Models   []embed.Model // those that GET /models lists, and galleries may be moved to
 	Policy   *match.Policy // of the pipeline's encoder
+
+	// Sealer seals the crops that galleries keep. Nil: no gallery may keep any.
+	Sealer Sealer
+	// Mover makes templates for galleries on their way to another encoder. Nil:
+	// nobody does.
+	Mover Mover
 
 	// Auth asks for API keys. Without it every caller is the default tenant
 	// with all scopes.
@@ -65,9 +72,15 @@ type Options struct {
 	// photos counts once, so that none is turned away when half of it is done.
 	// 0: no limit but the pipeline's.
 	MaxAtWork int
+	// AuditDecisions has every decision about somebody enrolled recorded before
+	// it is answered.
+	AuditDecisions bool
 	// RequestTimeout is when a request is answered 504, counted from when its
 	// body is in; 0 is 15 s.
 	RequestTimeout time.Duration
+	// BulkIdleTimeout is how long the other side of an import or an export may
+	// do nothing; 0 is a minute.
+	BulkIdleTimeout time.Duration
 
 	Logger     *slog.Logger                        // nil: discard
 	Registerer prometheus.Registerer               // nil: metrics are counted for nobody
@@ -103,6 +116,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 15 * time.Second
 	}
+	if o.BulkIdleTimeout == 0 {
+		o.BulkIdleTimeout = time.Minute
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -117,6 +133,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Observe == nil {
 		o.Observe = func(string, float64) {}
 	}
+	if o.Mover == nil {
+		o.Mover = noMover{}
+	}
 	if o.Ready == nil && o.Store != nil {
 		o.Ready = o.Store.Ready
 	}
@@ -129,11 +148,12 @@ func (o Options) maxBody() int64 { return 3*o.MaxImageBytes + 2<<20 }
 // server implements api.StrictServerInterface.
 type server struct {
 	Options
-	metrics *metrics
-	bodies  *semaphore.Weighted // bytes of bodies under way
-	atWork  *semaphore.Weighted // requests
-	modelID string              // of the encoder
-	size    int                 // of its embeddings
+	metrics   *metrics
+	bodies    *semaphore.Weighted // bytes of bodies under way
+	atWork    *semaphore.Weighted // requests
+	importing importing
+	own       encoder            // of what names no gallery, or one that has no other
+	encoders  map[string]encoder // by id
 }
 
 // New makes the handler of all routes and registers its metrics.
@@ -142,8 +162,9 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	encoder := o.Pipeline.Encoder()
-	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes), modelID: encoder.ID, size: encoder.Dimension}
+	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes)}
+	s.own, s.encoders = encodersOf(o)
+	s.importing.keys = map[string]bool{}
 	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err

@@ -38,7 +38,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, text := range []string{"text/html", "application/yaml"} {
+	for _, text := range []string{"text/html", "application/yaml", api.NDJSON} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	goleak.VerifyTestMain(m)
@@ -75,7 +75,11 @@ func contract(tb testing.TB) (*openapi3.T, routers.Router) {
 const (
 	modelID   = "test-encoder"
 	dimension = 64
-	side      = 16 // of a photo, in pixels
+
+	nextModelID   = "next-encoder"
+	nextDimension = 48
+
+	side = 16 // of a photo, in pixels
 )
 
 type person struct {
@@ -116,7 +120,33 @@ func (pipeline) Encoder() embed.Manifest {
 	return embed.Manifest{ID: modelID, Task: embed.TaskEncoder, Dimension: dimension}
 }
 
-func (p pipeline) Embed(ctx context.Context, photo []byte, pick embed.Pick) ([]embed.Sample, error) {
+func (pipeline) Prepare(context.Context, ...string) error { return nil }
+
+// EmbedWith gives each encoder a vector of its own, and a crop that names the
+// person.
+func (p pipeline) EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
+	samples, err := p.embed(ctx, photo, pick)
+	for i := range samples {
+		s := &samples[i]
+		for _, id := range want.Encoders {
+			e := s.Embedding
+			if id == nextModelID {
+				e = slices.Clone(e)[:nextDimension]
+				e, err = e.Normalise()
+			}
+			s.Embeddings = append(s.Embeddings, e)
+		}
+		if len(want.Encoders) > 0 {
+			s.Embedding = s.Embeddings[0]
+		}
+		if want.Crop {
+			s.Crop = []byte("crop of somebody")
+		}
+	}
+	return samples, err
+}
+
+func (p pipeline) embed(ctx context.Context, photo []byte, pick embed.Pick) ([]embed.Sample, error) {
 	if p.before != nil {
 		if err := p.before(ctx); err != nil {
 			return nil, err
@@ -159,7 +189,7 @@ func (p pipeline) Embed(ctx context.Context, photo []byte, pick embed.Pick) ([]e
 }
 
 func (p pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error) {
-	samples, err := p.Embed(ctx, photo, embed.PickAll)
+	samples, err := p.embed(ctx, photo, embed.PickAll)
 	var faces []face.Face
 	for _, s := range samples[:min(maxFaces, len(samples))] {
 		faces = append(faces, s.Face)
@@ -222,6 +252,7 @@ func open(tb testing.TB, change func(*handlers.Options)) *house {
 		Store: st, Pipeline: pipeline{}, Policy: match.NewPolicy(calibration()), OperatingPoint: "fmr_1e-4", AmbiguityMargin: 0.05,
 		Models: []embed.Model{
 			{Manifest: embed.Manifest{ID: modelID, Task: embed.TaskEncoder, Dimension: dimension, Calibration: calibration()}, Path: "x"},
+			{Manifest: embed.Manifest{ID: nextModelID, Task: embed.TaskEncoder, Dimension: nextDimension, Calibration: calibration()}, Path: "y"},
 			{Manifest: embed.Manifest{ID: "another", Task: embed.TaskDetector, Notes: "n"}},
 		},
 		Logger:     slog.New(slog.NewJSONHandler(h.logs, nil)),

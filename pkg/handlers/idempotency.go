@@ -32,7 +32,7 @@ type claimKey struct{}
 // is stored, so that no caller knows an answer that a retry would not get.
 func (s *server) record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(r.Header.Values(idempotencyHeader)) == 0 {
+		if len(r.Header.Values(idempotencyHeader)) == 0 || takesLines(r) {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // Verify compares a probe with a reference.
@@ -28,17 +29,17 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	); err != nil {
 		return nil, err
 	}
-	point, err := s.point(b.OperatingPoint)
-	if err != nil {
-		return nil, err
-	}
 	// What costs little comes first: an unknown subject costs no inference.
-	var refs []face.Template
+	enc, refs := s.own, []face.Template(nil)
 	if b.SubjectID != nil {
-		refs, err = s.templatesOf(ctx, b.Gallery, *b.SubjectID)
-		if err != nil {
+		var err error
+		if enc, refs, err = s.templatesOf(ctx, b.Gallery, *b.SubjectID); err != nil {
 			return nil, err
 		}
+	}
+	point, err := s.point(enc, b.OperatingPoint)
+	if err != nil {
+		return nil, err
 	}
 	if b.Probe != nil || b.Reference != nil {
 		release, err := s.admit()
@@ -51,17 +52,17 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	if or(b.Face, api.FaceRuleOnly) == api.FaceRuleLargest {
 		pick = embed.PickLargest
 	}
-	probe, probeFace, err := s.presented(ctx, "probe", b.Probe, b.ProbeEmbedding, b.ModelID, pick)
+	probe, probeFace, err := s.presented(ctx, enc, "probe", b.Probe, b.ProbeEmbedding, b.ModelID, pick)
 	if err != nil {
 		return nil, err
 	}
 	answer := api.VerifyResponse{
 		OperatingPoint: point.Name, Threshold: point.Threshold,
-		ModelID: s.modelID, SubjectID: b.SubjectID, Probe: probeFace,
+		ModelID: enc.id, SubjectID: b.SubjectID, Probe: probeFace,
 	}
 	if b.SubjectID == nil {
 		var reference face.Embedding
-		reference, answer.Reference, err = s.presented(ctx, "reference", b.Reference, b.ReferenceEmbedding, b.ModelID, pick)
+		reference, answer.Reference, err = s.presented(ctx, enc, "reference", b.Reference, b.ReferenceEmbedding, b.ModelID, pick)
 		if err != nil {
 			return nil, err
 		}
@@ -72,49 +73,74 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 		return nil, err
 	}
 	answer.Match = answer.Score >= point.Threshold
-	if fmr, ok := s.Policy.FMRAt(answer.Score); ok {
+	if fmr, ok := enc.policy.FMRAt(answer.Score); ok {
 		answer.FmrAtScore = &fmr
 	}
 	decision := "non_match"
 	if answer.Match {
 		decision = "match"
 	}
+	if b.SubjectID != nil {
+		err := s.audit(ctx, store.Decision{
+			Action: store.AuditVerify, Gallery: or(b.Gallery, face.DefaultGallery), SubjectID: *b.SubjectID, Decision: decision,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	s.metrics.decisions.WithLabelValues("/verify", decision).Inc()
 	return api.Verify200JSONResponse(answer), nil
 }
 
-// templatesOf are a subject's templates of the model in use: at least one.
-func (s *server) templatesOf(ctx context.Context, gallery *string, subject string) ([]face.Template, error) {
+// audit records a decision, where that is asked for. No door opens on one that
+// is not recorded.
+func (s *server) audit(ctx context.Context, d store.Decision) error {
+	if !s.AuditDecisions {
+		return nil
+	}
+	err := s.Store.RecordDecision(ctx, tenant(ctx), actor(ctx), d)
+	if err == nil || errors.Is(err, face.Canceled) {
+		return err
+	}
+	return &face.Error{Kind: face.Unavailable, Op: "handlers.audit", Detail: "The decision could not be recorded.", Err: err}
+}
+
+// templatesOf are a subject's templates of the gallery's encoder: at least one.
+func (s *server) templatesOf(ctx context.Context, gallery *string, subject string) (encoder, []face.Template, error) {
 	if !face.ValidID(subject) {
-		return nil, api.InvalidField("subject_id", invalidID)
+		return encoder{}, nil, api.InvalidField("subject_id", invalidID)
 	}
 	name, err := galleryOf(gallery)
 	if err != nil {
-		return nil, err
+		return encoder{}, nil, err
 	}
-	refs, err := s.Store.Templates(ctx, tenant(ctx), name, subject, s.modelID)
+	enc, err := s.encoderOf(ctx, name)
+	if err != nil {
+		return enc, nil, err
+	}
+	refs, err := s.Store.Templates(ctx, tenant(ctx), name, subject, enc.id)
 	if err != nil || len(refs) > 0 {
-		return refs, err
+		return enc, refs, err
 	}
 	others, err := s.Store.Templates(ctx, tenant(ctx), name, subject, "")
 	switch {
 	case err != nil:
-		return nil, err
+		return enc, nil, err
 	case len(others) > 0:
-		return nil, face.Errorf(face.ModelMismatch, "handlers.Verify",
-			"The subject has templates of other models only; the model in use is %s.", s.modelID)
+		return enc, nil, face.Errorf(face.ModelMismatch, "handlers.Verify",
+			"The subject has templates of other models only; the model in use is %s.", enc.id)
 	}
-	return nil, face.Errorf(face.NotFound, "handlers.Verify", "The subject has no templates.")
+	return enc, nil, face.Errorf(face.NotFound, "handlers.Verify", "The subject has no templates.")
 }
 
 // presented is the embedding of a photo, with its face, or one that was
 // given. Errors point at the field name, or at name_embedding or model_id.
-func (s *server) presented(ctx context.Context, name string, photo []byte, numbers []float32, modelID *string, pick embed.Pick) (face.Embedding, *api.Sample, error) {
+func (s *server) presented(ctx context.Context, enc encoder, name string, photo []byte, numbers []float32, modelID *string, pick embed.Pick) (face.Embedding, *api.Sample, error) {
 	if photo == nil {
-		e, err := s.embedding(name+"_embedding", numbers, modelID)
+		e, err := s.embedding(enc, name+"_embedding", numbers, modelID)
 		return e, nil, err
 	}
-	samples, err := s.acquire(ctx, name, photo, pick)
+	samples, err := s.acquire(ctx, name, photo, pick, enc.want())
 	if err == nil {
 		err = s.gate(name, samples[0])
 	}
@@ -138,23 +164,23 @@ func (s *server) gate(field string, sample embed.Sample) error {
 }
 
 // embedding checks an embedding that the caller computed.
-func (s *server) embedding(field string, numbers []float32, modelID *string) (face.Embedding, error) {
+func (s *server) embedding(enc encoder, field string, numbers []float32, modelID *string) (face.Embedding, error) {
 	const op = "handlers.embedding"
 	switch {
 	case modelID == nil:
 		return nil, api.InvalidField("model_id", "is missing: an embedding needs the model that made it")
-	case *modelID != s.modelID:
-		return nil, at(face.Errorf(face.ModelMismatch, op, "The model in use is %s.", s.modelID), "model_id")
-	case len(numbers) != s.size:
-		return nil, at(face.Errorf(face.ModelMismatch, op, "An embedding of %s has %d numbers, not %d.", s.modelID, s.size, len(numbers)), field)
+	case *modelID != enc.id:
+		return nil, at(face.Errorf(face.ModelMismatch, op, "The model in use is %s.", enc.id), "model_id")
+	case len(numbers) != enc.size:
+		return nil, at(face.Errorf(face.ModelMismatch, op, "An embedding of %s has %d numbers, not %d.", enc.id, enc.size, len(numbers)), field)
 	}
 	e, err := face.Embedding(numbers).Normalise()
 	return e, at(err, field)
 }
 
 // acquire embeds the faces of a photo and counts what could not be acquired.
-func (s *server) acquire(ctx context.Context, field string, photo []byte, pick embed.Pick) ([]embed.Sample, error) {
-	samples, err := s.Pipeline.Embed(ctx, photo, pick)
+func (s *server) acquire(ctx context.Context, field string, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
+	samples, err := s.Pipeline.EmbedWith(ctx, photo, pick, want)
 	if e, ok := errors.AsType[*face.Error](err); ok {
 		s.metrics.notAcquired(e.Reasons)
 	}
@@ -180,11 +206,12 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if err != nil {
 		return nil, err
 	}
-	point, err := s.point(b.OperatingPoint)
+	enc, err := s.encoderOf(ctx, gallery)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.Store.Gallery(ctx, tenant(ctx), gallery); err != nil {
+	point, err := s.point(enc, b.OperatingPoint)
+	if err != nil {
 		return nil, err
 	}
 	release, err := s.admit()
@@ -194,9 +221,9 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	defer release()
 	var samples []embed.Sample
 	if fuse {
-		samples, err = s.fused(ctx, b.Probe)
+		samples, err = s.fused(ctx, enc, b.Probe)
 	} else {
-		samples, err = s.acquire(ctx, "probe", b.Probe[0], embed.PickAll)
+		samples, err = s.acquire(ctx, "probe", b.Probe[0], embed.PickAll, enc.want())
 	}
 	if err != nil {
 		return nil, err
@@ -208,16 +235,23 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 		samples = samples[:min(1, len(samples))]
 	}
 	answer := api.RecognizeResponse{
-		ModelID: s.modelID, OperatingPoint: point.Name, Threshold: point.Threshold,
+		ModelID: enc.id, OperatingPoint: point.Name, Threshold: point.Threshold,
 		Faces: make([]api.RecognizedFace, 0, len(samples)),
 	}
 	for _, sample := range samples {
-		f, size, err := s.recognize(ctx, gallery, sample, k, point.Threshold)
+		f, size, err := s.recognize(ctx, enc, gallery, sample, k, point.Threshold)
 		if err != nil {
 			return nil, err
 		}
 		if size != nil {
 			answer.GallerySize = size
+		}
+		d := store.Decision{Action: store.AuditIdentify, Gallery: gallery, Decision: string(f.Decision)}
+		if f.Decision == api.RecognizedFaceDecisionMatch {
+			d.SubjectID = f.Candidates[0].SubjectID
+		}
+		if err := s.audit(ctx, d); err != nil {
+			return nil, err
 		}
 		s.metrics.decisions.WithLabelValues("/recognize", string(f.Decision)).Inc()
 		answer.Faces = append(answer.Faces, f)
@@ -227,7 +261,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 
 // recognize decides who a face is. The size of the gallery is nil where the
 // face was not searched for.
-func (s *server) recognize(ctx context.Context, gallery string, sample embed.Sample, k int, threshold float64) (api.RecognizedFace, *int, error) {
+func (s *server) recognize(ctx context.Context, enc encoder, gallery string, sample embed.Sample, k int, threshold float64) (api.RecognizedFace, *int, error) {
 	f := api.RecognizedFace{Face: faceOf(sample.Face), Candidates: []api.Candidate{}}
 	if reasons := sample.Face.Quality.Reasons; len(reasons) > 0 {
 		s.metrics.notAcquired(reasons)
@@ -236,7 +270,7 @@ func (s *server) recognize(ctx context.Context, gallery string, sample embed.Sam
 	}
 	// The second best is needed for the decision, asked for or not.
 	start := time.Now()
-	found, err := s.Store.Search(ctx, tenant(ctx), gallery, s.modelID, sample.Embedding, max(k, 2))
+	found, err := s.Store.Search(ctx, tenant(ctx), gallery, enc.id, sample.Embedding, max(k, 2))
 	if err != nil {
 		return f, nil, err
 	}
@@ -255,10 +289,10 @@ func (s *server) recognize(ctx context.Context, gallery string, sample embed.Sam
 // fused makes one sample of the largest faces of several frames: those that
 // pass the quality gate, weighted by quality. Where none passes, it is the
 // best of those that do not; where no frame has a face, there is no sample.
-func (s *server) fused(ctx context.Context, frames [][]byte) ([]embed.Sample, error) {
+func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]embed.Sample, error) {
 	var passed, refused []embed.Sample
 	for _, frame := range frames {
-		samples, err := s.Pipeline.Embed(ctx, frame, embed.PickLargest)
+		samples, err := s.Pipeline.EmbedWith(ctx, frame, embed.PickLargest, enc.want())
 		switch {
 		case errors.Is(err, face.NoFace):
 		case err != nil:
@@ -334,11 +368,11 @@ func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.Embed
 		return nil, err
 	}
 	defer release()
-	samples, err := s.acquire(ctx, "image", r.JSONBody.Image, pick)
+	samples, err := s.acquire(ctx, "image", r.JSONBody.Image, pick, s.own.want())
 	if err != nil {
 		return nil, err
 	}
-	answer := api.Embed200JSONResponse{ModelID: s.modelID, Faces: make([]api.EmbeddedFace, len(samples))}
+	answer := api.Embed200JSONResponse{ModelID: s.own.id, Faces: make([]api.EmbeddedFace, len(samples))}
 	for i, sample := range samples {
 		answer.Faces[i] = api.EmbeddedFace{Face: faceOf(sample.Face), Embedding: []float32(sample.Embedding)}
 		if or(r.JSONBody.Encoding, api.EmbeddingEncodingJSON) == api.EmbeddingEncodingFloat32 {
@@ -359,8 +393,8 @@ func littleEndian(e face.Embedding) []byte {
 }
 
 // point is the operating point that a request asks for, or the server's.
-func (s *server) point(name *string) (face.OperatingPoint, error) {
-	p, err := s.Policy.Point(or(name, s.OperatingPoint))
+func (s *server) point(enc encoder, name *string) (face.OperatingPoint, error) {
+	p, err := enc.policy.Point(or(name, s.OperatingPoint))
 	return p, at(err, "operating_point")
 }
 

@@ -121,7 +121,10 @@ func secure(next http.Handler) http.Handler {
 // limitTime ends the context when the request's time is over. It counts from
 // when the body is in: how long that takes is the sender's line, for which the
 // server has a timeout of its own, and that one ends here.
-func (s *server) limitTime(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
+func (s *server) limitTime(next api.StrictHandlerFunc, operation string) api.StrictHandlerFunc {
+	if isBulk(operation) {
+		return next
+	}
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
 		conn := http.NewResponseController(w)
 		_ = conn.SetReadDeadline(time.Time{}) // a writer without a connection has none
@@ -257,6 +260,14 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		if takesLines(r) { // one by one, so that it matters not how many
+			if err := mediaType(r); err != nil {
+				s.fail(w, r, err)
+				return
+			}
+			next.ServeHTTP(w, r)
+			return
+		}
 		size := r.ContentLength // less than 0: it does not say
 		switch {
 		case size == 0:
@@ -312,6 +323,10 @@ func (*body) Close() error { return nil }
 func mediaType(r *http.Request) error {
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
+	case takesLines(r):
+		if err == nil && kind == api.NDJSON {
+			return nil
+		}
 	case err == nil && kind == "application/json":
 		r.Header.Set("Content-Type", kind)
 		return nil
@@ -326,10 +341,18 @@ func mediaType(r *http.Request) error {
 }
 
 func mediaTypes(r *http.Request) string {
+	if takesLines(r) {
+		return api.NDJSON
+	}
 	if takesForm(r) {
 		return "application/json and multipart/form-data"
 	}
 	return "application/json"
+}
+
+// takesLines reports whether the route is that of an import.
+func takesLines(r *http.Request) bool {
+	return chi.RouteContext(r.Context()).RoutePattern() == "/galleries/{gallery}/import"
 }
 
 // takesForm reports whether the route takes an image, and with it multipart.

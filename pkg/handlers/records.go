@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/likeness-id/likeness/api"
-	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -26,7 +26,7 @@ func (s *server) ListGalleries(ctx context.Context, r api.ListGalleriesRequestOb
 	}
 	answer := api.ListGalleries200JSONResponse{Items: make([]api.Gallery, len(items)), NextCursor: given(next)}
 	for i, g := range items {
-		answer.Items[i] = gallery(g)
+		answer.Items[i] = s.gallery(g)
 	}
 	return answer, nil
 }
@@ -37,33 +37,35 @@ func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestOb
 	if !face.ValidID(b.Name) {
 		return nil, api.InvalidField("name", invalidID)
 	}
-	if err := checkGallery(b.RetentionDays, b.StoreImages); err != nil {
+	if err := s.checkGallery(b.RetentionDays, b.StoreImages); err != nil {
 		return nil, err
 	}
-	g, err := s.Store.CreateGallery(ctx, tenant(ctx), face.Gallery{ID: b.Name, RetentionDays: or(b.RetentionDays, 0)})
+	g, err := s.Store.CreateGallery(ctx, tenant(ctx), face.Gallery{
+		ID: b.Name, RetentionDays: or(b.RetentionDays, 0), StoreImages: or(b.StoreImages, false),
+	})
 	if err != nil {
 		return nil, at(err, "name")
 	}
 	return api.CreateGallery201JSONResponse{
 		Headers: api.CreateGallery201ResponseHeaders{Location: "/galleries/" + g.ID},
-		Body:    gallery(g),
+		Body:    s.gallery(g),
 	}, nil
 }
 
 // GetGallery shows a gallery.
 func (s *server) GetGallery(ctx context.Context, r api.GetGalleryRequestObject) (api.GetGalleryResponseObject, error) {
 	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
-	return api.GetGallery200JSONResponse(gallery(g)), err
+	return api.GetGallery200JSONResponse(s.gallery(g)), err
 }
 
 // UpdateGallery changes a gallery.
 func (s *server) UpdateGallery(ctx context.Context, r api.UpdateGalleryRequestObject) (api.UpdateGalleryResponseObject, error) {
-	if err := checkGallery(r.Body.RetentionDays, r.Body.StoreImages); err != nil {
+	if err := s.checkGallery(r.Body.RetentionDays, r.Body.StoreImages); err != nil {
 		return nil, err
 	}
 	g, err := s.Store.UpdateGallery(ctx, tenant(ctx), r.Gallery,
 		store.GalleryChange{RetentionDays: r.Body.RetentionDays, StoreImages: r.Body.StoreImages})
-	return api.UpdateGallery200JSONResponse(gallery(g)), err
+	return api.UpdateGallery200JSONResponse(s.gallery(g)), err
 }
 
 // DeleteGallery erases a gallery.
@@ -75,12 +77,12 @@ func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestOb
 // maxRetention is a hundred years, in days.
 const maxRetention = 36500
 
-func checkGallery(retentionDays *int, storeImages *bool) error {
+func (s *server) checkGallery(retentionDays *int, storeImages *bool) error {
 	if days := or(retentionDays, 0); days < 0 || days > maxRetention {
 		return api.InvalidField("retention_days", fmt.Sprintf("must be 0 to %d", maxRetention))
 	}
-	if or(storeImages, false) {
-		return api.InvalidField("store_images", "must be false: this version keeps no images")
+	if or(storeImages, false) && s.Sealer == nil {
+		return api.InvalidField("store_images", "must be false: the server has no key to seal images with (LIKENESS_CROP_KEY_FILE)")
 	}
 	return nil
 }
@@ -169,34 +171,6 @@ func checkSubject(name, externalID *string, metadata json.RawMessage) error {
 	return nil
 }
 
-// ListModels lists the models that the server knows.
-func (s *server) ListModels(context.Context, api.ListModelsRequestObject) (api.ListModelsResponseObject, error) {
-	answer := api.ListModels200JSONResponse{Items: make([]api.Model, len(s.Models))}
-	for i, m := range s.Models {
-		answer.Items[i] = model(m)
-		answer.Items[i].InUse = m.ID == s.modelID || m.ID == s.Pipeline.Detector().ID
-	}
-	return answer, nil
-}
-
-func model(m embed.Model) api.Model {
-	out := api.Model{
-		ModelID: m.ID, Task: api.ModelTask(m.Task), Available: m.Path != "",
-		License: m.License, Source: m.Source, Sha256: m.SHA256, Size: m.Size,
-		TrainingData: m.TrainingData, Notes: given(m.Notes),
-	}
-	if m.Task == embed.TaskEncoder {
-		out.Dimension = &m.Dimension
-	}
-	if m.Calibration != nil {
-		out.Comparisons = &m.Calibration.Comparisons
-		for _, p := range m.Calibration.Points {
-			out.OperatingPoints = append(out.OperatingPoints, api.OperatingPoint{Name: p.Name, Fmr: p.FMR, Threshold: p.Threshold})
-		}
-	}
-	return out
-}
-
 // pageOf is the part of a list that a request asks for.
 func pageOf(limit *int, cursor *string) (store.Page, error) {
 	p := store.Page{Limit: or(limit, 100), Cursor: or(cursor, "")}
@@ -230,9 +204,9 @@ func erased(r face.Receipt) api.ErasedJSONResponse {
 	}
 }
 
-func gallery(g face.Gallery) api.Gallery {
+func (s *server) gallery(g face.Gallery) api.Gallery {
 	return api.Gallery{
-		Name: g.ID, RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
+		Name: g.ID, ModelID: cmp.Or(g.ModelID, s.own.id), NextModelID: given(g.NextModelID), RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
 		Subjects: g.Subjects, Templates: g.Templates, CreatedAt: g.CreatedAt,
 	}
 }

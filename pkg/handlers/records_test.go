@@ -189,7 +189,7 @@ func TestModels(t *testing.T) {
 	if m := list.Items[0]; !m.InUse || !m.Available || *m.Dimension != dimension || len(m.OperatingPoints) != 3 || *m.Comparisons != 3e6 {
 		t.Errorf("got %+v", m)
 	}
-	if m := list.Items[1]; m.InUse || m.Available || m.Dimension != nil || m.OperatingPoints != nil || *m.Notes != "n" {
+	if m := list.Items[2]; m.InUse || m.Available || m.Dimension != nil || m.OperatingPoints != nil || *m.Notes != "n" {
 		t.Errorf("got %+v", m)
 	}
 }

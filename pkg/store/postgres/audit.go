@@ -51,7 +51,7 @@ func appendAudit(ctx context.Context, tx pgx.Tx, head store.AuditChain, records 
 		b.Queue(`INSERT INTO audit (`+auditColumns+`)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
 			r.Seq, r.ID, r.Tenant, r.At, r.KeyID, r.RequestID, r.Action, r.Gallery, r.SubjectID, r.TemplateID,
-			r.Subjects, r.Templates, r.Images, r.Decision, r.Prev, r.Hash)
+			r.Subjects, r.Templates, r.Images, r.Decision, append([]byte{}, r.Prev...), r.Hash) // nil would be null
 	}
 	b.Queue(`UPDATE audit_head SET seq = $1, hash = $2`, head.Seq, head.Hash)
 	return tx.SendBatch(ctx, &b).Close()
@@ -107,6 +107,9 @@ func (s *Store) RecordDecision(ctx context.Context, tenant string, by store.Acto
 			ID: face.NewID(), Tenant: tenant, At: time.Now().UnixMicro(), KeyID: by.KeyID, RequestID: by.RequestID,
 			Action: d.Action, Gallery: d.Gallery, SubjectID: d.SubjectID, Decision: d.Decision,
 		}}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		select {
 		case s.audit.queue <- c:
 		case <-ctx.Done():

@@ -55,6 +55,10 @@ type feed struct {
 	count   atomic.Int64
 	current atomic.Int64 // when the last successful look began, in nanoseconds since 1970
 
+	// missed counts the writes of this store that it could not catch up with
+	// at once, and made up those of them that it has caught up with since.
+	missed, madeUp atomic.Int64
+
 	wake    chan struct{}
 	mu      sync.Mutex
 	waiting []chan error // who waits for a look that has not begun
@@ -191,12 +195,30 @@ func (f *feed) catchUp(ctx context.Context, news bool) error {
 
 // wrote lets the index catch up with a write of this store before its caller
 // is answered. The write is durable whatever comes of it: should the database
-// be gone just now, the feed finds the write later.
+// be gone just now, the next search waits for it.
 func (f *feed) wrote(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	if err := f.catchUp(ctx, true); err != nil {
+		f.missed.Add(1)
 		f.s.o.Logger.Warn("a write is not searched yet", "error", err)
+	}
+}
+
+// makeUp catches up with writes of this store that the index has missed.
+func (f *feed) makeUp(ctx context.Context) error {
+	missed := f.missed.Load()
+	if missed == f.madeUp.Load() {
+		return nil
+	}
+	if err := f.catchUp(ctx, false); err != nil {
+		return err
+	}
+	for {
+		made := f.madeUp.Load()
+		if made >= missed || f.madeUp.CompareAndSwap(made, missed) {
+			return nil
+		}
 	}
 }
 
@@ -219,6 +241,7 @@ func (f *feed) poll(ctx context.Context) error {
 				JOIN gallery_model m ON m.row_id = t.gallery_model JOIN gallery g ON g.row_id = m.gallery
 			) ON c.erased IS NULL AND t.row_id = c.template
 		) ON c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
+			AND c.xid < pg_snapshot_xmax(pg_current_snapshot()) -- a restored backup has numbers from elsewhere
 		ORDER BY c.seq`, f.snapshot)
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
 		var shelf, template *int64

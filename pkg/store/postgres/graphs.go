@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,11 +27,11 @@ const (
 	// maxEf is pgvector's widest search.
 	maxEf = 1000
 
-	// graphProbes is how many templates a graph's recall is measured with,
-	// and jitter how far a probe is from the template: about where the mates
-	// of a good photo score.
-	graphProbes = 400
-	probeJitter = 0.75
+	// defaultProbes is how many searches a graph's recall is measured with,
+	// and probeJitter how far a probe is from a template: at a score of 0.8,
+	// where the mates of a good photo are.
+	defaultProbes = 400
+	probeJitter   = 0.75
 )
 
 // graph is an approximate index over what a gallery holds of one model.
@@ -60,6 +61,8 @@ type GraphOptions struct {
 	// search that finds them; 0 is 32 and 256. Twice of either takes about
 	// twice as long.
 	M, EfConstruction int
+	// Probes is how many searches the recall is measured with; 0 is 400.
+	Probes int
 	// Progress, which may be nil, is told how much of a step is done, 0..1.
 	Progress func(step string, done float64)
 }
@@ -109,6 +112,7 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
+	o.Probes = cmp.Or(o.Probes, defaultProbes)
 	o.M, o.EfConstruction = cmp.Or(o.M, defaultM), cmp.Or(o.EfConstruction, defaultEfConstruction)
 	err = s.db.call(op, func() error {
 		if !(recall > 0 && recall <= 1) {
@@ -124,7 +128,7 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 		if err := s.build(ctx, g, o.M, o.EfConstruction, progress); err != nil {
 			return err
 		}
-		ef, measured, probes, err := s.tune(ctx, g, recall, progress)
+		ef, measured, probes, err := s.tune(ctx, g, recall, o.Probes, progress)
 		if err != nil {
 			return err
 		}
@@ -212,8 +216,10 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 	}()
 	pid := conn.Conn().PgConn().PID()
 	watching, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	defer watcher.Wait() // one step tells of itself at a time
 	defer stop()
-	go func() {
+	watcher.Go(func() {
 		for sleep(watching, time.Second) {
 			var done float64
 			if ok, err := found(s.db.pool.QueryRow(watching, `SELECT coalesce(tuples_done::float8 / nullif($2, 0), 0)
@@ -221,7 +227,7 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 				progress("building", min(done, 1))
 			}
 		}
-	}()
+	})
 	_, err = conn.Exec(ctx, fmt.Sprintf(`CREATE INDEX CONCURRENTLY %s ON template USING hnsw ((embedding::halfvec(%d)) halfvec_ip_ops)
 		WITH (m = %d, ef_construction = %d) WHERE gallery_model = %d`, graphName(g.shelf), g.dimension, m, efConstruction, g.shelf))
 	return err
@@ -229,14 +235,14 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 
 // tune finds the least ef_search that reaches the recall, over probes near to
 // templates drawn at random.
-func (s *Store) tune(ctx context.Context, g graph, recall float64, progress func(string, float64)) (ef int, measured float64, probes int, err error) {
+func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, progress func(string, float64)) (ef int, measured float64, probes int, err error) {
 	type probe struct {
 		v    pgvector.Vector
 		best string
 	}
 	var all []probe
 	var ids []int64
-	rows, err := s.db.pool.Query(ctx, `SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2`, g.shelf, graphProbes)
+	rows, err := s.db.pool.Query(ctx, `SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2`, g.shelf, want)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var id int64
 		err := rows.Scan(&id)

@@ -2,8 +2,15 @@ package postgres_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
@@ -55,4 +62,144 @@ func TestStore(t *testing.T) {
 	}
 }
 
-var _ = face.DefaultGallery
+// embedding is the same for the same number, and unlike any other's.
+func embedding(seed, dim int) face.Embedding {
+	rng := rand.New(rand.NewPCG(uint64(seed), 1))
+	e := make(face.Embedding, dim)
+	for i := range e {
+		e[i] = float32(rng.NormFloat64())
+	}
+	e, err := e.Normalise()
+	if err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// closing closes what is deferred to it.
+func closing(tb testing.TB, c io.Closer) {
+	tb.Helper()
+	if err := c.Close(); err != nil {
+		tb.Error(err)
+	}
+}
+
+func addSubject(tb testing.TB, s *postgres.Store, id string) {
+	tb.Helper()
+	if _, err := s.CreateSubject(context.Background(), tenant, face.DefaultGallery, face.Subject{ID: id}); err != nil {
+		tb.Error(err)
+	}
+}
+
+func enrol(s *postgres.Store, id, subject string, e face.Embedding) error {
+	_, err := s.Enrol(context.Background(), tenant, face.DefaultGallery,
+		face.Template{ID: id, SubjectID: subject, ModelID: model, Embedding: e})
+	return err
+}
+
+// person is a subject with one template; both have the number.
+func person(seed, dim int) store.Record {
+	id := fmt.Sprint("s", seed)
+	return store.Record{
+		Subject:   face.Subject{ID: id, Name: "name of " + id},
+		Templates: []face.Template{{ID: fmt.Sprint("t", seed), SubjectID: id, ModelID: model, Embedding: embedding(seed, dim)}},
+	}
+}
+
+// populate imports the people with the numbers from one to below another.
+func populate(tb testing.TB, s store.Store, from, to, dim int) {
+	tb.Helper()
+	for at := from; at < to; at += store.MaxImport {
+		var records []store.Record
+		for i := at; i < min(to, at+store.MaxImport); i++ {
+			records = append(records, person(i, dim))
+		}
+		outcomes, err := s.Import(context.Background(), tenant, face.DefaultGallery, records)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		for _, o := range outcomes {
+			if o.Err != nil {
+				tb.Fatal(o.Err)
+			}
+		}
+	}
+}
+
+// finds reports whether a search for the embedding of a number gives that one.
+func finds(ctx context.Context, s store.Store, seed, dim int) (bool, error) {
+	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(seed, dim), 1)
+	if err != nil || len(r.Candidates) == 0 {
+		return false, err
+	}
+	c := r.Candidates[0]
+	return c.TemplateID == fmt.Sprint("t", seed) && c.Score > 0.999, nil
+}
+
+// until waits for something to become so.
+func until(tb testing.TB, limit time.Duration, what string, so func() bool) time.Duration {
+	tb.Helper()
+	start := time.Now()
+	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {
+		if so() {
+			tick.Stop()
+			return time.Since(start)
+		}
+		if time.Since(start) > limit {
+			tb.Fatalf("%s: not so after %v", what, limit)
+		}
+	}
+}
+
+func wantKind(tb testing.TB, err error, kind face.Kind, detail string) {
+	tb.Helper()
+	var e *face.Error
+	if !errors.As(err, &e) || e.Kind != kind || !strings.Contains(e.Detail, detail) {
+		tb.Errorf("error is %v, want %s with %q", err, kind, detail)
+	}
+}
+
+// sqlExec changes the database behind the store's back.
+func sqlExec(tb testing.TB, url string, sql string, args ...any) {
+	tb.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
+		tb.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func sqlInt(tb testing.TB, url, sql string) (n int) {
+	tb.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if err := conn.QueryRow(context.Background(), sql).Scan(&n); err != nil {
+		tb.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+// sqlInTransaction runs statements behind the store's back in one transaction.
+func sqlInTransaction(tb testing.TB, url string, work func(exec func(string))) {
+	tb.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
+	if err != nil {
+		tb.Error(err)
+		return
+	}
+	defer conn.Close(context.Background())
+	exec := func(sql string) {
+		if _, err := conn.Exec(context.Background(), sql); err != nil {
+			tb.Errorf("%s: %v", sql, err)
+		}
+	}
+	exec("BEGIN")
+	work(exec)
+	exec("COMMIT")
+}

@@ -2,10 +2,12 @@ package postgres
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -160,4 +162,40 @@ func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g
 		})
 	})
 	return value(g, err)
+}
+
+// AddToSample implements [store.Samples]. Erases wait for the gallery's lock,
+// so that the crop that is there stays until the template is.
+func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
+	const op = "AddToSample"
+	err := s.db.call(op, func() error {
+		if err := store.CheckTemplate(op, t); err != nil {
+			return err
+		}
+		if err := index.Validate(t.Embedding); err != nil {
+			return err
+		}
+		t.CreatedAt = store.Stamp(t.CreatedAt)
+		return s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
+			row, err := lockGallery(ctx, tx, op, tenant, gallery)
+			if err != nil {
+				return err
+			}
+			var kept int64
+			there, err := found(tx.QueryRow(ctx, `SELECT gallery FROM crop WHERE gallery = $1 AND sample = $2`, row, t.SampleID), &kept)
+			if err == nil && !there {
+				err = face.Errorf(face.NotFound, op, "no such sample with a crop")
+			}
+			if err != nil {
+				return err
+			}
+			e := enrolment{q: tx, op: op, tenant: tenant, gallery: gallery, t: &t}
+			if err = e.add(ctx); errors.Is(err, errFirst) {
+				err = e.addFirst(ctx)
+			}
+			return err
+		})
+	})
+	t.Crop = nil
+	return value(t, err)
 }

@@ -30,6 +30,9 @@ func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, pro
 			return err
 		}
 		key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
+		if err := s.feed.makeUp(ctx); err != nil {
+			return err
+		}
 		x := s.feed.index.Load()
 		if x == nil {
 			r, err = s.searchDatabase(ctx, op, key, probe, k)

@@ -57,7 +57,17 @@ const auditColumns = `seq, id, tenant, at, key_id, request_id, action,
 func scanAudit(rows *sql.Rows) (r store.AuditRecord, err error) {
 	err = rows.Scan(&r.Seq, &r.ID, &r.Tenant, &r.At, &r.KeyID, &r.RequestID, &r.Action,
 		&r.Gallery, &r.SubjectID, &r.TemplateID, &r.Subjects, &r.Templates, &r.Images, &r.Decision, &r.Prev, &r.Hash)
+	r.Prev = notNil(r.Prev)
 	return r, err
+}
+
+// notNil is what the driver, for which an empty blob and null are one, is to
+// give and to be given.
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
 }
 
 // recordErase writes the audit record of an erase and its id into the receipt.
@@ -107,7 +117,7 @@ func (t *transaction) insertAudit(r store.AuditRecord) (int, error) {
 	return t.exec(`INSERT INTO audit (`+auditColumns+`)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		r.Seq, r.ID, r.Tenant, r.At, r.KeyID, r.RequestID, r.Action,
-		r.Gallery, r.SubjectID, r.TemplateID, r.Subjects, r.Templates, r.Images, r.Decision, append([]byte{}, r.Prev...), r.Hash) // nil would be null
+		r.Gallery, r.SubjectID, r.TemplateID, r.Subjects, r.Templates, r.Images, r.Decision, notNil(r.Prev), r.Hash)
 }
 
 // AuditTrail implements [store.Audit]. No snapshot is held while emit runs: a

@@ -144,11 +144,18 @@ func (s session) nextRecord(gallery int64, after string) (r store.Record, found 
 	if err != nil {
 		return r, false, err
 	}
+	with := map[string]bool{} // samples whose crop is there
 	err = s.each(func(rows *sql.Rows) error {
-		t, err := scanTemplate(rows)
+		var crop []byte
+		t, err := scanTemplate(rows, &crop)
 		t.SubjectID = r.Subject.ID
+		if !with[t.SampleID] {
+			with[t.SampleID], t.Crop = true, crop
+		}
 		r.Templates = append(r.Templates, t)
 		return err
-	}, `SELECT `+templateColumns+` FROM template t WHERE t.subject = ? ORDER BY t.created_at, t.row_id`, row)
+	}, `SELECT `+templateColumns+`, c.sealed FROM template t
+		LEFT JOIN crop c ON c.gallery = t.gallery AND c.sample_id = t.sample_id
+		WHERE t.subject = ? ORDER BY t.created_at, t.row_id`, row)
 	return r, true, err
 }

@@ -66,6 +66,22 @@ const (
 	cropOfSubject   = `SELECT 1 FROM crop c WHERE c.subject = s.row_id`
 )
 
+// AddToSample implements [store.Samples].
+func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
+	const op = "AddToSample"
+	return s.enrolIf(ctx, op, tenant, gallery, t, func(tx *transaction) error {
+		row, err := tx.gallery(op, tenant, gallery)
+		if err != nil {
+			return err
+		}
+		there, err := tx.count(`SELECT count(*) FROM crop WHERE gallery = ? AND sample_id = ?`, row, t.SampleID)
+		if err == nil && there == 0 {
+			err = face.Errorf(face.NotFound, op, "no crop of such a sample")
+		}
+		return err
+	})
+}
+
 // Coverage implements [store.Samples].
 func (s *Store) Coverage(ctx context.Context, tenant, gallery, modelID string) (store.Coverage, error) {
 	const op = "Coverage"

@@ -41,7 +41,11 @@ func scanTemplate(rows *sql.Rows, more ...any) (t face.Template, err error) {
 
 // Enrol implements [store.Templates].
 func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
-	const op = "Enrol"
+	return s.enrolIf(ctx, "Enrol", tenant, gallery, t, func(*transaction) error { return nil })
+}
+
+// enrolIf enrols unless allowed, within the transaction, has something against it.
+func (s *Store) enrolIf(ctx context.Context, op, tenant, gallery string, t face.Template, allowed func(*transaction) error) (face.Template, error) {
 	err := store.CheckTemplate(op, t)
 	if err == nil {
 		err = index.Validate(t.Embedding)
@@ -49,6 +53,9 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 	if err == nil {
 		t.CreatedAt = store.Stamp(t.CreatedAt)
 		err = s.db.change(ctx, func(tx *transaction) error {
+			if err := allowed(tx); err != nil {
+				return err
+			}
 			return s.enrol(tx, op, tenant, gallery, &t)
 		})
 	}

@@ -121,6 +121,81 @@ func sampleOfAnother(t *testing.T, place Place) {
 	wantKind(t, err, face.Conflict)
 }
 
+func addToSample(t *testing.T, place Place) {
+	s, ctx := startWithPhotos(t, place), t.Context()
+	addSubject(t, s, tenant, photos, "a")
+	addSubject(t, s, tenant, photos, "b")
+	sample, bare := addSample(t, s, photos, "a", "crop", oldModel), addSample(t, s, photos, "a", "", oldModel)
+	more := face.Template{ID: "more", SubjectID: "a", SampleID: sample, ModelID: newModel, Embedding: axis(8, 0, 0), Quality: 0.5}
+	stored := must(s.AddToSample(ctx, tenant, photos, more))(t)
+	more.CreatedAt = stored.CreatedAt
+	if d := cmp.Diff(more, stored); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff(more, must(s.AddToSample(ctx, tenant, photos, more))(t)); d != "" {
+		t.Error("a second time", d)
+	}
+	for name, c := range map[string]struct {
+		gallery string
+		change  func(*face.Template)
+		kind    face.Kind
+	}{
+		"no crop":         {photos, func(t *face.Template) { t.SampleID = bare }, face.NotFound},
+		"no sample":       {photos, func(t *face.Template) { t.SampleID = "nothing" }, face.NotFound},
+		"unnamed":         {photos, func(t *face.Template) { t.SampleID = "" }, face.NotFound},
+		"subject":         {photos, func(t *face.Template) { t.SubjectID = "c" }, face.NotFound},
+		"another subject": {photos, func(t *face.Template) { t.SubjectID = "b" }, face.Conflict},
+		"gallery":         {"nobody", func(*face.Template) {}, face.NotFound},
+		"length":          {photos, func(t *face.Template) { t.Embedding = axis(4, 0, 0) }, face.ModelMismatch},
+		"numbers":         {photos, func(t *face.Template) { t.Embedding = face.Embedding{1, 1} }, face.Invalid},
+	} {
+		bad := more
+		bad.ID = "bad"
+		c.change(&bad)
+		if _, err := s.AddToSample(ctx, tenant, c.gallery, bad); !errors.Is(err, c.kind) {
+			t.Errorf("%s: %v, want %s", name, err, c.kind)
+		}
+	}
+	must(s.DeleteTemplate(ctx, tenant, photos, "a", sample, by))(t)
+	_, err := s.AddToSample(ctx, tenant, photos, more)
+	if err == nil {
+		t.Error("what was erased came back")
+	}
+	wantKind(t, err, face.NotFound)
+}
+
+// addToSampleWhileErasing has photos erased while another model's templates
+// of them come in: nothing of an erased photo is left.
+func addToSampleWhileErasing(t *testing.T, place Place) {
+	s, ctx := startWithPhotos(t, place), t.Context()
+	const n = 50
+	samples := make([]string, n)
+	for i := range samples {
+		addSubject(t, s, tenant, photos, number("s", i))
+		samples[i] = addSample(t, s, photos, number("s", i), "crop", oldModel)
+	}
+	together(2*n, func(i int) {
+		subject := number("s", i/2)
+		if i%2 == 0 {
+			_, err := s.DeleteTemplate(ctx, tenant, photos, subject, samples[i/2], by)
+			check(t, err)
+			return
+		}
+		_, err := s.AddToSample(ctx, tenant, photos, face.Template{
+			ID: number("new", i), SubjectID: subject, SampleID: samples[i/2], ModelID: newModel, Embedding: axis(8, 0, 0),
+		})
+		if err != nil {
+			wantKind(t, err, face.NotFound)
+		}
+	})
+	if g := must(s.Gallery(ctx, tenant, photos))(t); g.Templates != 0 {
+		t.Errorf("%d templates of erased photos are left", g.Templates)
+	}
+	if got := found(t, s, tenant, photos, newModel, axis(8, 0, 0), 5); got != nil {
+		t.Errorf("of erased photos are found: %v", got)
+	}
+}
+
 func cropsKept(t *testing.T, place Place) {
 	open, ctx := place(t), t.Context()
 	s := open()

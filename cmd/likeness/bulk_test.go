@@ -1,0 +1,371 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// crowd is the lines of an import, each of a subject with a template.
+func crowd(from, to int) string {
+	var b strings.Builder
+	for i := from; i < to; i++ {
+		fmt.Fprintf(&b, `{"subject_id":"s%04d","name":"Name %d","templates":[{"template_id":"t%04d","model_id":"test","embedding":[0,0.6,-0.8],"quality":0.1}]}`+"\n", i, i, i)
+	}
+	return b.String()
+}
+
+func fileOf(t *testing.T, content string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "people.ndjson")
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func gone(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := os.Stat(name); !os.IsNotExist(err) {
+			t.Errorf("%s is there: %v", name, err)
+		}
+	}
+}
+
+// A gallery goes out, into another server, and comes out the same.
+func TestBulkWithRealServer(t *testing.T) {
+	t.Parallel()
+	first, second := realServer(t), realServer(t)
+	file := fileOf(t, crowd(0, 400))
+	got := call(t.Context(), "import", "--server", first, "default", file)
+	if got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects created, 0 updated, 0 unchanged; 400 templates added") {
+		t.Fatalf("%+v", got)
+	}
+	gone(t, file+".progress")
+	if got := call(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "400 unchanged") {
+		t.Errorf("again: %+v", got)
+	}
+	out := filepath.Join(t.TempDir(), "out.ndjson")
+	if got := call(t.Context(), "export", "--server", first, "default", "-o", out); got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects") {
+		t.Fatalf("%+v", got)
+	}
+	gone(t, out+".part")
+	if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	exported, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := call(t.Context(), "import", "--server", second, "default", out); got.code != exitOK || !strings.Contains(got.stderr, "400 subjects created") {
+		t.Fatalf("%+v", got)
+	}
+	if got := call(t.Context(), "export", "--server", second, "default"); got.code != exitOK || got.stdout != string(exported) {
+		t.Errorf("the copy differs: exit %d, %d bytes of %d, %s", got.code, len(got.stdout), len(exported), got.stderr)
+	}
+	// What a stopped export has left is gone on from; half a line of it is not.
+	lines := strings.SplitAfter(string(exported), "\n")
+	if err := os.WriteFile(out+".part", []byte(strings.Join(lines[:200], "")+lines[200][:50]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := call(t.Context(), "export", "--server", second, "default", "-o", out); got.code != exitOK || !strings.Contains(got.stderr, "going on after 200 subjects") {
+		t.Errorf("%+v", got)
+	}
+	if again, err := os.ReadFile(out); err != nil || !bytes.Equal(again, exported) {
+		t.Errorf("an export that went on differs: %v", err)
+	}
+	if got := call(t.Context(), "export", "--server", first, "nobody"); got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "not_found") {
+		t.Errorf("%+v", got)
+	}
+	if got := call(t.Context(), "import", "--server", first, "nobody", file); got.code != exitFailed || !strings.Contains(got.stderr, "POST /galleries") {
+		t.Errorf("%+v", got)
+	}
+
+	// Lines that are refused are listed, and make the exit code.
+	bad := crowd(0, 1) + "nonsense\n\n" + crowd(400, 402) + `{"subject_id":"x","nmae":"x"}` + "\n{}\n" + strings.TrimSuffix(crowd(402, 403), "\n")
+	got = call(t.Context(), "import", "--server", first, "default", fileOf(t, bad))
+	if got.code != exitFailed || !strings.Contains(got.stderr, "3 lines were refused: 2, 6-7") || !strings.Contains(got.stderr, "3 subjects created, 0 updated, 1 unchanged") {
+		t.Errorf("%+v", got)
+	}
+	want := "2\t\tinvalid_request\t"
+	if lines := strings.Split(got.stdout, "\n"); len(lines) != 4 || !strings.HasPrefix(lines[0], want) || lines[1] != "6\tx\tinvalid_request\t/nmae: unknown field" {
+		t.Errorf("stdout:\n%s", got.stdout)
+	}
+	got = call(t.Context(), "import", "--server", first, "--from-line", "8", "default", fileOf(t, bad))
+	if got.code != exitOK || !strings.Contains(got.stderr, "0 subjects created, 0 updated, 1 unchanged") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// cutting passes requests on to a server, and breaks their connections after
+// so many bytes of the answer as it is told, until it is told no more.
+type cutting struct {
+	mu    sync.Mutex
+	after []int
+	paths []string
+}
+
+func (c *cutting) next(r *http.Request, status int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paths = append(c.paths, r.URL.RequestURI())
+	if strings.HasSuffix(r.URL.Path, "port") && status == http.StatusOK && len(c.after) > 0 {
+		n := c.after[0]
+		c.after = c.after[1:]
+		return n
+	}
+	return -1
+}
+
+func cuttingProxy(t *testing.T, to string, after ...int) (url string, c *cutting) {
+	t.Helper()
+	c = &cutting{after: after}
+	transport := &http.Transport{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := http.NewResponseController(w)
+		if err := conn.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		out, err := http.NewRequestWithContext(r.Context(), r.Method, to+r.URL.RequestURI(), r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		out.Header = r.Header
+		resp, err := transport.RoundTrip(out)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer resp.Body.Close()
+		cut := c.next(r, resp.StatusCode)
+		w.WriteHeader(resp.StatusCode)
+		buf := make([]byte, 512)
+		for passed := 0; ; {
+			n, err := resp.Body.Read(buf)
+			if cut >= 0 && passed+n > cut {
+				_, _ = w.Write(buf[:max(cut-passed, 0)])
+				_ = conn.Flush()
+				panic(http.ErrAbortHandler)
+			}
+			passed += n
+			_, _ = w.Write(buf[:n])
+			_ = conn.Flush()
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		}
+	}))
+	t.Cleanup(func() {
+		srv.Close()
+		transport.CloseIdleConnections()
+	})
+	return srv.URL, c
+}
+
+// Connections that break cost nothing but the time.
+func TestBulkOverBrokenConnections(t *testing.T) {
+	t.Parallel()
+	server := realServer(t)
+	file := fileOf(t, crowd(0, 400)+"nonsense\n")
+	proxy, c := cuttingProxy(t, server, 700, 5000, 5010)
+	got := call(t.Context(), "import", "--server", proxy, "default", file)
+	if got.code != exitFailed || strings.Count(got.stderr, "the import was cut off") != 3 || !strings.Contains(got.stderr, "1 lines were refused: 401") {
+		t.Errorf("%+v", got)
+	}
+	// More, where the server has not noticed yet that the one before is gone.
+	if got := strings.Count(strings.Join(c.paths, " "), "/import"); got < 4 {
+		t.Errorf("%d requests: %v", got, c.paths)
+	}
+	gone(t, file+".progress")
+
+	whole := call(t.Context(), "export", "--server", server, "default")
+	proxy, c = cuttingProxy(t, server, 0, 30_000, 1, 20_000)
+	out := filepath.Join(t.TempDir(), "out")
+	if got := call(t.Context(), "export", "--server", proxy, "default", "-o", out); got.code != exitOK || strings.Count(got.stderr, "going on in") != 4 {
+		t.Errorf("%+v", got)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil || string(b) != whole.stdout || strings.Count(whole.stdout, "\n") != 400 {
+		t.Errorf("%d bytes of %d, %v; asked for %v", len(b), len(whole.stdout), err, c.paths)
+	}
+}
+
+// An import that is interrupted notes where it was, and the next goes on.
+func TestImportInterrupted(t *testing.T) {
+	t.Parallel()
+	server := realServer(t)
+	content := crowd(0, 300) + "nonsense\n" + crowd(300, 600)
+	file := fileOf(t, content)
+	ctx, stop := context.WithCancel(t.Context())
+	var got imported
+	// The server of the first call answers half of it, then nothing more.
+	stuck := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			return
+		}
+		for i := 1; i <= 350; i++ {
+			status := `"created"`
+			if i == 301 {
+				status = `"refused","error":{"code":"invalid_request"}`
+			}
+			fmt.Fprintf(w, `{"line":%d,"templates":1,"status":%s}`+"\n", i, status)
+		}
+		fmt.Fprint(w, `{"line":351,"status":"failed","templates":0}`+"\n")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	}))
+	defer stuck.Close()
+	// Both calls are of one server's name: it moves while nobody looks.
+	var to sync.Map
+	to.Store("url", stuck.URL)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		url, _ := to.Load("url")
+		_ = http.NewResponseController(w).EnableFullDuplex() // a server of HTTP/1 can
+		req, err := http.NewRequestWithContext(r.Context(), r.Method, url.(string)+r.URL.RequestURI(), r.Body)
+		if err != nil {
+			return
+		}
+		req.Header = r.Header
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			return
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := resp.Body.Read(buf)
+			_, _ = w.Write(buf[:n])
+			_ = http.NewResponseController(w).Flush()
+			if err != nil {
+				return
+			}
+		}
+	}))
+	defer http.DefaultClient.CloseIdleConnections()
+	defer front.Close()
+	go func() { // the first line that is answered is noted at once
+		defer stop()
+		for ctx.Err() == nil {
+			if _, err := os.Stat(file + ".progress"); err == nil {
+				return
+			}
+			runtime.Gosched()
+		}
+	}()
+	first := call(ctx, "import", "--server", front.URL, "default", file)
+	if first.code != exitFailed || !strings.Contains(first.stderr, "stopped before the end") {
+		t.Fatalf("%+v", first)
+	}
+	b, err := os.ReadFile(file + ".progress")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Line < 1 || got.Line > 350 {
+		t.Fatalf("%+v", got)
+	}
+	want := imported{Server: front.URL, Gallery: "default", Size: int64(len(content)), Line: got.Line, Refused: got.Refused}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	to.Store("url", server)
+	second := call(t.Context(), "import", "--server", front.URL, "default", file)
+	if second.code != exitFailed || !strings.Contains(second.stderr, fmt.Sprintf("going on after line %d,", got.Line)) || !strings.Contains(second.stderr, "1 lines were refused: 301\n") {
+		t.Errorf("%+v", second)
+	}
+	gone(t, file+".progress")
+	// A file that is another one by now is imported from the start.
+	got.Size--
+	if b, err = json.Marshal(got); err == nil {
+		err = os.WriteFile(file+".progress", b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := call(t.Context(), "import", "--server", front.URL, "default", file)
+	if strings.Contains(third.stderr, "going on") || !strings.Contains(third.stderr, "importing lines: 601 of 601") || !strings.Contains(third.stderr, " created") {
+		t.Errorf("%+v", third)
+	}
+}
+
+func TestRanges(t *testing.T) {
+	t.Parallel()
+	for want, in := range map[string][]int64{"": nil, "3": {3}, "3-4": {3, 4}, "1, 3-5, 9": {1, 3, 4, 5, 9}} {
+		if got := ranges(in); got != want {
+			t.Errorf("%v: %q", in, got)
+		}
+	}
+}
+
+func TestWalkLines(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 3<<20)
+	for _, tt := range []struct {
+		content   string
+		most      int64
+		n, offset int64
+	}{
+		{"", -1, 0, 0},
+		{"", 5, 0, 0},
+		{"a", -1, 1, 1},
+		{"a\n", -1, 1, 2},
+		{"a\n\nb", -1, 3, 4},
+		{"a\nb\nc\n", 0, 0, 0},
+		{"a\nb\nc\n", 2, 2, 4},
+		{"a\nb", 2, 2, 3},
+		{"a\nb\n", 9, 2, 4},
+		{long + "\n" + long, -1, 2, 6<<20 + 1},
+		{long + "\nb\n", 1, 1, 3<<20 + 1},
+	} {
+		f, err := os.Open(fileOf(t, tt.content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if n, offset, err := walkLines(f, tt.most); n != tt.n || offset != tt.offset || err != nil {
+			t.Errorf("%.9q, %d: %d lines, %d bytes, %v", tt.content, tt.most, n, offset, err)
+		}
+	}
+}
+
+func TestSince(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]time.Time{
+		"2026-11-23":           time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC),
+		"2026-11-23T09:30:00Z": time.Date(2026, 11, 23, 9, 30, 0, 0, time.UTC),
+	} {
+		var s since
+		if err := s.UnmarshalText([]byte(in)); err != nil || !time.Time(s).Equal(want) {
+			t.Errorf("%q: %v, %v", in, time.Time(s), err)
+		}
+	}
+	var s since
+	if err := s.UnmarshalText([]byte("7d")); err != nil || time.Since(time.Time(s)).Round(time.Hour) != 7*24*time.Hour {
+		t.Errorf("7d: %v, %v", time.Time(s), err)
+	}
+	for _, in := range []string{"", "never", "yesterday", "2026-13-01"} {
+		if err := s.UnmarshalText([]byte(in)); err == nil {
+			t.Errorf("%q is a time", in)
+		}
+	}
+}

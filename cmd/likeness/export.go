@@ -1,0 +1,195 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+type exportCmd struct {
+	serverFlags
+	Gallery string `arg:"" help:"Gallery to export."`
+	Output  string `short:"o" type:"path" placeholder:"FILE" help:"File to write; it appears once it is whole. Without it, stdout."`
+	Crops   bool   `help:"Export sealed crops, too; they are of use only with the server's sealing key, in a gallery of the same name."`
+}
+
+// Help is what --help says beside the flags.
+func (exportCmd) Help() string {
+	return "One line a subject, in JSON, with all templates, as `likeness import` reads them. They are personal data: keep the file as you would keep the photos. " +
+		"A broken connection is made anew. An export that was stopped goes on from what FILE.part holds; remove that to begin anew. " +
+		"The gallery's settings are not in it. The key needs the scope admin."
+}
+
+// Validate refuses what no server could be asked.
+func (c exportCmd) Validate() error {
+	if !face.ValidID(c.Gallery) {
+		return fmt.Errorf("%q is no name of a gallery: 1 to 128 letters, digits and ._@-", c.Gallery)
+	}
+	return c.serverFlags.Validate()
+}
+
+func (c exportCmd) Run(t *tool) (err error) {
+	api, err := c.connect(t, 1)
+	if err != nil {
+		return err
+	}
+	defer api.http.CloseIdleConnections()
+	var gallery struct {
+		Subjects int64 `json:"subjects"`
+	}
+	where := api.base.JoinPath("galleries", c.Gallery)
+	if _, err := api.do(t.ctx, request{method: http.MethodGet, url: where}, &gallery); err != nil {
+		return err
+	}
+	e := &export{exportCmd: c, api: api, tool: t, out: t.stdout}
+	if c.Output == "" {
+		return e.run(where.JoinPath("export"), gallery.Subjects)
+	}
+	part, err := e.open()
+	if err != nil {
+		return err
+	}
+	err = e.run(where.JoinPath("export"), gallery.Subjects)
+	if err == nil {
+		err = part.Sync()
+	}
+	if err = errors.Join(err, part.Close()); err != nil {
+		return err
+	}
+	return os.Rename(part.Name(), c.Output)
+}
+
+// export is one run of the command.
+type export struct {
+	exportCmd
+	api   *client
+	tool  *tool
+	out   io.Writer
+	after string // the last subject that was written
+	count int64  // of those written
+}
+
+// open opens the file that an export grows in, behind its last whole line.
+func (e *export) open() (part *os.File, err error) {
+	// 0600: what is in it is personal data.
+	part, err = os.OpenFile(e.Output+".part", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			part.Close()
+		}
+	}()
+	var whole int64
+	in := bufio.NewReaderSize(part, 1<<20)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			break // half a line, or nothing
+		}
+		if err != nil {
+			return nil, err
+		}
+		if e.after, err = subjectOf(line); err != nil {
+			return nil, fmt.Errorf("%s is no export; remove it to begin anew: %w", part.Name(), err)
+		}
+		whole += int64(len(line))
+		e.count++
+	}
+	if err := part.Truncate(whole); err != nil {
+		return nil, err
+	}
+	if _, err := part.Seek(whole, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if e.count > 0 {
+		fmt.Fprintf(e.tool.stderr, "going on after %d subjects in %s\n", e.count, part.Name())
+	}
+	e.out = part
+	return part, nil
+}
+
+// subjectOf is the subject that a line is of.
+func subjectOf(line []byte) (string, error) {
+	var s struct {
+		ID string `json:"subject_id"`
+	}
+	if err := json.Unmarshal(line, &s); err != nil {
+		return "", err
+	}
+	if !face.ValidID(s.ID) {
+		return "", errors.New("a line has no subject_id")
+	}
+	return s.ID, nil
+}
+
+func (e *export) run(where *url.URL, subjects int64) error {
+	bar := newProgress(e.tool.stderr, "exporting subjects", subjects, false)
+	defer bar.Close()
+	bar.Set(min(e.count, subjects))
+	var p patience
+	for {
+		before := e.count
+		again, err := e.part(where, func() { bar.Set(min(e.count, subjects)) })
+		if err == nil {
+			break
+		}
+		if e.count > before {
+			p.progressed()
+		}
+		if err := p.bear(e.tool.ctx, e.tool, again, err); err != nil {
+			return err
+		}
+	}
+	bar.Close()
+	fmt.Fprintf(e.tool.stderr, "%d subjects of gallery %s of %s are exported\n", e.count, e.Gallery, e.Server)
+	return nil
+}
+
+// part writes what comes until the end, or until something breaks; again is as
+// of [client.stream].
+func (e *export) part(where *url.URL, progressed func()) (again time.Duration, err error) {
+	query := url.Values{}
+	if e.after != "" {
+		query.Set("after", e.after)
+	}
+	if e.Crops {
+		query.Set("crops", "true")
+	}
+	from := *where
+	from.RawQuery = query.Encode()
+	body, again, err := e.api.stream(e.tool.ctx, http.MethodGet, &from, nil)
+	if err != nil {
+		return again, err
+	}
+	defer body.Close()
+	in := bufio.NewReaderSize(body, 1<<20)
+	for {
+		line, err := in.ReadBytes('\n')
+		switch {
+		case errors.Is(err, io.EOF) && len(line) == 0:
+			return 0, nil
+		case err != nil:
+			return 0, fmt.Errorf("the export was cut off: %w", err)
+		}
+		id, err := subjectOf(line)
+		if err != nil {
+			return -1, fmt.Errorf("what the server sends is no export: %w", err)
+		}
+		if _, err := e.out.Write(line); err != nil {
+			return -1, err
+		}
+		e.after = id
+		e.count++
+		progressed()
+	}
+}

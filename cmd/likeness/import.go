@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+type importCmd struct {
+	serverFlags
+	Gallery  string `arg:"" help:"Gallery to import into, which must be there."`
+	File     string `arg:"" type:"existingfile" help:"File that export wrote, or of the same form."`
+	FromLine int64  `placeholder:"N" help:"First line to import (default: where the last import of the file stopped, or 1)."`
+}
+
+// Help is what --help says beside the flags.
+func (importCmd) Help() string {
+	return "A line is taken whole or refused whole. Each refused one gets a line on stdout: its number, subject, the code of the error, and the reason; the exit code is 1 then. " +
+		"A subject who is there keeps what is known of them and gets the templates that they lack, so importing again does no harm. " +
+		"A broken connection is made anew. An import that was stopped goes on where FILE.progress says. The key needs the scope enrol."
+}
+
+// Validate refuses what no server could be asked.
+func (c importCmd) Validate() error {
+	if !face.ValidID(c.Gallery) {
+		return fmt.Errorf("%q is no name of a gallery: 1 to 128 letters, digits and ._@-", c.Gallery)
+	}
+	if c.FromLine < 0 {
+		return errors.New("--from-line: must be 1 or more")
+	}
+	return c.serverFlags.Validate()
+}
+
+// saveEvery is how often an import notes how far it is.
+const saveEvery = time.Second
+
+// imported is how far an import is, as FILE.progress keeps it.
+type imported struct {
+	Server  string  `json:"server"`
+	Gallery string  `json:"gallery"`
+	Size    int64   `json:"size"` // of the file, which is another one when it changes
+	Line    int64   `json:"line"` // the last one that the server has answered for
+	Refused []int64 `json:"refused"`
+}
+
+func (c importCmd) Run(t *tool) (err error) {
+	file, err := os.Open(c.File)
+	if err != nil {
+		return usageError{err}
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	api, err := c.connect(t, 1)
+	if err != nil {
+		return err
+	}
+	defer api.http.CloseIdleConnections()
+	lines, _, err := walkLines(file, -1)
+	if err != nil {
+		return err
+	}
+	i := &importing{importCmd: c, api: api, tool: t, file: file, counts: map[string]int64{}, at: imported{
+		Server: c.Server, Gallery: c.Gallery, Size: info.Size(),
+	}}
+	i.resume()
+	done := false
+	defer func() { err = errors.Join(err, i.save(done)) }()
+
+	i.bar = newProgress(t.stderr, "importing lines", lines, false)
+	defer i.bar.Close()
+	i.bar.Set(i.at.Line)
+	if err := i.run(); err != nil {
+		return err
+	}
+	done = true
+	i.bar.Set(lines)
+	i.bar.Close()
+	return i.summary()
+}
+
+// importing is one run of the command.
+type importing struct {
+	importCmd
+	api       *client
+	tool      *tool
+	file      *os.File
+	bar       *progress
+	at        imported
+	saved     time.Time
+	counts    map[string]int64 // lines of this run by status
+	templates int64
+}
+
+func (i *importing) progressFile() string { return i.File + ".progress" }
+
+// resume finds out where to begin. What the file says of another import is
+// passed over: to begin anew does no harm.
+func (i *importing) resume() {
+	if i.FromLine > 0 {
+		i.at.Line = i.FromLine - 1
+		return
+	}
+	b, err := os.ReadFile(i.progressFile())
+	var was imported
+	if err != nil || json.Unmarshal(b, &was) != nil ||
+		was.Server != i.Server || was.Gallery != i.Gallery || was.Size != i.at.Size || was.Line < 0 {
+		return
+	}
+	i.at = was
+	fmt.Fprintf(i.tool.stderr, "going on after line %d, where the last import of the file stopped\n", was.Line)
+}
+
+// save notes how far the import is, so that whatever ends it, the next one
+// goes on from there. Once all is done there is nothing to note.
+func (i *importing) save(done bool) error {
+	if done || i.at.Line == 0 {
+		if err := os.Remove(i.progressFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	b, err := json.Marshal(i.at)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(i.File), filepath.Base(i.File)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), i.progressFile())
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	i.saved = time.Now()
+	return nil
+}
+
+// run imports until the end of the file.
+func (i *importing) run() error {
+	var p patience
+	for {
+		before := i.at.Line
+		again, err := i.part()
+		if err == nil {
+			return nil
+		}
+		if i.at.Line > before {
+			p.progressed()
+		}
+		if err := p.bear(i.tool.ctx, i.tool, again, err); err != nil {
+			return i.advise(err)
+		}
+	}
+}
+
+// part imports from the line after the last until the end, or until something
+// breaks; again is as of [client.stream].
+func (i *importing) part() (again time.Duration, err error) {
+	begin := i.at.Line // the server counts from here
+	_, offset, err := walkLines(i.file, begin)
+	if err != nil {
+		return -1, err
+	}
+	// A reader of its own: that of the attempt before may still be read.
+	rest := io.NewSectionReader(i.file, offset, i.at.Size-offset)
+	body, again, err := i.api.stream(i.tool.ctx, http.MethodPost, i.where(), rest)
+	if err != nil {
+		return again, err
+	}
+	defer body.Close()
+	for in := bufio.NewReader(body); ; {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			return 0, fmt.Errorf("the import was cut off: %w", err)
+		}
+		var r struct {
+			Done      *bool  `json:"done"` // of the summary alone
+			Line      int64  `json:"line"`
+			SubjectID string `json:"subject_id"`
+			Status    string `json:"status"`
+			Templates int64  `json:"templates"`
+			Error     struct {
+				Code, Detail, Pointer string
+			} `json:"error"`
+		}
+		if err := json.Unmarshal(line, &r); err != nil {
+			return -1, fmt.Errorf("what the server answers is no import: %w", err)
+		}
+		switch {
+		case r.Done != nil && *r.Done:
+			return 0, nil
+		case r.Done != nil:
+			return 0, fmt.Errorf("the import ended early: %s: %s", r.Error.Code, r.Error.Detail)
+		case r.Status == "failed":
+			continue // the summary says why
+		case r.Status == "refused":
+			i.at.Refused = append(i.at.Refused, begin+r.Line)
+			detail := strings.TrimPrefix(r.Error.Pointer+": "+r.Error.Detail, ": ")
+			i.bar.Print(i.tool.stdout, "%d\t%s\t%s\t%s", begin+r.Line, printable(r.SubjectID), r.Error.Code, printable(detail))
+		}
+		i.counts[r.Status]++
+		i.templates += r.Templates
+		i.at.Line = begin + r.Line
+		i.bar.Set(i.at.Line)
+		if time.Since(i.saved) > saveEvery {
+			if err := i.save(false); err != nil {
+				return -1, err
+			}
+		}
+	}
+}
+
+func (i *importing) where() *url.URL {
+	return i.api.base.JoinPath("galleries", i.Gallery, "import")
+}
+
+// advise adds what to do to an error that ended the import.
+func (i *importing) advise(err error) error {
+	switch {
+	case errors.Is(err, face.Unauthenticated), errors.Is(err, face.Forbidden):
+		return fmt.Errorf("%w\nput the secret of a key with the scope enrol into %s, or into a file for --key-file", err, keyEnv)
+	case errors.Is(err, face.NotFound):
+		return fmt.Errorf("%w: %s; POST /galleries makes galleries, GET lists them", err, i.Gallery)
+	}
+	return err
+}
+
+// summary prints what became of all, and is an error when some were refused.
+func (i *importing) summary() error {
+	fmt.Fprintf(i.tool.stderr, "gallery %s of %s: %d subjects created, %d updated, %d unchanged; %d templates added\n",
+		i.Gallery, i.Server, i.counts["created"], i.counts["updated"], i.counts["unchanged"], i.templates)
+	if n := len(i.at.Refused); n > 0 {
+		return fmt.Errorf("%d lines were refused: %s", n, ranges(i.at.Refused))
+	}
+	return nil
+}
+
+// ranges writes numbers that rise, neighbours as one: 3, 5-7.
+func ranges(numbers []int64) string {
+	var parts []string
+	for i := 0; i < len(numbers); {
+		j := i
+		for j+1 < len(numbers) && numbers[j+1] == numbers[j]+1 {
+			j++
+		}
+		part := strconv.FormatInt(numbers[i], 10)
+		if j > i {
+			part += "-" + strconv.FormatInt(numbers[j], 10)
+		}
+		parts, i = append(parts, part), j+1
+	}
+	return strings.Join(parts, ", ")
+}
+
+// walkLines goes behind the first most lines of a file, or, where most is less
+// than 0, behind all, and returns how many that were and where they end. A last
+// line without an end is one.
+func walkLines(f *os.File, most int64) (n, offset int64, err error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return 0, 0, err
+	}
+	in := bufio.NewReaderSize(f, 1<<20)
+	for some := false; n != most; {
+		part, err := in.ReadSlice('\n')
+		offset += int64(len(part))
+		switch {
+		case err == nil:
+			n, some = n+1, false
+		case errors.Is(err, bufio.ErrBufferFull):
+			some = true
+		case errors.Is(err, io.EOF):
+			if some || len(part) > 0 {
+				n++
+			}
+			return n, offset, nil
+		default:
+			return n, offset, err
+		}
+	}
+	return n, offset, nil
+}

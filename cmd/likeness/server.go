@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// keyEnv names the environment variable with the API key's secret. A flag
+// would show the secret to everyone who lists processes.
+const keyEnv = "LIKENESS_KEY"
+
+// serverFlags say which server to speak to, and with which key.
+type serverFlags struct {
+	Server  string `default:"http://127.0.0.1:8080" env:"LIKENESS_SERVER" placeholder:"URL" help:"Where the server answers (default: http://127.0.0.1:8080)."`
+	KeyFile string `type:"existingfile" placeholder:"FILE" help:"File with the API key's secret; else LIKENESS_KEY holds it."`
+}
+
+// Validate refuses what is no address.
+func (c serverFlags) Validate() error {
+	u, err := url.Parse(c.Server)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("--server: %q is not http://HOST:PORT or https://HOST", c.Server)
+	}
+	return nil
+}
+
+// connect makes a client for so many requests at a time, of a server that
+// answers. Close its idle connections when it is done.
+func (c serverFlags) connect(t *tool, parallel int) (*client, error) {
+	key, err := c.key()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	u, err := url.Parse(c.Server)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if key != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
+		fmt.Fprintln(t.stderr, "likeness: the API key and what is sent travel unencrypted to", u.Host)
+	}
+	api := newClient(u, key, parallel)
+	if err := api.reach(t.ctx); err != nil {
+		api.http.CloseIdleConnections()
+		return nil, err
+	}
+	return api, nil
+}
+
+// key is the secret of the API key; empty for a server that wants none.
+func (c serverFlags) key() (string, error) {
+	secret := os.Getenv(keyEnv)
+	if c.KeyFile != "" {
+		b, err := os.ReadFile(c.KeyFile)
+		if err != nil {
+			return "", fmt.Errorf("--key-file: %w", err)
+		}
+		secret = string(b)
+	}
+	secret = strings.TrimSpace(secret)
+	if strings.ContainsFunc(secret, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", errors.New("the API key has characters that no key has")
+	}
+	return secret, nil
+}
+
+// loopback reports whether what is sent to the host stays on this machine.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,163 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+	"github.com/likeness-id/likeness/pkg/store/postgres"
+	"github.com/likeness-id/likeness/pkg/store/sqlite"
+)
+
+// KeyStore is the API keys of a store alone.
+type KeyStore interface {
+	store.Keys
+	io.Closer
+}
+
+// AuditStore is the audit chain of a store alone.
+type AuditStore interface {
+	store.Audit
+	io.Closer
+}
+
+// Place is where a store is.
+type Place struct {
+	// DatabaseURL names a Postgres (postgres://...) or a file (sqlite:PATH);
+	// empty is the embedded store of the data folder.
+	DatabaseURL string
+	// PasswordFile holds the password of a Postgres, when the URL does not.
+	PasswordFile string
+	DataDir      string
+}
+
+// postgres reports whether the place is a Postgres.
+func (p Place) postgres() bool {
+	scheme, _, _ := strings.Cut(p.DatabaseURL, "://")
+	return scheme == "postgres" || scheme == "postgresql"
+}
+
+// Name is what to call the store before an operator, and whether it is there
+// already; a Postgres is said to be, for only opening it shows. Invalid: the
+// URL names no store of this build.
+func (p Place) Name() (name string, there bool, err error) {
+	if p.postgres() {
+		u, err := url.Parse(p.DatabaseURL)
+		if err != nil { // the cause quotes the URL, and with it a password
+			return "", false, face.Errorf(face.Invalid, "app.store", "the URL cannot be read")
+		}
+		return u.Scheme + "://" + u.Host + u.Path, true, nil
+	}
+	path, err := p.path()
+	if err != nil {
+		return "", false, err
+	}
+	switch _, err = os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return path, false, nil
+	case err != nil:
+		return path, false, fmt.Errorf("look for the store: %w", err)
+	}
+	return path, true, nil
+}
+
+// StoreOptions say how a server uses its store. Those after the place matter
+// to a Postgres alone.
+type StoreOptions struct {
+	Place
+	ReadURLs     []string // streaming replicas
+	Search       string   // engine; empty: auto
+	SearchMemory int64    // bytes for the index; 0: half of the machine's
+	Logger       *slog.Logger
+}
+
+// OpenStore opens a store. An embedded one that is not there is made; the
+// schema of a Postgres must be there. It returns before searches are answered:
+// see [store.Store.Ready].
+func OpenStore(ctx context.Context, o StoreOptions) (store.Store, error) {
+	if o.postgres() {
+		return postgres.Open(ctx, postgres.Options{
+			URL: o.DatabaseURL, PasswordFile: o.PasswordFile, ReadURLs: o.ReadURLs,
+			Search: o.Search, SearchMemory: o.SearchMemory, Logger: o.Logger,
+		})
+	}
+	path, err := o.makeFolder()
+	if err != nil {
+		return nil, err
+	}
+	return sqlite.Open(ctx, sqlite.Options{Path: path, Logger: o.Logger})
+}
+
+// OpenKeys opens the keys of a store, beside a server too.
+func OpenKeys(ctx context.Context, p Place) (KeyStore, error) {
+	if p.postgres() {
+		return postgres.OpenKeys(ctx, p.DatabaseURL, p.PasswordFile)
+	}
+	path, err := p.makeFolder()
+	if err != nil {
+		return nil, err
+	}
+	return sqlite.OpenKeys(ctx, path)
+}
+
+// OpenAudit opens the audit chain of a store, beside a server too.
+func OpenAudit(ctx context.Context, p Place) (AuditStore, error) {
+	if p.postgres() {
+		return postgres.Open(ctx, postgres.Options{URL: p.DatabaseURL, PasswordFile: p.PasswordFile, Search: postgres.SearchPgvector})
+	}
+	path, err := p.makeFolder()
+	if err != nil {
+		return nil, err
+	}
+	return sqlite.OpenAudit(ctx, path)
+}
+
+// Migrate brings the schema of a store up to date and returns the versions
+// before and after. The embedded store does so by itself whenever it is
+// opened; both are 0 then.
+func Migrate(ctx context.Context, p Place) (before, after int64, err error) {
+	if p.postgres() {
+		return postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile)
+	}
+	keys, err := OpenKeys(ctx, p)
+	if err != nil {
+		return 0, 0, err
+	}
+	return 0, 0, keys.Close()
+}
+
+// makeFolder makes the folder of an embedded store.
+func (p Place) makeFolder() (path string, err error) {
+	path, err = p.path()
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("--data-dir: %w", err)
+	}
+	return path, nil
+}
+
+// path is the file of the embedded store.
+func (p Place) path() (string, error) {
+	if p.DatabaseURL == "" {
+		return filepath.Join(p.DataDir, "likeness.db"), nil
+	}
+	if path, ok := strings.CutPrefix(p.DatabaseURL, "sqlite:"); ok && path != "" {
+		return path, nil
+	}
+	scheme := "this"
+	if u, err := url.Parse(p.DatabaseURL); err == nil && u.Scheme != "" {
+		scheme = u.Scheme // never the whole URL: it may hold a password
+	}
+	return "", face.Errorf(face.Invalid, "app.store", "%s is not a store of this build; sqlite:PATH and postgres://... are", scheme)
+}

@@ -1,0 +1,327 @@
+package handlers_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// bag seals nothing, but says for what.
+type bag struct{}
+
+func (bag) SealCrop(tenant, gallery, sample string, crop []byte) []byte {
+	return []byte(strings.Join([]string{tenant, gallery, sample, string(crop)}, "|"))
+}
+
+// mover is told of work and does none.
+type mover struct {
+	woken atomic.Int64
+	known handlers.Progress
+}
+
+func (m *mover) Wake()                                             { m.woken.Add(1) }
+func (m *mover) Progress(string, string, string) handlers.Progress { return m.known }
+
+// openMoving is a house that keeps crops and has a mover.
+func openMoving(tb testing.TB, change func(*handlers.Options)) (*house, *mover) {
+	tb.Helper()
+	m := &mover{}
+	return open(tb, func(o *handlers.Options) {
+		o.Sealer, o.Mover = bag{}, m
+		o.Models = append(o.Models,
+			embed.Model{Manifest: embed.Manifest{ID: "not-here", Task: embed.TaskEncoder, Dimension: 8, Calibration: calibration()}},
+			embed.Model{Manifest: embed.Manifest{ID: "not-calibrated", Task: embed.TaskEncoder, Dimension: 8}, Path: "z"})
+		if change != nil {
+			change(o)
+		}
+	}), m
+}
+
+func (h *house) move(tb testing.TB, gallery, model string) {
+	tb.Helper()
+	good[api.MigrationList](tb, h.post(tb, "/models/"+model+"/migrate", fields{"gallery": gallery}), 202)
+}
+
+func (h *house) cutOver(tb testing.TB, gallery, model string) {
+	tb.Helper()
+	if _, err := h.store.CutOver(context.Background(), face.DefaultTenant, gallery, model); err != nil {
+		tb.Error(err)
+	}
+}
+
+// modelsOf are those of a subject's templates, sorted, which share a sample.
+func (h *house) modelsOf(tb testing.TB, gallery, subject string) []string {
+	tb.Helper()
+	list, err := h.store.Templates(context.Background(), face.DefaultTenant, gallery, subject, "")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var ids []string
+	for _, t := range list {
+		ids = append(ids, t.ModelID)
+		if t.SampleID != list[0].SampleID || t.Quality != list[0].Quality || !t.CreatedAt.Equal(list[0].CreatedAt) {
+			tb.Errorf("templates of one photo differ: %+v, %+v", t.SampleID, list[0].SampleID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func TestStoreImages(t *testing.T) {
+	t.Parallel()
+	without := open(t, nil)
+	bad(t, without.post(t, "/galleries", fields{"name": "kept", "store_images": true}), face.Invalid, "/store_images")
+	bad(t, without.ask(t, fields{"store_images": true}.json(t, http.MethodPatch, "/galleries/default")), face.Invalid, "/store_images")
+	good[api.Gallery](t, without.post(t, "/galleries", fields{"name": "bare", "store_images": false}), 201)
+
+	h, _ := openMoving(t, nil)
+	if g := good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "kept", "store_images": true}), 201); !g.StoreImages || g.ModelID != modelID {
+		t.Errorf("made %+v", g)
+	}
+	for _, gallery := range []string{"kept", "default"} {
+		h.enrolled(t, gallery, "ada", person{number: 1})
+		list := good[api.TemplateList](t, h.do(t, http.MethodGet, "/galleries/"+gallery+"/subjects/ada/templates"), 200)
+		sample, err := h.store.Sample(t.Context(), face.DefaultTenant, gallery, list.Items[0].TemplateID)
+		if gallery == "default" {
+			if !errors.Is(err, face.NotFound) {
+				t.Errorf("a gallery that stores no images has %q, %v", sample.Crop, err)
+			}
+			continue
+		}
+		if want := "default|kept|" + sample.ID + "|crop of somebody"; err != nil || string(sample.Crop) != want {
+			t.Errorf("kept %q, %v, want %q", sample.Crop, err, want)
+		}
+	}
+	// An embedding brings no photo along.
+	good[api.EnrolResponse](t, h.post(t, "/galleries/kept/subjects/ada/templates", fields{"embedding": vector(1, 3), "model_id": modelID}), 201)
+	if r := good[api.Receipt](t, h.do(t, http.MethodDelete, "/galleries/kept/subjects/ada"), 200); r.Images != 1 || r.Templates != 2 {
+		t.Errorf("receipt %+v", r)
+	}
+}
+
+func TestMigrateRefusals(t *testing.T) {
+	t.Parallel()
+	h, m := openMoving(t, nil)
+	for model, kind := range map[string]face.Kind{
+		"nonsense": face.NotFound, "another": face.Invalid, "not-here": face.Conflict, "not-calibrated": face.OperatingPointUnsupported,
+	} {
+		bad(t, h.post(t, "/models/"+model+"/migrate", fields{}), kind, "")
+	}
+	bad(t, h.post(t, "/models/"+nextModelID+"/migrate", fields{"gallery": "nobody"}), face.NotFound, "")
+	bad(t, h.post(t, "/models/"+nextModelID+"/migrate", fields{"gallery": "../up"}), face.Invalid, "")
+	bad(t, h.post(t, "/models/"+nextModelID+"/migrate", fields{"galery": "default"}), face.Invalid, "")
+	bad(t, h.do(t, http.MethodGet, "/models/nonsense/migrate"), face.NotFound, "")
+	bad(t, h.do(t, http.MethodGet, "/models/"+nextModelID+"/migrate?gallery=nobody"), face.NotFound, "")
+	bad(t, h.do(t, http.MethodGet, "/galleries/default/uncovered?model_id=nonsense"), face.Invalid, "model_id")
+	bad(t, h.do(t, http.MethodGet, "/galleries/default/uncovered?cursor=nonsense"), face.Invalid, "cursor")
+	bad(t, h.do(t, http.MethodGet, "/galleries/nobody/uncovered"), face.NotFound, "")
+	if g := good[api.Gallery](t, h.do(t, http.MethodGet, "/galleries/default"), 200); g.NextModelID != nil || m.woken.Load() > 2 {
+		t.Errorf("after refusals %+v, woken %d times", g, m.woken.Load())
+	}
+}
+
+// TestMigrateStates has a gallery go through all that a move can be.
+func TestMigrateStates(t *testing.T) {
+	t.Parallel()
+	h, m := openMoving(t, nil)
+	good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "kept", "store_images": true}), 201)
+	h.enrolled(t, "kept", "ada", person{number: 1})
+	h.enrolled(t, "default", "ada", person{number: 1})
+	at := "/models/" + nextModelID + "/migrate"
+	status := func() []api.Migration {
+		t.Helper()
+		return good[api.MigrationList](t, h.do(t, http.MethodGet, at), 200).Items
+	}
+	if got := status(); len(got) != 0 {
+		t.Errorf("before a move: %+v", got)
+	}
+	list := good[api.MigrationList](t, h.post(t, at, fields{}), 202)
+	want := []api.Migration{
+		{Gallery: "default", State: api.MigrationStateWaitingForPhotos, Subjects: 1, Uncovered: 1},
+		{Gallery: "kept", State: api.MigrationStateRunning, Subjects: 1, Pending: 1},
+	}
+	if d := cmp.Diff(want, list.Items); d != "" || list.ModelID != nextModelID {
+		t.Error(list.ModelID, d)
+	}
+	if m.woken.Load() == 0 {
+		t.Error("nobody was told")
+	}
+	m.known.PerSecond = 2
+	if got := status(); got[1].EtaSeconds == nil || *got[1].EtaSeconds != 0.5 || got[0].EtaSeconds != nil {
+		t.Errorf("with a known pace: %+v", got)
+	}
+	m.known = handlers.Progress{UnusableCrops: 1, Uncovered: []string{"ada"}}
+	got := good[api.MigrationList](t, h.do(t, http.MethodGet, at+"?gallery=kept"), 200).Items
+	if len(got) != 1 || got[0].State != api.MigrationStateWaitingForPhotos || got[0].Pending != 0 || got[0].Uncovered != 1 {
+		t.Errorf("with a crop of no use: %+v", got)
+	}
+	for gallery, reason := range map[string]api.UncoveredReason{"kept": api.UncoveredReasonCropUnusable} {
+		list := good[api.UncoveredList](t, h.do(t, http.MethodGet, "/galleries/"+gallery+"/uncovered"), 200)
+		if d := cmp.Diff([]api.Uncovered{{SubjectID: "ada", Reason: reason}}, list.Items); d != "" {
+			t.Error(d)
+		}
+	}
+	m.known = handlers.Progress{}
+	if list := good[api.UncoveredList](t, h.do(t, http.MethodGet, "/galleries/default/uncovered?limit=1"), 200); len(list.Items) != 1 ||
+		list.Items[0].Reason != api.UncoveredReasonNoCrop || list.NextCursor != nil {
+		t.Errorf("uncovered: %+v", list)
+	}
+	// A new photo is a new template of both.
+	good[api.EnrolResponse](t, h.post(t, "/galleries/kept/subjects/ada/templates", fields{"image": photo(person{number: 1, noise: 4})}), 201)
+	h.cutOver(t, "kept", nextModelID)
+	if got := status(); got[1].State != api.MigrationStateDone || got[1].Covered != 1 {
+		t.Errorf("after the cut over: %+v", got)
+	}
+	// Asking again for what is done does nothing, and so does ending it.
+	h.move(t, "kept", nextModelID)
+	list = good[api.MigrationList](t, h.do(t, http.MethodDelete, at), 200)
+	if d := cmp.Diff([]api.Migration{{Gallery: "default", State: api.MigrationStateCanceled, Subjects: 1, Uncovered: 1}}, list.Items); d != "" {
+		t.Error(d)
+	}
+	if g := good[api.Gallery](t, h.do(t, http.MethodGet, "/galleries/kept"), 200); g.ModelID != nextModelID || g.NextModelID != nil {
+		t.Errorf("the gallery is %+v", g)
+	}
+	// The way back, and back again before it was gone.
+	h.move(t, "kept", modelID)
+	if g := good[api.Gallery](t, h.do(t, http.MethodGet, "/galleries/kept"), 200); g.NextModelID == nil || *g.NextModelID != modelID {
+		t.Errorf("on the way back the gallery is %+v", g)
+	}
+	h.move(t, "kept", nextModelID)
+	if g := good[api.Gallery](t, h.do(t, http.MethodGet, "/galleries/kept"), 200); g.ModelID != nextModelID || g.NextModelID != nil {
+		t.Errorf("after all it is %+v", g)
+	}
+}
+
+// TestEachGalleryItsEncoder asks galleries of two encoders, one of them on
+// its way, for the same people.
+func TestEachGalleryItsEncoder(t *testing.T) {
+	t.Parallel()
+	h, _ := openMoving(t, nil)
+	good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "moved"}), 201)
+	h.move(t, "moved", nextModelID)
+	h.cutOver(t, "moved", nextModelID) // nobody is in it
+	good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "moving"}), 201)
+	h.move(t, "moving", nextModelID)
+	for gallery, want := range map[string][]string{"default": {modelID}, "moved": {nextModelID}, "moving": {nextModelID, modelID}} {
+		h.enrolled(t, gallery, "ada", person{number: 1})
+		if got := h.modelsOf(t, gallery, "ada"); !slices.Equal(got, want) {
+			t.Errorf("%s: templates of %v, want %v", gallery, got, want)
+		}
+	}
+	for gallery, model := range map[string]string{"default": modelID, "moved": nextModelID, "moving": modelID} {
+		r := good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe": photo(person{number: 1, noise: 3}), "gallery": gallery}), 200)
+		if r.ModelID != model || len(r.Faces) != 1 || r.Faces[0].Decision != api.RecognizedFaceDecisionMatch {
+			t.Errorf("%s recognises %+v", gallery, r)
+		}
+		fused := good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{
+			"probe": [][]byte{photo(person{number: 1, noise: 3}), photo(person{number: 1, noise: 5})}, "fuse": true, "gallery": gallery,
+		}), 200)
+		if fused.ModelID != model || fused.Faces[0].Decision != api.RecognizedFaceDecisionMatch {
+			t.Errorf("%s recognises of several photos %+v", gallery, fused)
+		}
+		v := good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 1, noise: 3}), "subject_id": "ada", "gallery": gallery}), 200)
+		if v.ModelID != model || !v.Match {
+			t.Errorf("%s verifies %+v", gallery, v)
+		}
+	}
+	next := slices.Clone(vector(1, 0))[:nextDimension]
+	// Embeddings are of the gallery's encoder; without a gallery of the server's.
+	verify := func(gallery string, e face.Embedding, model string) answer {
+		return h.post(t, "/verify", fields{"probe_embedding": e, "model_id": model, "subject_id": "ada", "gallery": gallery})
+	}
+	good[api.VerifyResponse](t, verify("moved", next, nextModelID), 200)
+	bad(t, verify("moved", vector(1, 0), modelID), face.ModelMismatch, "/model_id")
+	bad(t, verify("moving", next, nextModelID), face.ModelMismatch, "/model_id")
+	bad(t, verify("moved", vector(1, 0), nextModelID), face.ModelMismatch, "/probe_embedding")
+	if v := good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "reference": photo(person{number: 1})}), 200); v.ModelID != modelID {
+		t.Errorf("two photos are compared by %s", v.ModelID)
+	}
+	// An embedding may be enrolled of either encoder of a move, and of no other.
+	enrol := func(gallery string, e face.Embedding, model string) answer {
+		return h.post(t, "/galleries/"+gallery+"/subjects/ada/templates", fields{"embedding": e, "model_id": model})
+	}
+	for _, e := range []struct {
+		model string
+		face.Embedding
+	}{{modelID, vector(1, 0)}, {nextModelID, next}} {
+		if r := good[api.EnrolResponse](t, enrol("moving", e.Embedding, e.model), 201); r.ModelID != e.model {
+			t.Errorf("enrolled %+v", r)
+		}
+	}
+	bad(t, enrol("default", next, nextModelID), face.ModelMismatch, "/model_id")
+	bad(t, enrol("moved", vector(1, 0), modelID), face.ModelMismatch, "/model_id")
+	bad(t, enrol("moving", next, "not-here"), face.ModelMismatch, "/model_id")
+}
+
+// TestCutOverMeanwhile ends a gallery's move, begun and carried out, while
+// somebody is being enrolled: they come along.
+func TestCutOverMeanwhile(t *testing.T) {
+	t.Parallel()
+	var h *house
+	var once atomic.Bool
+	h, _ = openMoving(t, func(o *handlers.Options) {
+		o.Pipeline = pipeline{before: func(ctx context.Context) error {
+			if !once.CompareAndSwap(false, true) {
+				return nil
+			}
+			next := nextModelID
+			_, err := o.Store.UpdateGallery(ctx, face.DefaultTenant, face.DefaultGallery, store.GalleryChange{NextModelID: &next})
+			if err == nil {
+				_, err = o.Store.CutOver(ctx, face.DefaultTenant, face.DefaultGallery, next)
+			}
+			return err
+		}}
+	})
+	h.enrolled(t, "default", "ada", person{number: 1})
+	if got := h.modelsOf(t, "default", "ada"); !slices.Equal(got, []string{nextModelID, modelID}) {
+		t.Errorf("ada has templates of %v", got)
+	}
+	r := good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe": photo(person{number: 1, noise: 3})}), 200)
+	if r.ModelID != nextModelID || r.Faces[0].Decision != api.RecognizedFaceDecisionMatch {
+		t.Errorf("ada is seen as %+v", r)
+	}
+}
+
+// TestUnknownEncoderOfGallery asks a server that a newer one has left a
+// gallery to.
+func TestUnknownEncoderOfGallery(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	if _, err := h.store.CreateGallery(t.Context(), face.DefaultTenant, face.Gallery{ID: "strange", ModelID: "from-the-future"}); err != nil {
+		t.Fatal(err)
+	}
+	good[api.Subject](t, h.post(t, "/galleries/strange/subjects", fields{"subject_id": "ada"}), 201)
+	for path, f := range map[string]fields{
+		"/recognize": {"probe": photo(person{number: 1}), "gallery": "strange"},
+		"/verify":    {"probe": photo(person{number: 1}), "gallery": "strange", "subject_id": "ada"},
+		"/galleries/strange/subjects/ada/templates": {"image": photo(person{number: 1})},
+	} {
+		bad(t, h.post(t, path, f), face.Unavailable, "")
+	}
+}
+
+// TestMigrateOwnGalleriesOnly has two tenants with the same names.
+func TestMigrateOwnGalleriesOnly(t *testing.T) {
+	t.Parallel()
+	h, _ := openMoving(t, nil)
+	if _, err := h.store.CreateGallery(t.Context(), "other", face.Gallery{ID: "staff"}); err != nil {
+		t.Fatal(err)
+	}
+	good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "staff"}), 201)
+	good[api.MigrationList](t, h.post(t, "/models/"+nextModelID+"/migrate", fields{}), 202)
+	if g, err := h.store.Gallery(t.Context(), "other", "staff"); err != nil || g.NextModelID != "" {
+		t.Errorf("another tenant's gallery is %+v, %v", g, err)
+	}
+}

@@ -1,0 +1,212 @@
+package postgres_test
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/likeness-id/likeness/internal/pgtest"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+	"github.com/likeness-id/likeness/pkg/store/postgres"
+)
+
+// TestGraph builds a graph, searches by it, and takes it away again.
+func TestGraph(t *testing.T) {
+	t.Parallel()
+	const people, dim, recall = 3000, 64, 0.95
+	ctx, db := t.Context(), pgtest.Database(t, migrate)
+	s := open(t, postgres.Options{URL: db, Search: postgres.SearchPgvector, GraphAbove: 100})
+	defer closing(t, s)
+	populate(t, s, 0, people, dim)
+	_, err := s.BuildGraph(ctx, tenant, face.DefaultGallery, "nobody's", postgres.GraphOptions{Recall: recall})
+	wantKind(t, err, face.NotFound, "")
+	for _, bad := range []postgres.GraphOptions{{}, {Recall: 1.1}, {Recall: 0.9, M: 1}, {Recall: 0.9, EfConstruction: 10}} {
+		_, err = s.BuildGraph(ctx, tenant, face.DefaultGallery, model, bad)
+		wantKind(t, err, face.Invalid, "")
+	}
+	steps := map[string]bool{}
+	g, err := s.BuildGraph(ctx, tenant, face.DefaultGallery, model, postgres.GraphOptions{
+		Recall: recall, M: 16, EfConstruction: 64, Probes: 100, Progress: func(step string, _ float64) { steps[step] = true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.Recall < recall || g.Templates != people || !steps["measuring"] || !steps["tuning"] {
+		t.Errorf("the graph is %+v, told of %v", g, steps)
+	}
+	list, err := s.Graphs(ctx)
+	if err != nil || len(list) != 1 || list[0].EfSearch != g.EfSearch {
+		t.Errorf("the graphs are %+v (%v)", list, err)
+	}
+	scans := func() int {
+		return sqlInt(t, db, `SELECT coalesce(sum(idx_scan), 0)::int FROM pg_stat_user_indexes WHERE indexrelname LIKE 'graph_%'`)
+	}
+	before := scans()
+	missed := 0
+	for i := range 200 {
+		if ok, err := finds(ctx, s, i, dim); err != nil {
+			t.Fatal(err)
+		} else if !ok {
+			missed++
+		}
+	}
+	if missed > 20 {
+		t.Errorf("%d of 200 were missed", missed)
+	}
+	until(t, 10*time.Second, "the graph was used", func() bool { return scans() > before })
+	// Somebody erased is not found, somebody new is.
+	if _, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, "s7", by); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := finds(ctx, s, 7, dim); ok || err != nil {
+		t.Errorf("an erased subject is found (%v)", err)
+	}
+	populate(t, s, people, people+1, dim)
+	if ok, err := finds(ctx, s, people, dim); !ok || err != nil {
+		t.Errorf("a new subject is not found (%v)", err)
+	}
+	// Other galleries do without, and are as exact as ever.
+	if _, err := s.CreateGallery(ctx, tenant, face.Gallery{ID: "few"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Import(ctx, tenant, "few", []store.Record{{Subject: face.Subject{ID: "one"}, Templates: []face.Template{
+		{ID: "one", ModelID: model, Embedding: embedding(-1, dim)},
+	}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Search(ctx, tenant, "few", model, embedding(0, dim), 10); err != nil || len(r.Candidates) != 1 || r.Candidates[0].SubjectID != "one" {
+		t.Errorf("the small gallery gives %+v (%v)", r, err)
+	}
+	// A list longer than the widest search is exact again.
+	if r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(0, dim), 1000); err != nil || len(r.Candidates) != 1000 {
+		t.Errorf("%d candidates, want 1000 (%v)", len(r.Candidates), err)
+	}
+	if err := s.DropGraph(ctx, tenant, face.DefaultGallery, model); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, s.DropGraph(ctx, tenant, face.DefaultGallery, model), face.NotFound, "")
+	for i := range 50 {
+		if ok, err := finds(ctx, s, i, dim); err != nil || ok != (i != 7) {
+			t.Errorf("%d: found %v without the graph (%v)", i, ok, err)
+		}
+	}
+}
+
+// TestGraphThatMisses is refused: its gallery stays exact.
+func TestGraphThatMisses(t *testing.T) {
+	t.Parallel()
+	const people, dim = 3000, 256
+	ctx, db := t.Context(), pgtest.Database(t, migrate)
+	s := open(t, postgres.Options{URL: db, Search: postgres.SearchPgvector, GraphAbove: 100})
+	defer closing(t, s)
+	populate(t, s, 0, people, dim)
+	_, err := s.BuildGraph(ctx, tenant, face.DefaultGallery, model, postgres.GraphOptions{Recall: 1, M: 2, EfConstruction: 4, Probes: 100})
+	wantKind(t, err, face.Conflict, "stays with exact search")
+	if n := sqlInt(t, db, `SELECT count(*) FROM pg_class WHERE relname LIKE 'graph_%'`); n != 0 {
+		t.Errorf("%d refused graphs are left", n)
+	}
+	if ok, err := finds(ctx, s, 5, dim); !ok || err != nil {
+		t.Errorf("not found (%v)", err)
+	}
+}
+
+// TestAuto chooses the index while it fits, and pgvector from then on.
+func TestAuto(t *testing.T) {
+	t.Parallel()
+	const dim = 64
+	db := pgtest.Database(t, migrate)
+	const memory = 500 * (5*dim + 400)
+	o := postgres.Options{URL: db, SearchMemory: memory}
+	s := open(t, o)
+	if s.Engine() != postgres.SearchIndex {
+		t.Errorf("an empty store is searched by %s", s.Engine())
+	}
+	populate(t, s, 0, 100, dim)
+	if s.Engine() != postgres.SearchIndex {
+		t.Errorf("a small store is searched by %s", s.Engine())
+	}
+	populate(t, s, 100, 3000, dim)
+	until(t, 10*time.Second, "the engine changes", func() bool { return s.Engine() == postgres.SearchPgvector })
+	check := func(s *postgres.Store) {
+		t.Helper()
+		for i := range 100 {
+			if ok, err := finds(t.Context(), s, i*30, dim); err != nil || !ok {
+				t.Fatalf("%d: found %v (%v)", i, ok, err)
+			}
+		}
+	}
+	check(s)
+	closing(t, s)
+	s = open(t, o)
+	defer closing(t, s)
+	if s.Engine() != postgres.SearchPgvector {
+		t.Errorf("a large store is searched by %s", s.Engine())
+	}
+	check(s)
+}
+
+// TestExact compares both engines with a brute force where many score nearly
+// the same.
+func TestExact(t *testing.T) {
+	t.Parallel()
+	const people, dim, k = 800, 128, 20
+	ctx, db := t.Context(), pgtest.Database(t, migrate)
+	x := open(t, postgres.Options{URL: db, Search: postgres.SearchIndex})
+	defer closing(t, x)
+	v := open(t, postgres.Options{URL: db, Search: postgres.SearchPgvector})
+	defer closing(t, v)
+	var all []store.Record
+	for i := range people {
+		e := embedding(0, dim) // everybody is nearly the same
+		for j, n := range embedding(i+1, dim) {
+			e[j] += 1e-4 * n
+		}
+		e, err := e.Normalise()
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprintf("s%04d", i)
+		all = append(all, store.Record{Subject: face.Subject{ID: id}, Templates: []face.Template{
+			{ID: "a" + id, SubjectID: id, ModelID: model, Embedding: e},
+			{ID: "b" + id, SubjectID: id, ModelID: model, Embedding: embedding(-i, dim)},
+		}})
+	}
+	if _, err := x.Import(ctx, tenant, face.DefaultGallery, all); err != nil {
+		t.Fatal(err)
+	}
+	until(t, 5*time.Second, "both have all", func() bool {
+		r, err := v.Search(ctx, tenant, face.DefaultGallery, model, embedding(0, dim), 1)
+		return err == nil && r.GallerySize == people
+	})
+	for seed := range 10 {
+		probe := embedding(0, dim)
+		if seed > 0 {
+			probe = embedding(seed, dim)
+		}
+		var want []face.Candidate
+		for _, r := range all {
+			c := face.Candidate{SubjectID: r.Subject.ID, TemplateID: r.Templates[0].ID, Score: probe.Cosine(r.Templates[0].Embedding)}
+			if s := probe.Cosine(r.Templates[1].Embedding); s > c.Score {
+				c.TemplateID, c.Score = r.Templates[1].ID, s
+			}
+			want = append(want, c)
+		}
+		slices.SortFunc(want, func(a, b face.Candidate) int {
+			return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.SubjectID, b.SubjectID))
+		})
+		for name, s := range map[string]*postgres.Store{"index": x, "pgvector": v} {
+			r, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, k)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := gocmp.Diff(want[:k], r.Candidates); d != "" || r.GallerySize != people {
+				t.Errorf("%s, probe %d, gallery of %d: %s", name, seed, r.GallerySize, d)
+			}
+		}
+	}
+}
