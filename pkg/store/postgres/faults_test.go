@@ -117,7 +117,7 @@ func counted(t *testing.T, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	defer closeConn(conn)
 	var wrong int
 	if err := conn.QueryRow(t.Context(), `SELECT
 		(SELECT count(*) FROM gallery g WHERE subjects <> (SELECT count(*) FROM subject s WHERE s.gallery = g.row_id)) +
@@ -180,7 +180,7 @@ func TestCutInTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	defer closeConn(conn)
 	var cutter, all sync.WaitGroup
 	cuts := 0
 	cutter.Go(func() {

@@ -159,6 +159,9 @@ func wantKind(tb testing.TB, err error, kind face.Kind, detail string) {
 	}
 }
 
+// closeConn ends a connection of which everything is known.
+func closeConn(c *pgx.Conn) { _ = c.Close(context.Background()) }
+
 // sqlExec changes the database behind the store's back.
 func sqlExec(tb testing.TB, url string, sql string, args ...any) {
 	tb.Helper()
@@ -166,7 +169,7 @@ func sqlExec(tb testing.TB, url string, sql string, args ...any) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	defer closeConn(conn)
 	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
@@ -178,7 +181,7 @@ func sqlInt(tb testing.TB, url, sql string) (n int) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close(context.Background())
+	defer closeConn(conn)
 	if err := conn.QueryRow(context.Background(), sql).Scan(&n); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
@@ -193,7 +196,7 @@ func sqlInTransaction(tb testing.TB, url string, work func(exec func(string))) {
 		tb.Error(err)
 		return
 	}
-	defer conn.Close(context.Background())
+	defer closeConn(conn)
 	exec := func(sql string) {
 		if _, err := conn.Exec(context.Background(), sql); err != nil {
 			tb.Errorf("%s: %v", sql, err)

@@ -32,7 +32,7 @@ func newProxy(tb testing.TB, database string) *proxy {
 		tb.Fatal(err)
 	}
 	p := &proxy{target: u.Host, conns: map[net.Conn]bool{}}
-	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil { //nolint:noctx // it ends with the test
+	if p.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		tb.Fatal(err)
 	}
 	u.Host = p.listener.Addr().String()
@@ -52,13 +52,13 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		server, err := net.Dial("tcp", p.target) //nolint:noctx // it ends with the test
+		server, err := net.Dial("tcp", p.target)
 		p.mu.Lock()
 		if err != nil || p.cut {
 			p.mu.Unlock()
-			client.Close()
+			_ = client.Close()
 			if err == nil {
-				server.Close()
+				_ = server.Close()
 			}
 			continue
 		}
@@ -72,8 +72,7 @@ func (p *proxy) accept() {
 
 // pipe copies until one side ends.
 func (p *proxy) pipe(to, from net.Conn, deaf chan struct{}, asks bool) {
-	defer to.Close()
-	defer from.Close()
+	defer func() { _, _ = to.Close(), from.Close() }() // one end takes the other along
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
@@ -128,7 +127,7 @@ func (p *proxy) Cut() {
 	defer p.mu.Unlock()
 	p.cut = true
 	for c := range p.conns {
-		c.Close()
+		_ = c.Close()
 	}
 	clear(p.conns)
 }
