@@ -53,7 +53,7 @@ func (s *Store) tellPlanner(ctx context.Context, records int) {
 	if bits.Len64(uint64(imported)) == bits.Len64(uint64(imported-int64(records))) {
 		return
 	}
-	if _, err := s.db.pool.Exec(ctx, `ANALYZE subject, template, gallery_model`); err != nil {
+	if _, err := s.db.pool.Exec(ctx, `ANALYZE subject, template, gallery_model, template_change`); err != nil {
 		s.o.Logger.Warn("cannot tell the planner of an import", "error", err)
 	}
 }

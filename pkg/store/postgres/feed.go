@@ -343,6 +343,10 @@ func (f *feed) load(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing was written
+	// It waits, and keeps its snapshot, while others read.
+	if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+		return err
+	}
 	var snapshot, timeline, exported string
 	var total, last int64
 	if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_export_snapshot(),

@@ -136,8 +136,9 @@ type foundRow struct {
 // templates and scores them anew, as everywhere; when one that it did not
 // fetch could still belong into the list, it fetches more.
 func (s *Store) searchDatabase(ctx context.Context, op string, key index.Key, probe face.Embedding, k int) (store.Result, error) {
+	exactly := false
 	for limit := max(firstRows, 2*k); ; limit *= 4 {
-		rows, shelf, approximate, err := s.nearest(ctx, op, key, probe, limit)
+		rows, shelf, approximate, err := s.nearest(ctx, op, key, probe, limit, exactly)
 		if err != nil {
 			return store.Result{}, err
 		}
@@ -146,10 +147,15 @@ func (s *Store) searchDatabase(ctx context.Context, op string, key index.Key, pr
 		}
 		best := bestOf(rows)
 		r := store.Result{GallerySize: max(shelf.subjects, len(best))}
-		whole := len(rows) < limit || approximate && len(best) >= min(k, shelf.subjects)
-		if !whole && len(best) >= k {
-			last := rows[len(rows)-1]
-			whole = best[k-1].Score > -last.distance+rounding
+		var whole bool
+		switch {
+		case approximate:
+			whole = len(best) >= min(k, shelf.subjects)
+			exactly = len(rows) < limit // a graph may end before it has given all
+		case len(rows) < limit:
+			whole = true
+		case len(best) >= k:
+			whole = best[k-1].Score > -rows[len(rows)-1].distance+rounding
 		}
 		if whole {
 			r.Candidates = best[:min(k, len(best))]
@@ -180,10 +186,11 @@ func bestOf(rows []foundRow) []face.Candidate {
 type shelf struct{ templates, subjects, dimension int }
 
 // nearest fetches the templates nearest to the probe, in one round trip. It
-// uses a graph where there is one for a gallery of that size, and says so.
-func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe face.Embedding, limit int) (list []foundRow, sh shelf, approximate bool, err error) {
+// uses a graph where there is one for a gallery of that size, unless it must
+// not, and says so.
+func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe face.Embedding, limit int, exactly bool) (list []foundRow, sh shelf, approximate bool, err error) {
 	g, ok := (*s.graphs.Load())[key]
-	approximate = ok && g.templates > int64(s.o.GraphAbove) && g.dimension == len(probe)
+	approximate = ok && !exactly && g.templates > int64(s.o.GraphAbove) && g.dimension == len(probe)
 	order := `(t.embedding <#> $4) + 0` // no index of any kind serves this
 	which := `t.gallery_model = p.shelf`
 	if approximate {
