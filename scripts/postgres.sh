@@ -17,7 +17,8 @@ least_pg=15      # CREATE DATABASE ... STRATEGY, MERGE
 least_vector=0.7 # halfvec
 source_suite=trixie
 image=pgvector/pgvector:0.8.6-pg17-bookworm
-base=${LIKENESS_PG_DIR:-/var/tmp/likeness-pg-$(id -u)}
+# In a folder of its own, whatever it is told: what is in it is thrown away.
+base=${LIKENESS_PG_DIR:-/var/tmp}/likeness-pg-$(id -u)
 
 say() { echo "postgres.sh: $*" >&2; }
 die() { say "$@"; exit 1; }
@@ -28,7 +29,7 @@ own_base() {
   if [ ! -d "$base" ] || [ -L "$base" ] || [ ! -O "$base" ]; then
     die "$base cannot be made or is not yours: remove it, or set LIKENESS_PG_DIR to a folder of your own"
   fi
-  chmod 755 "$base"
+  [ "$(stat -c %a "$base")" = 755 ] || chmod 755 "$base"
 }
 
 # lock FILE holds the lock until this script ends. Children are given 9>&-

@@ -42,6 +42,9 @@ func openFile(t *testing.T, path string) store.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := s.AwaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
