@@ -9,8 +9,8 @@
 # In this order: a PostgreSQL of this machine that has pgvector; on Debian the
 # packaged pgvector, else a private copy of Debian's PostgreSQL with pgvector
 # built from Debian's source (docs/adr/0009 says why); Docker. What is made lies
-# in LIKENESS_PG_DIR, by default /var/tmp/likeness-pg-UID: as root the server
-# runs as another user, which must be able to walk there.
+# in likeness-pg-UID under LIKENESS_PG_DIR (/var/tmp): as root the server runs as
+# another user, which must be able to walk there.
 set -euo pipefail
 
 least_pg=15      # CREATE DATABASE ... STRATEGY, MERGE
