@@ -89,9 +89,12 @@ func (a *auditor) start(s *Store, background context.Context) {
 			for i, d := range batch {
 				records[i] = d.record
 			}
-			err := s.db.transact(context.WithoutCancel(background), false, func(ctx context.Context, tx pgx.Tx) error {
-				return record(ctx, tx, records...)
+			// Without a turn: a door waits for it.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(background), writeTimeout)
+			err := s.db.writeAtOnce(ctx, false, func(ctx context.Context) error {
+				return inTransaction(ctx, s.db.own, func(ctx context.Context, tx pgx.Tx) error { return record(ctx, tx, records...) })
 			})
+			cancel()
 			for _, d := range batch {
 				d.err = err
 				close(d.done)

@@ -30,6 +30,11 @@ const (
 	// bulkTimeout is the same for a thousand subjects, or a whole gallery.
 	bulkTimeout = 5 * time.Minute
 
+	// ownConns are for what must not wait behind callers: the feed with its
+	// loaders and its listener, decisions on their way into the audit, and
+	// the look at replicas.
+	ownConns = loaders + 4
+
 	// tries is how often a call is made anew that met a lost connection or
 	// somebody else's transaction, and retryPause how long it waits first: a
 	// failover takes some seconds.
@@ -39,8 +44,12 @@ const (
 
 // database is the primary: it takes the writes.
 type database struct {
-	pool *pgxpool.Pool
+	pool *pgxpool.Pool // of the callers
+	own  *pgxpool.Pool // of what runs in the background
 	log  *slog.Logger
+	// writers lets half of the callers' connections write: those that wait for
+	// a locked gallery leave the others to whoever reads.
+	writers chan struct{}
 	// wrote is called after each write; nil where nobody needs to know.
 	wrote func(context.Context)
 
@@ -93,11 +102,28 @@ func openDatabase(ctx context.Context, url, passwordFile string, log *slog.Logge
 	if err := checkSchema(ctx, url, passwordFile, log); err != nil {
 		return nil, err
 	}
-	pool, err := openPool(ctx, url, passwordFile)
+	config, err := poolConfig(url, passwordFile)
 	if err != nil {
 		return nil, err
 	}
-	return &database{pool: pool, log: log}, nil
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	config = config.Copy()
+	config.MinConns, config.MaxConns = 0, ownConns
+	own, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &database{pool: pool, own: own, log: log, writers: make(chan struct{}, max(1, pool.Config().MaxConns/2))}, nil
+}
+
+// release gives the connections back.
+func (d *database) release() {
+	d.pool.Close()
+	d.own.Close()
 }
 
 // beginClose refuses new calls and waits for those under way.
@@ -140,12 +166,26 @@ func (d *database) write(ctx context.Context, limit time.Duration, repeatable bo
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
+	select {
+	case d.writers <- struct{}{}:
+		defer func() { <-d.writers }()
+	case <-ctx.Done():
+		return face.Errorf(face.Unavailable, "", "the storage is busy")
+	}
+	return d.writeAtOnce(ctx, repeatable, work)
+}
+
+// writeAtOnce is a write that takes no turn.
+func (d *database) writeAtOnce(ctx context.Context, repeatable bool, work func(ctx context.Context) error) error {
 	err := retry(ctx, func(err error) bool {
 		var doubt inDoubt
 		return !errors.As(err, &doubt) || repeatable
 	}, func() error { return work(ctx) })
 	if err == nil && d.wrote != nil {
 		d.wrote(ctx)
+	}
+	if doubt, ok := errors.AsType[inDoubt](err); ok {
+		return inDoubt{errors.New(doubt.Error())} // whatever ended it
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		// It is our time that ended, not the caller's.
@@ -162,24 +202,26 @@ func (d *database) transact(ctx context.Context, repeatable bool, work func(cont
 
 // transactWithin is a transaction that may take so long.
 func (d *database) transactWithin(ctx context.Context, limit time.Duration, repeatable bool, work func(context.Context, pgx.Tx) error) error {
-	return d.write(ctx, limit, repeatable, func(ctx context.Context) error {
-		tx, err := d.pool.Begin(ctx)
-		if err != nil {
-			return err
+	return d.write(ctx, limit, repeatable, func(ctx context.Context) error { return inTransaction(ctx, d.pool, work) })
+}
+
+func inTransaction(ctx context.Context, pool *pgxpool.Pool, work func(context.Context, pgx.Tx) error) error {
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if err := work(ctx, tx); err != nil {
+		// The connection that cannot even roll back is thrown away.
+		_ = tx.Rollback(ctx)
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		if isLost(err) || ctx.Err() != nil {
+			return inDoubt{err}
 		}
-		if err := work(ctx, tx); err != nil {
-			// The connection that cannot even roll back is thrown away.
-			_ = tx.Rollback(ctx)
-			return err
-		}
-		if err := tx.Commit(ctx); err != nil {
-			if isLost(err) || ctx.Err() != nil {
-				return inDoubt{err}
-			}
-			return err // refused, and rolled back
-		}
-		return nil
-	})
+		return err // refused, and rolled back
+	}
+	return nil
 }
 
 // once is a write of one statement, which is repeatable.

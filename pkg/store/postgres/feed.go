@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,9 @@ const (
 	changesKept = 24 * time.Hour
 	reloadAfter = 12 * time.Hour
 
+	// reloadSilent is how long looks may fail for want of an answer.
+	reloadSilent = time.Minute
+
 	// loadChunk is how many templates are added to the index at a time, and
 	// loaders how many connections read at a time.
 	loadChunk = 4096
@@ -36,6 +40,11 @@ const (
 
 	// reconnectPause is how long the listener waits after a lost connection.
 	reconnectPause = time.Second
+
+	// maxPause is the longest pause before a load is tried again, and
+	// loadPatience the time without a template after which one is given up.
+	maxPause     = 5 * time.Second
+	loadPatience = 30 * time.Second
 )
 
 // feed keeps the index what the database is. Only its one goroutine changes
@@ -48,9 +57,9 @@ type feed struct {
 	snapshot string                      // of the last look
 	timeline string                      // of the database then
 
-	loaded  chan struct{} // closed when the first load has ended
-	ok      atomic.Bool   // it ended well
-	failed  atomic.Pointer[error]
+	loaded  chan struct{}         // closed when the first load has ended
+	ok      atomic.Bool           // the index is whole
+	failed  atomic.Pointer[error] // why it is not yet
 	total   atomic.Int64
 	count   atomic.Int64
 	current atomic.Int64 // when the last successful look began, in nanoseconds since 1970
@@ -90,22 +99,7 @@ func (f *feed) start(ctx context.Context, s *Store, background context.Context) 
 }
 
 func (f *feed) run(ctx context.Context) {
-	start := time.Now()
-	err := f.load(ctx)
-	for pause := retryPause; err != nil && ctx.Err() == nil && transient(err); pause = min(2*pause, time.Second) {
-		f.s.o.Logger.Warn("loading the index is interrupted; starting over", "error", err)
-		if !sleep(ctx, pause) {
-			break
-		}
-		err = f.load(ctx)
-	}
-	if err == nil {
-		f.ok.Store(true)
-		f.s.o.Logger.Info("index loaded", "templates", f.count.Load(), "seconds", time.Since(start).Seconds())
-	} else if ctx.Err() == nil {
-		f.s.o.Logger.Error("cannot load the index", "error", err)
-		f.failed.Store(&err)
-	}
+	f.loadAnew(ctx)
 	close(f.loaded)
 	tick := time.NewTicker(f.s.o.PollInterval)
 	defer tick.Stop()
@@ -121,6 +115,34 @@ func (f *feed) run(ctx context.Context) {
 	f.release(f.take(), errClosed)
 }
 
+// loadAnew loads the index until it succeeds or ctx ends. Meanwhile searches
+// are refused, and the old index, if there is one, makes room for the new.
+func (f *feed) loadAnew(ctx context.Context) {
+	start := time.Now()
+	f.ok.Store(false)
+	f.index.Store(index.New(index.Options{}))
+	for pause := retryPause; ; pause = min(2*pause, maxPause) {
+		err := f.load(ctx)
+		if err == nil {
+			err = f.poll(ctx) // what was committed meanwhile
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		f.failed.Store(&err)
+		f.s.o.Logger.Warn("loading the index failed; starting over", "error", err)
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+	f.failed.Store(nil)
+	f.ok.Store(true)
+	f.s.o.Logger.Info("index loaded", "templates", f.count.Load(), "seconds", time.Since(start).Seconds())
+}
+
 // look asks once for what has changed and tells those who waited for it.
 func (f *feed) look(ctx context.Context) {
 	if ctx.Err() != nil || !f.ok.Load() {
@@ -129,15 +151,24 @@ func (f *feed) look(ctx context.Context) {
 	waiting := f.take()
 	began := time.Now()
 	err := f.poll(ctx)
+	// More than a look can carry is better read anew, too.
+	if errors.Is(err, errAnother) || errors.Is(err, errSilent) && f.staleness() > reloadSilent {
+		f.s.o.Logger.Warn("reading the index anew", "error", err)
+		f.loadAnew(ctx)
+		err = ctx.Err()
+	}
 	if err == nil {
-		f.current.Store(began.UnixNano())
+		f.current.Store(max(began.UnixNano(), f.current.Load()))
 	} else if ctx.Err() == nil {
 		f.s.o.Logger.Warn("cannot look for changes", "error", err, "stale_seconds", f.staleness().Seconds())
 	}
 	f.release(waiting, err)
 	if err == nil && f.announces() {
 		// Outside of the writes: it would have them commit one by one.
-		if _, err := f.s.db.pool.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, f.s.owner); err != nil && ctx.Err() == nil {
+		telling, cancel := context.WithTimeout(ctx, f.patience())
+		_, err := f.s.db.own.Exec(telling, `SELECT pg_notify($1, $2)`, channel, f.s.owner)
+		cancel()
+		if err != nil && ctx.Err() == nil {
 			f.s.o.Logger.Warn("cannot announce changes; others find them by polling", "error", err)
 		}
 	}
@@ -170,8 +201,11 @@ func (f *feed) release(waiting []chan error, err error) {
 
 // catchUp returns when everything that was committed before is in the index.
 func (f *feed) catchUp(ctx context.Context, news bool) error {
-	if f.index.Load() == nil || !f.ok.Load() {
+	if f.index.Load() == nil {
 		return nil
+	}
+	if !f.ok.Load() {
+		return errLoading
 	}
 	done := make(chan error, 1)
 	f.mu.Lock()
@@ -201,6 +235,9 @@ func (f *feed) wrote(ctx context.Context) {
 	defer cancel()
 	if err := f.catchUp(ctx, true); err != nil {
 		f.missed.Add(1)
+		if errors.Is(err, errLoading) {
+			return
+		}
 		f.s.o.Logger.Warn("a write is not searched yet", "error", err)
 	}
 }
@@ -228,12 +265,17 @@ func (f *feed) makeUp(ctx context.Context) error {
 // ago they began.
 func (f *feed) poll(ctx context.Context) error {
 	if f.staleness() > reloadAfter {
-		return f.load(ctx)
+		return fmt.Errorf("%w: changes are kept no longer than %v", errAnother, changesKept)
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(f.patience(), func() { cancel(errSilent) })
+	defer silence.Stop()
 	apply := &changes{feed: f, index: f.index.Load()}
-	var snapshot, timeline string
-	rows, err := f.s.db.pool.Query(ctx, `
-		SELECT pg_current_snapshot()::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
+	var snapshot, line string
+	var back bool
+	rows, err := f.s.db.own.Query(ctx, `
+		SELECT pg_current_snapshot()::text, `+timeline+`, pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax($1::text::pg_snapshot),
 			c.gallery_model, c.template, c.erased, t.id, s.id, t.embedding, g.tenant, g.id, m.model_id
 		FROM (VALUES (1)) one LEFT JOIN (
 			template_change c LEFT JOIN (
@@ -244,43 +286,54 @@ func (f *feed) poll(ctx context.Context) error {
 			AND c.xid < pg_snapshot_xmax(pg_current_snapshot()) -- a restored backup has numbers from elsewhere
 		ORDER BY c.seq`, f.snapshot)
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
+		silence.Reset(f.patience())
 		var shelf, template *int64
 		var erased, id, subject, tenant, gallery, model *string
 		var v *pgvector.Vector
-		if err := rows.Scan(&snapshot, &timeline, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model); err != nil {
+		if err := rows.Scan(&snapshot, &line, &back, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model); err != nil {
 			return err
 		}
-		if timeline != f.timeline {
-			return errTimeline
+		if line != f.timeline || back {
+			return fmt.Errorf("%w: it is another one, or an earlier state of it", errAnother)
 		}
 		switch {
 		case shelf == nil: // nothing changed
-			return nil
 		case erased != nil:
-			return apply.erase(*shelf, *erased)
-		case id == nil: // erased again
-			return nil
+			apply.erase(*shelf, rowID(*erased, *template))
+		case id != nil: // not erased again
+			f.keys[*shelf] = index.Key{Tenant: *tenant, Gallery: *gallery, ModelID: *model}
+			apply.add(*shelf, index.Entry{TemplateID: rowID(*id, *template), SubjectID: *subject, Embedding: v.Slice()})
 		}
-		f.keys[*shelf] = index.Key{Tenant: *tenant, Gallery: *gallery, ModelID: *model}
-		return apply.add(*shelf, index.Entry{TemplateID: *id, SubjectID: *subject, Embedding: v.Slice()})
+		return nil
 	})
-	if err == nil {
-		err = apply.flush()
-	}
-	if errors.Is(err, errTimeline) {
-		// Another server has become the primary, and transactions of the old
-		// one may be lost, their numbers used again.
-		f.s.o.Logger.Warn("the database has another primary; reading the index anew")
-		return f.load(ctx)
-	}
+	apply.flush()
 	if err != nil {
+		if errors.Is(context.Cause(ctx), errSilent) {
+			return fmt.Errorf("%w: %w", errSilent, err)
+		}
 		return err
 	}
 	f.snapshot = snapshot
 	return nil
 }
 
-var errTimeline = errors.New("another timeline")
+// patience is how long a look may take: a connection that has gone silent
+// must not keep the index from what a new one would tell.
+func (f *feed) patience() time.Duration { return max(f.s.o.MaxStaleness/2, time.Second) }
+
+// timeline tells a database from another one: of another cluster, or under a
+// primary that may lack the last transactions of the one before.
+const timeline = `(SELECT system_identifier || '/' FROM pg_control_system()) || (SELECT oid FROM pg_database WHERE datname = current_database())
+	|| '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8)`
+
+var (
+	// errAnother says that the changes since the last look are not to be had.
+	errAnother = errors.New("the database does not go on where it was")
+	// errSilent says that the database has been told and does not answer.
+	errSilent = errors.New("the database does not answer a look for changes")
+	// errLoading says that there is nothing to catch up with yet.
+	errLoading = face.Errorf(face.Unavailable, "", "the index is loading")
+)
 
 // changes are applied in order; what is added in a row is added together.
 type changes struct {
@@ -290,55 +343,49 @@ type changes struct {
 	n       int
 }
 
-func (c *changes) add(shelf int64, e index.Entry) error {
+func (c *changes) add(shelf int64, e index.Entry) {
 	if c.pending == nil {
 		c.pending = map[int64][]index.Entry{}
 	}
 	c.pending[shelf] = append(c.pending[shelf], e)
 	c.n++
 	if c.n >= loadChunk {
-		return c.flush()
+		c.flush()
 	}
-	return nil
 }
 
-func (c *changes) erase(shelf int64, template string) error {
-	if err := c.flush(); err != nil {
-		return err
-	}
+func (c *changes) erase(shelf int64, template string) {
+	c.flush()
 	if key, ok := c.keys[shelf]; ok {
 		c.index.RemoveTemplate(key, template)
 	}
-	return nil
 }
 
-func (c *changes) flush() error {
+func (c *changes) flush() {
 	for shelf, entries := range c.pending {
-		err := c.index.Add(c.keys[shelf], entries...)
-		if errors.Is(err, face.Conflict) {
-			// A look that was cut off in the middle is repeated.
-			for _, e := range entries {
-				if err = c.index.Add(c.keys[shelf], e); errors.Is(err, face.Conflict) {
-					err = nil
-				}
-				if err != nil {
-					break
-				}
-			}
+		if c.index.Add(c.keys[shelf], entries...) == nil {
+			continue
 		}
-		if err != nil {
-			return fmt.Errorf("index a stored template: %w", err)
+		// Some are there already, since a look that was cut off is repeated; or
+		// one is none that a store took. That one must not keep all others out.
+		for _, e := range entries {
+			if err := c.index.Add(c.keys[shelf], e); err != nil && !errors.Is(err, face.Conflict) {
+				id, _, _ := strings.Cut(e.TemplateID, rowMark)
+				c.s.o.Logger.Error("a template in the database cannot be searched", "template", id, "error", err)
+			}
 		}
 	}
 	c.pending, c.n = nil, 0
-	return nil
 }
 
 // load reads everything into a new index, as one snapshot has it, and puts it
 // in the place of the old one.
 func (f *feed) load(ctx context.Context) error {
 	began := time.Now()
-	tx, err := f.s.db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go f.watchLoading(ctx, cancel)
+	tx, err := f.s.db.own.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return err
 	}
@@ -347,11 +394,11 @@ func (f *feed) load(ctx context.Context) error {
 	if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
 		return err
 	}
-	var snapshot, timeline, exported string
+	var snapshot, line, exported string
 	var total, last int64
-	if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, left(pg_walfile_name(pg_current_wal_lsn()), 8), pg_export_snapshot(),
+	if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, `+timeline+`, pg_export_snapshot(),
 		(SELECT coalesce(sum(templates), 0)::bigint FROM gallery_model), (SELECT coalesce(max(row_id), 0) FROM template)`).
-		Scan(&snapshot, &timeline, &exported, &total, &last); err != nil {
+		Scan(&snapshot, &line, &exported, &total, &last); err != nil {
 		return err
 	}
 	f.total.Store(total)
@@ -377,15 +424,27 @@ func (f *feed) load(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	f.keys, f.snapshot, f.timeline = keys, snapshot, timeline
+	f.keys, f.snapshot, f.timeline = keys, snapshot, line
 	f.index.Store(x)
 	f.current.Store(began.UnixNano())
 	return nil
 }
 
+// watchLoading ends a load that comes to nothing any more.
+func (f *feed) watchLoading(ctx context.Context, end context.CancelFunc) {
+	for last := int64(-1); sleep(ctx, loadPatience); {
+		if now := f.count.Load(); now != last {
+			last = now
+			continue
+		}
+		end()
+		return
+	}
+}
+
 // loadPart reads the rows after one row id up to another.
 func (f *feed) loadPart(ctx context.Context, x *index.Index, keys map[int64]index.Key, snapshot string, after, last int64) error {
-	tx, err := f.s.db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	tx, err := f.s.db.own.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return err
 	}
@@ -394,23 +453,25 @@ func (f *feed) loadPart(ctx context.Context, x *index.Index, keys map[int64]inde
 	if _, err := tx.Exec(ctx, fmt.Sprintf(`SET TRANSACTION SNAPSHOT '%s'`, snapshot)); err != nil {
 		return err
 	}
-	apply := &changes{feed: &feed{keys: keys}, index: x}
-	rows, err := tx.Query(ctx, `SELECT t.gallery_model, t.id, s.id, t.embedding
+	apply := &changes{feed: &feed{s: f.s, keys: keys}, index: x}
+	rows, err := tx.Query(ctx, `SELECT t.gallery_model, t.id, t.row_id, s.id, t.embedding
 		FROM template t JOIN subject s ON s.row_id = t.subject WHERE t.row_id > $1 AND t.row_id <= $2`, after, last)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var shelf int64
-		var e index.Entry
+		var id, subject string
+		var row int64
 		var v pgvector.Vector
-		if err := rows.Scan(&shelf, &e.TemplateID, &e.SubjectID, &v); err != nil {
+		if err := rows.Scan(&shelf, &id, &row, &subject, &v); err != nil {
 			return err
 		}
-		e.Embedding = v.Slice()
 		f.count.Add(1)
-		return apply.add(shelf, e)
+		apply.add(shelf, index.Entry{TemplateID: rowID(id, row), SubjectID: subject, Embedding: v.Slice()})
+		return nil
 	}); err != nil {
 		return err
 	}
-	return apply.flush()
+	apply.flush()
+	return nil
 }
 
 // keepWithin gives the index up when it has outgrown the memory it may use.
@@ -442,7 +503,7 @@ func (f *feed) listen(ctx context.Context) {
 }
 
 func (f *feed) listenOnce(ctx context.Context) error {
-	pooled, err := f.s.db.pool.Acquire(ctx)
+	pooled, err := f.s.db.own.Acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -491,7 +552,7 @@ func (f *feed) staleness() time.Duration {
 func (f *feed) ready() error {
 	switch failed := f.failed.Load(); {
 	case failed != nil:
-		return &face.Error{Kind: face.Unavailable, Detail: "the index could not be loaded", Err: *failed}
+		return &face.Error{Kind: face.Unavailable, Detail: "the index could not be loaded yet", Err: *failed}
 	case !f.ok.Load():
 		return face.Errorf(face.Unavailable, "", "loaded %d of %d templates", f.count.Load(), f.total.Load())
 	case f.staleness() > f.s.o.MaxStaleness:

@@ -109,6 +109,10 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 				return err
 			}
 			if c.StoreImages != nil && !*c.StoreImages {
+				// Enrolments under way end first, with what crops they bring.
+				if _, err := tx.Exec(ctx, `SELECT FROM gallery WHERE row_id = $1 FOR UPDATE`, row); err != nil {
+					return err
+				}
 				if _, err := tx.Exec(ctx, `DELETE FROM crop WHERE gallery = $1`, row); err != nil {
 					return err
 				}

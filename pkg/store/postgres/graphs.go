@@ -24,6 +24,9 @@ const (
 	defaultM              = 32
 	defaultEfConstruction = 256
 
+	// maxGraphMemory bounds what the database is told it may build with, in MB.
+	maxGraphMemory = 8 << 10
+
 	// maxEf is pgvector's widest search.
 	maxEf = 1000
 
@@ -114,7 +117,7 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 	}
 	o.Probes = cmp.Or(o.Probes, defaultProbes)
 	o.M, o.EfConstruction = cmp.Or(o.M, defaultM), cmp.Or(o.EfConstruction, defaultEfConstruction)
-	err = s.db.call(op, func() error {
+	err = s.db.call(op, func() (err error) {
 		if !(recall > 0 && recall <= 1) {
 			return face.Errorf(face.Invalid, op, "the recall must be more than 0 and at most 1")
 		}
@@ -125,6 +128,19 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 		if err != nil {
 			return err
 		}
+		// Until it is measured nobody uses it, and what came to nothing goes.
+		if _, err := s.db.pool.Exec(ctx, `DELETE FROM search_graph WHERE gallery_model = $1`, g.shelf); err != nil {
+			return err
+		}
+		if err := s.readGraphs(ctx); err != nil {
+			return err
+		}
+		kept := false
+		defer func() {
+			if !kept {
+				err = errors.Join(err, s.drop(context.WithoutCancel(ctx), g.shelf))
+			}
+		}()
 		if err := s.build(ctx, g, o.M, o.EfConstruction, progress); err != nil {
 			return err
 		}
@@ -133,9 +149,6 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 			return err
 		}
 		if measured < recall {
-			if err := s.drop(ctx, g.shelf); err != nil {
-				return err
-			}
 			return face.Errorf(face.Conflict, op, "the graph finds %.4f of the people at its widest search, less than the %.4f asked for: the gallery stays with exact search", measured, recall)
 		}
 		made = Graph{
@@ -147,6 +160,7 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 			g.shelf, ef, recall, measured, probes, made.MeasuredAt); err != nil {
 			return err
 		}
+		kept = true
 		return s.readGraphs(ctx)
 	})
 	return value(made, err)
@@ -202,7 +216,7 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 	}
 	defer conn.Release()
 	// A graph that does not fit into this is built many times slower.
-	megabytes := max(64, g.templates*int64(2*g.dimension+16*m+200)>>20)
+	megabytes := min(max(64, g.templates*int64(2*g.dimension+48*m+400)>>20), maxGraphMemory)
 	for _, set := range []string{
 		fmt.Sprintf(`SET maintenance_work_mem = '%dMB'`, megabytes),
 		`SET lock_timeout = 0`,

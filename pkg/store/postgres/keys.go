@@ -26,7 +26,7 @@ func OpenKeys(ctx context.Context, url, passwordFile string) (*Keys, error) {
 // Close releases the connections. Closing twice is no error.
 func (k *Keys) Close() error {
 	k.db.beginClose()
-	k.db.pool.Close()
+	k.db.release()
 	return nil
 }
 

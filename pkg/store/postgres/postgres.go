@@ -164,7 +164,7 @@ func (s *Store) Close() error {
 		// Where the database is away, the claims lapse by themselves.
 		_, _ = s.db.pool.Exec(ctx, `DELETE FROM idempotency WHERE owner = $1`, s.owner)
 		s.replicas.close()
-		s.db.pool.Close()
+		s.db.release()
 	})
 	return s.closeErr
 }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -79,15 +80,10 @@ func (r *replicas) pick() *replica {
 }
 
 // note remembers how far the log is after a write, so that whoever wrote reads
-// it. Where that cannot be found out, no replica is asked for a while.
+// it. Where that cannot be found out, no replica is asked until it is.
 func (r *replicas) note(ctx context.Context) {
-	var at int64
-	if err := r.s.db.pool.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint`).Scan(&at); err != nil {
-		for _, one := range r.all {
-			one.asOf.Store(0)
-		}
-		return
-	}
+	at := int64(math.MaxInt64)
+	_ = r.s.db.own.QueryRow(ctx, primaryPosition).Scan(&at) // at stays
 	for {
 		old := r.wrote.Load()
 		if old >= at || r.wrote.CompareAndSwap(old, at) {
@@ -95,6 +91,8 @@ func (r *replicas) note(ctx context.Context) {
 		}
 	}
 }
+
+const primaryPosition = `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint`
 
 // watch keeps an eye on how far each replica is behind.
 func (r *replicas) watch(ctx context.Context) {
@@ -106,7 +104,11 @@ func (r *replicas) watch(ctx context.Context) {
 	for ; ctx.Err() == nil; sleep(ctx, watchReplicas) {
 		now := time.Now()
 		var pos int64
-		if err := r.s.db.pool.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint`).Scan(&pos); err == nil {
+		looking, cancel := context.WithTimeout(ctx, r.s.o.MaxReplicaLag)
+		err := r.s.db.own.QueryRow(looking, primaryPosition).Scan(&pos)
+		cancel()
+		if err == nil {
+			r.wrote.CompareAndSwap(math.MaxInt64, pos)
 			if n := len(marks); n > 0 && pos < marks[n-1].pos {
 				// Another primary, which had not got so far.
 				marks = nil

@@ -132,7 +132,7 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g face.Gallery, err error) {
 	const op = "CutOver"
 	err = s.db.call(op, func() error {
-		return s.db.transact(ctx, false, func(ctx context.Context, tx pgx.Tx) error {
+		err := s.db.transact(ctx, false, func(ctx context.Context, tx pgx.Tx) error {
 			row, err := lockGallery(ctx, tx, op, tenant, gallery)
 			if err != nil {
 				return err
@@ -160,6 +160,10 @@ func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g
 			g.ModelID, g.NextModelID = modelID, ""
 			return nil
 		})
+		if err == nil {
+			s.feed.wrote(ctx) // and so the other servers look
+		}
+		return err
 	})
 	return value(g, err)
 }
@@ -176,7 +180,7 @@ func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.
 			return err
 		}
 		t.CreatedAt = store.Stamp(t.CreatedAt)
-		return s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
+		err := s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
 			row, err := lockGallery(ctx, tx, op, tenant, gallery)
 			if err != nil {
 				return err
@@ -195,6 +199,10 @@ func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.
 			}
 			return err
 		})
+		if err == nil {
+			s.feed.wrote(ctx)
+		}
+		return err
 	})
 	t.Crop = nil
 	return value(t, err)

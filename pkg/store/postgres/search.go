@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/pgvector/pgvector-go"
@@ -63,10 +64,10 @@ func (s *Store) searchIndex(ctx context.Context, op string, x *index.Index, key 
 			return r, err
 		}
 		for _, h := range hits {
-			// The id of an erased template may be another subject's by now.
-			if o := owners[h.TemplateID]; o.subject == h.SubjectID {
+			if o, ok := owners[h.TemplateID]; ok {
+				id, _, _ := strings.Cut(h.TemplateID, rowMark)
 				r.Candidates = append(r.Candidates, face.Candidate{
-					SubjectID: h.SubjectID, Name: o.name, TemplateID: h.TemplateID, Score: h.Score,
+					SubjectID: h.SubjectID, Name: o.name, TemplateID: id, Score: h.Score,
 				})
 			}
 		}
@@ -81,29 +82,43 @@ func (s *Store) searchIndex(ctx context.Context, op string, x *index.Index, key 
 	return r, nil
 }
 
+// rowMark stands in the index between a template's id and its row: no id has
+// it in it. An id may be used again, for somebody else; a row never is.
+const rowMark = "\x00"
+
+func rowID(template string, row int64) string { return template + rowMark + strconv.FormatInt(row, 10) }
+
 type owner struct{ subject, name string }
 
-// owners are the subjects of templates that a search found, by template.
+// owners are the subjects of templates that a search found, by what they are
+// called in the index. It asks the primary: a replica may not have heard yet of
+// one that the index has, or of one that is erased.
 func (s *Store) owners(ctx context.Context, op string, key index.Key, hits []index.Hit) (map[string]owner, error) {
-	ids := make([]string, len(hits))
-	for i, h := range hits {
-		ids[i] = h.TemplateID
+	rowsOf := make([]int64, 0, len(hits))
+	for _, h := range hits {
+		_, row, _ := strings.Cut(h.TemplateID, rowMark)
+		n, err := strconv.ParseInt(row, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		rowsOf = append(rowsOf, n)
 	}
 	owners := make(map[string]owner, len(hits))
-	err := s.replicas.read(ctx, func(ctx context.Context, q querier) error {
+	err := s.db.read(ctx, func(ctx context.Context, q querier) error {
 		clear(owners)
 		there := false
-		rows, err := q.Query(ctx, `SELECT h.id, h.subject, h.name FROM gallery g LEFT JOIN LATERAL (
-				SELECT t.id, s.id AS subject, s.name FROM template t JOIN subject s ON s.row_id = t.subject
-				WHERE t.id = ANY($3) AND s.gallery = g.row_id
-			) h ON true WHERE g.tenant = $1 AND g.id = $2`, key.Tenant, key.Gallery, ids)
+		rows, err := q.Query(ctx, `SELECT h.id, h.row_id, h.subject, h.name FROM gallery g LEFT JOIN LATERAL (
+				SELECT t.id, t.row_id, s.id AS subject, s.name FROM template t JOIN subject s ON s.row_id = t.subject
+				WHERE t.row_id = ANY($3) AND s.gallery = g.row_id
+			) h ON true WHERE g.tenant = $1 AND g.id = $2`, key.Tenant, key.Gallery, rowsOf)
 		err = scanAll(rows, err, func(rows pgx.Rows) error {
 			there = true
 			var id, subject, name *string
-			if err := rows.Scan(&id, &subject, &name); err != nil || id == nil {
+			var row *int64
+			if err := rows.Scan(&id, &row, &subject, &name); err != nil || id == nil {
 				return err
 			}
-			owners[*id] = owner{*subject, *name}
+			owners[rowID(*id, *row)] = owner{*subject, *name}
 			return nil
 		})
 		if err == nil && !there && key.Gallery != face.DefaultGallery {

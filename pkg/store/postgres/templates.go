@@ -19,6 +19,9 @@ import (
 // purge lets other writes through.
 const purgeBatch = 5000
 
+// restBatch is the same for the rows that stand for nobody.
+const restBatch = 50_000
+
 // Enrol implements [store.Templates].
 func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
 	const op = "Enrol"
@@ -231,7 +234,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 			return err
 		}
 		receipt.Templates = int(tag.RowsAffected())
-		tag, err = tx.Exec(ctx, `DELETE FROM crop WHERE gallery = $1 AND sample = $2`, row, sample)
+		tag, err = tx.Exec(ctx, `DELETE FROM crop WHERE gallery = $1 AND sample = $2 AND subject = $3`, row, sample, owner)
 		if err != nil {
 			return err
 		}
@@ -259,44 +262,59 @@ func (s *Store) erase(ctx context.Context, op string, work func(context.Context,
 // give up the room of what was erased.
 func (s *Store) PurgeExpired(ctx context.Context, now time.Time) (purged int, err error) {
 	err = s.db.call("PurgeExpired", func() error {
-		if err := s.purgeRest(ctx, now); err != nil {
-			return err
-		}
-		var galleries []int64
-		rows, err := s.db.pool.Query(ctx, `SELECT g.row_id FROM gallery g WHERE g.retention_days > 0 AND EXISTS (
-			SELECT 1 FROM gallery_model m JOIN template t ON t.gallery_model = m.row_id
-			WHERE m.gallery = g.row_id AND t.created_at < $1::timestamptz - make_interval(days => g.retention_days))`, now)
-		if err := scanAll(rows, err, func(rows pgx.Rows) error {
-			var row int64
-			err := rows.Scan(&row)
-			galleries = append(galleries, row)
-			return err
-		}); err != nil {
-			return err
-		}
-		for _, gallery := range galleries {
-			for more := true; more; {
-				n, err := s.purge(ctx, gallery, now)
-				if err != nil {
-					return err
-				}
-				purged, more = purged+n, n == purgeBatch
-			}
-		}
-		return s.vacuum(ctx)
+		purged, err = s.purgeTemplates(ctx, now)
+		// One does not wait for the other to succeed.
+		return errors.Join(err, s.purgeRest(ctx, now), s.vacuum(ctx))
 	})
 	return purged, err
 }
 
-// purgeRest drops the answers and the changes that nobody may ask for again.
-func (s *Store) purgeRest(ctx context.Context, now time.Time) error {
-	return s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < $1`, now.Add(-store.IdempotencyTTL)); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `DELETE FROM template_change WHERE at < now() - $1::interval`, changesKept)
+func (s *Store) purgeTemplates(ctx context.Context, now time.Time) (purged int, err error) {
+	var galleries []int64
+	rows, err := s.db.pool.Query(ctx, `SELECT g.row_id FROM gallery g WHERE g.retention_days > 0 AND EXISTS (
+		SELECT 1 FROM gallery_model m JOIN template t ON t.gallery_model = m.row_id
+		WHERE m.gallery = g.row_id AND t.created_at < $1::timestamptz - make_interval(days => g.retention_days))`, now)
+	if err := scanAll(rows, err, func(rows pgx.Rows) error {
+		var row int64
+		err := rows.Scan(&row)
+		galleries = append(galleries, row)
 		return err
-	})
+	}); err != nil {
+		return 0, err
+	}
+	for _, gallery := range galleries {
+		for more := true; more; {
+			n, err := s.purge(ctx, gallery, now)
+			if err != nil {
+				return purged, err
+			}
+			purged, more = purged+n, n == purgeBatch
+		}
+	}
+	return purged, nil
+}
+
+// purgeRest drops the answers and the changes that nobody may ask for again,
+// some at a time.
+func (s *Store) purgeRest(ctx context.Context, now time.Time) error {
+	for _, what := range []struct {
+		query string
+		until any
+	}{
+		{`DELETE FROM idempotency WHERE (tenant, key) IN (SELECT tenant, key FROM idempotency WHERE created_at < $1 LIMIT $2)`, now.Add(-store.IdempotencyTTL)},
+		{`DELETE FROM template_change WHERE seq IN (SELECT seq FROM template_change WHERE at < now() - $1::interval LIMIT $2)`, changesKept},
+	} {
+		for more := true; more; {
+			if err := s.db.once(ctx, func(ctx context.Context, q querier) error {
+				tag, err := q.Exec(ctx, what.query, what.until, restBatch)
+				more = tag.RowsAffected() == restBatch
+				return err
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // purge erases up to purgeBatch expired templates of the gallery with the
