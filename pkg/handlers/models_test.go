@@ -294,6 +294,46 @@ func TestCutOverMeanwhile(t *testing.T) {
 	}
 }
 
+// interrupted is a store in which something happens before or after an enrolment.
+type interrupted struct {
+	store.Store
+	before, after func(context.Context, store.Store, face.Template) error
+}
+
+func (s interrupted) Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
+	if s.before != nil {
+		if err := s.before(ctx, s.Store, t); err != nil {
+			return face.Template{}, err
+		}
+	}
+	stored, err := s.Store.Enrol(ctx, tenant, gallery, t)
+	if err == nil && s.after != nil {
+		err = s.after(ctx, s.Store, stored)
+	}
+	return stored, err
+}
+
+// TestErasedMeanwhile erases a template while the next encoder's is on its
+// way: it does not bring the photo back.
+func TestErasedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, storeImages := range map[string]bool{"kept": true, "bare": false} {
+		h, _ := openMoving(t, func(o *handlers.Options) {
+			o.Store = interrupted{Store: o.Store, after: func(ctx context.Context, s store.Store, stored face.Template) error {
+				_, err := s.DeleteTemplate(ctx, face.DefaultTenant, name, "ada", stored.ID, store.Actor{})
+				return err
+			}}
+		})
+		good[api.Gallery](t, h.post(t, "/galleries", fields{"name": name, "store_images": storeImages}), 201)
+		good[api.Subject](t, h.post(t, "/galleries/"+name+"/subjects", fields{"subject_id": "ada"}), 201)
+		h.move(t, name, nextModelID)
+		bad(t, h.post(t, "/galleries/"+name+"/subjects/ada/templates", fields{"image": photo(person{number: 1})}), face.NotFound, "")
+		if got := h.modelsOf(t, name, "ada"); got != nil {
+			t.Errorf("%s: of what was erased there are templates of %v", name, got)
+		}
+	}
+}
+
 // TestUnknownEncoderOfGallery asks a server that a newer one has left a
 // gallery to.
 func TestUnknownEncoderOfGallery(t *testing.T) {
