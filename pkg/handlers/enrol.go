@@ -102,7 +102,13 @@ func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObj
 		if g.NextModelID != "" {
 			s.Mover.Wake()
 		}
-		lacking := slices.ContainsFunc(encoders, func(e encoder) bool { return !slices.Contains(done, e.id) })
+		has := func(e encoder) bool { return slices.Contains(done, e.id) }
+		if r.JSONBody.Image == nil && !slices.ContainsFunc(encoders, has) {
+			// Nobody would find the subject by it; it is harmless, and of use on the way back.
+			return at(face.Errorf(face.ModelMismatch, "handlers.EnrolTemplate",
+				"The gallery has moved to %s meanwhile.", encoders[0].id), "model_id")
+		}
+		lacking := slices.ContainsFunc(encoders, func(e encoder) bool { return !has(e) })
 		if !lacking || r.JSONBody.Image == nil {
 			return nil
 		}

@@ -313,6 +313,42 @@ func (s interrupted) Enrol(ctx context.Context, tenant, gallery string, t face.T
 	return stored, err
 }
 
+// TestEmbeddingAfterCutOver has a gallery cut over, or its move end, while an
+// embedding is being enrolled that is of no use any more: the caller is told.
+func TestEmbeddingAfterCutOver(t *testing.T) {
+	t.Parallel()
+	next := slices.Clone(vector(1, 0))[:nextDimension]
+	for name, tt := range map[string]struct {
+		model     string
+		embedding face.Embedding
+		meanwhile func(context.Context, store.Store) error
+		refused   bool
+	}{
+		"cut over": {modelID, vector(1, 0), func(ctx context.Context, s store.Store) error {
+			_, err := s.CutOver(ctx, face.DefaultTenant, face.DefaultGallery, nextModelID)
+			return err
+		}, true},
+		"ended": {nextModelID, next, func(ctx context.Context, s store.Store) error {
+			none := ""
+			_, err := s.UpdateGallery(ctx, face.DefaultTenant, face.DefaultGallery, store.GalleryChange{NextModelID: &none})
+			return err
+		}, true},
+		"in time": {modelID, vector(1, 0), func(context.Context, store.Store) error { return nil }, false},
+	} {
+		h, _ := openMoving(t, func(o *handlers.Options) {
+			o.Store = interrupted{Store: o.Store, before: func(ctx context.Context, s store.Store, _ face.Template) error { return tt.meanwhile(ctx, s) }}
+		})
+		good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
+		h.move(t, face.DefaultGallery, nextModelID)
+		got := h.post(t, "/galleries/default/subjects/ada/templates", fields{"embedding": tt.embedding, "model_id": tt.model})
+		if t.Log(name); tt.refused {
+			bad(t, got, face.ModelMismatch, "/model_id")
+		} else {
+			good[api.EnrolResponse](t, got, 201)
+		}
+	}
+}
+
 // TestErasedMeanwhile erases a template while the next encoder's is on its
 // way: it does not bring the photo back.
 func TestErasedMeanwhile(t *testing.T) {
