@@ -283,14 +283,19 @@ func (m *mover) move(ctx context.Context, mv move) (arrived bool, err error) {
 		m.known[mv] = p
 	}
 	m.mu.Unlock()
-	for more := true; more; {
-		if more, err = m.reembedAll(ctx, mv, p); err != nil {
+	var c store.Coverage
+	for before := -1; ; before = c.Pending {
+		worked, err := m.reembedAll(ctx, mv, p)
+		if err != nil {
 			return false, err
 		}
-	}
-	c, err := m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model)
-	if err != nil {
-		return false, err
+		if c, err = m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model); err != nil {
+			return false, err
+		}
+		// Once more for those who came meanwhile, but not for work without effect.
+		if !worked || before >= 0 && c.Pending >= before {
+			break
+		}
 	}
 	if c.Covered < c.Subjects { // which the store would find out too, while others wait to write
 		return false, m.findUncovered(ctx, mv, p)
@@ -396,16 +401,22 @@ func (m *mover) reembed(ctx context.Context, mv move, s store.Sample) (usable bo
 	default:
 		return false, err
 	}
-	_, err = m.store.AddToSample(ctx, mv.tenant, mv.gallery, face.Template{
+	made, err := m.store.AddToSample(ctx, mv.tenant, mv.gallery, face.Template{
 		ID: face.SampleTemplateID(s.ID, mv.model), SubjectID: s.SubjectID, SampleID: s.ID, ModelID: mv.model,
 		Embedding: e, Quality: s.Quality, CreatedAt: s.CreatedAt,
 	})
 	switch {
+	case errors.Is(err, face.NotFound):
+		return true, nil // erased meanwhile
+	case errors.Is(err, face.Conflict), err == nil && made.SampleID != s.ID:
+		// Another server was faster, and then it is not asked for again; or the
+		// template_id is taken, and it never has to be.
+		m.log.Warn("the template_id of a crop is taken", "gallery", label(mv.tenant, mv.gallery), "encoder", mv.model,
+			"subject_id", s.SubjectID, "sample_id", s.ID, "template_id", face.SampleTemplateID(s.ID, mv.model))
+		return false, nil
 	case err == nil:
 		m.reembedded.Inc()
 		return true, nil
-	case errors.Is(err, face.NotFound), errors.Is(err, face.Conflict):
-		return true, nil // erased meanwhile, or another server was faster
 	}
 	return false, err
 }
