@@ -155,7 +155,8 @@ type move struct{ tenant, gallery, model string }
 
 type progress struct {
 	handlers.Progress
-	failed map[string]string // crops of no use, by sample: the subject
+	failed  map[string]string // crops of no use, by sample: the subject
+	doubted map[string]bool   // samples that ended an earlier pass: their crop's fault, or the machine's
 }
 
 func newMover(s store.Store, p cropEncoder, c crops, log *slog.Logger, r prometheus.Registerer) *mover {
@@ -202,10 +203,13 @@ func (m *mover) run(ctx context.Context) {
 	}
 	for {
 		start := time.Now()
-		if err := m.pass(ctx); err != nil && ctx.Err() == nil {
+		err := m.pass(ctx)
+		pause := min(moveRest*time.Since(start), moveEvery)
+		if err != nil && ctx.Err() == nil {
 			m.log.Error("move galleries to another encoder; trying again", "error", err)
+			pause = moveEvery // what is wrong has time to pass
 		}
-		rest := time.NewTimer(min(moveRest*time.Since(start), moveEvery))
+		rest := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-rest.C:
@@ -279,7 +283,7 @@ func (m *mover) move(ctx context.Context, mv move) (arrived bool, err error) {
 	m.mu.Lock()
 	p, ok := m.known[mv]
 	if !ok {
-		p = &progress{failed: map[string]string{}}
+		p = &progress{failed: map[string]string{}, doubted: map[string]bool{}}
 		m.known[mv] = p
 	}
 	m.mu.Unlock()
@@ -337,12 +341,13 @@ func (m *mover) reembedAll(ctx context.Context, mv move, p *progress) (worked bo
 				failed[s.ID] = s.SubjectID
 				continue
 			}
-			usable, err := m.reembed(ctx, mv, s)
+			usable, err := m.reembed(ctx, mv, s, p.doubted)
 			if err != nil {
 				return false, err
 			}
 			if !usable {
-				failed[s.ID] = s.SubjectID
+				// In the former as well, should the pass not come to its end.
+				p.failed[s.ID], failed[s.ID] = s.SubjectID, s.SubjectID
 			}
 			done++
 			gauge.Dec()
@@ -378,8 +383,9 @@ func (m *mover) tell(change func()) {
 }
 
 // reembed makes the template of one sample. A crop of which none can be made
-// is not usable, and will not be.
-func (m *mover) reembed(ctx context.Context, mv move, s store.Sample) (usable bool, err error) {
+// is not usable, and will not be. What is Internal may be a lack of memory, so
+// it ends the pass, and speaks against the crop when it comes again.
+func (m *mover) reembed(ctx context.Context, mv move, s store.Sample, doubted map[string]bool) (usable bool, err error) {
 	s, err = m.store.Sample(ctx, mv.tenant, mv.gallery, s.ID)
 	if errors.Is(err, face.NotFound) {
 		return true, nil // erased meanwhile
@@ -394,13 +400,17 @@ func (m *mover) reembed(ctx context.Context, mv move, s store.Sample) (usable bo
 	}
 	switch kind := face.KindOf(err); {
 	case err == nil:
-	case errors.Is(err, seal.ErrKey), errors.Is(err, seal.ErrDamaged), kind == face.InvalidImage, kind == face.Internal:
+	case errors.Is(err, seal.ErrKey), errors.Is(err, seal.ErrDamaged), kind == face.InvalidImage, kind == face.Internal && doubted[s.ID]:
 		m.log.Warn("a crop is of no use for another encoder", "gallery", label(mv.tenant, mv.gallery), "encoder", mv.model,
 			"subject_id", s.SubjectID, "sample_id", s.ID, "error", err)
 		return false, nil
 	default:
-		return false, err
+		if kind == face.Internal {
+			doubted[s.ID] = true
+		}
+		return false, fmt.Errorf("sample %s: %w", s.ID, err)
 	}
+	delete(doubted, s.ID)
 	made, err := m.store.AddToSample(ctx, mv.tenant, mv.gallery, face.Template{
 		ID: face.SampleTemplateID(s.ID, mv.model), SubjectID: s.SubjectID, SampleID: s.ID, ModelID: mv.model,
 		Embedding: e, Quality: s.Quality, CreatedAt: s.CreatedAt,

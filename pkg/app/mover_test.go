@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"testing"
@@ -119,5 +120,36 @@ func TestTakenTemplateID(t *testing.T) {
 				t.Errorf("searched with %s after %d crops: %s", v.model(t), reads, d)
 			}
 		})
+	}
+}
+
+// TestDoubtedCrop has crops fail for what may be the machine's fault: they
+// are tried once more, and then gone round.
+func TestDoubtedCrop(t *testing.T) {
+	t.Parallel()
+	broken := map[string]bool{"ada": true, "bob": true, "cid": true}
+	v := newVillage(t, cropReader{func(crop string) error {
+		if broken[crop] {
+			return face.Errorf(face.Internal, "test", "out of memory")
+		}
+		return nil
+	}}, "ada", "bob", "cid")
+	pass := func(fails bool, unusable int) {
+		t.Helper()
+		if err := v.pass(t.Context()); errors.Is(err, face.Internal) != fails {
+			t.Errorf("the pass ends with %v", err)
+		}
+		if got := v.progress().UnusableCrops; got != unusable {
+			t.Errorf("%d unusable crops, want %d", got, unusable)
+		}
+	}
+	pass(true, 0) // ada
+	delete(broken, "ada")
+	pass(true, 0) // bob
+	pass(true, 0) // bob again, and cid
+	delete(broken, "cid")
+	pass(false, 1)
+	if d := cmp.Diff([]string{"bob"}, v.progress().Uncovered); d != "" || v.model(t) != "old" {
+		t.Errorf("searched with %s: %s", v.model(t), d)
 	}
 }
