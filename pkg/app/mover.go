@@ -77,19 +77,23 @@ func place(tenant, gallery, sample string) []byte {
 }
 
 // servable checks that this server can do what the galleries ask of it, and
-// loads their encoders, so that what is missing shows at the start.
-func servable(ctx context.Context, s store.Store, p *Pipeline, c crops) error {
+// loads their encoders, so that what is missing shows at the start. A missing
+// one that a gallery is being moved to is no reason not to answer the others.
+func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slog.Logger) error {
 	return eachGallery(ctx, s, func(tenant string, g face.Gallery) error {
 		name := label(tenant, g.ID)
 		if g.StoreImages && c.keys == nil {
 			return fmt.Errorf("--crop-key-file: the gallery %s stores images, and there is no key to seal them with", name)
 		}
-		for _, id := range []string{g.ModelID, g.NextModelID} {
-			if id == "" {
-				continue
+		if g.ModelID != "" {
+			if err := p.Prepare(ctx, g.ModelID); err != nil {
+				return fmt.Errorf("the gallery %s needs the encoder %s: %w", name, g.ModelID, err)
 			}
-			if err := p.Prepare(ctx, id); err != nil {
-				return fmt.Errorf("the gallery %s needs the encoder %s: %w", name, id, err)
+		}
+		if g.NextModelID != "" {
+			if err := p.Prepare(ctx, g.NextModelID); err != nil {
+				log.Error("the encoder that a gallery is being moved to cannot be used: nobody can be enrolled in it here, "+
+					"and this server will not be ready once it is moved", "gallery", name, "encoder", g.NextModelID, "error", err)
 			}
 		}
 		return nil
@@ -127,6 +131,7 @@ func label(tenant, gallery string) string {
 
 // cropEncoder is the part of the pipeline that the mover needs.
 type cropEncoder interface {
+	Prepare(ctx context.Context, encoders ...string) error
 	EmbedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error)
 	Encoder() embed.Manifest
 }
@@ -146,8 +151,11 @@ type mover struct {
 	pending    *prometheus.GaugeVec
 	reembedded prometheus.Counter
 
-	mu    sync.Mutex
-	known map[move]*progress
+	prepared map[string]bool // encoders that can be used; the mover's own
+
+	mu      sync.Mutex
+	known   map[move]*progress
+	lacking error // what some gallery is searched with and this server lacks
 }
 
 // move is a gallery on its way to a model.
@@ -161,7 +169,8 @@ type progress struct {
 
 func newMover(s store.Store, p cropEncoder, c crops, log *slog.Logger, r prometheus.Registerer) *mover {
 	m := &mover{
-		store: s, pipeline: p, crops: c, log: log, wake: make(chan struct{}, 1), known: map[move]*progress{},
+		store: s, pipeline: p, crops: c, log: log, wake: make(chan struct{}, 1),
+		prepared: map[string]bool{}, known: map[move]*progress{},
 		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "likeness_model_migration_pending",
 			Help: "Crops that are still to be encoded, by the gallery that is moved to another encoder.",
@@ -191,6 +200,33 @@ func (m *mover) Progress(tenant, gallery, modelID string) handlers.Progress {
 		return p.Progress
 	}
 	return handlers.Progress{}
+}
+
+// ready says whether this server can serve every gallery, as far as the last
+// pass knows: another server may have moved one to an encoder that is not here.
+func (m *mover) ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lacking
+}
+
+// served checks that a gallery can be searched here.
+func (m *mover) served(ctx context.Context, tenant string, g face.Gallery) error {
+	if g.ModelID == "" || m.prepared[g.ModelID] {
+		return nil
+	}
+	err := m.pipeline.Prepare(ctx, g.ModelID)
+	switch {
+	case err == nil:
+		m.prepared[g.ModelID] = true
+		return nil
+	case ctx.Err() != nil, errors.Is(err, face.Overloaded): // says nothing about the encoder
+		return nil
+	}
+	return &face.Error{
+		Kind: face.Unavailable, Op: "app.ready", Err: err,
+		Detail: fmt.Sprintf("the gallery %s needs the encoder %s, which this server cannot load", label(tenant, g.ID), g.ModelID),
+	}
 }
 
 // run looks for work at once, when it is woken and now and then, until ctx
@@ -242,11 +278,16 @@ func (m *mover) warn(ctx context.Context, tenant string, g face.Gallery) error {
 	return err
 }
 
-// pass works on every gallery on its way until there is nothing left to do.
+// pass works on every gallery on its way until there is nothing left to do,
+// and finds out whether all galleries can be served.
 func (m *mover) pass(ctx context.Context) error {
 	moving := map[move]bool{}
+	var lacking error
 	var errs []error
 	err := eachGallery(ctx, m.store, func(tenant string, g face.Gallery) error {
+		if err := m.served(ctx, tenant, g); err != nil && lacking == nil {
+			lacking = err
+		}
 		if g.NextModelID == "" {
 			return nil
 		}
@@ -261,8 +302,9 @@ func (m *mover) pass(ctx context.Context) error {
 	})
 	if err == nil {
 		m.forget(moving)
+		m.tell(func() { m.lacking = lacking })
 	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(append(errs, err, lacking)...)
 }
 
 // forget drops what is known of galleries that are not on their way any more.
@@ -375,7 +417,7 @@ func (m *mover) reembedAll(ctx context.Context, mv move, p *progress) (worked bo
 	return done > 0, nil
 }
 
-// tell changes what Progress answers.
+// tell changes what Progress and ready answer.
 func (m *mover) tell(change func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

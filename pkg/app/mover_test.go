@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,17 @@ import (
 
 // cropReader is a pipeline that knows what every crop shows.
 type cropReader struct {
-	embed func(crop string) error // what goes wrong with a crop
+	embed   func(crop string) error // what goes wrong with a crop
+	prepare func(id string) error   // and with an encoder; nil: nothing
+}
+
+func (r cropReader) Prepare(_ context.Context, ids ...string) error {
+	for _, id := range ids {
+		if r.prepare != nil {
+			return r.prepare(id)
+		}
+	}
+	return nil
 }
 
 func (cropReader) Encoder() embed.Manifest { return embed.Manifest{ID: "old"} }
@@ -97,7 +108,7 @@ func TestTakenTemplateID(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			reads := 0
-			v := newVillage(t, cropReader{func(string) error {
+			v := newVillage(t, cropReader{embed: func(string) error {
 				if reads++; reads > 10 {
 					cancel() // it goes round and round
 				}
@@ -128,7 +139,7 @@ func TestTakenTemplateID(t *testing.T) {
 func TestDoubtedCrop(t *testing.T) {
 	t.Parallel()
 	broken := map[string]bool{"ada": true, "bob": true, "cid": true}
-	v := newVillage(t, cropReader{func(crop string) error {
+	v := newVillage(t, cropReader{embed: func(crop string) error {
 		if broken[crop] {
 			return face.Errorf(face.Internal, "test", "out of memory")
 		}
@@ -151,5 +162,44 @@ func TestDoubtedCrop(t *testing.T) {
 	pass(false, 1)
 	if d := cmp.Diff([]string{"bob"}, v.progress().Uncovered); d != "" || v.model(t) != "old" {
 		t.Errorf("searched with %s: %s", v.model(t), d)
+	}
+}
+
+// TestReadyForAllGalleries has another server move a gallery to an encoder
+// that is not here, until its file is brought.
+func TestReadyForAllGalleries(t *testing.T) {
+	t.Parallel()
+	var lacks error
+	v := newVillage(t, cropReader{prepare: func(id string) error {
+		if id == "new" {
+			return lacks
+		}
+		return nil
+	}})
+	look := func() error {
+		err := v.pass(t.Context())
+		if ready := v.ready(); !errors.Is(err, ready) {
+			t.Errorf("the log says %v, readiness %v", err, ready)
+		}
+		return v.ready()
+	}
+	if _, err := v.db.CutOver(t.Context(), face.DefaultTenant, "kept", "new"); err != nil {
+		t.Fatal(err)
+	}
+	lacks = face.Errorf(face.Unavailable, "test", "no such file")
+	if err := look(); !errors.Is(err, face.Unavailable) || !strings.Contains(err.Error(), "the gallery kept needs the encoder new") {
+		t.Errorf("without the encoder: %v, want unavailable", err)
+	}
+	lacks = face.Errorf(face.Overloaded, "test", "busy")
+	if err := look(); err != nil {
+		t.Errorf("while it is busy: %v", err)
+	}
+	lacks = nil
+	if err := look(); err != nil {
+		t.Errorf("with the encoder: %v", err)
+	}
+	lacks = errors.New("nobody asks for it again")
+	if err := look(); err != nil {
+		t.Error(err)
 	}
 }
