@@ -220,8 +220,8 @@ func (m *mover) served(ctx context.Context, tenant string, g face.Gallery) error
 	case err == nil:
 		m.prepared[g.ModelID] = true
 		return nil
-	case ctx.Err() != nil, errors.Is(err, face.Overloaded): // says nothing about the encoder
-		return nil
+	case ctx.Err() != nil, errors.Is(err, face.Overloaded):
+		return nil //nolint:nilerr // It says nothing about the encoder.
 	}
 	return &face.Error{
 		Kind: face.Unavailable, Op: "app.ready", Err: err,
