@@ -111,7 +111,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	if err != nil {
 		return nil, err
 	}
-	if err := servable(ctx, db, pipeline, crops); err != nil {
+	if err := servable(ctx, db, pipeline, crops, log); err != nil {
 		return nil, err
 	}
 	a.mover = newMover(db, pipeline, crops, log, registry)
@@ -215,8 +215,11 @@ func (a *App) ready(ctx context.Context) error {
 	case <-a.draining:
 		return face.Errorf(face.Unavailable, "app.ready", "draining")
 	default:
-		return a.store.Ready(ctx)
 	}
+	if err := a.store.Ready(ctx); err != nil {
+		return err
+	}
+	return a.mover.ready()
 }
 
 // purge erases what is past its gallery's retention, at once and then at

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -517,6 +518,32 @@ func TestCropKeys(t *testing.T) {
 	if _, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler)); err == nil ||
 		!strings.Contains(err.Error(), "the gallery kept needs the encoder "+w.next) {
 		t.Errorf("without the encoder of a gallery: %v", err)
+	}
+}
+
+// TestNextEncoderMissing starts a server without the encoder that a gallery
+// is being moved to: the others have no part in it.
+func TestNextEncoderMissing(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: filepath.Join(o.DataDir, "likeness.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.CreateGallery(t.Context(), face.DefaultTenant, face.Gallery{ID: "moving", NextModelID: "from-the-future"})
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	a, err := app.New(t.Context(), o, "test", slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(log.String(), "gallery=moving encoder=from-the-future") {
+		t.Errorf("the log does not name it: %s", &log)
 	}
 }
 

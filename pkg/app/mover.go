@@ -77,19 +77,23 @@ func place(tenant, gallery, sample string) []byte {
 }
 
 // servable checks that this server can do what the galleries ask of it, and
-// loads their encoders, so that what is missing shows at the start.
-func servable(ctx context.Context, s store.Store, p *Pipeline, c crops) error {
+// loads their encoders, so that what is missing shows at the start. A missing
+// one that a gallery is being moved to is no reason not to answer the others.
+func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slog.Logger) error {
 	return eachGallery(ctx, s, func(tenant string, g face.Gallery) error {
 		name := label(tenant, g.ID)
 		if g.StoreImages && c.keys == nil {
 			return fmt.Errorf("--crop-key-file: the gallery %s stores images, and there is no key to seal them with", name)
 		}
-		for _, id := range []string{g.ModelID, g.NextModelID} {
-			if id == "" {
-				continue
+		if g.ModelID != "" {
+			if err := p.Prepare(ctx, g.ModelID); err != nil {
+				return fmt.Errorf("the gallery %s needs the encoder %s: %w", name, g.ModelID, err)
 			}
-			if err := p.Prepare(ctx, id); err != nil {
-				return fmt.Errorf("the gallery %s needs the encoder %s: %w", name, id, err)
+		}
+		if g.NextModelID != "" {
+			if err := p.Prepare(ctx, g.NextModelID); err != nil {
+				log.Error("the encoder that a gallery is being moved to cannot be used: nobody can be enrolled in it here, "+
+					"and this server will not be ready once it is moved", "gallery", name, "encoder", g.NextModelID, "error", err)
 			}
 		}
 		return nil
@@ -127,6 +131,7 @@ func label(tenant, gallery string) string {
 
 // cropEncoder is the part of the pipeline that the mover needs.
 type cropEncoder interface {
+	Prepare(ctx context.Context, encoders ...string) error
 	EmbedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error)
 	Encoder() embed.Manifest
 }
@@ -146,8 +151,11 @@ type mover struct {
 	pending    *prometheus.GaugeVec
 	reembedded prometheus.Counter
 
-	mu    sync.Mutex
-	known map[move]*progress
+	prepared map[string]bool // encoders that can be used; the mover's own
+
+	mu      sync.Mutex
+	known   map[move]*progress
+	lacking error // what some gallery is searched with and this server lacks
 }
 
 // move is a gallery on its way to a model.
@@ -155,12 +163,14 @@ type move struct{ tenant, gallery, model string }
 
 type progress struct {
 	handlers.Progress
-	failed map[string]string // crops of no use, by sample: the subject
+	failed  map[string]string // crops of no use, by sample: the subject
+	doubted map[string]bool   // samples that ended an earlier pass: their crop's fault, or the machine's
 }
 
 func newMover(s store.Store, p cropEncoder, c crops, log *slog.Logger, r prometheus.Registerer) *mover {
 	m := &mover{
-		store: s, pipeline: p, crops: c, log: log, wake: make(chan struct{}, 1), known: map[move]*progress{},
+		store: s, pipeline: p, crops: c, log: log, wake: make(chan struct{}, 1),
+		prepared: map[string]bool{}, known: map[move]*progress{},
 		pending: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "likeness_model_migration_pending",
 			Help: "Crops that are still to be encoded, by the gallery that is moved to another encoder.",
@@ -192,6 +202,33 @@ func (m *mover) Progress(tenant, gallery, modelID string) handlers.Progress {
 	return handlers.Progress{}
 }
 
+// ready says whether this server can serve every gallery, as far as the last
+// pass knows: another server may have moved one to an encoder that is not here.
+func (m *mover) ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lacking
+}
+
+// served checks that a gallery can be searched here.
+func (m *mover) served(ctx context.Context, tenant string, g face.Gallery) error {
+	if g.ModelID == "" || m.prepared[g.ModelID] {
+		return nil
+	}
+	err := m.pipeline.Prepare(ctx, g.ModelID)
+	switch {
+	case err == nil:
+		m.prepared[g.ModelID] = true
+		return nil
+	case ctx.Err() != nil, errors.Is(err, face.Overloaded):
+		return nil //nolint:nilerr // It says nothing about the encoder.
+	}
+	return &face.Error{
+		Kind: face.Unavailable, Op: "app.ready", Err: err,
+		Detail: fmt.Sprintf("the gallery %s needs the encoder %s, which this server cannot load", label(tenant, g.ID), g.ModelID),
+	}
+}
+
 // run looks for work at once, when it is woken and now and then, until ctx
 // ends.
 func (m *mover) run(ctx context.Context) {
@@ -202,10 +239,13 @@ func (m *mover) run(ctx context.Context) {
 	}
 	for {
 		start := time.Now()
-		if err := m.pass(ctx); err != nil && ctx.Err() == nil {
+		err := m.pass(ctx)
+		pause := min(moveRest*time.Since(start), moveEvery)
+		if err != nil && ctx.Err() == nil {
 			m.log.Error("move galleries to another encoder; trying again", "error", err)
+			pause = moveEvery // what is wrong has time to pass
 		}
-		rest := time.NewTimer(min(moveRest*time.Since(start), moveEvery))
+		rest := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-rest.C:
@@ -238,11 +278,16 @@ func (m *mover) warn(ctx context.Context, tenant string, g face.Gallery) error {
 	return err
 }
 
-// pass works on every gallery on its way until there is nothing left to do.
+// pass works on every gallery on its way until there is nothing left to do,
+// and finds out whether all galleries can be served.
 func (m *mover) pass(ctx context.Context) error {
 	moving := map[move]bool{}
+	var lacking error
 	var errs []error
 	err := eachGallery(ctx, m.store, func(tenant string, g face.Gallery) error {
+		if err := m.served(ctx, tenant, g); err != nil && lacking == nil {
+			lacking = err
+		}
 		if g.NextModelID == "" {
 			return nil
 		}
@@ -257,8 +302,9 @@ func (m *mover) pass(ctx context.Context) error {
 	})
 	if err == nil {
 		m.forget(moving)
+		m.tell(func() { m.lacking = lacking })
 	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(append(errs, err, lacking)...)
 }
 
 // forget drops what is known of galleries that are not on their way any more.
@@ -279,18 +325,23 @@ func (m *mover) move(ctx context.Context, mv move) (arrived bool, err error) {
 	m.mu.Lock()
 	p, ok := m.known[mv]
 	if !ok {
-		p = &progress{failed: map[string]string{}}
+		p = &progress{failed: map[string]string{}, doubted: map[string]bool{}}
 		m.known[mv] = p
 	}
 	m.mu.Unlock()
-	for more := true; more; {
-		if more, err = m.reembedAll(ctx, mv, p); err != nil {
+	var c store.Coverage
+	for before := -1; ; before = c.Pending {
+		worked, err := m.reembedAll(ctx, mv, p)
+		if err != nil {
 			return false, err
 		}
-	}
-	c, err := m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model)
-	if err != nil {
-		return false, err
+		if c, err = m.store.Coverage(ctx, mv.tenant, mv.gallery, mv.model); err != nil {
+			return false, err
+		}
+		// Once more for those who came meanwhile, but not for work without effect.
+		if !worked || before >= 0 && c.Pending >= before {
+			break
+		}
 	}
 	if c.Covered < c.Subjects { // which the store would find out too, while others wait to write
 		return false, m.findUncovered(ctx, mv, p)
@@ -332,12 +383,13 @@ func (m *mover) reembedAll(ctx context.Context, mv move, p *progress) (worked bo
 				failed[s.ID] = s.SubjectID
 				continue
 			}
-			usable, err := m.reembed(ctx, mv, s)
+			usable, err := m.reembed(ctx, mv, s, p.doubted)
 			if err != nil {
 				return false, err
 			}
 			if !usable {
-				failed[s.ID] = s.SubjectID
+				// In the former as well, should the pass not come to its end.
+				p.failed[s.ID], failed[s.ID] = s.SubjectID, s.SubjectID
 			}
 			done++
 			gauge.Dec()
@@ -365,7 +417,7 @@ func (m *mover) reembedAll(ctx context.Context, mv move, p *progress) (worked bo
 	return done > 0, nil
 }
 
-// tell changes what Progress answers.
+// tell changes what Progress and ready answer.
 func (m *mover) tell(change func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -373,8 +425,9 @@ func (m *mover) tell(change func()) {
 }
 
 // reembed makes the template of one sample. A crop of which none can be made
-// is not usable, and will not be.
-func (m *mover) reembed(ctx context.Context, mv move, s store.Sample) (usable bool, err error) {
+// is not usable, and will not be. What is Internal may be a lack of memory, so
+// it ends the pass, and speaks against the crop when it comes again.
+func (m *mover) reembed(ctx context.Context, mv move, s store.Sample, doubted map[string]bool) (usable bool, err error) {
 	s, err = m.store.Sample(ctx, mv.tenant, mv.gallery, s.ID)
 	if errors.Is(err, face.NotFound) {
 		return true, nil // erased meanwhile
@@ -389,23 +442,33 @@ func (m *mover) reembed(ctx context.Context, mv move, s store.Sample) (usable bo
 	}
 	switch kind := face.KindOf(err); {
 	case err == nil:
-	case errors.Is(err, seal.ErrKey), errors.Is(err, seal.ErrDamaged), kind == face.InvalidImage, kind == face.Internal:
+	case errors.Is(err, seal.ErrKey), errors.Is(err, seal.ErrDamaged), kind == face.InvalidImage, kind == face.Internal && doubted[s.ID]:
 		m.log.Warn("a crop is of no use for another encoder", "gallery", label(mv.tenant, mv.gallery), "encoder", mv.model,
 			"subject_id", s.SubjectID, "sample_id", s.ID, "error", err)
 		return false, nil
 	default:
-		return false, err
+		if kind == face.Internal {
+			doubted[s.ID] = true
+		}
+		return false, fmt.Errorf("sample %s: %w", s.ID, err)
 	}
-	_, err = m.store.AddToSample(ctx, mv.tenant, mv.gallery, face.Template{
+	delete(doubted, s.ID)
+	made, err := m.store.AddToSample(ctx, mv.tenant, mv.gallery, face.Template{
 		ID: face.SampleTemplateID(s.ID, mv.model), SubjectID: s.SubjectID, SampleID: s.ID, ModelID: mv.model,
 		Embedding: e, Quality: s.Quality, CreatedAt: s.CreatedAt,
 	})
 	switch {
+	case errors.Is(err, face.NotFound):
+		return true, nil // erased meanwhile
+	case errors.Is(err, face.Conflict), err == nil && made.SampleID != s.ID:
+		// Another server was faster, and then it is not asked for again; or the
+		// template_id is taken, and it never has to be.
+		m.log.Warn("the template_id of a crop is taken", "gallery", label(mv.tenant, mv.gallery), "encoder", mv.model,
+			"subject_id", s.SubjectID, "sample_id", s.ID, "template_id", face.SampleTemplateID(s.ID, mv.model))
+		return false, nil
 	case err == nil:
 		m.reembedded.Inc()
 		return true, nil
-	case errors.Is(err, face.NotFound), errors.Is(err, face.Conflict):
-		return true, nil // erased meanwhile, or another server was faster
 	}
 	return false, err
 }

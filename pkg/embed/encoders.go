@@ -43,55 +43,105 @@ func newEncoder(n Network, m Manifest) (*encoder, error) {
 	return e, nil
 }
 
+// loadAgain is how long it is remembered that an encoder cannot be loaded: its
+// file would be read and hashed for every request.
+const loadAgain = 10 * time.Second
+
 // encoders are those that were asked for so far. The weights of each are in
 // memory once, from then on, and the tensors of its sessions once a slot.
 type encoders struct {
 	own  *encoder
 	load func(id string) (Network, Manifest, error)
 
-	mu     sync.Mutex
-	loaded map[string]*encoder
+	mu     sync.Mutex // never held while an encoder is loaded
+	known  map[string]*loading
 	closed bool
+	loads  sync.WaitGroup
 }
 
-// close ends loading, so that the caller knows all the networks there are.
+// loading is an encoder that somebody asked for; the encoder or what is wrong
+// with it is there when done is closed.
+type loading struct {
+	done    chan struct{}
+	encoder *encoder
+	err     error
+	again   time.Time // when to try again, after a failure; guarded by encoders.mu
+}
+
+func newEncoders(own *encoder, load func(string) (Network, Manifest, error)) *encoders {
+	there := &loading{done: make(chan struct{}), encoder: own}
+	close(there.done)
+	return &encoders{own: own, load: load, known: map[string]*loading{own.model.ID: there}}
+}
+
+// close ends loading and waits for what is being loaded, so that the caller
+// knows all the networks there are.
 func (s *encoders) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
+	s.mu.Unlock()
+	s.loads.Wait()
 }
 
 // get finds encoders by their ids, or the pipeline's own for none, and loads
-// those that are not there yet. Who needs another one waits meanwhile, which
-// happens once for each model.
-func (s *encoders) get(ids ...string) ([]*encoder, error) {
+// those that are not there yet. Only those who need one that is being loaded
+// wait for it.
+func (s *encoders) get(ctx context.Context, ids ...string) ([]*encoder, error) {
+	const op = "embed.encoder"
 	if len(ids) == 0 {
 		return []*encoder{s.own}, nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	out := make([]*encoder, len(ids))
 	for i, id := range ids {
-		e, ok := s.loaded[id]
-		if !ok {
-			var err error
-			if e, err = s.open(id); err != nil {
-				return nil, &face.Error{
-					Kind: face.Unavailable, Op: "embed.encoder", Err: err,
-					Detail: fmt.Sprintf("The encoder %s cannot be loaded.", id),
-				}
+		l := s.ask(id)
+		select {
+		case <-l.done:
+		default:
+			select {
+			case <-l.done:
+			case <-ctx.Done():
+				return nil, face.Wrap(face.Canceled, op, ctx.Err())
 			}
-			s.loaded[id] = e
 		}
-		out[i] = e
+		if l.err != nil {
+			return nil, &face.Error{
+				Kind: face.Unavailable, Op: op, Err: l.err,
+				Detail: fmt.Sprintf("The encoder %s cannot be loaded.", id),
+			}
+		}
+		out[i] = l.encoder
 	}
 	return out, nil
 }
 
-func (s *encoders) open(id string) (*encoder, error) {
-	if s.closed {
-		return nil, errors.New("the pipeline is closed")
+// ask begins to load an encoder unless somebody has. Nobody's leaving ends
+// it: others may have come to wait for it.
+func (s *encoders) ask(id string) *loading {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.known[id]
+	if ok && (l.again.IsZero() || time.Now().Before(l.again)) {
+		return l
 	}
+	l = &loading{done: make(chan struct{})}
+	if s.closed {
+		l.err = errors.New("the pipeline is closed")
+		close(l.done)
+		return l
+	}
+	s.known[id] = l
+	s.loads.Go(func() {
+		defer close(l.done)
+		if l.encoder, l.err = s.open(id); l.err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			l.again = time.Now().Add(loadAgain)
+		}
+	})
+	return l
+}
+
+func (s *encoders) open(id string) (*encoder, error) {
 	if s.load == nil {
 		return nil, errors.New("the pipeline has one encoder only")
 	}
@@ -105,7 +155,7 @@ func (s *encoders) open(id string) (*encoder, error) {
 // Prepare loads encoders before they are needed, and runs each once. An
 // encoder that cannot be used is Unavailable.
 func (p *Pipeline) Prepare(ctx context.Context, ids ...string) error {
-	asked, err := p.encoders.get(ids...)
+	asked, err := p.encoders.get(ctx, ids...)
 	if err != nil {
 		return err
 	}
@@ -126,7 +176,7 @@ func (p *Pipeline) Prepare(ctx context.Context, ids ...string) error {
 // InvalidImage for what is no crop, Internal for one of which the encoder
 // makes nothing, and those of EmbedWith.
 func (p *Pipeline) EmbedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error) {
-	asked, err := p.encoders.get(encoder)
+	asked, err := p.encoders.get(ctx, encoder)
 	if err != nil {
 		return nil, err
 	}

@@ -2,11 +2,14 @@ package embed_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -132,4 +135,47 @@ func TestEmbedCrop(t *testing.T) {
 	if _, err := p.EmbedCrop(t.Context(), crop, "nothing"); !errors.Is(err, face.Unavailable) {
 		t.Errorf("another encoder: %v", err)
 	}
+}
+
+// TestSlowEncoder has one encoder come slowly and another never: nobody waits
+// but those who need the slow one, and they no longer than they want to; the
+// one that is not there is not looked for at every request.
+func TestSlowEncoder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		slow, there, tries := make(chan struct{}), newEncoder(0, 1, 0, 0), 0
+		o := options(newDetector(spot{160, 160, 100, 0.9}), newEncoder(1, 0, 0, 0))
+		o.Load = func(id string) (embed.Network, embed.Manifest, error) {
+			m := encoderModel()
+			m.ID = id
+			if id == "nothing" {
+				tries++
+				return nil, m, errors.New("no such file")
+			}
+			<-slow
+			return there, m, nil
+		}
+		p := newPipeline(t, o)
+		waiting := make(chan error, 1)
+		go func() { waiting <- p.Prepare(t.Context(), "slow") }()
+		synctest.Wait()
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := p.Prepare(short, "slow"); !errors.Is(err, face.Deadline) {
+			t.Errorf("after a second: %v, want deadline", err)
+		}
+		if _, err := p.Embed(t.Context(), blank(t, 320, 320), embed.PickOnly); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []int{1, 1, 2} {
+			if err := p.Prepare(t.Context(), "nothing"); !errors.Is(err, face.Unavailable) || tries != want {
+				t.Errorf("%v after %d tries, want unavailable after %d", err, tries, want)
+			}
+			time.Sleep(6 * time.Second) // of the bubble
+		}
+		close(slow)
+		if err := <-waiting; err != nil {
+			t.Error(err)
+		}
+	})
 }

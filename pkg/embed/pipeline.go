@@ -68,7 +68,8 @@ type Options struct {
 	Encoder       Network
 	EncoderModel  Manifest
 	// Load gives further encoders when they are first asked for, by their id.
-	// The networks stay the caller's. Nil: there are none.
+	// The networks stay the caller's. Nil: there are none. It may be called
+	// for several ids at the same time, for each by one caller.
 	Load func(id string) (Network, Manifest, error)
 
 	// Slots is how many requests run at a time; 0 is one per CPU. Each holds
@@ -140,7 +141,7 @@ func (o Options) withDefaults() (Options, error) {
 // slots.
 type Pipeline struct {
 	o        Options
-	encoders encoders
+	encoders *encoders
 	gate     *gate
 }
 
@@ -162,7 +163,7 @@ func New(o Options) (*Pipeline, error) {
 	if err != nil {
 		return nil, face.Wrap(face.Invalid, op, fmt.Errorf("Options.EncoderModel: %w", err))
 	}
-	p := &Pipeline{o: o, encoders: encoders{own: own, load: o.Load, loaded: map[string]*encoder{own.model.ID: own}}}
+	p := &Pipeline{o: o, encoders: newEncoders(own, o.Load)}
 	var workers []*worker
 	for range o.Slots {
 		w, err := newWorker(p, decoder)
@@ -244,7 +245,7 @@ func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample
 // EmbedWith is [Pipeline.Embed] with other encoders, or with a crop of each
 // face. An encoder that cannot be loaded is Unavailable.
 func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
-	asked, err := p.encoders.get(want.Encoders...)
+	asked, err := p.encoders.get(ctx, want.Encoders...)
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 		stored, err = own[i], nil
 	}
 	if err == nil {
-		err = s.enrolFurther(ctx, r, stored, t.Crop, encoders, sample)
+		err = s.enrolFurther(ctx, r, stored, encoders, sample)
 	}
 	if err != nil {
 		return nil, err
@@ -73,9 +73,9 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 }
 
 // enrolFurther adds to the sample of a stored template what the other
-// encoders made of it. A gallery that begins a move or ends one meanwhile
+// encoders made of it, unless it was erased meanwhile. A gallery that begins a move or ends one meanwhile
 // must not leave the subject behind, so it is looked at again afterwards.
-func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObject, first face.Template, crop []byte, encoders []encoder, sample embed.Sample) error {
+func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObject, first face.Template, encoders []encoder, sample embed.Sample) error {
 	done := []string{first.ModelID}
 	for {
 		for i, e := range encoders {
@@ -84,10 +84,10 @@ func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObj
 			}
 			t := face.Template{
 				ID: face.SampleTemplateID(first.SampleID, e.id), SubjectID: first.SubjectID, SampleID: first.SampleID, ModelID: e.id,
-				Embedding: sample.Embeddings[i], Quality: first.Quality, CreatedAt: first.CreatedAt, Crop: crop,
+				Embedding: sample.Embeddings[i], Quality: first.Quality, CreatedAt: first.CreatedAt,
 			}
 			// A conflict: the mover, or this request before a crash, was faster.
-			if _, err := s.Store.Enrol(ctx, tenant(ctx), r.Gallery, t); err != nil && !errors.Is(err, face.Conflict) {
+			if _, err := s.Store.AddToSample(ctx, tenant(ctx), r.Gallery, t); err != nil && !errors.Is(err, face.Conflict) {
 				return err
 			}
 			done = append(done, e.id)
@@ -102,7 +102,13 @@ func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObj
 		if g.NextModelID != "" {
 			s.Mover.Wake()
 		}
-		lacking := slices.ContainsFunc(encoders, func(e encoder) bool { return !slices.Contains(done, e.id) })
+		has := func(e encoder) bool { return slices.Contains(done, e.id) }
+		if r.JSONBody.Image == nil && !slices.ContainsFunc(encoders, has) {
+			// Nobody would find the subject by it; it is harmless, and of use on the way back.
+			return at(face.Errorf(face.ModelMismatch, "handlers.EnrolTemplate",
+				"The gallery has moved to %s meanwhile.", encoders[0].id), "model_id")
+		}
+		lacking := slices.ContainsFunc(encoders, func(e encoder) bool { return !has(e) })
 		if !lacking || r.JSONBody.Image == nil {
 			return nil
 		}

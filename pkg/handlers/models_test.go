@@ -294,6 +294,82 @@ func TestCutOverMeanwhile(t *testing.T) {
 	}
 }
 
+// interrupted is a store in which something happens before or after an enrolment.
+type interrupted struct {
+	store.Store
+	before, after func(context.Context, store.Store, face.Template) error
+}
+
+func (s interrupted) Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
+	if s.before != nil {
+		if err := s.before(ctx, s.Store, t); err != nil {
+			return face.Template{}, err
+		}
+	}
+	stored, err := s.Store.Enrol(ctx, tenant, gallery, t)
+	if err == nil && s.after != nil {
+		err = s.after(ctx, s.Store, stored)
+	}
+	return stored, err
+}
+
+// TestEmbeddingAfterCutOver has a gallery cut over, or its move end, while an
+// embedding is being enrolled that is of no use any more: the caller is told.
+func TestEmbeddingAfterCutOver(t *testing.T) {
+	t.Parallel()
+	next := slices.Clone(vector(1, 0))[:nextDimension]
+	for name, tt := range map[string]struct {
+		model     string
+		embedding face.Embedding
+		meanwhile func(context.Context, store.Store) error
+		refused   bool
+	}{
+		"cut over": {modelID, vector(1, 0), func(ctx context.Context, s store.Store) error {
+			_, err := s.CutOver(ctx, face.DefaultTenant, face.DefaultGallery, nextModelID)
+			return err
+		}, true},
+		"ended": {nextModelID, next, func(ctx context.Context, s store.Store) error {
+			none := ""
+			_, err := s.UpdateGallery(ctx, face.DefaultTenant, face.DefaultGallery, store.GalleryChange{NextModelID: &none})
+			return err
+		}, true},
+		"in time": {modelID, vector(1, 0), func(context.Context, store.Store) error { return nil }, false},
+	} {
+		h, _ := openMoving(t, func(o *handlers.Options) {
+			o.Store = interrupted{Store: o.Store, before: func(ctx context.Context, s store.Store, _ face.Template) error { return tt.meanwhile(ctx, s) }}
+		})
+		good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
+		h.move(t, face.DefaultGallery, nextModelID)
+		got := h.post(t, "/galleries/default/subjects/ada/templates", fields{"embedding": tt.embedding, "model_id": tt.model})
+		if t.Log(name); tt.refused {
+			bad(t, got, face.ModelMismatch, "/model_id")
+		} else {
+			good[api.EnrolResponse](t, got, 201)
+		}
+	}
+}
+
+// TestErasedMeanwhile erases a template while the next encoder's is on its
+// way: it does not bring the photo back.
+func TestErasedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, storeImages := range map[string]bool{"kept": true, "bare": false} {
+		h, _ := openMoving(t, func(o *handlers.Options) {
+			o.Store = interrupted{Store: o.Store, after: func(ctx context.Context, s store.Store, stored face.Template) error {
+				_, err := s.DeleteTemplate(ctx, face.DefaultTenant, name, "ada", stored.ID, store.Actor{})
+				return err
+			}}
+		})
+		good[api.Gallery](t, h.post(t, "/galleries", fields{"name": name, "store_images": storeImages}), 201)
+		good[api.Subject](t, h.post(t, "/galleries/"+name+"/subjects", fields{"subject_id": "ada"}), 201)
+		h.move(t, name, nextModelID)
+		bad(t, h.post(t, "/galleries/"+name+"/subjects/ada/templates", fields{"image": photo(person{number: 1})}), face.NotFound, "")
+		if got := h.modelsOf(t, name, "ada"); got != nil {
+			t.Errorf("%s: of what was erased there are templates of %v", name, got)
+		}
+	}
+}
+
 // TestUnknownEncoderOfGallery asks a server that a newer one has left a
 // gallery to.
 func TestUnknownEncoderOfGallery(t *testing.T) {

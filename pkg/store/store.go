@@ -187,9 +187,10 @@ type Samples interface {
 	// that have a crop and no template of the model, without their crops.
 	// NotFound: the gallery. Invalid: a limit that no [Page] has.
 	PendingSamples(ctx context.Context, tenant, gallery, modelID, after string, limit int) ([]Sample, error)
-	// AddToSample is Enrol for what another model made of a sample's crop. It
-	// must not bring back what was erased meanwhile. NotFound: the gallery, the
-	// subject, or the sample has no crop (any more). The other errors are Enrol's.
+	// AddToSample is Enrol for what another model made of a sample that is
+	// there already. It must not bring back what was erased meanwhile.
+	// NotFound: the gallery, the subject, or the sample has no template (any
+	// more). The other errors are Enrol's.
 	AddToSample(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error)
 	// Coverage says how far a gallery's move to a model is. NotFound.
 	Coverage(ctx context.Context, tenant, gallery, modelID string) (Coverage, error)

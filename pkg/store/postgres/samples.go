@@ -169,7 +169,7 @@ func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g
 }
 
 // AddToSample implements [store.Samples]. Erases wait for the gallery's lock,
-// so that the crop that is there stays until the template is.
+// so that the sample that is there stays until the template is.
 func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error) {
 	const op = "AddToSample"
 	err := s.db.call(op, func() error {
@@ -185,13 +185,13 @@ func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.
 			if err != nil {
 				return err
 			}
-			var kept int64
-			there, err := found(tx.QueryRow(ctx, `SELECT gallery FROM crop WHERE gallery = $1 AND sample = $2`, row, t.SampleID), &kept)
-			if err == nil && !there {
-				err = face.Errorf(face.NotFound, op, "no such sample with a crop")
-			}
-			if err != nil {
+			var there bool
+			if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM template t JOIN subject s ON s.row_id = t.subject
+				WHERE t.sample = $2 AND s.gallery = $1)`, row, t.SampleID).Scan(&there); err != nil {
 				return err
+			}
+			if !there {
+				return face.Errorf(face.NotFound, op, "no such sample")
 			}
 			e := enrolment{q: tx, op: op, tenant: tenant, gallery: gallery, t: &t}
 			if err = e.add(ctx); errors.Is(err, errFirst) {

@@ -74,9 +74,9 @@ func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.
 		if err != nil {
 			return err
 		}
-		there, err := tx.count(`SELECT count(*) FROM crop WHERE gallery = ? AND sample_id = ?`, row, t.SampleID)
+		there, err := tx.count(`SELECT EXISTS (SELECT 1 FROM template WHERE gallery = ? AND sample_id = ?)`, row, t.SampleID)
 		if err == nil && there == 0 {
-			err = face.Errorf(face.NotFound, op, "no crop of such a sample")
+			err = face.Errorf(face.NotFound, op, "no such sample")
 		}
 		return err
 	})

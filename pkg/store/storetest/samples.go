@@ -140,7 +140,6 @@ func addToSample(t *testing.T, place Place) {
 		change  func(*face.Template)
 		kind    face.Kind
 	}{
-		"no crop":         {photos, func(t *face.Template) { t.SampleID = bare }, face.NotFound},
 		"no sample":       {photos, func(t *face.Template) { t.SampleID = "nothing" }, face.NotFound},
 		"unnamed":         {photos, func(t *face.Template) { t.SampleID = "" }, face.NotFound},
 		"subject":         {photos, func(t *face.Template) { t.SubjectID = "c" }, face.NotFound},
@@ -156,12 +155,23 @@ func addToSample(t *testing.T, place Place) {
 			t.Errorf("%s: %v, want %s", name, err, c.kind)
 		}
 	}
-	must(s.DeleteTemplate(ctx, tenant, photos, "a", sample, by))(t)
-	_, err := s.AddToSample(ctx, tenant, photos, more)
-	if err == nil {
-		t.Error("what was erased came back")
+	// A sample without a crop is one, too.
+	plain := more
+	plain.ID, plain.SampleID, plain.CreatedAt = "plain", bare, time.Time{}
+	if stored := must(s.AddToSample(ctx, tenant, photos, plain))(t); stored.SampleID != bare {
+		t.Errorf("stored %+v", stored)
 	}
-	wantKind(t, err, face.NotFound)
+	if got := found(t, s, tenant, photos, newModel, more.Embedding, 5); len(got) != 1 {
+		t.Errorf("found at once: %v", got)
+	}
+	for _, erased := range []face.Template{more, plain} {
+		must(s.DeleteTemplate(ctx, tenant, photos, "a", erased.SampleID, by))(t)
+		_, err := s.AddToSample(ctx, tenant, photos, erased)
+		if err == nil {
+			t.Error("what was erased came back")
+		}
+		wantKind(t, err, face.NotFound)
+	}
 }
 
 // addToSampleWhileErasing has photos erased while another model's templates
@@ -172,7 +182,7 @@ func addToSampleWhileErasing(t *testing.T, place Place) {
 	samples := make([]string, n)
 	for i := range samples {
 		addSubject(t, s, tenant, photos, number("s", i))
-		samples[i] = addSample(t, s, photos, number("s", i), "crop", oldModel)
+		samples[i] = addSample(t, s, photos, number("s", i), []string{"crop", ""}[i%2], oldModel)
 	}
 	together(2*n, func(i int) {
 		subject := number("s", i/2)
