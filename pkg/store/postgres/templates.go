@@ -42,7 +42,7 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 			if !errors.Is(err, errFirst) {
 				return err
 			}
-			return s.db.transact(ctx, true, func(ctx context.Context, tx pgx.Tx) error {
+			return inTransaction(ctx, s.db.pool, func(ctx context.Context, tx pgx.Tx) error {
 				e.q = tx
 				return e.addFirst(ctx)
 			})
