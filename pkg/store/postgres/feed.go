@@ -123,10 +123,12 @@ func (f *feed) loadAnew(ctx context.Context) {
 	f.index.Store(index.New(index.Options{}))
 	for pause := retryPause; ; pause = min(2*pause, maxPause) {
 		err := f.load(ctx)
+		began := time.Now()
 		if err == nil {
 			err = f.poll(ctx) // what was committed meanwhile
 		}
 		if err == nil {
+			f.current.Store(began.UnixNano())
 			break
 		}
 		if ctx.Err() != nil {
