@@ -629,3 +629,52 @@ func FuzzImport(f *testing.F) {
 		}
 	})
 }
+
+// paused is a store whose export waits halfway until it is told to go on.
+type paused struct {
+	store.Store
+	goOn chan struct{}
+}
+
+func (p paused) Export(ctx context.Context, tenant, gallery, after string, emit func(store.Record) error) error {
+	n := 0
+	return p.Store.Export(ctx, tenant, gallery, after, func(r store.Record) error {
+		if n++; n == 290 {
+			select {
+			case <-p.goOn:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return emit(r)
+	})
+}
+
+// TestExportStreams: what is exported is sent on as it comes, whatever header a
+// caller makes up.
+func TestExportStreams(t *testing.T) {
+	t.Parallel()
+	p := paused{goOn: make(chan struct{})}
+	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
+	var many strings.Builder
+	for i := range 300 {
+		many.WriteString(line(t, fmt.Sprint("s", i), uint8(i)))
+	}
+	h.imports(t, importPath, strings.NewReader(many.String()))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.listen(t)+"/galleries/default/export", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Idempotency-Key", "k")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatalf("nothing comes before all is there: %v", err)
+	}
+	defer resp.Body.Close()
+	close(p.goOn)
+	if b, err := io.ReadAll(resp.Body); err != nil || bytes.Count(b, []byte("\n")) != 300 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
