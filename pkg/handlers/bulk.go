@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -101,12 +102,12 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		parsed: make(chan parsedLine, importBatch), room: semaphore.NewWeighted(2 * api.MaxBulkLine),
 	}
 	ctx, cancel := context.WithCancel(i.ctx)
+	defer cancel()
 	go reader.run(ctx)
 	if err = i.takeAll(reader); err != nil {
 		cancel()
 		reader.stop()
 	}
-	cancel()
 	i.sum.Lines = reader.number
 	if err == nil {
 		err = reader.err
@@ -115,6 +116,9 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		return err
 	}
 	if i.sum.Done = err == nil; err != nil {
+		if page(face.KindOf(err)).status >= 500 {
+			i.Logger.WarnContext(i.ctx, "import failed", "request_id", callOf(i.ctx).id, "error", err)
+		}
 		i.sum.Error = i.blame(err)
 	}
 	i.out.add(i.sum)
@@ -215,7 +219,6 @@ func (i *subjectImport) take(batch []parsedLine) error {
 		i.out.add(result)
 	}
 	if err != nil {
-		i.Logger.WarnContext(i.ctx, "import failed", "request_id", callOf(i.ctx).id, "error", err)
 		return err
 	}
 	return i.out.flush()
@@ -307,6 +310,11 @@ type lineReader struct {
 
 func (l *lineReader) run(ctx context.Context) {
 	defer close(l.parsed)
+	defer func() { // nobody else does beside the handler
+		if p := recover(); p != nil {
+			l.err = face.Wrap(face.Internal, "handlers.import", fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
 	r := bufio.NewReaderSize(l.source, 64<<10)
 	for {
 		line, tooLong, err := nextLine(r, l.number+1 < l.from)

@@ -678,3 +678,23 @@ func TestExportStreams(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 }
+
+// panicking is a body that takes its reader along.
+type panicking struct{}
+
+func (panicking) Read([]byte) (int, error) { panic("the secret cause") }
+
+// TestImportPanics: the lines are read beside the handler, where nobody else
+// catches a panic.
+func TestImportPanics(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	bad(t, h.ask(t, ndjson(importPath, panicking{})), face.Internal, "")
+	lines, sum := h.imports(t, importPath, io.MultiReader(strings.NewReader(line(t, "a", 1)), panicking{}))
+	if len(lines) != 1 || sum.Done || sum.Error == nil || sum.Error.Code != "internal" || strings.Contains(*sum.Error.Detail, "secret") {
+		t.Errorf("%+v %+v", lines, sum)
+	}
+	if n := strings.Count(h.logs.String(), "panic: the secret cause"); n != 2 {
+		t.Errorf("logged %d times:\n%s", n, h.logs)
+	}
+}
