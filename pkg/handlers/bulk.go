@@ -27,6 +27,8 @@ const (
 	// importBatch is how many lines share a commit at most. While one batch
 	// waits for the disk, the next one gathers.
 	importBatch = 256
+	// importTemplates is how many templates end a batch.
+	importTemplates = 2000
 	// exportChunk is how many bytes of an export are written at a time.
 	exportChunk = 64 << 10
 )
@@ -141,9 +143,9 @@ func (i *subjectImport) takeAll(reader *lineReader) error {
 			}
 			batch = append(batch, first)
 		}
-		ids := map[string]bool{batch[0].record.Subject.ID: true}
+		ids, templates := map[string]bool{batch[0].record.Subject.ID: true}, len(batch[0].record.Templates)
 	gather:
-		for len(batch) < importBatch {
+		for len(batch) < importBatch && templates < importTemplates {
 			select {
 			case l, ok := <-reader.parsed:
 				if !ok {
@@ -155,6 +157,7 @@ func (i *subjectImport) takeAll(reader *lineReader) error {
 				}
 				ids[l.record.Subject.ID] = true
 				batch = append(batch, l)
+				templates += len(l.record.Templates)
 			default:
 				break gather
 			}

@@ -698,3 +698,57 @@ func TestImportPanics(t *testing.T) {
 		t.Errorf("logged %d times:\n%s", n, h.logs)
 	}
 }
+
+// portions is a store that notes how much each import brings. The first one
+// waits until told that there is nothing more to come.
+type portions struct {
+	store.Store
+	sent chan struct{}
+	most atomic.Int64 // templates
+}
+
+func (p *portions) Import(ctx context.Context, tenant, gallery string, records []store.Record) ([]store.Outcome, error) {
+	<-p.sent
+	var n int64
+	for _, r := range records {
+		n += int64(len(r.Templates))
+	}
+	p.most.Store(max(p.most.Load(), n))
+	return p.Store.Import(ctx, tenant, gallery, records)
+}
+
+// closing closes a channel where a body ends.
+type closing struct{ ended chan struct{} }
+
+func (c closing) Read([]byte) (int, error) {
+	close(c.ended)
+	return 0, io.EOF
+}
+
+// TestImportTemplates: neither a line nor a batch brings templates without end.
+func TestImportTemplates(t *testing.T) {
+	t.Parallel()
+	p := &portions{sent: make(chan struct{})}
+	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
+	of := func(subject string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,{"template_id":"%s-%d","model_id":"m","embedding":[1]}`, subject, i)
+		}
+		return fmt.Sprintf(`{"subject_id":%q,"templates":[%s]}`+"\n", subject, b.String()[1:])
+	}
+	body := of("many", 1000) + of("too-many", 1001)
+	for i := range 16 {
+		body += of(fmt.Sprint("s", i), 500)
+	}
+	lines, sum := h.imports(t, importPath, io.MultiReader(strings.NewReader(body), closing{p.sent}))
+	if lines[0].Templates != 1000 || sum.Created != 17 || sum.Refused != 1 || sum.Templates != 9000 {
+		t.Errorf("%+v", sum)
+	}
+	if e := lines[1].Error; *lines[1].SubjectID != "too-many" || e == nil || *e.Pointer != "/templates" {
+		t.Errorf("%+v", lines[1])
+	}
+	if n := p.most.Load(); n > 3000 {
+		t.Errorf("%d templates in one batch", n)
+	}
+}
