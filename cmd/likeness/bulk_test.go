@@ -55,6 +55,9 @@ func TestBulkWithRealServer(t *testing.T) {
 	if got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects created, 0 updated, 0 unchanged; 400 templates added") {
 		t.Fatalf("%+v", got)
 	}
+	if !strings.Contains(got.stderr, "at least 400 templates are of other models") || !strings.Contains(got.stderr, "likeness models migrate") {
+		t.Errorf("nothing is said of a model that the gallery is not searched with: %s", got.stderr)
+	}
 	gone(t, file+".progress")
 	if got := call(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "400 unchanged") {
 		t.Errorf("again: %+v", got)

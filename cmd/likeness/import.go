@@ -103,6 +103,7 @@ type importing struct {
 	saved     time.Time
 	counts    map[string]int64 // lines of this run by status
 	templates int64
+	others    int64 // templates that no search of the gallery finds, as far as the summaries tell
 }
 
 func (i *importing) progressFile() string { return i.File + ".progress" }
@@ -196,6 +197,7 @@ func (i *importing) part() (again time.Duration, err error) {
 			SubjectID string `json:"subject_id"`
 			Status    string `json:"status"`
 			Templates int64  `json:"templates"`
+			Others    int64  `json:"other_models"` // of the summary alone
 			Error     struct {
 				Code, Detail, Pointer string
 			} `json:"error"`
@@ -205,8 +207,10 @@ func (i *importing) part() (again time.Duration, err error) {
 		}
 		switch {
 		case r.Done != nil && *r.Done:
+			i.others += r.Others
 			return 0, nil
 		case r.Done != nil:
+			i.others += r.Others
 			return 0, fmt.Errorf("the import ended early: %s: %s", r.Error.Code, r.Error.Detail)
 		case r.Status == "failed":
 			continue // the summary says why
@@ -246,6 +250,10 @@ func (i *importing) advise(err error) error {
 func (i *importing) summary() error {
 	fmt.Fprintf(i.tool.stderr, "gallery %s of %s: %d subjects created, %d updated, %d unchanged; %d templates added\n",
 		i.Gallery, i.Server, i.counts["created"], i.counts["updated"], i.counts["unchanged"], i.templates)
+	if i.others > 0 {
+		fmt.Fprintf(i.tool.stderr, "at least %d templates are of other models than the gallery is searched with, and no search finds them; "+
+			"`likeness models list` shows the models, `likeness models migrate` moves a gallery to another one\n", i.others)
+	}
 	if n := len(i.at.Refused); n > 0 {
 		return fmt.Errorf("%d lines were refused: %s", n, ranges(i.at.Refused))
 	}

@@ -3,6 +3,7 @@ package handlers
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -69,21 +71,24 @@ func (s *server) ImportSubjects(ctx context.Context, r api.ImportSubjectsRequest
 	if from < 1 {
 		return nil, parameter("from_line", "must be 1 or more")
 	}
-	if _, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery); err != nil {
+	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
+	if err != nil {
 		return nil, err
 	}
-	return &subjectImport{server: s, ctx: ctx, gallery: r.Gallery, from: from, body: r.Body}, nil
+	searched := []string{cmp.Or(g.ModelID, s.own.id), g.NextModelID}
+	return &subjectImport{server: s, ctx: ctx, gallery: r.Gallery, searched: searched, from: from, body: r.Body}, nil
 }
 
 // subjectImport answers an import while its body arrives.
 type subjectImport struct {
 	*server
-	ctx     context.Context // the request's, which the generated interface does not hand on
-	gallery string
-	from    int64 // line
-	body    io.Reader
-	out     *stream
-	sum     api.BulkSummary
+	ctx      context.Context // the request's, which the generated interface does not hand on
+	gallery  string
+	searched []string // models that the gallery is searched with, or soon will be
+	from     int64    // line
+	body     io.Reader
+	out      *stream
+	sum      api.BulkSummary
 }
 
 // VisitImportSubjectsResponse carries the import out. Its error is one that
@@ -202,6 +207,13 @@ func (i *subjectImport) take(batch []parsedLine) error {
 		}
 		result.Templates = out.Templates
 		i.sum.Templates += int64(out.Templates)
+		if out.Err == nil {
+			for _, t := range l.record.Templates {
+				if !slices.Contains(i.searched, t.ModelID) {
+					i.sum.OtherModels++
+				}
+			}
+		}
 		switch {
 		case out.Err != nil && (l.refusal == nil && err != nil || page(face.KindOf(out.Err)).status >= 500):
 			result.Status, result.Error = api.BulkResultStatusFailed, i.blame(out.Err)

@@ -111,7 +111,7 @@ func TestBulkRoundTrip(t *testing.T) {
 	}
 	out := from.exports(t, "")
 	lines, sum := to.imports(t, importPath, strings.NewReader(out))
-	if diff := cmp.Diff(api.BulkSummary{Done: true, Lines: 301, Created: 301, Templates: 302}, *sum); diff != "" {
+	if diff := cmp.Diff(api.BulkSummary{Done: true, Lines: 301, Created: 301, Templates: 302, OtherModels: 2}, *sum); diff != "" {
 		t.Error(diff)
 	}
 	if len(lines) != 301 || lines[0].Line != 1 || *lines[0].SubjectID != "odd" || lines[0].Status != api.BulkResultStatusCreated || lines[300].Line != 301 {
@@ -636,7 +636,7 @@ type paused struct {
 	goOn chan struct{}
 }
 
-func (p paused) Export(ctx context.Context, tenant, gallery, after string, emit func(store.Record) error) error {
+func (p *paused) Export(ctx context.Context, tenant, gallery, after string, emit func(store.Record) error) error {
 	n := 0
 	return p.Store.Export(ctx, tenant, gallery, after, func(r store.Record) error {
 		if n++; n == 290 {
@@ -654,7 +654,7 @@ func (p paused) Export(ctx context.Context, tenant, gallery, after string, emit 
 // caller makes up.
 func TestExportStreams(t *testing.T) {
 	t.Parallel()
-	p := paused{goOn: make(chan struct{})}
+	p := &paused{goOn: make(chan struct{})}
 	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
 	var many strings.Builder
 	for i := range 300 {
@@ -750,5 +750,27 @@ func TestImportTemplates(t *testing.T) {
 	}
 	if n := p.most.Load(); n > 3000 {
 		t.Errorf("%d templates in one batch", n)
+	}
+}
+
+// TestImportOtherModels: templates that no search of the gallery finds are told of.
+func TestImportOtherModels(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	other := `{"template_id":"%s","model_id":"elsewhere","embedding":[1]}`
+	body := line(t, "a", 1) + `{"subject_id":"b","templates":[` + fmt.Sprintf(other, "b1") + "," + fmt.Sprintf(other, "b2") + "]}\n" +
+		`{"subject_id":"refused","nmae":"","templates":[` + fmt.Sprintf(other, "c1") + "]}\n"
+	for range 2 { // what is there already is told of, too
+		if _, sum := h.imports(t, importPath, strings.NewReader(body)); sum.OtherModels != 2 || !sum.Done {
+			t.Errorf("%+v", sum)
+		}
+	}
+	_, err := h.store.CreateGallery(t.Context(), face.DefaultTenant, face.Gallery{ID: "old", ModelID: "elsewhere", NextModelID: modelID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body = line(t, "x", 1) + `{"subject_id":"y","templates":[` + fmt.Sprintf(other, "y1") + `,{"template_id":"y2","model_id":"third","embedding":[1]}]}`
+	if _, sum := h.imports(t, "/galleries/old/import", strings.NewReader(body)); sum.OtherModels != 1 {
+		t.Errorf("a gallery that is moved to another model: %+v", sum)
 	}
 }
