@@ -486,6 +486,12 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	if _, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery); err != nil {
 		return nil, err
 	}
+	// At its beginning: what was cut off has left the building as well.
+	recording, cancel := context.WithTimeout(ctx, s.RequestTimeout)
+	defer cancel()
+	if err := s.recorded(recording, store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
+		return nil, late(recording, err)
+	}
 	return &subjectExport{s, ctx, r.Gallery, after, or(r.Params.Crops, false)}, nil
 }
 

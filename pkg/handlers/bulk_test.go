@@ -774,3 +774,30 @@ func TestImportOtherModels(t *testing.T) {
 		t.Errorf("a gallery that is moved to another model: %+v", sum)
 	}
 }
+
+// TestExportAudited: nothing leaves the building unrecorded, whatever is
+// recorded of decisions.
+func TestExportAudited(t *testing.T) {
+	t.Parallel()
+	h, f := openFailing(t, nil)
+	h.imports(t, importPath, strings.NewReader(line(t, "a", 1)))
+	h.exports(t, "")
+	bad(t, h.do(t, http.MethodGet, "/galleries/none/export"), face.NotFound, "")
+	f.decisions.Store(0)
+	if a := h.do(t, http.MethodGet, "/galleries/default/export"); bytes.Contains(a.body, []byte("embedding")) {
+		t.Errorf("exported all the same: %s", a.body)
+	} else {
+		bad(t, a, face.Unavailable, "")
+	}
+	n := 0
+	err := h.store.AuditTrail(t.Context(), 0, func(r store.AuditRecord) error {
+		n++
+		if r.Action != "gallery.export" || r.Tenant != face.DefaultTenant || r.Gallery != face.DefaultGallery || r.RequestID == "" || r.SubjectID+r.Decision != "" {
+			t.Errorf("%+v", r)
+		}
+		return nil
+	})
+	if n != 1 || err != nil {
+		t.Errorf("%d records, %v", n, err)
+	}
+}
