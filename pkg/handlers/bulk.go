@@ -41,23 +41,33 @@ func isBulk(operation string) bool {
 	return operation == "ImportSubjects" || operation == "ExportSubjects"
 }
 
-// importing lets each key have one import, and the server a few.
+// importing lets each key have one import, and the server a few, of which a
+// tenant has half at most.
 type importing struct {
 	mu   sync.Mutex
-	keys map[string]bool
+	keys map[string]string // those that import, with their tenants
 }
 
-func (i *importing) begin(key string) (end func(), err error) {
+func (i *importing) begin(key, tenant string) (end func(), err error) {
 	const op = "handlers.importing"
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	_, busy := i.keys[key]
+	own := 0
+	for _, t := range i.keys {
+		if t == tenant {
+			own++
+		}
+	}
 	switch {
-	case i.keys[key]:
+	case busy:
 		return nil, face.Errorf(face.Overloaded, op, "the key has an import under way")
 	case len(i.keys) >= maxImports:
 		return nil, face.Errorf(face.Overloaded, op, "%d imports are under way", maxImports)
+	case own >= maxImports/2:
+		return nil, face.Errorf(face.Overloaded, op, "the tenant has %d imports under way", own)
 	}
-	i.keys[key] = true
+	i.keys[key] = tenant
 	return func() {
 		i.mu.Lock()
 		defer i.mu.Unlock()
@@ -94,7 +104,7 @@ type subjectImport struct {
 // VisitImportSubjectsResponse carries the import out. Its error is one that
 // came before anything was answered.
 func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error {
-	end, err := i.importing.begin(callOf(i.ctx).key.ID)
+	end, err := i.importing.begin(callOf(i.ctx).key.ID, tenant(i.ctx))
 	if err != nil {
 		return err
 	}

@@ -264,13 +264,16 @@ func (h *house) listen(tb testing.TB) (url string) {
 }
 
 // send begins an import over a connection; the answer comes when there is one.
-func send(tb testing.TB, url string, body io.Reader) <-chan *http.Response {
+func send(tb testing.TB, url string, body io.Reader, header ...string) <-chan *http.Response {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, url+importPath, body)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	req.Header.Set("Content-Type", api.NDJSON)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	answered := make(chan *http.Response, 1)
 	go func() {
 		resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // whoever takes it closes it
@@ -800,4 +803,47 @@ func TestExportAudited(t *testing.T) {
 	if n != 1 || err != nil {
 		t.Errorf("%d records, %v", n, err)
 	}
+}
+
+// TestImportSlots: one tenant leaves room for the others.
+func TestImportSlots(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	url := h.listen(t)
+	key := func(tenant string) string {
+		t.Helper()
+		secret, k := face.NewKey(tenant, "test", []face.Scope{face.ScopeEnrol}, time.Time{})
+		if err := h.store.CreateKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	hold := func(tenant string) {
+		t.Helper()
+		r, w := io.Pipe()
+		answered := send(t, url, r, "X-API-Key", key(tenant))
+		_, err := io.WriteString(w, line(t, "a", 1))
+		resp := <-answered
+		if err != nil || resp == nil || resp.StatusCode != 200 {
+			t.Fatalf("%v, %v", err, resp)
+		}
+		t.Cleanup(func() {
+			w.Close()
+			resp.Body.Close()
+		})
+	}
+	try := func(tenant string) answer {
+		r := ndjson(importPath, strings.NewReader(line(t, "b", 1)))
+		r.Header.Set("X-API-Key", key(tenant))
+		return h.ask(t, r)
+	}
+	hold("acme")
+	if a := try("acme"); a.status != 200 {
+		t.Errorf("a second import of the tenant: %d", a.status)
+	}
+	hold("acme")
+	bad(t, try("acme"), face.Overloaded, "")
+	hold("other")
+	hold("third")
+	bad(t, try("fourth"), face.Overloaded, "")
 }
