@@ -311,6 +311,23 @@ func TestImportInterrupted(t *testing.T) {
 	}
 }
 
+// Lines that the server could not store are no success, though it went on.
+func TestImportFailedLines(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			_, _ = io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, `{"line":1,"status":"failed"}`+"\n"+`{"line":2,"status":"created"}`+"\n"+`{"line":3,"status":"failed"}`+"\n"+
+				`{"done":true,"lines":3,"created":1,"failed":2}`+"\n")
+		}
+	}))
+	defer server.Close()
+	got := call(t.Context(), "import", "--server", server.URL, "default", fileOf(t, crowd(0, 3)))
+	if got.code != exitFailed || !strings.Contains(got.stderr, "2 lines failed") || !strings.Contains(got.stderr, "again: 1, 3\n") {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestRanges(t *testing.T) {
 	t.Parallel()
 	for want, in := range map[string][]int64{"": nil, "3": {3}, "3-4": {3, 4}, "1, 3-5, 9": {1, 3, 4, 5, 9}} {
