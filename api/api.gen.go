@@ -404,8 +404,11 @@ type BulkSummary struct {
 	Failed int64      `json:"failed"`
 
 	// Lines Lines that were read, blank and passed over ones counted in.
-	Lines   int64 `json:"lines"`
-	Refused int64 `json:"refused"`
+	Lines int64 `json:"lines"`
+
+	// OtherModels Templates of the lines that were taken, there before or not, that are neither of the model that the gallery is searched with nor of the one that it is being moved to. No search finds them.
+	OtherModels int64 `json:"other_models"`
+	Refused     int64 `json:"refused"`
 
 	// Templates Those added.
 	Templates int64 `json:"templates"`

@@ -19,6 +19,9 @@ const NDJSON = "application/x-ndjson"
 // MaxBulkLine is the longest line of an import, in bytes.
 const MaxBulkLine = 8 << 20
 
+// MaxBulkTemplates is the most templates of one line.
+const MaxBulkTemplates = 1000
+
 // BulkTemplates are the templates of one line.
 type BulkTemplates []BulkTemplate
 
@@ -61,6 +64,9 @@ func (b *BulkTemplates) UnmarshalJSON(data []byte) error {
 	}
 	rest := bytes.TrimLeft(data[1:], " \t\r\n")
 	for i := 0; rest[0] != ']'; i++ {
+		if i == MaxBulkTemplates {
+			return InvalidField("", fmt.Sprintf("must hold at most %d templates", MaxBulkTemplates))
+		}
 		end := valueEnd(rest)
 		var t BulkTemplate
 		err := InvalidField("", "must be a JSON object")

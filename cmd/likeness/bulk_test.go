@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -55,6 +57,9 @@ func TestBulkWithRealServer(t *testing.T) {
 	if got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects created, 0 updated, 0 unchanged; 400 templates added") {
 		t.Fatalf("%+v", got)
 	}
+	if !strings.Contains(got.stderr, "at least 400 templates are of other models") || !strings.Contains(got.stderr, "likeness models migrate") {
+		t.Errorf("nothing is said of a model that the gallery is not searched with: %s", got.stderr)
+	}
 	gone(t, file+".progress")
 	if got := call(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "400 unchanged") {
 		t.Errorf("again: %+v", got)
@@ -63,7 +68,7 @@ func TestBulkWithRealServer(t *testing.T) {
 	if got := call(t.Context(), "export", "--server", first, "default", "-o", out); got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects") {
 		t.Fatalf("%+v", got)
 	}
-	gone(t, out+".part")
+	gone(t, out+".part", out+".part.json")
 	if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
@@ -79,9 +84,7 @@ func TestBulkWithRealServer(t *testing.T) {
 	}
 	// What a stopped export has left is gone on from; half a line of it is not.
 	lines := strings.SplitAfter(string(exported), "\n")
-	if err := os.WriteFile(out+".part", []byte(strings.Join(lines[:200], "")+lines[200][:50]), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	part(t, out, strings.Join(lines[:200], "")+lines[200][:50], &origin{Server: second, Gallery: "default"})
 	if got := call(t.Context(), "export", "--server", second, "default", "-o", out); got.code != exitOK || !strings.Contains(got.stderr, "going on after 200 subjects") {
 		t.Errorf("%+v", got)
 	}
@@ -108,6 +111,88 @@ func TestBulkWithRealServer(t *testing.T) {
 	got = call(t.Context(), "import", "--server", first, "--from-line", "8", "default", fileOf(t, bad))
 	if got.code != exitOK || !strings.Contains(got.stderr, "0 subjects created, 0 updated, 1 unchanged") {
 		t.Errorf("%+v", got)
+	}
+}
+
+// part leaves what a stopped export would.
+func part(t *testing.T, out, content string, of *origin) {
+	t.Helper()
+	if err := os.WriteFile(out+".part", []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if of == nil {
+		return
+	}
+	b, err := json.Marshal(of)
+	if err == nil {
+		err = os.WriteFile(out+".part.json", b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An export goes on with one of the same alone: the lines of a file do not say
+// whose they are.
+func TestExportResumesItsOwn(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !strings.HasSuffix(r.URL.Path, "/export"):
+			fmt.Fprint(w, `{"subjects":2}`)
+		case r.URL.Query().Get("after") == "":
+			fmt.Fprint(w, `{"subject_id":"a"}`+"\n"+`{"subject_id":"b"}`+"\n")
+		default:
+			fmt.Fprint(w, `{"subject_id":"b"}`+"\n")
+		}
+	}))
+	t.Cleanup(server.Close)
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte("lk_secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256([]byte("lk_secret"))
+	same := origin{Server: server.URL, Gallery: "staff", Crops: true, Key: hex.EncodeToString(sum[:4])}
+	for name, tt := range map[string]struct {
+		change func(o *origin)
+		says   string
+	}{
+		"the same":          {func(*origin) {}, ""},
+		"another server":    {func(o *origin) { o.Server = "http://other" }, "http://other"},
+		"another gallery":   {func(o *origin) { o.Gallery = "visitors" }, "gallery visitors of"},
+		"without crops":     {func(o *origin) { o.Crops = false }, "without crops"},
+		"another key":       {func(o *origin) { o.Key = "01234567" }, "begins with 01234567"},
+		"no key":            {func(o *origin) { o.Key = "" }, "by no key"},
+		"of unknown origin": {nil, "nobody knows what"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			out, was, of := filepath.Join(t.TempDir(), "out"), same, (*origin)(nil)
+			if tt.change != nil {
+				tt.change(&was)
+				of = &was
+			}
+			part(t, out, `{"subject_id":"a"}`+"\n", of)
+			args := []string{"export", "--server", server.URL, "--key-file", key, "--crops", "staff", "-o", out}
+			got := call(t.Context(), args...)
+			if tt.says == "" {
+				if got.code != exitOK || !strings.Contains(got.stderr, "going on after 1 subjects") {
+					t.Errorf("%+v", got)
+				}
+				gone(t, out+".part", out+".part.json")
+				return
+			}
+			if got.code != exitFailed || !strings.Contains(got.stderr, tt.says) || !strings.Contains(got.stderr, same.String()) || strings.Contains(got.stderr, "lk_secret") {
+				t.Errorf("%+v", got)
+			}
+			gone(t, out)
+			if err := os.Remove(out + ".part"); err != nil {
+				t.Fatal(err)
+			}
+			if got := call(t.Context(), args...); got.code != exitOK || strings.Contains(got.stderr, "going on") {
+				t.Errorf("anew: %+v", got)
+			}
+		})
 	}
 }
 
@@ -305,6 +390,23 @@ func TestImportInterrupted(t *testing.T) {
 	third := call(t.Context(), "import", "--server", front.URL, "default", file)
 	if strings.Contains(third.stderr, "going on") || !strings.Contains(third.stderr, "importing lines: 601 of 601") || !strings.Contains(third.stderr, " created") {
 		t.Errorf("%+v", third)
+	}
+}
+
+// Lines that the server could not store are no success, though it went on.
+func TestImportFailedLines(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			_, _ = io.Copy(io.Discard, r.Body)
+			fmt.Fprint(w, `{"line":1,"status":"failed"}`+"\n"+`{"line":2,"status":"created"}`+"\n"+`{"line":3,"status":"failed"}`+"\n"+
+				`{"done":true,"lines":3,"created":1,"failed":2}`+"\n")
+		}
+	}))
+	defer server.Close()
+	got := call(t.Context(), "import", "--server", server.URL, "default", fileOf(t, crowd(0, 3)))
+	if got.code != exitFailed || !strings.Contains(got.stderr, "2 lines failed") || !strings.Contains(got.stderr, "again: 1, 3\n") {
+		t.Errorf("%+v", got)
 	}
 }
 

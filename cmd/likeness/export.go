@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +26,7 @@ type exportCmd struct {
 // Help is what --help says beside the flags.
 func (exportCmd) Help() string {
 	return "One line a subject, in JSON, with all templates, as `likeness import` reads them. They are personal data: keep the file as you would keep the photos. " +
-		"A broken connection is made anew. An export that was stopped goes on from what FILE.part holds; remove that to begin anew. " +
+		"A broken connection is made anew. An export that was stopped goes on from what FILE.part holds, if that is of the same gallery, server and key, as FILE.part.json tells; remove FILE.part to begin anew. " +
 		"The gallery's settings are not in it. The key needs the scope admin."
 }
 
@@ -64,7 +66,65 @@ func (c exportCmd) Run(t *tool) (err error) {
 	if err = errors.Join(err, part.Close()); err != nil {
 		return err
 	}
-	return os.Rename(part.Name(), c.Output)
+	if err := os.Rename(part.Name(), c.Output); err != nil {
+		return err
+	}
+	return os.Remove(e.originFile())
+}
+
+// origin says what a FILE.part is an export of, since its lines do not.
+type origin struct {
+	Server  string `json:"server"`
+	Gallery string `json:"gallery"`
+	Crops   bool   `json:"crops"`
+	Key     string `json:"key"` // how the SHA-256 of the API key begins: another key may be another tenant's
+}
+
+func (o origin) String() string {
+	crops, key := "without crops", "no key"
+	if o.Crops {
+		crops = "with crops"
+	}
+	if o.Key != "" {
+		key = "the key whose SHA-256 begins with " + o.Key
+	}
+	return fmt.Sprintf("gallery %s of %s, %s, by %s", o.Gallery, o.Server, crops, key)
+}
+
+func (e *export) origin() origin {
+	o := origin{Server: e.Server, Gallery: e.Gallery, Crops: e.Crops}
+	if e.api.key != "" {
+		sum := sha256.Sum256([]byte(e.api.key))
+		o.Key = hex.EncodeToString(sum[:4])
+	}
+	return o
+}
+
+func (e *export) partFile() string   { return e.Output + ".part" }
+func (e *export) originFile() string { return e.Output + ".part.json" }
+
+// checkOrigin makes sure that what is there already is of the same export.
+func (e *export) checkOrigin() error {
+	own := e.origin()
+	if _, err := os.Lstat(e.partFile()); errors.Is(err, os.ErrNotExist) {
+		b, err := json.Marshal(own)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(e.originFile(), b, 0o600)
+	}
+	was := "nobody knows what"
+	b, err := os.ReadFile(e.originFile())
+	if err == nil {
+		var o origin
+		if json.Unmarshal(b, &o) == nil {
+			if o == own {
+				return nil
+			}
+			was = o.String()
+		}
+	}
+	return fmt.Errorf("%s is an export of %s; this one would be of %s: remove %s to begin anew", e.partFile(), was, own, e.partFile())
 }
 
 // export is one run of the command.
@@ -79,8 +139,11 @@ type export struct {
 
 // open opens the file that an export grows in, behind its last whole line.
 func (e *export) open() (part *os.File, err error) {
+	if err := e.checkOrigin(); err != nil {
+		return nil, err
+	}
 	// 0600: what is in it is personal data.
-	part, err = os.OpenFile(e.Output+".part", os.O_RDWR|os.O_CREATE, 0o600)
+	part, err = os.OpenFile(e.partFile(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}

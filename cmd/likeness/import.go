@@ -26,7 +26,7 @@ type importCmd struct {
 
 // Help is what --help says beside the flags.
 func (importCmd) Help() string {
-	return "A line is taken whole or refused whole. Each refused one gets a line on stdout: its number, subject, the code of the error, and the reason; the exit code is 1 then. " +
+	return "A line is taken whole or refused whole. Each refused one gets a line on stdout: its number, subject, the code of the error, and the reason; the exit code is 1 then, and where a line failed. " +
 		"A subject who is there keeps what is known of them and gets the templates that they lack, so importing again does no harm. " +
 		"A broken connection is made anew. An import that was stopped goes on where FILE.progress says. The key needs the scope enrol."
 }
@@ -52,6 +52,7 @@ type imported struct {
 	Size    int64   `json:"size"` // of the file, which is another one when it changes
 	Line    int64   `json:"line"` // the last one that the server has answered for
 	Refused []int64 `json:"refused"`
+	Failed  []int64 `json:"failed"` // that others after them did not
 }
 
 func (c importCmd) Run(t *tool) (err error) {
@@ -103,6 +104,7 @@ type importing struct {
 	saved     time.Time
 	counts    map[string]int64 // lines of this run by status
 	templates int64
+	others    int64 // templates that no search of the gallery finds, as far as the summaries tell
 }
 
 func (i *importing) progressFile() string { return i.File + ".progress" }
@@ -185,6 +187,7 @@ func (i *importing) part() (again time.Duration, err error) {
 		return again, err
 	}
 	defer body.Close()
+	var failed []int64 // not passed by yet: an import that ends early ends with them
 	for in := bufio.NewReader(body); ; {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
@@ -196,6 +199,7 @@ func (i *importing) part() (again time.Duration, err error) {
 			SubjectID string `json:"subject_id"`
 			Status    string `json:"status"`
 			Templates int64  `json:"templates"`
+			Others    int64  `json:"other_models"` // of the summary alone
 			Error     struct {
 				Code, Detail, Pointer string
 			} `json:"error"`
@@ -205,16 +209,21 @@ func (i *importing) part() (again time.Duration, err error) {
 		}
 		switch {
 		case r.Done != nil && *r.Done:
+			i.others += r.Others
+			i.at.Failed = append(i.at.Failed, failed...)
 			return 0, nil
 		case r.Done != nil:
+			i.others += r.Others
 			return 0, fmt.Errorf("the import ended early: %s: %s", r.Error.Code, r.Error.Detail)
 		case r.Status == "failed":
-			continue // the summary says why
+			failed = append(failed, begin+r.Line)
+			continue
 		case r.Status == "refused":
 			i.at.Refused = append(i.at.Refused, begin+r.Line)
 			detail := strings.TrimPrefix(r.Error.Pointer+": "+r.Error.Detail, ": ")
 			i.bar.Print(i.tool.stdout, "%d\t%s\t%s\t%s", begin+r.Line, printable(r.SubjectID), r.Error.Code, printable(detail))
 		}
+		i.at.Failed, failed = append(i.at.Failed, failed...), nil
 		i.counts[r.Status]++
 		i.templates += r.Templates
 		i.at.Line = begin + r.Line
@@ -246,10 +255,18 @@ func (i *importing) advise(err error) error {
 func (i *importing) summary() error {
 	fmt.Fprintf(i.tool.stderr, "gallery %s of %s: %d subjects created, %d updated, %d unchanged; %d templates added\n",
 		i.Gallery, i.Server, i.counts["created"], i.counts["updated"], i.counts["unchanged"], i.templates)
-	if n := len(i.at.Refused); n > 0 {
-		return fmt.Errorf("%d lines were refused: %s", n, ranges(i.at.Refused))
+	if i.others > 0 {
+		fmt.Fprintf(i.tool.stderr, "at least %d templates are of other models than the gallery is searched with, and no search finds them; "+
+			"`likeness models list` shows the models, `likeness models migrate` moves a gallery to another one\n", i.others)
 	}
-	return nil
+	var err error
+	if n := len(i.at.Refused); n > 0 {
+		err = fmt.Errorf("%d lines were refused: %s", n, ranges(i.at.Refused))
+	}
+	if n := len(i.at.Failed); n > 0 {
+		err = errors.Join(err, fmt.Errorf("%d lines failed, whose cause the log of the server has; import the file again: %s", n, ranges(i.at.Failed)))
+	}
+	return err
 }
 
 // ranges writes numbers that rise, neighbours as one: 3, 5-7.

@@ -3,6 +3,7 @@ package handlers
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +29,8 @@ const (
 	// importBatch is how many lines share a commit at most. While one batch
 	// waits for the disk, the next one gathers.
 	importBatch = 256
+	// importTemplates is how many templates end a batch.
+	importTemplates = 2000
 	// exportChunk is how many bytes of an export are written at a time.
 	exportChunk = 64 << 10
 )
@@ -36,23 +41,33 @@ func isBulk(operation string) bool {
 	return operation == "ImportSubjects" || operation == "ExportSubjects"
 }
 
-// importing lets each key have one import, and the server a few.
+// importing lets each key have one import, and the server a few, of which a
+// tenant has half at most.
 type importing struct {
 	mu   sync.Mutex
-	keys map[string]bool
+	keys map[string]string // those that import, with their tenants
 }
 
-func (i *importing) begin(key string) (end func(), err error) {
+func (i *importing) begin(key, tenant string) (end func(), err error) {
 	const op = "handlers.importing"
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	_, busy := i.keys[key]
+	own := 0
+	for _, t := range i.keys {
+		if t == tenant {
+			own++
+		}
+	}
 	switch {
-	case i.keys[key]:
+	case busy:
 		return nil, face.Errorf(face.Overloaded, op, "the key has an import under way")
 	case len(i.keys) >= maxImports:
 		return nil, face.Errorf(face.Overloaded, op, "%d imports are under way", maxImports)
+	case own >= maxImports/2:
+		return nil, face.Errorf(face.Overloaded, op, "the tenant has %d imports under way", own)
 	}
-	i.keys[key] = true
+	i.keys[key] = tenant
 	return func() {
 		i.mu.Lock()
 		defer i.mu.Unlock()
@@ -66,27 +81,30 @@ func (s *server) ImportSubjects(ctx context.Context, r api.ImportSubjectsRequest
 	if from < 1 {
 		return nil, parameter("from_line", "must be 1 or more")
 	}
-	if _, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery); err != nil {
+	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
+	if err != nil {
 		return nil, err
 	}
-	return &subjectImport{server: s, ctx: ctx, gallery: r.Gallery, from: from, body: r.Body}, nil
+	searched := []string{cmp.Or(g.ModelID, s.own.id), g.NextModelID}
+	return &subjectImport{server: s, ctx: ctx, gallery: r.Gallery, searched: searched, from: from, body: r.Body}, nil
 }
 
 // subjectImport answers an import while its body arrives.
 type subjectImport struct {
 	*server
-	ctx     context.Context // the request's, which the generated interface does not hand on
-	gallery string
-	from    int64 // line
-	body    io.Reader
-	out     *stream
-	sum     api.BulkSummary
+	ctx      context.Context // the request's, which the generated interface does not hand on
+	gallery  string
+	searched []string // models that the gallery is searched with, or soon will be
+	from     int64    // line
+	body     io.Reader
+	out      *stream
+	sum      api.BulkSummary
 }
 
 // VisitImportSubjectsResponse carries the import out. Its error is one that
 // came before anything was answered.
 func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error {
-	end, err := i.importing.begin(callOf(i.ctx).key.ID)
+	end, err := i.importing.begin(callOf(i.ctx).key.ID, tenant(i.ctx))
 	if err != nil {
 		return err
 	}
@@ -101,12 +119,12 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		parsed: make(chan parsedLine, importBatch), room: semaphore.NewWeighted(2 * api.MaxBulkLine),
 	}
 	ctx, cancel := context.WithCancel(i.ctx)
+	defer cancel()
 	go reader.run(ctx)
 	if err = i.takeAll(reader); err != nil {
 		cancel()
 		reader.stop()
 	}
-	cancel()
 	i.sum.Lines = reader.number
 	if err == nil {
 		err = reader.err
@@ -115,6 +133,9 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		return err
 	}
 	if i.sum.Done = err == nil; err != nil {
+		if page(face.KindOf(err)).status >= 500 {
+			i.Logger.WarnContext(i.ctx, "import failed", "request_id", callOf(i.ctx).id, "error", err)
+		}
 		i.sum.Error = i.blame(err)
 	}
 	i.out.add(i.sum)
@@ -137,9 +158,9 @@ func (i *subjectImport) takeAll(reader *lineReader) error {
 			}
 			batch = append(batch, first)
 		}
-		ids := map[string]bool{batch[0].record.Subject.ID: true}
+		ids, templates := map[string]bool{batch[0].record.Subject.ID: true}, len(batch[0].record.Templates)
 	gather:
-		for len(batch) < importBatch {
+		for len(batch) < importBatch && templates < importTemplates {
 			select {
 			case l, ok := <-reader.parsed:
 				if !ok {
@@ -151,6 +172,7 @@ func (i *subjectImport) takeAll(reader *lineReader) error {
 				}
 				ids[l.record.Subject.ID] = true
 				batch = append(batch, l)
+				templates += len(l.record.Templates)
 			default:
 				break gather
 			}
@@ -195,6 +217,13 @@ func (i *subjectImport) take(batch []parsedLine) error {
 		}
 		result.Templates = out.Templates
 		i.sum.Templates += int64(out.Templates)
+		if out.Err == nil {
+			for _, t := range l.record.Templates {
+				if !slices.Contains(i.searched, t.ModelID) {
+					i.sum.OtherModels++
+				}
+			}
+		}
 		switch {
 		case out.Err != nil && (l.refusal == nil && err != nil || page(face.KindOf(out.Err)).status >= 500):
 			result.Status, result.Error = api.BulkResultStatusFailed, i.blame(out.Err)
@@ -215,7 +244,6 @@ func (i *subjectImport) take(batch []parsedLine) error {
 		i.out.add(result)
 	}
 	if err != nil {
-		i.Logger.WarnContext(i.ctx, "import failed", "request_id", callOf(i.ctx).id, "error", err)
 		return err
 	}
 	return i.out.flush()
@@ -307,6 +335,11 @@ type lineReader struct {
 
 func (l *lineReader) run(ctx context.Context) {
 	defer close(l.parsed)
+	defer func() { // nobody else does beside the handler
+		if p := recover(); p != nil {
+			l.err = face.Wrap(face.Internal, "handlers.import", fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
 	r := bufio.NewReaderSize(l.source, 64<<10)
 	for {
 		line, tooLong, err := nextLine(r, l.number+1 < l.from)
@@ -462,6 +495,12 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	}
 	if _, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery); err != nil {
 		return nil, err
+	}
+	// At its beginning: what was cut off has left the building as well.
+	recording, cancel := context.WithTimeout(ctx, s.RequestTimeout)
+	defer cancel()
+	if err := s.recorded(recording, store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
+		return nil, late(recording, err)
 	}
 	return &subjectExport{s, ctx, r.Gallery, after, or(r.Params.Crops, false)}, nil
 }

@@ -111,7 +111,7 @@ func TestBulkRoundTrip(t *testing.T) {
 	}
 	out := from.exports(t, "")
 	lines, sum := to.imports(t, importPath, strings.NewReader(out))
-	if diff := cmp.Diff(api.BulkSummary{Done: true, Lines: 301, Created: 301, Templates: 302}, *sum); diff != "" {
+	if diff := cmp.Diff(api.BulkSummary{Done: true, Lines: 301, Created: 301, Templates: 302, OtherModels: 2}, *sum); diff != "" {
 		t.Error(diff)
 	}
 	if len(lines) != 301 || lines[0].Line != 1 || *lines[0].SubjectID != "odd" || lines[0].Status != api.BulkResultStatusCreated || lines[300].Line != 301 {
@@ -264,13 +264,16 @@ func (h *house) listen(tb testing.TB) (url string) {
 }
 
 // send begins an import over a connection; the answer comes when there is one.
-func send(tb testing.TB, url string, body io.Reader) <-chan *http.Response {
+func send(tb testing.TB, url string, body io.Reader, header ...string) <-chan *http.Response {
 	tb.Helper()
 	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPost, url+importPath, body)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	req.Header.Set("Content-Type", api.NDJSON)
+	for i := 0; i+1 < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
 	answered := make(chan *http.Response, 1)
 	go func() {
 		resp, err := http.DefaultClient.Do(req) //nolint:bodyclose // whoever takes it closes it
@@ -628,4 +631,219 @@ func FuzzImport(f *testing.F) {
 			t.Errorf("%q: lines %v, want %v; %+v", body, got, want, sum)
 		}
 	})
+}
+
+// paused is a store whose export waits halfway until it is told to go on.
+type paused struct {
+	store.Store
+	goOn chan struct{}
+}
+
+func (p *paused) Export(ctx context.Context, tenant, gallery, after string, emit func(store.Record) error) error {
+	n := 0
+	return p.Store.Export(ctx, tenant, gallery, after, func(r store.Record) error {
+		if n++; n == 290 {
+			select {
+			case <-p.goOn:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return emit(r)
+	})
+}
+
+// TestExportStreams: what is exported is sent on as it comes, whatever header a
+// caller makes up.
+func TestExportStreams(t *testing.T) {
+	t.Parallel()
+	p := &paused{goOn: make(chan struct{})}
+	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
+	var many strings.Builder
+	for i := range 300 {
+		many.WriteString(line(t, fmt.Sprint("s", i), uint8(i)))
+	}
+	h.imports(t, importPath, strings.NewReader(many.String()))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.listen(t)+"/galleries/default/export", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Idempotency-Key", "k")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatalf("nothing comes before all is there: %v", err)
+	}
+	defer resp.Body.Close()
+	close(p.goOn)
+	if b, err := io.ReadAll(resp.Body); err != nil || bytes.Count(b, []byte("\n")) != 300 {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
+// panicking is a body that takes its reader along.
+type panicking struct{}
+
+func (panicking) Read([]byte) (int, error) { panic("the secret cause") }
+
+// TestImportPanics: the lines are read beside the handler, where nobody else
+// catches a panic.
+func TestImportPanics(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	bad(t, h.ask(t, ndjson(importPath, panicking{})), face.Internal, "")
+	lines, sum := h.imports(t, importPath, io.MultiReader(strings.NewReader(line(t, "a", 1)), panicking{}))
+	if len(lines) != 1 || sum.Done || sum.Error == nil || sum.Error.Code != "internal" || strings.Contains(*sum.Error.Detail, "secret") {
+		t.Errorf("%+v %+v", lines, sum)
+	}
+	if n := strings.Count(h.logs.String(), "panic: the secret cause"); n != 2 {
+		t.Errorf("logged %d times:\n%s", n, h.logs)
+	}
+}
+
+// portions is a store that notes how much each import brings. The first one
+// waits until told that there is nothing more to come.
+type portions struct {
+	store.Store
+	sent chan struct{}
+	most atomic.Int64 // templates
+}
+
+func (p *portions) Import(ctx context.Context, tenant, gallery string, records []store.Record) ([]store.Outcome, error) {
+	<-p.sent
+	var n int64
+	for _, r := range records {
+		n += int64(len(r.Templates))
+	}
+	p.most.Store(max(p.most.Load(), n))
+	return p.Store.Import(ctx, tenant, gallery, records)
+}
+
+// closing closes a channel where a body ends.
+type closing struct{ ended chan struct{} }
+
+func (c closing) Read([]byte) (int, error) {
+	close(c.ended)
+	return 0, io.EOF
+}
+
+// TestImportTemplates: neither a line nor a batch brings templates without end.
+func TestImportTemplates(t *testing.T) {
+	t.Parallel()
+	p := &portions{sent: make(chan struct{})}
+	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
+	of := func(subject string, n int) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,{"template_id":"%s-%d","model_id":"m","embedding":[1]}`, subject, i)
+		}
+		return fmt.Sprintf(`{"subject_id":%q,"templates":[%s]}`+"\n", subject, b.String()[1:])
+	}
+	body := of("many", 1000) + of("too-many", 1001)
+	for i := range 16 {
+		body += of(fmt.Sprint("s", i), 500)
+	}
+	lines, sum := h.imports(t, importPath, io.MultiReader(strings.NewReader(body), closing{p.sent}))
+	if lines[0].Templates != 1000 || sum.Created != 17 || sum.Refused != 1 || sum.Templates != 9000 {
+		t.Errorf("%+v", sum)
+	}
+	if e := lines[1].Error; *lines[1].SubjectID != "too-many" || e == nil || *e.Pointer != "/templates" {
+		t.Errorf("%+v", lines[1])
+	}
+	if n := p.most.Load(); n > 3000 {
+		t.Errorf("%d templates in one batch", n)
+	}
+}
+
+// TestImportOtherModels: templates that no search of the gallery finds are told of.
+func TestImportOtherModels(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	other := `{"template_id":"%s","model_id":"elsewhere","embedding":[1]}`
+	body := line(t, "a", 1) + `{"subject_id":"b","templates":[` + fmt.Sprintf(other, "b1") + "," + fmt.Sprintf(other, "b2") + "]}\n" +
+		`{"subject_id":"refused","nmae":"","templates":[` + fmt.Sprintf(other, "c1") + "]}\n"
+	for range 2 { // what is there already is told of, too
+		if _, sum := h.imports(t, importPath, strings.NewReader(body)); sum.OtherModels != 2 || !sum.Done {
+			t.Errorf("%+v", sum)
+		}
+	}
+	_, err := h.store.CreateGallery(t.Context(), face.DefaultTenant, face.Gallery{ID: "old", ModelID: "elsewhere", NextModelID: modelID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	body = line(t, "x", 1) + `{"subject_id":"y","templates":[` + fmt.Sprintf(other, "y1") + `,{"template_id":"y2","model_id":"third","embedding":[1]}]}`
+	if _, sum := h.imports(t, "/galleries/old/import", strings.NewReader(body)); sum.OtherModels != 1 {
+		t.Errorf("a gallery that is moved to another model: %+v", sum)
+	}
+}
+
+// TestExportAudited: nothing leaves the building unrecorded, whatever is
+// recorded of decisions.
+func TestExportAudited(t *testing.T) {
+	t.Parallel()
+	h, f := openFailing(t, nil)
+	h.imports(t, importPath, strings.NewReader(line(t, "a", 1)))
+	h.exports(t, "")
+	bad(t, h.do(t, http.MethodGet, "/galleries/none/export"), face.NotFound, "")
+	f.decisions.Store(0)
+	if a := h.do(t, http.MethodGet, "/galleries/default/export"); bytes.Contains(a.body, []byte("embedding")) {
+		t.Errorf("exported all the same: %s", a.body)
+	} else {
+		bad(t, a, face.Unavailable, "")
+	}
+	n := 0
+	err := h.store.AuditTrail(t.Context(), 0, func(r store.AuditRecord) error {
+		n++
+		if r.Action != "gallery.export" || r.Tenant != face.DefaultTenant || r.Gallery != face.DefaultGallery || r.RequestID == "" || r.SubjectID+r.Decision != "" {
+			t.Errorf("%+v", r)
+		}
+		return nil
+	})
+	if n != 1 || err != nil {
+		t.Errorf("%d records, %v", n, err)
+	}
+}
+
+// TestImportSlots: one tenant leaves room for the others.
+func TestImportSlots(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	url := h.listen(t)
+	key := func(tenant string) string {
+		t.Helper()
+		secret, k := face.NewKey(tenant, "test", []face.Scope{face.ScopeEnrol}, time.Time{})
+		if err := h.store.CreateKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		return secret
+	}
+	hold := func(tenant string) {
+		t.Helper()
+		r, w := io.Pipe()
+		answered := send(t, url, r, "X-API-Key", key(tenant))
+		_, err := io.WriteString(w, line(t, "a", 1))
+		resp := <-answered
+		if err != nil || resp == nil || resp.StatusCode != 200 {
+			t.Fatalf("%v, %v", err, resp)
+		}
+		t.Cleanup(func() {
+			w.Close()
+			resp.Body.Close()
+		})
+	}
+	try := func(tenant string) answer {
+		r := ndjson(importPath, strings.NewReader(line(t, "b", 1)))
+		r.Header.Set("X-API-Key", key(tenant))
+		return h.ask(t, r)
+	}
+	hold("acme")
+	if a := try("acme"); a.status != 200 {
+		t.Errorf("a second import of the tenant: %d", a.status)
+	}
+	hold("acme")
+	bad(t, try("acme"), face.Overloaded, "")
+	hold("other")
+	hold("third")
+	bad(t, try("fourth"), face.Overloaded, "")
 }

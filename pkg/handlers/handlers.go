@@ -164,7 +164,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes)}
 	s.own, s.encoders = encodersOf(o)
-	s.importing.keys = map[string]bool{}
+	s.importing.keys = map[string]string{}
 	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err

@@ -32,7 +32,8 @@ type claimKey struct{}
 // is stored, so that no caller knows an answer that a retry would not get.
 func (s *server) record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if len(r.Header.Values(idempotencyHeader)) == 0 || takesLines(r) {
+		// No GET takes a key, and an export would be held in memory as a whole.
+		if r.Method == http.MethodGet || len(r.Header.Values(idempotencyHeader)) == 0 || takesLines(r) {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -98,11 +98,17 @@ func (s *server) audit(ctx context.Context, d store.Decision) error {
 	if !s.AuditDecisions {
 		return nil
 	}
+	return s.recorded(ctx, d)
+}
+
+// recorded puts a record in the audit chain; it is the answer's error where
+// that fails.
+func (s *server) recorded(ctx context.Context, d store.Decision) error {
 	err := s.Store.RecordDecision(ctx, tenant(ctx), actor(ctx), d)
 	if err == nil || errors.Is(err, face.Canceled) {
 		return err
 	}
-	return &face.Error{Kind: face.Unavailable, Op: "handlers.audit", Detail: "The decision could not be recorded.", Err: err}
+	return &face.Error{Kind: face.Unavailable, Op: "handlers.recorded", Detail: "What was asked for could not be recorded, and so was not done.", Err: err}
 }
 
 // templatesOf are a subject's templates of the gallery's encoder: at least one.

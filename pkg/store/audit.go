@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// Audit is the chain of records of what was erased and, where the server is
-// told to, of what was decided. It never holds an embedding or an image.
+// Audit is the chain of records of what was erased or exported and, where the
+// server is told to, of what was decided. It never holds an embedding or an image.
 type Audit interface {
-	// RecordDecision adds a record of a decision. It is durable when the
+	// RecordDecision adds a record of a decision, or of an export, which decides nothing. It is durable when the
 	// method returns. Those that come at the same moment share a commit.
 	RecordDecision(ctx context.Context, tenant string, by Actor, d Decision) error
 	// AuditTrail calls emit for each record after the one with the given
@@ -29,9 +29,10 @@ type Audit interface {
 	RestoreAudit(ctx context.Context, records []AuditRecord) error
 }
 
-// Decision is what a verification or an identification ended with.
+// Decision is what a verification or an identification ended with. That of an
+// export has an action and a gallery alone.
 type Decision struct {
-	Action    string // AuditVerify or AuditIdentify
+	Action    string // AuditVerify, AuditIdentify or AuditExport
 	Gallery   string
 	SubjectID string // the claimed one, or the best candidate of a match
 	Decision  string // as in the answer: match, non_match, unknown, ...
@@ -43,6 +44,7 @@ const (
 	AuditEraseSubject  = "subject.erase"
 	AuditEraseTemplate = "template.erase"
 	AuditExpire        = "template.expire"
+	AuditExport        = "gallery.export" // was begun
 	AuditVerify        = "verify"
 	AuditIdentify      = "recognize"
 )
