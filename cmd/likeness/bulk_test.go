@@ -369,27 +369,48 @@ func TestImportInterrupted(t *testing.T) {
 	if got.Line < 1 || got.Line > 350 {
 		t.Fatalf("%+v", got)
 	}
-	want := imported{Server: front.URL, Gallery: "default", Size: int64(len(content)), Line: got.Line, Refused: got.Refused}
+	lines := strings.SplitAfter(content, "\n")
+	sum := sha256.Sum256([]byte(strings.Join(lines[:got.Line], "")))
+	want := imported{
+		Server: front.URL, Gallery: "default", Size: int64(len(content)), Line: got.Line, Refused: got.Refused,
+		Prefix: hex.EncodeToString(sum[:]),
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	to.Store("url", server)
-	second := call(t.Context(), "import", "--server", front.URL, "default", file)
+	again := func(content string, more ...string) result {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file+".progress", b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return call(t.Context(), append([]string{"import", "--server", front.URL, "default", file}, more...)...)
+	}
+	second := again(content, "--resume")
 	if second.code != exitFailed || !strings.Contains(second.stderr, fmt.Sprintf("going on after line %d,", got.Line)) || !strings.Contains(second.stderr, "1 lines were refused: 301\n") {
 		t.Errorf("%+v", second)
 	}
 	gone(t, file+".progress")
-	// A file that is another one by now is imported from the start.
-	got.Size--
-	if b, err = json.Marshal(got); err == nil {
-		err = os.WriteFile(file+".progress", b, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	third := call(t.Context(), "import", "--server", front.URL, "default", file)
-	if strings.Contains(third.stderr, "going on") || !strings.Contains(third.stderr, "importing lines: 601 of 601") || !strings.Contains(third.stderr, " created") {
+	// Unasked, nothing is passed over.
+	third := again(content)
+	if strings.Contains(third.stderr, "going on") || !strings.Contains(third.stderr, fmt.Sprintf("stopped after line %d, and --resume", got.Line)) ||
+		!strings.Contains(third.stderr, "importing lines: 601 of 601") || !strings.Contains(third.stderr, " created") {
 		t.Errorf("%+v", third)
+	}
+	gone(t, file+".progress")
+	// Nor of a file that is another one by now, of whatever size, or into
+	// another gallery.
+	for _, changed := range []string{content + "\n", strings.Replace(content, "Name 0", "Name X", 1)} {
+		if got := again(changed, "--resume"); got.code != exitFailed || !strings.Contains(got.stderr, "has changed since") || strings.Contains(got.stderr, "created") {
+			t.Errorf("%+v", got)
+		}
+	}
+	other := call(t.Context(), "import", "--server", front.URL, "--resume", "staff", file)
+	if other.code != exitFailed || !strings.Contains(other.stderr, "gallery default of "+front.URL) || !strings.Contains(other.stderr, "gallery staff of "+front.URL) {
+		t.Errorf("%+v", other)
 	}
 }
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"net/url"
@@ -21,14 +24,15 @@ type importCmd struct {
 	serverFlags
 	Gallery  string `arg:"" help:"Gallery to import into, which must be there."`
 	File     string `arg:"" type:"existingfile" help:"File that export wrote, or of the same form."`
-	FromLine int64  `placeholder:"N" help:"First line to import (default: where the last import of the file stopped, or 1)."`
+	FromLine int64  `placeholder:"N" xor:"from" help:"First line to import (default: 1)."`
+	Resume   bool   `xor:"from" help:"Go on where the last import of the file stopped, as FILE.progress tells."`
 }
 
 // Help is what --help says beside the flags.
 func (importCmd) Help() string {
 	return "A line is taken whole or refused whole. Each refused one gets a line on stdout: its number, subject, the code of the error, and the reason; the exit code is 1 then, and where a line failed. " +
 		"A subject who is there keeps what is known of them and gets the templates that they lack, so importing again does no harm. " +
-		"A broken connection is made anew. An import that was stopped goes on where FILE.progress says. The key needs the scope enrol."
+		"A broken connection is made anew. One that was stopped leaves FILE.progress, and --resume goes on from there, if the file has not changed up to there. The key needs the scope enrol."
 }
 
 // Validate refuses what no server could be asked.
@@ -49,8 +53,9 @@ const saveEvery = time.Second
 type imported struct {
 	Server  string  `json:"server"`
 	Gallery string  `json:"gallery"`
-	Size    int64   `json:"size"` // of the file, which is another one when it changes
-	Line    int64   `json:"line"` // the last one that the server has answered for
+	Size    int64   `json:"size"`   // of the file, which is another one when it changes
+	Line    int64   `json:"line"`   // the last one that the server has answered for
+	Prefix  string  `json:"prefix"` // SHA-256 of the file up to the end of that line
 	Refused []int64 `json:"refused"`
 	Failed  []int64 `json:"failed"` // that others after them did not
 }
@@ -77,7 +82,11 @@ func (c importCmd) Run(t *tool) (err error) {
 	i := &importing{importCmd: c, api: api, tool: t, file: file, counts: map[string]int64{}, at: imported{
 		Server: c.Server, Gallery: c.Gallery, Size: info.Size(),
 	}}
-	i.resume()
+	i.prefix.in = bufio.NewReaderSize(io.NewSectionReader(file, 0, info.Size()), 1<<20)
+	i.prefix.sum = sha256.New()
+	if err := i.resume(); err != nil {
+		return err
+	}
 	done := false
 	defer func() { err = errors.Join(err, i.save(done)) }()
 
@@ -101,6 +110,7 @@ type importing struct {
 	file      *os.File
 	bar       *progress
 	at        imported
+	prefix    prefix
 	saved     time.Time
 	counts    map[string]int64 // lines of this run by status
 	templates int64
@@ -109,31 +119,85 @@ type importing struct {
 
 func (i *importing) progressFile() string { return i.File + ".progress" }
 
-// resume finds out where to begin. What the file says of another import is
-// passed over: to begin anew does no harm.
-func (i *importing) resume() {
+// resume finds out where to begin. It never passes over lines unasked: they may
+// be others by now, or the store another one, and to begin anew does no harm.
+func (i *importing) resume() error {
 	if i.FromLine > 0 {
 		i.at.Line = i.FromLine - 1
-		return
+		return nil
 	}
 	b, err := os.ReadFile(i.progressFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	var was imported
-	if err != nil || json.Unmarshal(b, &was) != nil ||
-		was.Server != i.Server || was.Gallery != i.Gallery || was.Size != i.at.Size || was.Line < 0 {
-		return
+	if err == nil {
+		err = json.Unmarshal(b, &was)
+	}
+	switch {
+	case !i.Resume && err == nil:
+		fmt.Fprintf(i.tool.stderr, "beginning anew; an import of the file into gallery %s of %s stopped after line %d, and --resume would go on from there\n",
+			was.Gallery, was.Server, was.Line)
+		return nil
+	case !i.Resume:
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s cannot be read; import without --resume: %w", i.progressFile(), err)
+	case was.Server != i.Server || was.Gallery != i.Gallery:
+		return fmt.Errorf("%s is of an import into gallery %s of %s, not into gallery %s of %s; import without --resume",
+			i.progressFile(), was.Gallery, was.Server, i.Gallery, i.Server)
+	}
+	sum, err := i.prefix.to(was.Line)
+	if err != nil {
+		return err
+	}
+	if was.Size != i.at.Size || was.Line < 0 || was.Prefix != sum {
+		return fmt.Errorf("%s has changed since its import stopped after line %d; import without --resume", i.File, was.Line)
 	}
 	i.at = was
 	fmt.Fprintf(i.tool.stderr, "going on after line %d, where the last import of the file stopped\n", was.Line)
+	return nil
+}
+
+// prefix is the beginning of a file as far as it was read.
+type prefix struct {
+	in    *bufio.Reader
+	sum   hash.Hash
+	lines int64
+}
+
+// to reads on to the end of a line and returns the SHA-256 of all up to there.
+func (p *prefix) to(line int64) (string, error) {
+	for p.lines < line {
+		part, err := p.in.ReadSlice('\n')
+		p.sum.Write(part) // a hash takes everything
+		switch {
+		case err == nil:
+			p.lines++
+		case errors.Is(err, io.EOF):
+			p.lines = line // its last one has no end, or there are no more
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return "", err
+		}
+	}
+	return hex.EncodeToString(p.sum.Sum(nil)), nil
 }
 
 // save notes how far the import is, so that whatever ends it, the next one
 // goes on from there. Once all is done there is nothing to note.
 func (i *importing) save(done bool) error {
-	if done || i.at.Line == 0 {
+	if done {
 		if err := os.Remove(i.progressFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		return nil
+	}
+	if i.at.Line == 0 {
+		return nil // what another one has left is worth more
+	}
+	var err error
+	if i.at.Prefix, err = i.prefix.to(i.at.Line); err != nil {
+		return err
 	}
 	b, err := json.Marshal(i.at)
 	if err != nil {

@@ -327,6 +327,9 @@ func (m *storeCopy) verify(ctx context.Context, keys int, records int64) error {
 			faults = append(faults, fmt.Errorf("subject %s of gallery %s of tenant %s: %w", s.record.Subject.ID, s.gallery, s.tenant, err))
 		}
 	}
+	if err := m.unchanged(ctx, keys, records); err != nil {
+		faults = append(faults, err)
+	}
 	switch n, err := m.to.VerifyAudit(ctx); {
 	case err != nil:
 		return err
@@ -340,6 +343,35 @@ func (m *storeCopy) verify(ctx context.Context, keys int, records int64) error {
 	return err
 }
 
+// unchanged wants the source to hold as much as when the copy began: a server
+// that went on writing would have its last people left behind.
+func (m *storeCopy) unchanged(ctx context.Context, keys int, records int64) error {
+	counts, err := m.from.CountTemplates(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := m.from.ListKeys(ctx, "")
+	if err != nil {
+		return err
+	}
+	n, err := m.from.VerifyAudit(ctx)
+	if err != nil {
+		return err
+	}
+	same := len(counts) == len(m.galleries) && len(list) == keys && n == records
+	for _, g := range m.galleries {
+		now, err := m.from.Gallery(ctx, g.tenant, g.ID)
+		if err != nil && !errors.Is(err, face.NotFound) {
+			return err
+		}
+		same = same && now == g.Gallery
+	}
+	if !same {
+		return errors.New("the source changed during the copy: stop its server, then go on with --resume")
+	}
+	return nil
+}
+
 // compare wants a subject to be the same in the target, bit for bit.
 func (m *storeCopy) compare(ctx context.Context, s spot) error {
 	sub, err := m.to.Subject(ctx, s.tenant, s.gallery, s.record.Subject.ID)
@@ -350,8 +382,11 @@ func (m *storeCopy) compare(ctx context.Context, s spot) error {
 	if err != nil {
 		return err
 	}
-	want := slices.Clone(s.record.Templates)
+	want, crops := slices.Clone(s.record.Templates), map[string][]byte{}
 	for i := range want {
+		if crop := want[i].Crop; crop != nil || crops[want[i].SampleID] == nil {
+			crops[want[i].SampleID] = crop
+		}
 		want[i].Crop = nil
 	}
 	if !reflect.DeepEqual(sub, s.record.Subject) {
@@ -359,6 +394,15 @@ func (m *storeCopy) compare(ctx context.Context, s spot) error {
 	}
 	if len(want) != len(templates) || len(want) > 0 && !reflect.DeepEqual(want, templates) {
 		return errors.New("a template differs")
+	}
+	for id, crop := range crops {
+		have, err := m.to.Sample(ctx, s.tenant, s.gallery, id)
+		if err != nil && !errors.Is(err, face.NotFound) {
+			return err
+		}
+		if !bytes.Equal(have.Crop, crop) {
+			return errors.New("a crop differs")
+		}
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -270,6 +271,69 @@ func TestMigrateStoreFaults(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "differs") {
 		t.Errorf("the table:\n%s", out.String())
+	}
+}
+
+// spoiled is a store that keeps other crops than it is given.
+type spoiled struct{ store.Store }
+
+func (s spoiled) Import(ctx context.Context, tenant, gallery string, records []store.Record) ([]store.Outcome, error) {
+	for i := range records {
+		records[i].Templates = slices.Clone(records[i].Templates)
+		for j := range records[i].Templates {
+			if t := &records[i].Templates[j]; t.Crop != nil {
+				t.Crop = []byte("spoiled")
+			}
+		}
+	}
+	return s.Store.Import(ctx, tenant, gallery, records)
+}
+
+// busy is a store whose source goes on meanwhile.
+type busy struct {
+	store.Store
+	meanwhile func()
+}
+
+func (b busy) Import(ctx context.Context, tenant, gallery string, records []store.Record) ([]store.Outcome, error) {
+	b.meanwhile()
+	return b.Store.Import(ctx, tenant, gallery, records)
+}
+
+func TestMigrateStoreTells(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		target func(from, to store.Store) store.Store
+		says   string
+	}{
+		"of spoiled crops": {func(_, to store.Store) store.Store { return spoiled{to} }, "a crop differs"},
+		"of a source that changes": {func(from, to store.Store) store.Store {
+			return busy{to, sync.OnceFunc(func() { // in the first gallery, when that has been read
+				if _, err := from.CreateSubject(t.Context(), "acme", "staff", face.Subject{ID: "A"}); err != nil {
+					t.Error(err)
+				}
+			})}
+		}, "the source changed during the copy"},
+		"of a key that was made meanwhile": {func(from, to store.Store) store.Store {
+			return busy{to, sync.OnceFunc(func() {
+				_, k := face.NewKey("acme", "late", face.Scopes(), time.Time{})
+				if err := from.CreateKey(t.Context(), k); err != nil {
+					t.Error(err)
+				}
+			})}
+		}, "the source changed during the copy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			from := openFile(t, filled(t))
+			defer closeStore(t, from)
+			to := openFile(t, filepath.Join(t.TempDir(), "to.db"))
+			defer closeStore(t, to)
+			m := &storeCopy{from: from, to: tt.target(from, to), tool: &tool{ctx: t.Context(), stdout: t.Output(), stderr: t.Output()}}
+			if err := m.run(t.Context()); err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
 
