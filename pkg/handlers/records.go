@@ -74,12 +74,9 @@ func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestOb
 	return api.DeleteGallery200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
 }
 
-// maxRetention is a hundred years, in days.
-const maxRetention = 36500
-
 func (s *server) checkGallery(retentionDays *int, storeImages *bool) error {
-	if days := or(retentionDays, 0); days < 0 || days > maxRetention {
-		return api.InvalidField("retention_days", fmt.Sprintf("must be 0 to %d", maxRetention))
+	if days := or(retentionDays, 0); days < 0 || days > store.MaxRetentionDays {
+		return api.InvalidField("retention_days", fmt.Sprintf("must be 0 to %d", store.MaxRetentionDays))
 	}
 	if or(storeImages, false) && s.Sealer == nil {
 		return api.InvalidField("store_images", "must be false: the server has no key to seal images with (LIKENESS_CROP_KEY_FILE)")

@@ -104,6 +104,19 @@ type SubjectChange struct {
 	Metadata   *json.RawMessage
 }
 
+// Apply makes the change to a subject.
+func (c SubjectChange) Apply(s *face.Subject) {
+	if c.Name != nil {
+		s.Name = *c.Name
+	}
+	if c.ExternalID != nil {
+		s.ExternalID = *c.ExternalID
+	}
+	if c.Metadata != nil {
+		s.Metadata = *c.Metadata
+	}
+}
+
 // Actor says who erased something, for the audit record.
 type Actor struct {
 	KeyID     string // empty when authentication is off

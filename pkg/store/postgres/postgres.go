@@ -114,7 +114,6 @@ type Store struct {
 	stop      context.CancelFunc // ends what runs in the background
 	running   sync.WaitGroup
 	closeOnce sync.Once
-	closeErr  error
 }
 
 // Open opens the store. It returns before the index is loaded: see
@@ -166,7 +165,7 @@ func (s *Store) Close() error {
 		s.replicas.close()
 		s.db.release()
 	})
-	return s.closeErr
+	return nil
 }
 
 const closeTimeout = 2 * time.Second

@@ -32,10 +32,7 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 		if err := index.Validate(t.Embedding); err != nil {
 			return err
 		}
-		t.CreatedAt = store.Stamp(t.CreatedAt)
-		if t.SampleID == "" {
-			t.SampleID = t.ID
-		}
+		t.SampleID, t.CreatedAt = sampleOf(t), store.Stamp(t.CreatedAt)
 		err := s.db.once(ctx, func(ctx context.Context, q querier) error {
 			e := enrolment{q: q, op: op, tenant: tenant, gallery: gallery, t: &t}
 			err := e.add(ctx)

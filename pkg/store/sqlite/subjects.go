@@ -103,15 +103,7 @@ func (s *Store) UpdateSubject(ctx context.Context, tenant, gallery, subject stri
 		if sub, err = tx.readSubject(op, row, subject); err != nil {
 			return err
 		}
-		if c.Name != nil {
-			sub.Name = *c.Name
-		}
-		if c.ExternalID != nil {
-			sub.ExternalID = *c.ExternalID
-		}
-		if c.Metadata != nil {
-			sub.Metadata = *c.Metadata
-		}
+		c.Apply(&sub)
 		if err := store.CheckSubject(op, sub); err != nil {
 			return err
 		}
