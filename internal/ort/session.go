@@ -128,28 +128,34 @@ func (s *session) Input() []float32 { return s.input.GetData() }
 
 func (s *session) Output(i int) []float32 { return s.outputs[i].GetData() }
 
-// Run does what [embed.Session] says. A run that is done before it could be
-// terminated succeeds. A context that cannot end costs nothing.
+// Run does what [embed.Session] says.
 func (s *session) Run(ctx context.Context) error {
-	const op = "ort.Run"
 	if s.closed {
-		return face.Errorf(face.Internal, op, "the session is closed")
+		return face.Errorf(face.Internal, "ort.Run", "the session is closed")
 	}
+	return runTerminable(ctx, s.control, func() error { return s.net.session.RunWithOptions(s.in, s.out, s.control) })
+}
+
+// runTerminable runs until it is done or ctx ends, which terminates it inside
+// the library. A run that is done before it could be terminated succeeds. A
+// context that cannot end costs nothing.
+func runTerminable(ctx context.Context, control *onnx.RunOptions, run func() error) error {
+	const op = "ort.Run"
 	if err := ctx.Err(); err != nil {
 		return face.Wrap(face.Canceled, op, err)
 	}
 	if ctx.Done() == nil {
-		return face.Wrap(face.Internal, op, s.net.session.RunWithOptions(s.in, s.out, s.control))
+		return face.Wrap(face.Internal, op, run())
 	}
 	terminated := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() { terminated <- s.control.Terminate() })
-	err := s.net.session.RunWithOptions(s.in, s.out, s.control)
+	stop := context.AfterFunc(ctx, func() { terminated <- control.Terminate() })
+	err := run()
 	if stop() {
 		return face.Wrap(face.Internal, op, err)
 	}
 	// The flag has been raised, or is being raised: it must be down again
 	// before the session is used by the next.
-	flag := errors.Join(<-terminated, s.control.UnsetTerminate())
+	flag := errors.Join(<-terminated, control.UnsetTerminate())
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)
 	}

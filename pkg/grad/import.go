@@ -1,0 +1,506 @@
+package grad
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad/onnxpb"
+)
+
+// ImportOptions say how a model becomes part of a graph.
+type ImportOptions struct {
+	// AveragePools puts the mean in the place of every maximum that is pooled.
+	AveragePools bool
+	// Variable says which weights become inputs of the graph, to learn them;
+	// nil: none, all are constants.
+	Variable func(name string, shape []int64) bool
+	// Training uses the batch's own mean and variance in BatchNormalization.
+	Training bool
+}
+
+// Imported is what of a model is in a graph now.
+type Imported struct {
+	// Layers are the values that were asked for, by name.
+	Layers map[string]*Value
+	// Variables are the inputs that were weights, by name, and Initial their
+	// numbers in the model.
+	Variables map[string]*Value
+	Initial   map[string][]float32
+	// Statistics are the batch's own mean and variance of each
+	// BatchNormalization, by the names of the weights that hold the running
+	// ones (training form only).
+	Statistics map[string]*Value
+}
+
+// Import adds the part of a model that computes some layers. inputs are what
+// the model's inputs are in this graph. A layer that is not there, and an
+// operator on the way to one that is not known, is Invalid; operators that
+// are only gradient-free are found by [Graph.Gradient].
+func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o ImportOptions) (*Imported, error) {
+	if g.err != nil {
+		return nil, g.err
+	}
+	im := &importer{
+		g: g, m: m, options: o, values: map[string]*Value{},
+		out: &Imported{
+			Layers: map[string]*Value{}, Variables: map[string]*Value{},
+			Initial: map[string][]float32{}, Statistics: map[string]*Value{},
+		},
+	}
+	for name, v := range inputs {
+		if !slices.Contains(m.Inputs(), name) {
+			return nil, face.Errorf(face.Invalid, "grad.Import", "the model has no input %q; it has %q", name, m.Inputs())
+		}
+		im.values[name] = v
+	}
+	wanted := map[*onnxpb.Node]bool{}
+	var reach func(name string)
+	reach = func(name string) {
+		n := m.maker[name]
+		if n == nil || wanted[n] {
+			return
+		}
+		wanted[n] = true
+		for _, in := range n.Input {
+			reach(in)
+		}
+	}
+	for _, name := range layers {
+		if m.maker[name] == nil {
+			return nil, face.Errorf(face.Invalid, "grad.Import", "the model has no layer %q", name)
+		}
+		reach(name)
+	}
+	// Nodes stand in an order in which each comes after what it reads.
+	for _, n := range m.graph.Node {
+		if !wanted[n] {
+			continue
+		}
+		if err := im.node(n); err != nil {
+			return nil, face.Errorf(face.Invalid, "grad.Import", "node %q (%s): %v", n.Name, n.OpType, err)
+		}
+		if g.err != nil {
+			return nil, g.err
+		}
+	}
+	for _, name := range layers {
+		v := im.values[name]
+		if v == nil || v.kind == integers {
+			return nil, face.Errorf(face.Invalid, "grad.Import", "layer %q is not a float32 tensor that is known here", name)
+		}
+		im.out.Layers[name] = v
+	}
+	return im.out, nil
+}
+
+type importer struct {
+	g       *Graph
+	m       *Model
+	options ImportOptions
+	values  map[string]*Value
+	out     *Imported
+}
+
+// value finds a tensor: an input, a weight or what a node computed.
+func (im *importer) value(name string) (*Value, error) {
+	if name == "" {
+		return nil, nil //nolint:nilnil // an optional input that is left out
+	}
+	if v := im.values[name]; v != nil {
+		return v, nil
+	}
+	t := im.m.tensor[name]
+	if t == nil {
+		return nil, fmt.Errorf("nothing gives %q", name)
+	}
+	shape, floats, ints, err := readTensor(t)
+	if err != nil {
+		return nil, fmt.Errorf("weight %q: %w", name, err)
+	}
+	var v *Value
+	switch {
+	case t.DataType == onnxpb.Tensor_INT64 || t.DataType == onnxpb.Tensor_INT32:
+		v = &Value{graph: im.g, name: im.g.name(name), shape: shape, ints: ints, kind: integers}
+	case elements(shape) == 0:
+		return nil, nil //nolint:nilnil // empty means left out, as the roi of a Resize
+	case im.options.Variable != nil && im.options.Variable(name, shape):
+		v = im.g.Input(name, shape...)
+		im.out.Variables[name], im.out.Initial[name] = v, floats
+	default:
+		v = im.g.Constant(floats, shape...)
+	}
+	im.values[name] = v
+	return v, im.g.err
+}
+
+// node adds one node, in the form that opset 18 has for it.
+func (im *importer) node(p *onnxpb.Node) error {
+	if p.Domain != "" && p.Domain != "ai.onnx" {
+		return fmt.Errorf("the domain %q is not supported", p.Domain)
+	}
+	attrs, err := decodeAttributes(p)
+	if err != nil {
+		return err
+	}
+	in := make([]*Value, len(p.Input))
+	for i, name := range p.Input {
+		if in[i], err = im.value(name); err != nil {
+			return err
+		}
+	}
+	in = optional(in...)
+	n := &node{op: p.OpType, name: im.g.name(nodeName(p)), inputs: in, attrs: attrs}
+	done, err := im.normalise(n, p)
+	if err != nil {
+		return err
+	}
+	if done == nil {
+		done = im.g.add(n)
+	}
+	if len(p.Output) == 0 {
+		return errors.New("it has no output")
+	}
+	im.values[p.Output[0]] = done
+	return nil
+}
+
+func nodeName(p *onnxpb.Node) string {
+	if p.Name != "" || len(p.Output) == 0 {
+		return p.Name
+	}
+	return p.Output[0]
+}
+
+// need takes the i-th input, which must be there.
+func need(n *node, i int) (*Value, error) {
+	if i >= len(n.inputs) || n.inputs[i] == nil {
+		return nil, fmt.Errorf("input %d is missing", i)
+	}
+	return n.inputs[i], nil
+}
+
+// normalise turns older forms of an operator into that of opset 18. A value
+// that it returns stands for the node; nil: the node, as it is now.
+func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
+	g := im.g
+	listAsInput := func(name string, at int) {
+		if list := n.attrs.ints(name); list != nil {
+			for len(n.inputs) < at {
+				n.inputs = append(n.inputs, nil)
+			}
+			n.inputs = append(n.inputs[:at], g.integers(list...))
+		}
+		delete(n.attrs, name)
+	}
+	switch n.op {
+	case "Identity", "Dropout":
+		v, err := need(n, 0)
+		return v, err
+	case "Constant":
+		return im.constant(n.attrs)
+	case "Shape", "Cast", "Squeeze", "Unsqueeze", "Gather", "Concat", "Slice":
+		if v, err := im.fold(n); v != nil || err != nil {
+			return v, err
+		}
+	case "Sum":
+		if len(n.inputs) == 1 {
+			return n.inputs[0], nil
+		}
+	}
+	switch n.op {
+	case "BatchNormalization":
+		for _, drop := range []string{"spatial", "momentum", "is_test", "consumed_inputs", "training_mode"} {
+			delete(n.attrs, drop)
+		}
+		if im.options.Training {
+			if len(n.inputs) != 5 || n.inputs[0] == nil {
+				return nil, errors.New("it does not have five inputs")
+			}
+			y, mean, variance := g.BatchNormTraining(n.inputs[0], n.inputs[1], n.inputs[2], float64(n.attrs.float("epsilon", 1e-5)))
+			im.out.Statistics[p.Input[3]], im.out.Statistics[p.Input[4]] = mean, variance
+			return y, nil
+		}
+	case "Clip":
+		if im.m.opset < 11 {
+			x, err := need(n, 0)
+			if err != nil {
+				return nil, err
+			}
+			low, high := g.Constant([]float32{n.attrs.float("min", -3.4028235e38)}), g.Constant([]float32{n.attrs.float("max", 3.4028235e38)})
+			n.inputs, n.attrs = []*Value{x, low, high}, nil
+		}
+	case "MaxPool":
+		if len(p.Output) > 1 && p.Output[1] != "" {
+			return nil, errors.New("its indices are not supported")
+		}
+		if im.options.AveragePools {
+			n.op = "AveragePool"
+			delete(n.attrs, "storage_order")
+		}
+	case "ReduceSum":
+		if im.m.opset < 13 {
+			listAsInput("axes", 1)
+		}
+	case "ReduceMean", "ReduceSumSquare", "ReduceL2":
+		if im.m.opset < 18 {
+			listAsInput("axes", 1)
+		}
+	case "Slice":
+		if im.m.opset < 10 {
+			starts, ends, axes := n.attrs.ints("starts"), n.attrs.ints("ends"), n.attrs.ints("axes")
+			n.attrs, n.inputs = nil, append(n.inputs[:min(1, len(n.inputs))], g.integers(starts...), g.integers(ends...))
+			if axes != nil {
+				n.inputs = append(n.inputs, g.integers(axes...))
+			}
+		}
+	case "Pad":
+		if im.m.opset < 11 {
+			if n.attrs.float("value", 0) != 0 {
+				return nil, errors.New("padding with another number than 0 is not supported")
+			}
+			delete(n.attrs, "value")
+			listAsInput("pads", 1)
+		}
+		if len(n.inputs) > 3 {
+			return nil, errors.New("axes are not supported")
+		}
+	case "Reshape":
+		if len(n.inputs) == 1 {
+			listAsInput("shape", 1)
+		}
+	case "Squeeze", "Unsqueeze":
+		return im.squeeze(n)
+	case "Softmax":
+		x, err := need(n, 0)
+		if err != nil || im.m.opset >= 13 {
+			return nil, err
+		}
+		// Until opset 12, everything from the axis on was one axis.
+		axis, err := axisOf(n.attrs.int("axis", 1), len(x.shape))
+		if err != nil {
+			return nil, err
+		}
+		flat := g.Reshape(x, elements(x.shape[:axis]), elements(x.shape[axis:]))
+		return g.Reshape(g.Softmax(flat, 1), x.shape...), nil
+	case "Resize", "Upsample":
+		return nil, im.resize(n)
+	case "MatMul":
+		return im.vectors(n)
+	}
+	return nil, nil //nolint:nilnil // the node itself
+}
+
+// constant makes a Constant node's tensor.
+func (im *importer) constant(attrs attributes) (*Value, error) {
+	switch {
+	case attrs["value"] != nil:
+		t, ok := attrs["value"].(*onnxpb.Tensor)
+		if !ok {
+			return nil, errors.New("its value is no tensor")
+		}
+		shape, floats, ints, err := readTensor(t)
+		if err != nil {
+			return nil, err
+		}
+		if floats == nil {
+			return &Value{graph: im.g, name: im.g.name("i"), shape: shape, ints: ints, kind: integers}, nil
+		}
+		return im.g.Constant(floats, shape...), nil
+	case attrs["value_float"] != nil:
+		return im.g.Constant([]float32{attrs.float("value_float", 0)}), nil
+	case attrs["value_int"] != nil:
+		v := im.g.integers(attrs.int("value_int", 0))
+		v.shape = []int64{}
+		return v, nil
+	case attrs["value_ints"] != nil:
+		return im.g.integers(attrs.ints("value_ints")...), nil
+	}
+	return nil, errors.New("its value is of a type that is not supported")
+}
+
+// fold computes on lists of integers while the graph is built: exporters work
+// out the shape of a Reshape that way, and here every shape is known. nil: it
+// is not about integers.
+func (im *importer) fold(n *node) (*Value, error) {
+	x, err := need(n, 0)
+	if err != nil {
+		return nil, err
+	}
+	if n.op == "Shape" {
+		return im.g.integers(x.shape...), nil
+	}
+	for _, in := range n.inputs {
+		if in == nil || in.kind != integers || in.from != nil {
+			if n.op == "Cast" {
+				return x, nil // all floats are float32 here
+			}
+			return nil, nil //nolint:nilnil // not a list of integers
+		}
+	}
+	var out []int64
+	switch n.op {
+	case "Cast":
+		if to := onnxpb.Tensor_Type(n.attrs.int("to", 0)); to != onnxpb.Tensor_INT64 && to != onnxpb.Tensor_INT32 { //nolint:gosec // an enumeration
+			return nil, fmt.Errorf("integers to %v", to)
+		}
+		return x, nil
+	case "Squeeze", "Unsqueeze":
+		out = x.ints // a list stays a list
+	case "Gather":
+		for _, i := range n.inputs[1].ints {
+			if i < 0 {
+				i += int64(len(x.ints))
+			}
+			if i < 0 || i >= int64(len(x.ints)) {
+				return nil, fmt.Errorf("index %d of %d", i, len(x.ints))
+			}
+			out = append(out, x.ints[i])
+		}
+	case "Concat":
+		for _, in := range n.inputs {
+			out = append(out, in.ints...)
+		}
+	case "Slice":
+		cuts, err := slicesOf(&node{inputs: append([]*Value{{shape: []int64{int64(len(x.ints))}}}, n.inputs[1:]...)})
+		if err != nil || len(cuts) != 1 {
+			return nil, errors.Join(err, errors.New("a slice of a list that is not supported"))
+		}
+		for i := range cuts[0].size {
+			out = append(out, x.ints[cuts[0].start+i*cuts[0].step])
+		}
+	}
+	return im.g.integers(out...), nil
+}
+
+// squeeze takes axes of size 1 away, or adds them.
+func (im *importer) squeeze(n *node) (*Value, error) {
+	x, err := need(n, 0)
+	if err != nil {
+		return nil, err
+	}
+	list := n.attrs.ints("axes")
+	if len(n.inputs) > 1 {
+		if list, err = constants(n.inputs[1]); err != nil {
+			return nil, err
+		}
+	}
+	var shape []int64
+	if n.op == "Unsqueeze" {
+		rank := len(x.shape) + len(list)
+		at := map[int]bool{}
+		for _, a := range list {
+			axis, err := axisOf(a, rank)
+			if err != nil || at[axis] {
+				return nil, errors.Join(err, fmt.Errorf("axes %v of %v", list, x.shape))
+			}
+			at[axis] = true
+		}
+		rest := x.shape
+		for i := range rank {
+			if at[i] {
+				shape = append(shape, 1)
+			} else {
+				shape, rest = append(shape, rest[0]), rest[1:]
+			}
+		}
+		return im.g.Reshape(x, shape...), nil
+	}
+	at := map[int]bool{}
+	for _, a := range list {
+		axis, err := axisOf(a, len(x.shape))
+		if err != nil {
+			return nil, err
+		}
+		if x.shape[axis] != 1 {
+			return nil, fmt.Errorf("axis %d of %v is not 1", axis, x.shape)
+		}
+		at[axis] = true
+	}
+	for i, d := range x.shape {
+		if d != 1 || list != nil && !at[i] {
+			shape = append(shape, d)
+		}
+	}
+	return im.g.Reshape(x, shape...), nil
+}
+
+// resize works out the sizes.
+func (im *importer) resize(n *node) error {
+	x, err := need(n, 0)
+	if err != nil {
+		return err
+	}
+	var scales []float32
+	var sizes []int64
+	switch {
+	case n.op == "Upsample" || im.m.opset < 11:
+		// Older forms knew one way of counting only.
+		n.attrs["coordinate_transformation_mode"], n.attrs["nearest_mode"] = "asymmetric", "floor"
+		scales, _ = n.attrs["scales"].([]float32)
+		delete(n.attrs, "scales")
+		if len(n.inputs) > 1 && n.inputs[1] != nil {
+			scales = n.inputs[1].floats
+		}
+	case len(n.inputs) > 3 && n.inputs[3] != nil:
+		if sizes, err = constants(n.inputs[3]); err != nil {
+			return err
+		}
+	case len(n.inputs) > 2 && n.inputs[2] != nil:
+		scales = n.inputs[2].floats
+	}
+	for _, name := range []string{"axes", "keep_aspect_ratio_policy"} {
+		if n.attrs[name] != nil {
+			return fmt.Errorf("attribute %q is not supported", name)
+		}
+	}
+	if sizes == nil {
+		if len(scales) != len(x.shape) {
+			return fmt.Errorf("scales %v for %v", scales, x.shape)
+		}
+		for i, s := range scales {
+			size := float64(s) * float64(x.shape[i])
+			if !(size >= 1 && size <= maxElements) || size != float64(int64(size)) {
+				// With a size that is rounded, how numbers are found would differ.
+				return fmt.Errorf("a scale of %g over %d", s, x.shape[i])
+			}
+			sizes = append(sizes, int64(size))
+		}
+	}
+	n.op, n.inputs = "Resize", []*Value{x, nil, nil, im.g.integers(sizes...)}
+	return nil
+}
+
+// vectors gives a MatMul with a vector the axis that it lacks.
+func (im *importer) vectors(n *node) (*Value, error) {
+	if len(n.inputs) != 2 || n.inputs[0] == nil || n.inputs[1] == nil {
+		return nil, errors.New("it does not have two inputs")
+	}
+	g, a, b := im.g, n.inputs[0], n.inputs[1]
+	if len(a.shape) > 1 && len(b.shape) > 1 || len(a.shape) == 0 || len(b.shape) == 0 {
+		return nil, nil //nolint:nilnil // the node itself
+	}
+	rowA, columnB := a, b
+	if len(a.shape) == 1 {
+		rowA = g.Reshape(a, 1, a.shape[0])
+	}
+	if len(b.shape) == 1 {
+		columnB = g.Reshape(b, b.shape[0], 1)
+	}
+	y := g.MatMul(rowA, columnB)
+	shape := slices.Clone(y.shape)
+	if len(b.shape) == 1 {
+		shape = shape[:len(shape)-1]
+	}
+	if len(a.shape) == 1 {
+		at := len(shape) - 1
+		if len(b.shape) > 1 {
+			at--
+		}
+		if at+1 <= len(shape) && at >= 0 {
+			shape = slices.Delete(shape, at, at+1)
+		}
+	}
+	return g.Reshape(y, shape...), nil
+}
