@@ -29,6 +29,9 @@ var (
 // Compile does what [grad.Backend] says.
 func (r *Runtime) Compile(model []byte, inputs, outputs []grad.Port) (grad.Program, error) {
 	const op = "ort.Compile"
+	if len(inputs) == 0 || len(outputs) == 0 {
+		return nil, face.Errorf(face.Invalid, op, "a graph of %d inputs and %d outputs: nothing to run", len(inputs), len(outputs))
+	}
 	if !r.life.enter() {
 		return nil, face.Errorf(face.Internal, op, "the runtime is closed")
 	}

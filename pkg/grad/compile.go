@@ -52,10 +52,13 @@ type Program interface {
 // made them: [Graph.Inputs] tells which they are. What no output needs is
 // left out.
 func (g *Graph) Compile(b Backend, outputs ...*Value) (Program, error) {
-	// A runtime wants every output to be what a node makes, once.
+	// A runtime wants every output to be what a node makes, once, with axes.
 	outputs = slices.Clone(outputs)
 	for i, v := range outputs {
-		if v.from == nil || slices.Contains(outputs[:i], v) {
+		switch {
+		case len(v.shape) == 0:
+			outputs[i] = g.Reshape(v, 1)
+		case v.from == nil || slices.Contains(outputs[:i], v):
 			outputs[i] = g.apply("Identity", nil, v)
 		}
 	}
@@ -125,7 +128,7 @@ func (g *Graph) Marshal(outputs ...*Value) ([]byte, error) {
 	}
 	written := map[*Value]bool{}
 	initializer := func(v *Value) {
-		if v != nil && !written[v] && (v.floats != nil || v.ints != nil) {
+		if !written[v] && v.from == nil && v.kind != input {
 			written[v] = true
 			out.Initializer = append(out.Initializer, tensor(v))
 		}
@@ -144,7 +147,7 @@ func (g *Graph) Marshal(outputs ...*Value) ([]byte, error) {
 			m.Input = append(m.Input, name)
 		}
 		for i, v := range n.outputs {
-			if i > 0 && !used[v] && v.kind == integers {
+			if i > 0 && !used[v] {
 				break // indices that nobody asked for
 			}
 			m.Output = append(m.Output, v.name)

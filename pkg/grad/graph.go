@@ -23,7 +23,6 @@ type Graph struct {
 	nodes  []*node // each after what it reads
 	inputs []*Value
 	names  map[string]bool
-	ones   map[int64]*Value
 	err    error
 }
 
@@ -88,12 +87,17 @@ func (a attributes) str(name, otherwise string) string {
 	return otherwise
 }
 
-// maxElements bounds every tensor, before any memory is taken for it.
-const maxElements = 1 << 30
+// maxElements bounds every tensor, and maxList every list of numbers that
+// building a graph makes (the indices of a scatter, folded shapes), before any
+// memory is taken for it.
+const (
+	maxElements = 1 << 30
+	maxList     = 1 << 22
+)
 
 // NewGraph makes an empty graph.
 func NewGraph() *Graph {
-	return &Graph{names: map[string]bool{}, ones: map[int64]*Value{}}
+	return &Graph{names: map[string]bool{}}
 }
 
 // Err is the first error of building: Invalid, naming the node.
@@ -178,11 +182,17 @@ func (g *Graph) integers(data ...int64) *Value {
 
 // name makes a name that is free in the graph.
 func (g *Graph) name(want string) string {
+	name := g.free(want)
+	g.names[name] = true
+	return name
+}
+
+// free finds a name that is not taken, like one that is wanted.
+func (g *Graph) free(want string) string {
 	name := want
 	for i := len(g.names); g.names[name]; i++ {
 		name = fmt.Sprintf("%s_%d", want, i)
 	}
-	g.names[name] = true
 	return name
 }
 
@@ -208,9 +218,17 @@ func (g *Graph) add(n *node) *Value {
 	if n.operator, known = operatorOf(n.op); !known {
 		return g.fail("node %s: operator %s is not one that pkg/grad knows", n.name, n.op)
 	}
-	if low, high := n.operator.arity[0], n.operator.arity[1]; len(n.inputs) < low || len(n.inputs) > high && high > 0 ||
-		slices.Contains(n.inputs[:low], nil) {
+	low, high := n.operator.arity[0], n.operator.arity[1]
+	if len(n.inputs) < low || len(n.inputs) > high && high > 0 {
 		return g.fail("node %s (%s): %d inputs", n.name, n.op, len(n.inputs))
+	}
+	for i, v := range n.inputs {
+		switch {
+		case v == nil && (i < low || high == 0):
+			return g.fail("node %s (%s): input %d is missing", n.name, n.op, i)
+		case v != nil && v.kind == integers && !takesIntegers(n.op, i):
+			return g.fail("node %s (%s): input %d is of integers", n.name, n.op, i)
+		}
 	}
 	shapes, err := n.operator.infer(n)
 	if err != nil {
@@ -233,6 +251,11 @@ func (g *Graph) add(n *node) *Value {
 func (g *Graph) Gradient(loss *Value, with ...*Value) ([]*Value, error) {
 	if g.err != nil {
 		return nil, g.err
+	}
+	for _, v := range append([]*Value{loss}, with...) {
+		if v.graph != g || v.kind == integers {
+			return nil, face.Errorf(face.Invalid, "grad.Gradient", "%q is not a float32 tensor of this graph", v.name)
+		}
 	}
 	if loss.Len() != 1 {
 		return nil, face.Errorf(face.Invalid, "grad.Gradient", "the loss has the shape %v, not one number", loss.shape)
@@ -310,10 +333,9 @@ func (g *Graph) Gradient(loss *Value, with ...*Value) ([]*Value, error) {
 }
 
 // fill makes a tensor of one repeated number.
-func (g *Graph) fill(x float32, shape []int64) *Value {
-	data := make([]float32, elements(shape))
-	for i := range data {
-		data[i] = x
+func (g *Graph) fill(x float64, shape []int64) *Value {
+	if len(shape) == 0 {
+		return g.Constant([]float32{float32(x)})
 	}
-	return g.Constant(data, shape...)
+	return g.Expand(g.Scalar(x), shape...)
 }

@@ -14,7 +14,7 @@ type ImportOptions struct {
 	// AveragePools puts the mean in the place of every maximum that is pooled.
 	AveragePools bool
 	// Variable says which weights become inputs of the graph, to learn them;
-	// nil: none, all are constants.
+	// nil: none, all are constants. Single numbers without an axis always are.
 	Variable func(name string, shape []int64) bool
 	// Training uses the batch's own mean and variance in BatchNormalization.
 	Training bool
@@ -79,7 +79,7 @@ func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o Im
 			continue
 		}
 		if err := im.node(n); err != nil {
-			return nil, face.Errorf(face.Invalid, "grad.Import", "node %q (%s): %v", n.Name, n.OpType, err)
+			return nil, face.Errorf(face.Invalid, "grad.Import", "node %q (%s): %v", nodeName(n), n.OpType, err)
 		}
 		if g.err != nil {
 			return nil, g.err
@@ -125,8 +125,8 @@ func (im *importer) value(name string) (*Value, error) {
 		v = &Value{graph: im.g, name: im.g.name(name), shape: shape, ints: ints, kind: integers}
 	case elements(shape) == 0:
 		return nil, nil //nolint:nilnil // empty means left out, as the roi of a Resize
-	case im.options.Variable != nil && im.options.Variable(name, shape):
-		v = im.g.Input(name, shape...)
+	case len(shape) > 0 && im.options.Variable != nil && im.options.Variable(name, shape):
+		v = im.g.Input(im.g.free(name), shape...)
 		im.out.Variables[name], im.out.Initial[name] = v, floats
 	default:
 		v = im.g.Constant(floats, shape...)
@@ -159,15 +159,13 @@ func (im *importer) node(p *onnxpb.Node) error {
 	if done == nil {
 		done = im.g.add(n)
 	}
-	if len(p.Output) == 0 {
-		return errors.New("it has no output")
-	}
 	im.values[p.Output[0]] = done
 	return nil
 }
 
+// nodeName is a node's name, or that of what it computes: many have none.
 func nodeName(p *onnxpb.Node) string {
-	if p.Name != "" || len(p.Output) == 0 {
+	if p.Name != "" {
 		return p.Name
 	}
 	return p.Output[0]
@@ -200,23 +198,36 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 		return v, err
 	case "Constant":
 		return im.constant(n.attrs)
-	case "Shape", "Cast", "Squeeze", "Unsqueeze", "Gather", "Concat", "Slice":
-		if v, err := im.fold(n); v != nil || err != nil {
-			return v, err
-		}
-	case "Sum":
-		if len(n.inputs) == 1 {
-			return n.inputs[0], nil
+	case "Slice":
+		if im.m.opset < 10 {
+			starts, ends, axes := n.attrs.ints("starts"), n.attrs.ints("ends"), n.attrs.ints("axes")
+			n.attrs, n.inputs = nil, append(n.inputs[:min(1, len(n.inputs))], g.integers(starts...), g.integers(ends...))
+			if axes != nil {
+				n.inputs = append(n.inputs, g.integers(axes...))
+			}
 		}
 	}
+	if v, err := im.fold(n); v != nil || err != nil {
+		return v, err
+	}
 	switch n.op {
+	case "Add", "Sub", "Mul", "Div", "PRelu", "Gemm":
+		return nil, im.oldBroadcast(n)
+	case "Max", "Min":
+		return im.limit(n)
 	case "BatchNormalization":
+		if n.attrs.int("spatial", 1) == 0 {
+			return nil, errors.New("spatial = 0 is not supported")
+		}
 		for _, drop := range []string{"spatial", "momentum", "is_test", "consumed_inputs", "training_mode"} {
 			delete(n.attrs, drop)
 		}
 		if im.options.Training {
-			if len(n.inputs) != 5 || n.inputs[0] == nil {
+			if len(n.inputs) != 5 || slices.Contains(n.inputs, nil) {
 				return nil, errors.New("it does not have five inputs")
+			}
+			if len(n.inputs[0].shape) < 2 {
+				return nil, fmt.Errorf("%v has no channels", n.inputs[0].shape)
 			}
 			y, mean, variance := g.BatchNormTraining(n.inputs[0], n.inputs[1], n.inputs[2], float64(n.attrs.float("epsilon", 1e-5)))
 			im.out.Statistics[p.Input[3]], im.out.Statistics[p.Input[4]] = mean, variance
@@ -247,14 +258,6 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 		if im.m.opset < 18 {
 			listAsInput("axes", 1)
 		}
-	case "Slice":
-		if im.m.opset < 10 {
-			starts, ends, axes := n.attrs.ints("starts"), n.attrs.ints("ends"), n.attrs.ints("axes")
-			n.attrs, n.inputs = nil, append(n.inputs[:min(1, len(n.inputs))], g.integers(starts...), g.integers(ends...))
-			if axes != nil {
-				n.inputs = append(n.inputs, g.integers(axes...))
-			}
-		}
 	case "Pad":
 		if im.m.opset < 11 {
 			if n.attrs.float("value", 0) != 0 {
@@ -265,10 +268,6 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 		}
 		if len(n.inputs) > 3 {
 			return nil, errors.New("axes are not supported")
-		}
-	case "Reshape":
-		if len(n.inputs) == 1 {
-			listAsInput("shape", 1)
 		}
 	case "Squeeze", "Unsqueeze":
 		return im.squeeze(n)
@@ -328,28 +327,49 @@ func (im *importer) fold(n *node) (*Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n.op == "Shape" {
-		return im.g.integers(x.shape...), nil
+	switch n.op {
+	case "Shape":
+		rank := int64(len(x.shape))
+		clamp := func(i int64) int64 {
+			if i < 0 {
+				i += rank
+			}
+			return max(0, min(rank, i))
+		}
+		start, end := clamp(n.attrs.int("start", 0)), clamp(n.attrs.int("end", rank))
+		return im.g.integers(x.shape[start:max(start, end)]...), nil
+	case "Cast":
+		to := onnxpb.Tensor_Type(n.attrs.int("to", 0)) //nolint:gosec // an enumeration
+		float := to == onnxpb.Tensor_FLOAT || to == onnxpb.Tensor_FLOAT16 || to == onnxpb.Tensor_DOUBLE
+		whole := to == onnxpb.Tensor_INT64 || to == onnxpb.Tensor_INT32
+		if (x.kind == integers) != whole || (x.kind != integers) != float {
+			return nil, fmt.Errorf("to %v is not supported", to)
+		}
+		return x, nil // all floats are float32 here
+	case "Squeeze", "Unsqueeze", "Gather", "Concat", "Slice":
+	default:
+		return nil, nil //nolint:nilnil // not an operator on lists
 	}
+	size := 0
 	for _, in := range n.inputs {
 		if in == nil || in.kind != integers || in.from != nil {
-			if n.op == "Cast" {
-				return x, nil // all floats are float32 here
-			}
 			return nil, nil //nolint:nilnil // not a list of integers
+		}
+		size += len(in.ints)
+		if len(in.shape) > 1 || size > maxList {
+			return nil, fmt.Errorf("integers of the shape %v are not supported", in.shape)
 		}
 	}
 	var out []int64
 	switch n.op {
-	case "Cast":
-		if to := onnxpb.Tensor_Type(n.attrs.int("to", 0)); to != onnxpb.Tensor_INT64 && to != onnxpb.Tensor_INT32 { //nolint:gosec // an enumeration
-			return nil, fmt.Errorf("integers to %v", to)
-		}
-		return x, nil
 	case "Squeeze", "Unsqueeze":
 		out = x.ints // a list stays a list
 	case "Gather":
-		for _, i := range n.inputs[1].ints {
+		indices, err := need(n, 1)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range indices.ints {
 			if i < 0 {
 				i += int64(len(x.ints))
 			}
@@ -372,6 +392,59 @@ func (im *importer) fold(n *node) (*Value, error) {
 		}
 	}
 	return im.g.integers(out...), nil
+}
+
+// oldBroadcast writes out how the second operand of opset 6 is repeated: along
+// axes that an attribute names.
+func (im *importer) oldBroadcast(n *node) error {
+	if im.m.opset >= 7 {
+		return nil
+	}
+	if len(n.inputs) < 2 || n.inputs[0] == nil || n.inputs[1] == nil {
+		return errors.New("it does not have two inputs")
+	}
+	x, b := n.inputs[0], n.inputs[1]
+	axis := n.attrs.int("axis", int64(len(x.shape)-len(b.shape)))
+	if n.op == "PRelu" && len(b.shape) == 1 {
+		axis = 1 // a slope for each channel
+	}
+	delete(n.attrs, "broadcast")
+	delete(n.attrs, "axis")
+	if n.op == "Gemm" || b.Len() == 1 {
+		return nil
+	}
+	after := int64(len(x.shape)-len(b.shape)) - axis
+	if axis < 0 || after < 0 {
+		return fmt.Errorf("%v along axis %d of %v", b.shape, axis, x.shape)
+	}
+	if after > 0 {
+		n.inputs[1] = im.g.Reshape(b, slices.Concat(b.shape, slices.Repeat([]int64{1}, int(after)))...)
+	}
+	return nil
+}
+
+// limit turns the Max or Min with a constant number into Relu or Clip, which
+// have a gradient. Networks of some exporters have no other Relu.
+func (im *importer) limit(n *node) (*Value, error) {
+	if len(n.inputs) != 2 || n.inputs[0] == nil || n.inputs[1] == nil {
+		return nil, errors.New("it does not have two inputs")
+	}
+	x, bound := n.inputs[0], n.inputs[1]
+	if len(x.floats) == 1 {
+		x, bound = bound, x
+	}
+	if len(bound.floats) != 1 || len(bound.shape) > len(x.shape) {
+		return nil, errors.New("only with a constant number")
+	}
+	switch limit := im.g.Constant(bound.floats); {
+	case n.op == "Max" && bound.floats[0] == 0:
+		n.op, n.inputs = "Relu", []*Value{x}
+	case n.op == "Max":
+		n.op, n.inputs = "Clip", []*Value{x, limit}
+	default:
+		n.op, n.inputs = "Clip", []*Value{x, nil, limit}
+	}
+	return nil, nil //nolint:nilnil // the node itself
 }
 
 // squeeze takes axes of size 1 away, or adds them.

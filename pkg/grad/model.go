@@ -2,6 +2,7 @@ package grad
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -45,16 +46,24 @@ func Parse(data []byte) (*Model, error) {
 		return nil, face.Errorf(face.Invalid, op, "opset %d is older than %d", m.opset, oldestOpset)
 	}
 	for _, t := range m.graph.Initializer {
+		if m.tensor[t.Name] != nil {
+			return nil, face.Errorf(face.Invalid, op, "two weights are called %q", t.Name)
+		}
 		m.tensor[t.Name] = t
+	}
+	given := map[string]bool{}
+	for _, in := range m.graph.Input {
+		given[in.Name] = true
 	}
 	for _, n := range m.graph.Node {
 		for _, out := range n.Output {
-			if m.maker[out] != nil {
-				return nil, face.Errorf(face.Invalid, op, "two nodes compute %q", out)
+			if out == "" {
+				continue
 			}
-			if out != "" {
-				m.maker[out] = n
+			if m.maker[out] != nil || m.tensor[out] != nil || given[out] {
+				return nil, face.Errorf(face.Invalid, op, "two nodes, or a node and a weight or an input, give %q", out)
 			}
+			m.maker[out] = n
 		}
 	}
 	return m, nil
@@ -96,6 +105,9 @@ func (m *Model) Layers() []string {
 
 // readTensor reads a tensor's numbers: floats from any float type, or integers.
 func readTensor(t *onnxpb.Tensor) (shape []int64, floats []float32, ints []int64, err error) {
+	if t == nil {
+		return nil, nil, nil, errors.New("it has no tensor")
+	}
 	shape = slices.Clone(t.Dims)
 	n := int64(1)
 	for _, d := range shape {
@@ -124,15 +136,15 @@ func readTensor(t *onnxpb.Tensor) (shape []int64, floats []float32, ints []int64
 	little := binary.LittleEndian
 	for i := range int(n) {
 		switch {
-		case t.DataType == onnxpb.Tensor_FLOAT && raw != nil:
+		case t.DataType == onnxpb.Tensor_FLOAT && len(raw) > 0:
 			floats = append(floats, math.Float32frombits(little.Uint32(raw[4*i:])))
-		case t.DataType == onnxpb.Tensor_FLOAT16 && raw != nil:
+		case t.DataType == onnxpb.Tensor_FLOAT16 && len(raw) > 0:
 			floats = append(floats, float16.Frombits(little.Uint16(raw[2*i:])).Float32())
-		case t.DataType == onnxpb.Tensor_DOUBLE && raw != nil:
+		case t.DataType == onnxpb.Tensor_DOUBLE && len(raw) > 0:
 			floats = append(floats, float32(math.Float64frombits(little.Uint64(raw[8*i:]))))
-		case t.DataType == onnxpb.Tensor_INT64 && raw != nil:
+		case t.DataType == onnxpb.Tensor_INT64 && len(raw) > 0:
 			ints = append(ints, int64(little.Uint64(raw[8*i:]))) //nolint:gosec // the same bits
-		case t.DataType == onnxpb.Tensor_INT32 && raw != nil:
+		case t.DataType == onnxpb.Tensor_INT32 && len(raw) > 0:
 			ints = append(ints, int64(int32(little.Uint32(raw[4*i:])))) //nolint:gosec // the same bits
 		case t.DataType == onnxpb.Tensor_FLOAT && i < len(t.FloatData):
 			floats = append(floats, t.FloatData[i])

@@ -38,7 +38,7 @@ func operatorOf(op string) (operator, bool) {
 	case "PRelu":
 		return operator{[2]int{2, 2}, inferPRelu, vjpPRelu}, true
 	case "Clip":
-		return operator{[2]int{1, 3}, sameShape, vjpClip}, true
+		return operator{[2]int{1, 3}, inferClip, vjpClip}, true
 	case "HardSigmoid":
 		return operator{[2]int{1, 1}, sameShape, nil}, true
 	case "Add", "Sub", "Mul", "Div":
@@ -77,6 +77,21 @@ func operatorOf(op string) (operator, bool) {
 		return operator{[2]int{3, 3}, sameShape, nil}, true
 	}
 	return operator{}, false
+}
+
+// takesIntegers says which inputs are lists of integers, or may be.
+func takesIntegers(op string, input int) bool {
+	switch op {
+	case "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "Pad", "Gather", "ScatterElements":
+		return input == 1
+	case "Slice":
+		return input > 0
+	case "Resize":
+		return input == 3
+	case "Reshape", "Expand": // indices, as well
+		return true
+	}
+	return false
 }
 
 func sameShape(n *node) ([][]int64, error) { return [][]int64{n.inputs[0].shape}, nil }
@@ -163,12 +178,21 @@ func vjpPRelu(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 	below := g.Sub(g.Scalar(1), above)
 	grads := make([]*Value, 2)
 	if need[0] {
-		grads[0] = g.Mul(dy, g.Add(above, g.Mul(below, slope)))
+		grads[0] = g.like(g.Mul(dy, g.Add(above, g.Mul(below, slope))), x)
 	}
 	if need[1] {
 		grads[1] = g.reduceTo(g.Mul(g.Mul(dy, x), below), slope.shape)
 	}
 	return grads, nil
+}
+
+func inferClip(n *node) ([][]int64, error) {
+	for _, bound := range n.inputs[1:] {
+		if bound != nil && len(bound.shape) > 0 {
+			return nil, fmt.Errorf("a bound is %v, not a single number", bound.shape)
+		}
+	}
+	return sameShape(n)
 }
 
 func vjpClip(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
@@ -424,7 +448,7 @@ func inferBatchNorm(n *node) ([][]int64, error) {
 //
 //	dx = scale/sqrt(var+eps) (dy - sum(dy)/m - xhat sum(dy xhat)/m)
 func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
-	if (need[3] || need[4]) && !n.training {
+	if (need[3] || need[4]) && !(n.training && need[0]) {
 		return nil, errors.New("the mean and the variance have no gradient")
 	}
 	x, scale, mean, variance := n.inputs[0], n.inputs[1], n.inputs[3], n.inputs[4]
@@ -593,7 +617,7 @@ type sliced struct {
 	start, step, size int64
 }
 
-// slices reads the inputs of a Slice, clamped as ONNX does.
+// slicesOf reads the inputs of a Slice, clamped as ONNX does.
 func slicesOf(n *node) ([]sliced, error) {
 	var lists [4][]int64
 	for i := range lists {
@@ -605,6 +629,7 @@ func slicesOf(n *node) ([]sliced, error) {
 		}
 	}
 	starts, ends, axes, steps := lists[0], lists[1], lists[2], lists[3]
+	seen := map[int]bool{}
 	if len(starts) != len(ends) || axes != nil && len(axes) != len(starts) || steps != nil && len(steps) != len(starts) {
 		return nil, errors.New("starts, ends, axes and steps differ in length")
 	}
@@ -619,6 +644,10 @@ func slicesOf(n *node) ([]sliced, error) {
 		if err != nil {
 			return nil, err
 		}
+		if seen[axis] {
+			return nil, fmt.Errorf("axis %d is said twice", axis)
+		}
+		seen[axis] = true
 		size, step := shape[axis], int64(1)
 		if steps != nil {
 			step = steps[i]
@@ -682,11 +711,7 @@ func vjpSlice(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 			pads[s.axis], pads[s.axis+len(x.shape)] = s.start, size-s.start-s.size
 			continue
 		}
-		from := make([]int64, s.size)
-		for i := range from {
-			from[i] = s.start + int64(i)*s.step
-		}
-		dy = g.scatter(dy, s.axis, from, size)
+		dy = g.scatter(dy, s.axis, size, func(i int64) int64 { return s.start + i*s.step })
 	}
 	if slices.ContainsFunc(pads, func(p int64) bool { return p != 0 }) {
 		dy = g.pad(dy, pads)
@@ -695,10 +720,17 @@ func vjpSlice(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 }
 
 // scatter adds what was gathered along an axis back to where it came from:
-// the gradient of a Gather. from[i] is the source of number i.
-func (g *Graph) scatter(dy *Value, axis int, from []int64, size int64) *Value {
+// the gradient of a Gather. from(i) is the source of number i.
+func (g *Graph) scatter(dy *Value, axis int, size int64, from func(i int64) int64) *Value {
 	if g.err != nil {
 		return dy
+	}
+	if dy.shape[axis] > maxList {
+		return g.fail("the gradient of %v by %d indices is too large", dy.shape, dy.shape[axis])
+	}
+	list := make([]int64, dy.shape[axis])
+	for i := range list {
+		list[i] = from(int64(i))
 	}
 	shape := slices.Clone(dy.shape)
 	shape[axis] = size
@@ -706,11 +738,11 @@ func (g *Graph) scatter(dy *Value, axis int, from []int64, size int64) *Value {
 	for i := range index {
 		index[i] = 1
 	}
-	index[axis] = int64(len(from))
-	to := &Value{graph: g, name: g.name("i"), shape: index, ints: from, kind: integers}
+	index[axis] = int64(len(list))
+	to := &Value{graph: g, name: g.name("i"), shape: index, ints: list, kind: integers}
 	all := g.apply("Expand", nil, to, g.integers(dy.shape...))
 	all.kind = integers
-	zeros := g.Expand(g.fill(0, []int64{1}), shape...)
+	zeros := g.fill(0, shape)
 	return g.apply("ScatterElements", attributes{"axis": int64(axis), "reduction": "add"}, zeros, all, dy)
 }
 
@@ -772,20 +804,15 @@ func vjpPad(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 		if before == 0 && pads[axis+len(x.shape)] == 0 {
 			continue
 		}
-		from := make([]int64, dy.shape[axis])
-		for i := range from {
-			at := int64(i) - before
-			if mode == "reflect" {
-				if at < 0 {
-					at = -at
-				}
-				if at >= size {
-					at = 2*size - 2 - at
-				}
+		dy = g.scatter(dy, axis, size, func(i int64) int64 {
+			at := i - before
+			if mode == "reflect" && at < 0 {
+				at = -at
+			} else if mode == "reflect" && at >= size {
+				at = 2*size - 2 - at
 			}
-			from[i] = max(0, min(size-1, at))
-		}
-		dy = g.scatter(dy, axis, from, size)
+			return max(0, min(size-1, at))
+		})
 	}
 	return []*Value{dy}, nil
 }
@@ -814,15 +841,10 @@ func vjpGather(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	from := slices.Clone(n.inputs[1].ints)
-	for i := range from {
-		if from[i] < 0 {
-			from[i] += x.shape[axis]
-		}
-	}
+	from, size := n.inputs[1].ints, x.shape[axis]
 	// Indices of any shape are a list here; a single one has no axis.
 	dy = g.Reshape(dy, slices.Concat(x.shape[:axis], []int64{int64(len(from))}, x.shape[axis+1:])...)
-	return []*Value{g.scatter(dy, axis, from, x.shape[axis])}, nil
+	return []*Value{g.scatter(dy, axis, size, func(i int64) int64 { return (from[i] + size) % size })}, nil
 }
 
 func inferReshape(n *node) ([][]int64, error) {
@@ -893,10 +915,12 @@ func inferTranspose(n *node) ([][]int64, error) {
 	if len(perm) != len(x) {
 		return nil, fmt.Errorf("perm %v of %v", perm, x)
 	}
-	for i, p := range perm {
-		if sorted[i] != int64(i) {
+	for i, p := range sorted {
+		if p != int64(i) {
 			return nil, fmt.Errorf("perm %v of %v", perm, x)
 		}
+	}
+	for i, p := range perm {
 		shape[i] = x[p]
 	}
 	return [][]int64{shape}, nil
@@ -914,6 +938,9 @@ func vjpTranspose(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 func inferExpand(n *node) ([][]int64, error) {
 	want, err := constants(n.inputs[1])
 	if err != nil {
+		return nil, err
+	}
+	if err := checkShape(want); err != nil {
 		return nil, err
 	}
 	shape, err := broadcast(n.inputs[0].shape, want)

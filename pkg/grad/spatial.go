@@ -40,7 +40,7 @@ func windowOf(n *node, kernel []int64) (window, error) {
 	}
 	for i := range rank {
 		for _, v := range []int64{w.kernel[i], w.strides[i], w.dilations[i]} {
-			if v < 1 || v > 1<<20 {
+			if v < 1 || v > maxElements {
 				return w, fmt.Errorf("kernel %v, strides %v, dilations %v", w.kernel, w.strides, w.dilations)
 			}
 		}
@@ -52,7 +52,7 @@ func windowOf(n *node, kernel []int64) (window, error) {
 				return w, fmt.Errorf("%d pads for %d spatial axes", len(pads), rank)
 			}
 			for i, p := range pads {
-				if p < 0 || p > 1<<20 {
+				if p < 0 || p > maxElements {
 					return w, fmt.Errorf("pads %v", pads)
 				}
 				if i < rank {
@@ -198,24 +198,8 @@ func (g *Graph) convInputGradient(dy, w *Value, x []int64, win window) *Value {
 	for i := range rest {
 		rest[i] = x[2+i] - ((dy.shape[2+i]-1)*win.strides[i] - win.before[i] - win.after[i] + win.extent(i))
 	}
-	attrs["output_padding"] = rest
-	return g.convTranspose(attrs, dy, w, win, rest, x)
-}
-
-// convTranspose keeps output_padding within what runtimes take, below the
-// stride, and pads with zeros for the rest.
-func (g *Graph) convTranspose(attrs attributes, dy, w *Value, win window, rest, x []int64) *Value {
-	pads := make([]int64, 2*len(x))
-	for i, r := range rest {
-		if most := win.strides[i] - 1; r > most {
-			rest[i], pads[2+i+len(x)] = most, r-most
-		}
-	}
-	dx := g.apply("ConvTranspose", attrs, dy, w)
-	if slices.ContainsFunc(pads, func(p int64) bool { return p != 0 }) {
-		dx = g.pad(dx, pads)
-	}
-	return dx
+	attrs["output_padding"] = rest // what the last window did not reach: less than a stride
+	return g.apply("ConvTranspose", attrs, dy, w)
 }
 
 // flipped are the weights of a convolution with in and out exchanged and every
@@ -395,7 +379,7 @@ func vjpMaxPool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 	indices.kind = integers
 	flat := g.apply("Reshape", nil, indices, g.integers(-1))
 	flat.kind = integers
-	zeros := g.Expand(g.fill(0, []int64{1}), elements(x.shape))
+	zeros := g.fill(0, []int64{elements(x.shape)})
 	dx := g.apply("ScatterElements", attributes{"axis": int64(0), "reduction": "add"}, zeros, flat, g.Reshape(dy, -1))
 	return []*Value{g.Reshape(dx, x.shape...)}, nil
 }
@@ -407,22 +391,26 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 	}
 	x := n.inputs[0]
 	rank, channels := len(win.kernel), x.shape[1]
+	if elements(dy.shape[2:]) > maxList {
+		return nil, fmt.Errorf("%v windows are too many", dy.shape[2:])
+	}
 	// How many numbers each window averaged, along each axis.
 	counts := make([][]float32, rank)
 	blocks := true // windows side by side, each of the same size
-	size := int64(1)
+	size := 1.0
 	for i := range rank {
-		size *= win.kernel[i]
+		size *= float64(win.kernel[i])
+		low, high := int64(0), x.shape[2+i]
+		if n.attrs.int("count_include_pad", 0) != 0 {
+			low, high = -win.before[i], high+win.after[i]
+		}
 		counts[i] = make([]float32, dy.shape[2+i])
 		for o := range counts[i] {
-			for k := range win.kernel[i] {
-				at := int64(o)*win.strides[i] - win.before[i] + k*win.dilations[i]
-				padded := n.attrs.int("count_include_pad", 0) != 0 && at >= -win.before[i] && at < x.shape[2+i]+win.after[i]
-				if padded || at >= 0 && at < x.shape[2+i] {
-					counts[i][o]++
-				}
-			}
-			blocks = blocks && counts[i][o] == float32(win.kernel[i])
+			// Kernel positions from the first at or above low to that at or above high.
+			start, d := int64(o)*win.strides[i]-win.before[i], win.dilations[i]
+			first, last := max(0, (low-start+d-1)/d), min(win.kernel[i], (high-start+d-1)/d)
+			counts[i][o] = float32(max(1, last-first))
+			blocks = blocks && last-first == win.kernel[i]
 		}
 		blocks = blocks && win.kernel[i] == win.strides[i] && win.dilations[i] == 1 && win.before[i] == 0
 	}
@@ -431,7 +419,7 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		for i := range rank {
 			pads[len(x.shape)+2+i] = x.shape[2+i] - dy.shape[2+i]*win.kernel[i]
 		}
-		dx := g.Mul(g.enlarge(dy, win.kernel), g.Scalar(1/float64(size)))
+		dx := g.Mul(g.enlarge(dy, win.kernel), g.Scalar(1/size))
 		if slices.ContainsFunc(pads, func(p int64) bool { return p != 0 }) {
 			dx = g.pad(dx, pads)
 		}
@@ -449,14 +437,17 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		shares = next
 	}
 	dy = g.Mul(dy, g.Constant(shares, slices.Concat([]int64{1, 1}, dy.shape[2:])...))
-	ones := g.fill(1, slices.Concat([]int64{channels, 1}, win.kernel))
+	ones := slices.Concat([]int64{channels, 1}, win.kernel)
+	if err := checkShape(ones); err != nil {
+		return nil, err
+	}
 	win.group = channels
 	// Windows that rounding up put beyond the padding reach past the end.
 	reach := slices.Clone(x.shape)
 	for i := range rank {
 		reach[2+i] = max(x.shape[2+i], (dy.shape[2+i]-1)*win.strides[i]+win.extent(i)-win.before[i]-win.after[i])
 	}
-	dx := g.convInputGradient(dy, ones, reach, win)
+	dx := g.convInputGradient(dy, g.fill(1, ones), reach, win)
 	if !slices.Equal(reach, x.shape) {
 		crop := make([]int64, 2*len(x.shape))
 		for i := range reach {
@@ -484,6 +475,9 @@ func vjpGlobalAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, err
 
 // enlarge repeats every number along the spatial axes.
 func (g *Graph) enlarge(v *Value, times []int64) *Value {
+	if len(times)+2 != len(v.shape) || slices.ContainsFunc(times, func(k int64) bool { return k < 1 || k > maxElements }) {
+		return g.fail("%v enlarged by %v", v.shape, times)
+	}
 	sizes := slices.Clone(v.shape)
 	for i, k := range times {
 		sizes[2+i] *= k
@@ -522,6 +516,9 @@ func inferResize(n *node) ([][]int64, error) {
 // nearest says for each number of an axis of the result which of the source
 // it is.
 func nearest(n *node, from, to int64) ([]int64, error) {
+	if to > maxList {
+		return nil, fmt.Errorf("an axis of %d is too large", to)
+	}
 	scale := float64(to) / float64(from)
 	pick := make([]int64, to)
 	for i := range pick {
@@ -595,7 +592,7 @@ func vjpResize(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 	}
 	for axis, from := range x.shape {
 		if dy.shape[axis] != from {
-			dy = g.scatter(dy, axis, picks[axis], from)
+			dy = g.scatter(dy, axis, from, func(i int64) int64 { return picks[axis][i] })
 		}
 	}
 	return []*Value{dy}, nil
