@@ -242,6 +242,8 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 			low, high := g.Constant([]float32{n.attrs.float("min", -3.4028235e38)}), g.Constant([]float32{n.attrs.float("max", 3.4028235e38)})
 			n.inputs, n.attrs = []*Value{x, low, high}, nil
 		}
+	case "Conv", "AveragePool":
+		return nil, im.window(n)
 	case "MaxPool":
 		if len(p.Output) > 1 && p.Output[1] != "" {
 			return nil, errors.New("its indices are not supported")
@@ -250,6 +252,7 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 			n.op = "AveragePool"
 			delete(n.attrs, "storage_order")
 		}
+		return nil, im.window(n)
 	case "ReduceSum":
 		if im.m.opset < 13 {
 			listAsInput("axes", 1)
@@ -392,6 +395,74 @@ func (im *importer) fold(n *node) (*Value, error) {
 		}
 	}
 	return im.g.integers(out...), nil
+}
+
+// window writes automatic padding, and the rounding up of a pooling, out as
+// pads.
+func (im *importer) window(n *node) error {
+	auto, ceil := n.attrs.str("auto_pad", "NOTSET"), n.attrs.int("ceil_mode", 0) != 0
+	delete(n.attrs, "auto_pad")
+	delete(n.attrs, "ceil_mode")
+	switch auto {
+	case "NOTSET":
+	case "VALID", "SAME_UPPER", "SAME_LOWER":
+		delete(n.attrs, "pads")
+	default:
+		return fmt.Errorf("auto_pad %q is not known", auto)
+	}
+	if auto != "SAME_UPPER" && auto != "SAME_LOWER" && !ceil {
+		return nil
+	}
+	x, err := need(n, 0)
+	if err != nil {
+		return err
+	}
+	kernel := n.attrs.ints("kernel_shape")
+	if n.op == "Conv" {
+		weights, err := need(n, 1)
+		if err != nil {
+			return err
+		}
+		kernel = weights.shape[min(2, len(weights.shape)):]
+	}
+	w, err := windowOf(n, kernel)
+	if err != nil {
+		return err
+	}
+	inside := n.attrs.int("count_include_pad", 0) != 0
+	pads := append(slices.Concat([]int64{0, 0}, w.before, []int64{0, 0}), w.after...)
+	for i := range kernel {
+		size, stride := x.shape[2+i], w.strides[i]
+		if auto == "NOTSET" || auto == "VALID" {
+			// One more window where some numbers are left, unless it would
+			// begin in the padding.
+			out, err := w.over(i, size)
+			if err != nil {
+				return err
+			}
+			if room := size + w.before[i] + w.after[i] - w.extent(i); room%stride != 0 && out*stride < size+w.before[i] {
+				w.after[i] = out*stride + w.extent(i) - size - w.before[i]
+			}
+			continue
+		}
+		total := max(0, (size-1)/stride*stride+w.extent(i)-size)
+		w.before[i], w.after[i] = total/2, total-total/2
+		if auto == "SAME_LOWER" {
+			w.before[i], w.after[i] = w.after[i], w.before[i]
+		}
+	}
+	if ceil && inside {
+		// The padding counts, and what lies beyond it does not: it becomes
+		// part of the tensor.
+		n.inputs[0] = im.g.pad(x, pads)
+		for i := range kernel {
+			w.after[i] -= pads[len(kernel)+4+i]
+			w.before[i] = 0
+		}
+		delete(n.attrs, "count_include_pad")
+	}
+	n.attrs["pads"] = slices.Concat(w.before, w.after)
+	return nil
 }
 
 // oldBroadcast writes out how the second operand of opset 6 is repeated: along

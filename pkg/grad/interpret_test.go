@@ -14,6 +14,21 @@ func (g *Graph) Apply(op string, attrs map[string]any, inputs ...*Value) *Value 
 // Integers adds a constant list of int64.
 func (g *Graph) Integers(list ...int64) *Value { return g.integers(list...) }
 
+// Describe says what the first operator is.
+func (g *Graph) Describe() string {
+	if len(g.nodes) == 0 {
+		return "nothing"
+	}
+	n := g.nodes[0]
+	text := fmt.Sprintf("%s %v", n.op, n.attrs)
+	for _, v := range n.inputs {
+		if v != nil {
+			text += fmt.Sprint(" ", v.shape, v.ints)
+		}
+	}
+	return text
+}
+
 // Nodes are the operators of what computes some values.
 func (g *Graph) Nodes(of ...*Value) []string {
 	used := g.used(of)

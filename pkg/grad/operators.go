@@ -465,6 +465,7 @@ func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 		}
 	}
 	perChannel[1] = channels
+	overM := func(v *Value) *Value { return g.Div(v, g.Scalar(float64(m))) }
 	inverse := g.Div(g.Scalar(1), g.Sqrt(g.Add(variance, g.Scalar(eps)))) // [C]
 	var sumDy, sumDyXhat *Value
 	if n.training || need[1] || need[2] {
@@ -480,8 +481,8 @@ func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 	case n.training:
 		// One pass over x and one over dy, each an affine map per channel.
 		a := g.Mul(scale, inverse)
-		b := g.apply("Neg", nil, g.Mul(g.Mul(a, inverse), g.Mul(sumDyXhat, g.Scalar(1/float64(m)))))
-		c := g.Sub(g.apply("Neg", nil, g.Mul(b, mean)), g.Mul(a, g.Mul(sumDy, g.Scalar(1/float64(m)))))
+		b := g.apply("Neg", nil, g.Mul(g.Mul(a, inverse), overM(sumDyXhat)))
+		c := g.Sub(g.apply("Neg", nil, g.Mul(b, mean)), g.Mul(a, overM(sumDy)))
 		grads[0] = g.Add(g.Mul(dy, g.Reshape(a, perChannel...)), g.affine(x, b, c))
 	default:
 		grads[0] = g.Mul(dy, g.Reshape(g.Mul(scale, inverse), perChannel...))

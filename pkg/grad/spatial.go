@@ -13,8 +13,9 @@ type window struct {
 	group                      int64
 }
 
-// windowOf reads the attributes of a convolution or a pooling over x, with
-// automatic padding worked out.
+// windowOf reads the attributes of a convolution or a pooling over x. There is
+// no automatic padding and no rounding up here: an import writes both out as
+// pads, since runtimes read them differently.
 func windowOf(n *node, kernel []int64) (window, error) {
 	x := n.inputs[0].shape
 	rank := len(x) - 2
@@ -45,39 +46,15 @@ func windowOf(n *node, kernel []int64) (window, error) {
 			}
 		}
 	}
-	switch auto := n.attrs.str("auto_pad", "NOTSET"); auto {
-	case "NOTSET":
-		if pads := n.attrs.ints("pads"); pads != nil {
-			if len(pads) != 2*rank {
-				return w, fmt.Errorf("%d pads for %d spatial axes", len(pads), rank)
-			}
-			for i, p := range pads {
-				if p < 0 || p > maxElements {
-					return w, fmt.Errorf("pads %v", pads)
-				}
-				if i < rank {
-					w.before[i] = p
-				} else {
-					w.after[i-rank] = p
-				}
-			}
-		}
-	case "VALID":
-	case "SAME_UPPER", "SAME_LOWER":
-		if n.op == "ConvTranspose" {
-			return w, fmt.Errorf("auto_pad %s is not supported", auto)
-		}
-		for i := range rank {
-			out := (x[2+i] + w.strides[i] - 1) / w.strides[i]
-			total := max(0, (out-1)*w.strides[i]+w.extent(i)-x[2+i])
-			w.before[i], w.after[i] = total/2, total-total/2
-			if auto == "SAME_LOWER" {
-				w.before[i], w.after[i] = w.after[i], w.before[i]
-			}
-		}
-	default:
-		return w, fmt.Errorf("auto_pad %q", auto)
+	pads := n.attrs.ints("pads")
+	if pads == nil {
+		return w, nil
 	}
+	if len(pads) != 2*rank || slices.ContainsFunc(pads, func(p int64) bool { return p < 0 || p > maxElements }) {
+		return w, fmt.Errorf("pads %v for %v", pads, x)
+	}
+	copy(w.before, pads)
+	copy(w.after, pads[rank:])
 	return w, nil
 }
 
@@ -85,17 +62,12 @@ func windowOf(n *node, kernel []int64) (window, error) {
 func (w window) extent(i int) int64 { return (w.kernel[i]-1)*w.dilations[i] + 1 }
 
 // over is how often the kernel fits on an axis of the padded input.
-func (w window) over(i int, size int64, ceil bool) (int64, error) {
+func (w window) over(i int, size int64) (int64, error) {
 	room := size + w.before[i] + w.after[i] - w.extent(i)
 	if room < 0 {
 		return 0, fmt.Errorf("a kernel that spans %d over %d with pads %d and %d", w.extent(i), size, w.before[i], w.after[i])
 	}
-	out := room/w.strides[i] + 1
-	// Rounded up, unless the last window would begin in the padding.
-	if ceil && room%w.strides[i] != 0 && out*w.strides[i] < size+w.before[i] {
-		out++
-	}
-	return out, nil
+	return room/w.strides[i] + 1, nil
 }
 
 // attributes are the window's, written out.
@@ -137,7 +109,7 @@ func inferConv(n *node) ([][]int64, error) {
 	}
 	shape := []int64{x[0], w[0]}
 	for i := range win.kernel {
-		out, err := win.over(i, x[2+i], false)
+		out, err := win.over(i, x[2+i])
 		if err != nil {
 			return nil, err
 		}
@@ -222,7 +194,7 @@ func (g *Graph) flipped(w *Value) *Value {
 
 // convWeightGradient is the gradient of the weights w of y = Conv(x, w): x
 // convolved with dy, where the batch is what is summed over, and strides and
-// dilations change places.
+// dilations change places. It is nil when no window reaches x.
 func (g *Graph) convWeightGradient(x, dy *Value, w []int64, win window) *Value {
 	if g.err != nil {
 		return x
@@ -257,18 +229,24 @@ func (g *Graph) convWeightGradient(x, dy *Value, w []int64, win window) *Value {
 		reach := (dy.shape[2+i]-1)*win.strides[i] + win.extent(i)
 		over.before, over.after = append(over.before, win.before[i]), append(over.after, reach-x.shape[2+i]-win.before[i])
 	}
-	xs, over.after = g.cropped(xs, over.after)
+	if xs, over.after = g.cropped(xs, over.after); xs == nil {
+		return nil
+	}
 	dw := g.apply("Conv", over.attributes(), xs, g.Transpose(dy, swap...)) // [I/G, O, k...]
 	return g.Transpose(dw, swap...)
 }
 
 // cropped cuts as much from the ends of the spatial axes as the paddings there
-// are below zero, and returns what is left of them.
+// are below zero, and returns what is left of them; nil, when nothing is left
+// of the tensor.
 func (g *Graph) cropped(v *Value, after []int64) (*Value, []int64) {
 	pads := make([]int64, 2*len(v.shape))
 	rest := slices.Clone(after)
 	cut := false
 	for i, a := range after {
+		if v.shape[2+i]+a < 1 {
+			return nil, rest
+		}
 		if a < 0 {
 			pads[len(v.shape)+2+i], rest[i], cut = a, 0, true
 		}
@@ -325,10 +303,10 @@ func vjpConvTranspose(g *Graph, n *node, dy *Value, need []bool) ([]*Value, erro
 	grads := make([]*Value, 3)
 	inner, after := g.cropped(dy, over.after)
 	over.after = after
-	if need[0] {
+	if need[0] && inner != nil {
 		grads[0] = g.apply("Conv", over.attributes(), inner, w)
 	}
-	if need[1] {
+	if need[1] && inner != nil {
 		grads[1] = g.convWeightGradient(inner, x, w.shape, over)
 	}
 	if len(need) > 2 && need[2] {
@@ -346,11 +324,17 @@ func inferPool(n *node) ([][]int64, error) {
 	}
 	x := n.inputs[0].shape
 	shape := slices.Clone(x[:2])
+	if n.attrs.int("ceil_mode", 0) != 0 {
+		return nil, errors.New("ceil_mode is not supported: say pads")
+	}
+	if n.op == "AveragePool" && slices.ContainsFunc(win.dilations, func(d int64) bool { return d != 1 }) {
+		return nil, errors.New("a mean with dilations is not supported")
+	}
 	for i := range win.kernel {
 		if max(win.before[i], win.after[i]) >= win.kernel[i] {
 			return nil, fmt.Errorf("pads %v and %v with a kernel of %v", win.before, win.after, win.kernel)
 		}
-		out, err := win.over(i, x[2+i], n.attrs.int("ceil_mode", 0) != 0)
+		out, err := win.over(i, x[2+i])
 		if err != nil {
 			return nil, err
 		}
@@ -406,13 +390,12 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		}
 		counts[i] = make([]float32, dy.shape[2+i])
 		for o := range counts[i] {
-			// Kernel positions from the first at or above low to that at or above high.
-			start, d := int64(o)*win.strides[i]-win.before[i], win.dilations[i]
-			first, last := max(0, (low-start+d-1)/d), min(win.kernel[i], (high-start+d-1)/d)
-			counts[i][o] = float32(max(1, last-first))
-			blocks = blocks && last-first == win.kernel[i]
+			start := int64(o)*win.strides[i] - win.before[i]
+			count := min(high, start+win.kernel[i]) - max(low, start)
+			counts[i][o] = float32(count)
+			blocks = blocks && count == win.kernel[i]
 		}
-		blocks = blocks && win.kernel[i] == win.strides[i] && win.dilations[i] == 1 && win.before[i] == 0
+		blocks = blocks && win.kernel[i] == win.strides[i] && win.before[i] == 0
 	}
 	if blocks {
 		pads := make([]int64, 2*len(x.shape))
@@ -442,20 +425,7 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		return nil, err
 	}
 	win.group = channels
-	// Windows that rounding up put beyond the padding reach past the end.
-	reach := slices.Clone(x.shape)
-	for i := range rank {
-		reach[2+i] = max(x.shape[2+i], (dy.shape[2+i]-1)*win.strides[i]+win.extent(i)-win.before[i]-win.after[i])
-	}
-	dx := g.convInputGradient(dy, g.fill(1, ones), reach, win)
-	if !slices.Equal(reach, x.shape) {
-		crop := make([]int64, 2*len(x.shape))
-		for i := range reach {
-			crop[len(reach)+i] = x.shape[i] - reach[i]
-		}
-		dx = g.pad(dx, crop)
-	}
-	return []*Value{dx}, nil
+	return []*Value{g.convInputGradient(dy, g.fill(1, ones), x.shape, win)}, nil
 }
 
 func inferGlobalAveragePool(n *node) ([][]int64, error) {
