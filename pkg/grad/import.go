@@ -242,7 +242,7 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 			low, high := g.Constant([]float32{n.attrs.float("min", -3.4028235e38)}), g.Constant([]float32{n.attrs.float("max", 3.4028235e38)})
 			n.inputs, n.attrs = []*Value{x, low, high}, nil
 		}
-	case "Conv", "AveragePool":
+	case "Conv", "ConvTranspose", "AveragePool":
 		return nil, im.window(n)
 	case "MaxPool":
 		if len(p.Output) > 1 && p.Output[1] != "" {
@@ -354,8 +354,11 @@ func (im *importer) fold(n *node) (*Value, error) {
 		return nil, nil //nolint:nilnil // not an operator on lists
 	}
 	size := 0
-	for _, in := range n.inputs {
-		if in == nil || in.kind != integers || in.from != nil {
+	for i, in := range n.inputs {
+		if i > 0 && in == nil {
+			continue
+		}
+		if in.kind != integers || in.from != nil {
 			return nil, nil //nolint:nilnil // not a list of integers
 		}
 		size += len(in.ints)
@@ -382,7 +385,11 @@ func (im *importer) fold(n *node) (*Value, error) {
 			out = append(out, x.ints[i])
 		}
 	case "Concat":
-		for _, in := range n.inputs {
+		for i := range n.inputs {
+			in, err := need(n, i)
+			if err != nil {
+				return nil, err
+			}
 			out = append(out, in.ints...)
 		}
 	case "Slice":
@@ -401,16 +408,16 @@ func (im *importer) fold(n *node) (*Value, error) {
 // pads.
 func (im *importer) window(n *node) error {
 	auto, ceil := n.attrs.str("auto_pad", "NOTSET"), n.attrs.int("ceil_mode", 0) != 0
+	same := auto == "SAME_UPPER" || auto == "SAME_LOWER"
+	if !same && auto != "NOTSET" && auto != "VALID" || same && n.op == "ConvTranspose" {
+		return fmt.Errorf("auto_pad %q is not supported", auto)
+	}
+	if auto != "NOTSET" {
+		delete(n.attrs, "pads")
+	}
 	delete(n.attrs, "auto_pad")
 	delete(n.attrs, "ceil_mode")
-	switch auto {
-	case "NOTSET":
-	case "VALID", "SAME_UPPER", "SAME_LOWER":
-		delete(n.attrs, "pads")
-	default:
-		return fmt.Errorf("auto_pad %q is not known", auto)
-	}
-	if auto != "SAME_UPPER" && auto != "SAME_LOWER" && !ceil {
+	if !same && !ceil {
 		return nil
 	}
 	x, err := need(n, 0)
@@ -429,35 +436,33 @@ func (im *importer) window(n *node) error {
 	if err != nil {
 		return err
 	}
-	inside := n.attrs.int("count_include_pad", 0) != 0
-	pads := append(slices.Concat([]int64{0, 0}, w.before, []int64{0, 0}), w.after...)
+	after := slices.Clone(w.after)
 	for i := range kernel {
 		size, stride := x.shape[2+i], w.strides[i]
-		if auto == "NOTSET" || auto == "VALID" {
-			// One more window where some numbers are left, unless it would
-			// begin in the padding.
-			out, err := w.over(i, size)
-			if err != nil {
-				return err
-			}
-			if room := size + w.before[i] + w.after[i] - w.extent(i); room%stride != 0 && out*stride < size+w.before[i] {
-				w.after[i] = out*stride + w.extent(i) - size - w.before[i]
+		if same {
+			total := max(0, (size-1)/stride*stride+w.extent(i)-size)
+			w.before[i], w.after[i] = total/2, total-total/2
+			if auto == "SAME_LOWER" {
+				w.before[i], w.after[i] = w.after[i], w.before[i]
 			}
 			continue
 		}
-		total := max(0, (size-1)/stride*stride+w.extent(i)-size)
-		w.before[i], w.after[i] = total/2, total-total/2
-		if auto == "SAME_LOWER" {
-			w.before[i], w.after[i] = w.after[i], w.before[i]
+		out, err := w.over(i, size)
+		if err != nil {
+			return err
+		}
+		// One more window where some numbers are left, unless it would begin
+		// in the padding.
+		if rest := out*stride + w.extent(i) - size - w.before[i]; rest-w.after[i] < stride && out*stride < size+w.before[i] {
+			w.after[i] = rest
 		}
 	}
-	if ceil && inside {
-		// The padding counts, and what lies beyond it does not: it becomes
+	if !same && n.attrs.int("count_include_pad", 0) != 0 {
+		// The padding counts, and what lies beyond it does not: so it becomes
 		// part of the tensor.
-		n.inputs[0] = im.g.pad(x, pads)
+		n.inputs[0] = im.g.pad(x, slices.Concat([]int64{0, 0}, w.before, []int64{0, 0}, after))
 		for i := range kernel {
-			w.after[i] -= pads[len(kernel)+4+i]
-			w.before[i] = 0
+			w.before[i], w.after[i] = 0, w.after[i]-after[i]
 		}
 		delete(n.attrs, "count_include_pad")
 	}

@@ -638,3 +638,16 @@ func means(n *node, x []float64) []float64 {
 	}
 	return y
 }
+
+// Plainly interprets one operator as the standard has it, automatic padding
+// and rounding up included, without a graph. out is the shape that comes out.
+func Plainly(op string, attrs map[string]any, x []float64, in []int64, weights []float64, kernel, out []int64) []float64 {
+	p := plain{}
+	n := &node{op: op, attrs: attrs, inputs: []*Value{{shape: in}}, outputs: []*Value{{shape: out}}}
+	p[n.inputs[0]] = x
+	if weights != nil {
+		n.inputs = append(n.inputs, &Value{shape: kernel})
+		p[n.inputs[1]] = weights
+	}
+	return p.run(n)[0]
+}

@@ -114,7 +114,7 @@ func constants(v *Value) ([]int64, error) {
 	if v == nil {
 		return nil, nil
 	}
-	if v.kind != integers || v.from != nil {
+	if v.kind != integers || v.from != nil || len(v.shape) != 1 {
 		return nil, fmt.Errorf("%q must be a constant list of integers", v.name)
 	}
 	return v.ints, nil
@@ -824,11 +824,10 @@ func inferGather(n *node) ([][]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := constants(n.inputs[1])
-	if err != nil {
-		return nil, err
+	if n.inputs[1].kind != integers || n.inputs[1].from != nil {
+		return nil, errors.New("the indices must be constant integers")
 	}
-	for _, i := range list {
+	for _, i := range n.inputs[1].ints {
 		if i < -x[axis] || i >= x[axis] {
 			return nil, fmt.Errorf("index %d of %d", i, x[axis])
 		}
