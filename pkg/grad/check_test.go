@@ -94,8 +94,11 @@ func wide(x []float32) []float64 {
 }
 
 // off is the largest difference, relative to the largest number.
-func off(got, want []float64) float64 {
-	difference, scale := 0.0, 1e-3
+func off(got, want []float64) float64 { return offAtLeast(1e-3, got, want) }
+
+// offAtLeast is relative to at least scale.
+func offAtLeast(scale float64, got, want []float64) float64 {
+	difference := 0.0
 	for i, w := range want {
 		if math.IsNaN(got[i]) {
 			return math.Inf(1)
