@@ -64,13 +64,13 @@ lint: ## golangci-lint with .golangci.yaml
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: generate
-generate: ## write api/ again from api/openapi.yaml
+generate: ## write api/ and pkg/grad/onnxpb again (protoc is Debian's protobuf-compiler)
 	$(GO) generate ./...
 
 .PHONY: verify
 verify: generate ## fail when generated code or go.mod is not what is committed
 	$(GO) mod tidy
-	git diff --exit-code -- api go.mod go.sum
+	git diff --exit-code -- api pkg/grad/onnxpb go.mod go.sum
 
 .PHONY: clean
 clean: ## remove what was built (never data/)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	onnx "github.com/yalue/onnxruntime_go"
 
@@ -31,6 +32,18 @@ func (r *Runtime) Compile(model []byte, inputs, outputs []grad.Port) (grad.Progr
 	const op = "ort.Compile"
 	if len(inputs) == 0 || len(outputs) == 0 {
 		return nil, face.Errorf(face.Invalid, op, "a graph of %d inputs and %d outputs: nothing to run", len(inputs), len(outputs))
+	}
+	for _, port := range slices.Concat(inputs, outputs) {
+		elements := int64(1)
+		for _, d := range port.Shape {
+			if d < 1 || d > maxElements/elements {
+				return nil, face.Errorf(face.Invalid, op, "%s: the shape %v is empty or too large", port.Name, port.Shape)
+			}
+			elements *= d
+		}
+		if len(port.Shape) == 0 {
+			return nil, face.Errorf(face.Invalid, op, "%s: a shape without axes", port.Name)
+		}
 	}
 	if !r.life.enter() {
 		return nil, face.Errorf(face.Internal, op, "the runtime is closed")

@@ -144,7 +144,8 @@ func (g *Graph) square(x *Value) *Value { return g.Mul(x, x) }
 
 // Reductions keep the axes they reduce, with size 1. No axes means all.
 
-func (g *Graph) ReduceSum(x *Value, axes ...int64) *Value  { return g.reduce("ReduceSum", x, axes...) }
+func (g *Graph) ReduceSum(x *Value, axes ...int64) *Value { return g.reduce("ReduceSum", x, axes...) }
+
 func (g *Graph) ReduceMean(x *Value, axes ...int64) *Value { return g.reduce("ReduceMean", x, axes...) }
 
 // SumSquares is the sum of all squares: shape [1].

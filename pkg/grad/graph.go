@@ -87,12 +87,11 @@ func (a attributes) str(name, otherwise string) string {
 	return otherwise
 }
 
-// maxElements bounds every tensor, and maxList every list of numbers that
-// building a graph makes (the indices of a scatter, folded shapes), before any
-// memory is taken for it.
+// Bounds, looked at before any memory is taken.
 const (
-	maxElements = 1 << 30
-	maxList     = 1 << 22
+	maxElements = 1 << 30 // of a tensor
+	maxList     = 1 << 22 // of the indices that a gradient needs
+	maxFolded   = 1 << 12 // of integers that an import computes: shapes, mostly
 )
 
 // NewGraph makes an empty graph.

@@ -362,7 +362,7 @@ func (im *importer) fold(n *node) (*Value, error) {
 			return nil, nil //nolint:nilnil // not a list of integers
 		}
 		size += len(in.ints)
-		if len(in.shape) > 1 || size > maxList {
+		if len(in.shape) > 1 || size > maxFolded {
 			return nil, fmt.Errorf("integers of the shape %v are not supported", in.shape)
 		}
 	}

@@ -24,11 +24,11 @@ func attr(pairs ...any) []*onnxpb.Attribute {
 		a := &onnxpb.Attribute{Name: pairs[i].(string)}
 		switch v := pairs[i+1].(type) {
 		case int:
-			a.Type, a.I = onnxpb.Attribute_INT, proto.Int64(int64(v))
+			a.Type, a.I = onnxpb.Attribute_INT, new(int64(v))
 		case int64:
 			a.Type, a.I = onnxpb.Attribute_INT, &v
 		case float64:
-			a.Type, a.F = onnxpb.Attribute_FLOAT, proto.Float32(float32(v))
+			a.Type, a.F = onnxpb.Attribute_FLOAT, new(float32(v))
 		case string:
 			a.Type, a.S = onnxpb.Attribute_STRING, []byte(v)
 		case []int64:
@@ -103,17 +103,16 @@ func raw[T any](name string, kind onnxpb.Tensor_Type, shape []int64, data ...T) 
 	return &onnxpb.Tensor{Name: name, Dims: shape, DataType: kind, RawData: b.Bytes()}
 }
 
-// What a model says in the words of any opset is what the builder says in
-// those of one.
-func TestImport(t *testing.T) {
-	t.Parallel()
-	b := orttest.Runtime(t)
-	shape := []int64{2, 3, 4, 4}
+// form is a model of an input x of the shape [2,3,4,4] and an output y, and
+// what y is in the words of the builder.
+type form struct {
+	model *onnxpb.Model
+	want  func(g *grad.Graph, x *grad.Value) *grad.Value
+}
+
+func forms() map[string]form {
 	type nodes = []*onnxpb.Node
-	for name, c := range map[string]struct {
-		model *onnxpb.Model
-		want  func(g *grad.Graph, x *grad.Value) *grad.Value
-	}{
+	return map[string]form{
 		"Clip 6": {
 			model(6, nodes{node("Clip", "x -> y", "min", -0.5, "max", 0.25)}),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Clip(x, -0.5, 0.25) },
@@ -166,7 +165,7 @@ func TestImport(t *testing.T) {
 		"Softmax 11": {
 			model(11, nodes{node("Softmax", "x -> y", "axis", 2)}),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
-				return g.Reshape(g.Softmax(g.Reshape(x, 6, 16), 1), shape...)
+				return g.Reshape(g.Softmax(g.Reshape(x, 6, 16), 1), 2, 3, 4, 4)
 			},
 		},
 		"Softmax 13": {
@@ -306,11 +305,19 @@ func TestImport(t *testing.T) {
 				return g.Conv(x, g.Constant(slices.Repeat([]float32{1}, 12), 1, 3, 2, 2), nil, grad.Window{})
 			},
 		},
-	} {
+	}
+}
+
+// What a model says in the words of any opset is what the builder says in
+// those of one.
+func TestImport(t *testing.T) {
+	t.Parallel()
+	b := orttest.Runtime(t)
+	for name, c := range forms() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newTensors(1)
-			x := s.span(-1, 1, shape...)
+			x := s.span(-1, 1, 2, 3, 4, 4)
 			im, err := s.Import(parse(t, c.model), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
 			if err != nil {
 				t.Fatal(err)

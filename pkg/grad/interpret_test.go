@@ -2,6 +2,7 @@ package grad
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 )
@@ -45,10 +46,7 @@ func (g *Graph) Nodes(of ...*Value) []string {
 // ONNX standard: what the runtime and the gradients are held against. feed
 // gives the inputs, and may stand for constants.
 func (g *Graph) Interpret(feed map[*Value][]float64, want ...*Value) [][]float64 {
-	p := plain{}
-	for v, data := range feed {
-		p[v] = data
-	}
+	p := plain(maps.Clone(feed))
 	used := g.used(want)
 	for _, n := range g.nodes {
 		if !slices.ContainsFunc(n.outputs, func(v *Value) bool { return used[v] }) {

@@ -448,7 +448,7 @@ func inferBatchNorm(n *node) ([][]int64, error) {
 //
 //	dx = scale/sqrt(var+eps) (dy - sum(dy)/m - xhat sum(dy xhat)/m)
 func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
-	if (need[3] || need[4]) && !(n.training && need[0]) {
+	if (need[3] || need[4]) && (!n.training || !need[0]) {
 		return nil, errors.New("the mean and the variance have no gradient")
 	}
 	x, scale, mean, variance := n.inputs[0], n.inputs[1], n.inputs[3], n.inputs[4]

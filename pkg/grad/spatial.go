@@ -70,6 +70,14 @@ func (w window) over(i int, size int64) (int64, error) {
 	return room/w.strides[i] + 1, nil
 }
 
+// reaches refuses windows that all lie in the padding: they compute nothing.
+func (w window) reaches(i int, windows int64) error {
+	if (windows-1)*w.strides[i]+w.extent(i) <= w.before[i] {
+		return fmt.Errorf("pads of %d that no window reaches over", w.before[i])
+	}
+	return nil
+}
+
 // attributes are the window's, written out.
 func (w window) attributes() attributes {
 	return attributes{
@@ -111,6 +119,9 @@ func inferConv(n *node) ([][]int64, error) {
 	for i := range win.kernel {
 		out, err := win.over(i, x[2+i])
 		if err != nil {
+			return nil, err
+		}
+		if err := win.reaches(i, out); err != nil {
 			return nil, err
 		}
 		shape = append(shape, out)
@@ -194,7 +205,7 @@ func (g *Graph) flipped(w *Value) *Value {
 
 // convWeightGradient is the gradient of the weights w of y = Conv(x, w): x
 // convolved with dy, where the batch is what is summed over, and strides and
-// dilations change places. It is nil when no window reaches x.
+// dilations change places.
 func (g *Graph) convWeightGradient(x, dy *Value, w []int64, win window) *Value {
 	if g.err != nil {
 		return x
@@ -229,24 +240,18 @@ func (g *Graph) convWeightGradient(x, dy *Value, w []int64, win window) *Value {
 		reach := (dy.shape[2+i]-1)*win.strides[i] + win.extent(i)
 		over.before, over.after = append(over.before, win.before[i]), append(over.after, reach-x.shape[2+i]-win.before[i])
 	}
-	if xs, over.after = g.cropped(xs, over.after); xs == nil {
-		return nil
-	}
+	xs, over.after = g.cropped(xs, over.after)
 	dw := g.apply("Conv", over.attributes(), xs, g.Transpose(dy, swap...)) // [I/G, O, k...]
 	return g.Transpose(dw, swap...)
 }
 
 // cropped cuts as much from the ends of the spatial axes as the paddings there
-// are below zero, and returns what is left of them; nil, when nothing is left
-// of the tensor.
+// are below zero, and returns what is left of them.
 func (g *Graph) cropped(v *Value, after []int64) (*Value, []int64) {
 	pads := make([]int64, 2*len(v.shape))
 	rest := slices.Clone(after)
 	cut := false
 	for i, a := range after {
-		if v.shape[2+i]+a < 1 {
-			return nil, rest
-		}
 		if a < 0 {
 			pads[len(v.shape)+2+i], rest[i], cut = a, 0, true
 		}
@@ -278,8 +283,13 @@ func inferConvTranspose(n *node) ([][]int64, error) {
 	}
 	shape := []int64{x[0], w[1] * win.group}
 	for i := range win.kernel {
-		if rest[i] < 0 || rest[i] >= max(win.strides[i], win.dilations[i]) {
+		// The standard has a dilation in its place too: there ONNX Runtime
+		// reads beyond its buffer.
+		if rest[i] < 0 || rest[i] >= win.strides[i] {
 			return nil, fmt.Errorf("output_padding %v with strides %v", rest, win.strides)
+		}
+		if err := win.reaches(i, x[2+i]); err != nil {
+			return nil, err
 		}
 		shape = append(shape, (x[2+i]-1)*win.strides[i]+win.extent(i)-win.before[i]-win.after[i]+rest[i])
 	}
@@ -303,10 +313,10 @@ func vjpConvTranspose(g *Graph, n *node, dy *Value, need []bool) ([]*Value, erro
 	grads := make([]*Value, 3)
 	inner, after := g.cropped(dy, over.after)
 	over.after = after
-	if need[0] && inner != nil {
+	if need[0] {
 		grads[0] = g.apply("Conv", over.attributes(), inner, w)
 	}
-	if need[1] && inner != nil {
+	if need[1] {
 		grads[1] = g.convWeightGradient(inner, x, w.shape, over)
 	}
 	if len(need) > 2 && need[2] {
@@ -331,7 +341,8 @@ func inferPool(n *node) ([][]int64, error) {
 		return nil, errors.New("a mean with dilations is not supported")
 	}
 	for i := range win.kernel {
-		if max(win.before[i], win.after[i]) >= win.kernel[i] {
+		// A window must meet a number; a dilated one may step over few.
+		if pad := max(win.before[i], win.after[i]); pad >= win.kernel[i] || pad > 0 && win.dilations[i] > x[2+i] {
 			return nil, fmt.Errorf("pads %v and %v with a kernel of %v", win.before, win.after, win.kernel)
 		}
 		out, err := win.over(i, x[2+i])
