@@ -86,7 +86,7 @@ func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, 
 		DiscardedJobRetentionPeriod: time.Hour,
 		// The jobs are rescued by us, within seconds; this is for invitations.
 		RescueStuckJobsAfter: max(time.Hour, 2*o.Deadline),
-		FetchPollInterval:    min(time.Second, cmp.Or(o.Beat, time.Second)),
+		FetchPollInterval:    max(100*time.Millisecond, min(time.Second, o.Beat)),
 	})
 	if err != nil {
 		return nil, face.Wrap(face.Internal, "jobs.open", err)
