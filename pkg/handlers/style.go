@@ -42,12 +42,18 @@ func errNoJobs() error {
 	return face.Errorf(face.Unavailable, "handlers.style", "This server makes no style transfers.")
 }
 
-func (noJobs) Submit(context.Context, jobs.Request) (jobs.Job, error) { return jobs.Job{}, errNoJobs() }
-func (noJobs) Job(context.Context, string, string) (jobs.Job, error)  { return jobs.Job{}, errNoJobs() }
+func (noJobs) Submit(context.Context, jobs.Request) (jobs.Job, error) {
+	return jobs.Job{}, errNoJobs()
+}
+
+func (noJobs) Job(context.Context, string, string) (jobs.Job, error) { return jobs.Job{}, errNoJobs() }
+
 func (noJobs) Delete(context.Context, string, string) (jobs.Job, error) {
 	return jobs.Job{}, errNoJobs()
 }
+
 func (noJobs) Result(context.Context, string, string) ([]byte, error) { return nil, errNoJobs() }
+
 func (noJobs) Preview(context.Context, string, string, int) ([]byte, int, error) {
 	return nil, 0, errNoJobs()
 }

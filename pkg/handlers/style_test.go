@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"image/jpeg"
 	"image/png"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -213,9 +214,7 @@ func TestStyleTransferRefused(t *testing.T) {
 		"unknown":         {fields{"contents": red()}, face.Invalid, "/contents"},
 	} {
 		f := fields{"content": grey(), "style": [][]byte{red()}}
-		for k, v := range c.change {
-			f[k] = v
-		}
+		maps.Copy(f, c.change)
 		for _, r := range []*http.Request{f.json(t, "POST", "/style-transfer"), f.form(t, "POST", "/style-transfer")} {
 			t.Log(name)
 			bad(t, h.ask(t, r), c.kind, c.pointer)

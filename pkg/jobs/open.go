@@ -23,9 +23,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// minConns is how many connections the jobs have in a Postgres: River's
+// conns is how many connections the jobs have in a Postgres: River's
 // listener, what it fetches and completes, workers and callers.
-const minConns = 8
+const conns = 8
 
 // OpenPostgres opens the jobs of a deployment. Its schema must be there: see
 // [MigratePostgres]. Unavailable: the database cannot be reached, or its
@@ -59,7 +59,10 @@ func OpenPostgres(ctx context.Context, config *pgxpool.Config, o Options) (_ *Se
 func openPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
 	config = config.Copy()
 	config.AfterConnect = nil // there are no vectors here
-	config.MinConns, config.MaxConns = 0, minConns
+	config.MinConns, config.MaxConns = 0, conns
+	// A server that is stopped in the middle of a transaction, or cut off, must
+	// not hold the queue's lock for long.
+	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
 	return pgxpool.NewWithConfig(ctx, config)
 }
 

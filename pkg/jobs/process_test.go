@@ -116,33 +116,37 @@ func (c *child) kill() {
 // with the picture that it would have had.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	onBoth(t, func(t *testing.T, place string) {
-		o, _ := options()
-		front, err := open(t.Context(), place, o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := request(40)
-		j := submit(t, front, r)
-		if err := front.Close(); err != nil {
-			t.Fatal(err)
-		}
-		for kill, at := range []int{15, 17, 29} {
-			c := start(t, place)
-			c.to(at)
-			c.kill()
-			if from := []string{"", "iteration=10 ", "iteration=10 "}[kill]; from != "" && !strings.Contains(c.log.String(), "resumed\" job_id="+j.ID+" "+from) {
-				t.Errorf("the server after kill %d did not resume at %s:\n%s", kill, from, c.log)
+	for name, place := range places() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			place := place(t)
+			o, _ := options()
+			front, err := open(t.Context(), place, o)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		o, log := options()
-		s := begun(t, place, o)
-		awaitState(t, s, j, jobs.Succeeded)
-		checkPicture(t, s, j, r)
-		if !strings.Contains(log.String(), `resumed" job_id=`+j.ID+` iteration=20 `) {
-			t.Errorf("not resumed from 20:\n%s", log)
-		}
-	})
+			r := request(40)
+			j := submit(t, front, r)
+			if err := front.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for kill, at := range []int{15, 17, 29} {
+				c := start(t, place)
+				c.to(at)
+				c.kill()
+				if from := []string{"", "iteration=10 ", "iteration=10 "}[kill]; from != "" && !strings.Contains(c.log.String(), "resumed\" job_id="+j.ID+" "+from) {
+					t.Errorf("the server after kill %d did not resume at %s:\n%s", kill, from, c.log)
+				}
+			}
+			o, log := options()
+			s := begun(t, place, o)
+			awaitState(t, s, j, jobs.Succeeded)
+			checkPicture(t, s, j, r)
+			if !strings.Contains(log.String(), `resumed" job_id=`+j.ID+` iteration=20 `) {
+				t.Errorf("not resumed from 20:\n%s", log)
+			}
+		})
+	}
 }
 
 // TestPoison: a job that kills each worker before its first checkpoint is
@@ -225,11 +229,7 @@ func TestZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.step()
-	for deadline := time.Now().Add(patience); !strings.Contains(c.log.String(), "another worker's by now"); {
-		if time.Now().After(deadline) {
-			t.Fatalf("the zombie found nothing out:\n%s", c.log)
-		}
-	}
+	awaitLog(t, c.log, "another worker's by now")
 	if now, err := s.Job(t.Context(), tenant, j.ID); err != nil || now.FinishedAt != done.FinishedAt {
 		t.Errorf("the zombie changed it: %+v, %v", now, err)
 	}

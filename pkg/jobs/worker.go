@@ -215,7 +215,7 @@ func (r *run) observe(ctx context.Context, report style.Report) error {
 	}
 	select {
 	case <-r.stopping:
-		r.save(ctx, report)
+		_ = r.save(ctx, report) // it said why; the job goes on from the one before
 		return errStopping
 	default:
 	}
