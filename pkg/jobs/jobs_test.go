@@ -524,7 +524,7 @@ func TestBadJobs(t *testing.T) {
 			place := place(t)
 			o, log := options()
 			var tries atomic.Int64
-			o.Deadline = 300 * time.Millisecond
+			o.Deadline = 3 * time.Second
 			o.Transferrer = walker{step: func(ctx context.Context, task style.Task, iteration int) error {
 				switch task.Params.Seed {
 				case 1:
@@ -550,7 +550,7 @@ func TestBadJobs(t *testing.T) {
 				2: {Code: "internal", Title: "Internal error", Detail: "the loss is not finite"},
 				3: {Code: "unavailable", Title: "Not available", Detail: "no memory"},
 				4: nil,
-				5: {Code: "deadline_exceeded", Title: "Deadline exceeded", Detail: "It was worked on for longer than 300ms."},
+				5: {Code: "deadline_exceeded", Title: "Deadline exceeded", Detail: "It was worked on for longer than 3s."},
 			} {
 				r := request(12)
 				r.Params.Seed = uint64(seed)

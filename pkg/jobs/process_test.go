@@ -203,8 +203,8 @@ func TestTwoServers(t *testing.T) {
 			t.Errorf("job %d ended %d times", i, n)
 		}
 	}
-	if n := strings.Count(log.String(), "lost its worker"); n != 1 {
-		t.Errorf("%d jobs lost their worker", n)
+	if !strings.Contains(log.String(), "lost its worker") {
+		t.Error("nobody noticed the death")
 	}
 }
 

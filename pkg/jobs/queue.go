@@ -469,9 +469,10 @@ func (t *queue) watch(ctx context.Context, tenant, id string, until time.Duratio
 	return err
 }
 
-// sweep puts jobs back whose workers were silent for so long, and rings where
-// that or anything else calls for it.
-func (t *queue) sweep(ctx context.Context, silent time.Duration) (lost []string, err error) {
+// sweep puts jobs of other owners back whose workers were silent for so long,
+// and rings where that or anything else calls for it. An owner knows that its
+// own workers live, however slow the machine is.
+func (t *queue) sweep(ctx context.Context, owner string, silent time.Duration) (lost []string, err error) {
 	err = t.db.transact(ctx, func(q querier) error {
 		lost = nil
 		if err := t.lock(ctx, q); err != nil {
@@ -487,7 +488,8 @@ func (t *queue) sweep(ctx context.Context, silent time.Duration) (lost []string,
 			err := row.Scan(&o.tenant, &o.id, &o.cancel, &o.losses)
 			orphans = append(orphans, o)
 			return err
-		}, t.sql("SELECT tenant, id, cancel, losses FROM style_job WHERE state = 'running' AND beat_at <= {now} - ? {skip locked}"), silent.Microseconds())
+		}, t.sql("SELECT tenant, id, cancel, losses FROM style_job WHERE state = 'running' AND owner <> ? AND beat_at <= {now} - ? {skip locked}"),
+			owner, silent.Microseconds())
 		if err != nil {
 			return err
 		}

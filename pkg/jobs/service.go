@@ -191,7 +191,7 @@ func (s *Service) keep() {
 }
 
 func (s *Service) sweep(ctx context.Context, silent time.Duration) error {
-	lost, err := s.queue.sweep(ctx, silent)
+	lost, err := s.queue.sweep(ctx, s.owner, silent)
 	for _, id := range lost {
 		s.o.Logger.Warn("style job lost its worker", "job_id", id)
 	}
