@@ -469,10 +469,10 @@ func (t *queue) watch(ctx context.Context, tenant, id string, until time.Duratio
 	return err
 }
 
-// sweep puts jobs of other owners back whose workers were silent for so long,
-// and rings where that or anything else calls for it. An owner knows that its
-// own workers live, however slow the machine is.
-func (t *queue) sweep(ctx context.Context, owner string, silent time.Duration) (lost []string, err error) {
+// sweep puts jobs back whose workers were silent for so long, and rings where
+// that or anything else calls for it. Those that are at work here live, however
+// slow the machine is.
+func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent time.Duration) (lost []string, err error) {
 	err = t.db.transact(ctx, func(q querier) error {
 		lost = nil
 		if err := t.lock(ctx, q); err != nil {
@@ -488,12 +488,14 @@ func (t *queue) sweep(ctx context.Context, owner string, silent time.Duration) (
 			err := row.Scan(&o.tenant, &o.id, &o.cancel, &o.losses)
 			orphans = append(orphans, o)
 			return err
-		}, t.sql("SELECT tenant, id, cancel, losses FROM style_job WHERE state = 'running' AND owner <> ? AND beat_at <= {now} - ? {skip locked}"),
-			owner, silent.Microseconds())
+		}, t.sql("SELECT tenant, id, cancel, losses FROM style_job WHERE state = 'running' AND beat_at <= {now} - ? {skip locked}"), silent.Microseconds())
 		if err != nil {
 			return err
 		}
 		for _, o := range orphans {
+			if here(o.id) {
+				continue
+			}
 			state, problem := Queued, ""
 			switch {
 			case o.cancel != 0:

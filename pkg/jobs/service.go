@@ -191,7 +191,11 @@ func (s *Service) keep() {
 }
 
 func (s *Service) sweep(ctx context.Context, silent time.Duration) error {
-	lost, err := s.queue.sweep(ctx, s.owner, silent)
+	lost, err := s.queue.sweep(ctx, func(id string) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.running[id] != nil
+	}, silent)
 	for _, id := range lost {
 		s.o.Logger.Warn("style job lost its worker", "job_id", id)
 	}
