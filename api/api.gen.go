@@ -161,6 +161,33 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for JobState.
+const (
+	JobStateCanceled  JobState = "canceled"
+	JobStateFailed    JobState = "failed"
+	JobStateQueued    JobState = "queued"
+	JobStateRunning   JobState = "running"
+	JobStateSucceeded JobState = "succeeded"
+)
+
+// Valid indicates whether the value is a known member of the JobState enum.
+func (e JobState) Valid() bool {
+	switch e {
+	case JobStateCanceled:
+		return true
+	case JobStateFailed:
+		return true
+	case JobStateQueued:
+		return true
+	case JobStateRunning:
+		return true
+	case JobStateSucceeded:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for MigrationState.
 const (
 	MigrationStateCanceled         MigrationState = "canceled"
@@ -203,6 +230,24 @@ func (e ModelTask) Valid() bool {
 	}
 }
 
+// Defines values for PictureFormat.
+const (
+	PictureFormatJpeg PictureFormat = "jpeg"
+	PictureFormatPng  PictureFormat = "png"
+)
+
+// Valid indicates whether the value is a known member of the PictureFormat enum.
+func (e PictureFormat) Valid() bool {
+	switch e {
+	case PictureFormatJpeg:
+		return true
+	case PictureFormatPng:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProblemCode.
 const (
 	ProblemCodeCanceled                  ProblemCode = "canceled"
@@ -218,9 +263,11 @@ const (
 	ProblemCodeMethodNotAllowed          ProblemCode = "method_not_allowed"
 	ProblemCodeModelMismatch             ProblemCode = "model_mismatch"
 	ProblemCodeNoFace                    ProblemCode = "no_face"
+	ProblemCodeNotFinished               ProblemCode = "not_finished"
 	ProblemCodeNotFound                  ProblemCode = "not_found"
 	ProblemCodeOperatingPointUnsupported ProblemCode = "operating_point_unsupported"
 	ProblemCodeOverloaded                ProblemCode = "overloaded"
+	ProblemCodeQueueFull                 ProblemCode = "queue_full"
 	ProblemCodeRateLimited               ProblemCode = "rate_limited"
 	ProblemCodeTooLarge                  ProblemCode = "too_large"
 	ProblemCodeUnauthenticated           ProblemCode = "unauthenticated"
@@ -258,11 +305,15 @@ func (e ProblemCode) Valid() bool {
 		return true
 	case ProblemCodeNoFace:
 		return true
+	case ProblemCodeNotFinished:
+		return true
 	case ProblemCodeNotFound:
 		return true
 	case ProblemCodeOperatingPointUnsupported:
 		return true
 	case ProblemCodeOverloaded:
+		return true
+	case ProblemCodeQueueFull:
 		return true
 	case ProblemCodeRateLimited:
 		return true
@@ -317,6 +368,99 @@ func (e RecognizedFaceDecision) Valid() bool {
 	case RecognizedFaceDecisionMatch:
 		return true
 	case RecognizedFaceDecisionUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StyleParamsInit.
+const (
+	StyleParamsInitContent StyleParamsInit = "content"
+	StyleParamsInitNoise   StyleParamsInit = "noise"
+)
+
+// Valid indicates whether the value is a known member of the StyleParamsInit enum.
+func (e StyleParamsInit) Valid() bool {
+	switch e {
+	case StyleParamsInitContent:
+		return true
+	case StyleParamsInitNoise:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StyleParamsOptimizer.
+const (
+	StyleParamsOptimizerAdam  StyleParamsOptimizer = "adam"
+	StyleParamsOptimizerLbfgs StyleParamsOptimizer = "lbfgs"
+)
+
+// Valid indicates whether the value is a known member of the StyleParamsOptimizer enum.
+func (e StyleParamsOptimizer) Valid() bool {
+	switch e {
+	case StyleParamsOptimizerAdam:
+		return true
+	case StyleParamsOptimizerLbfgs:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StyleParamsPreserveColor.
+const (
+	StyleParamsPreserveColorHistogram StyleParamsPreserveColor = "histogram"
+	StyleParamsPreserveColorLuminance StyleParamsPreserveColor = "luminance"
+	StyleParamsPreserveColorNone      StyleParamsPreserveColor = "none"
+)
+
+// Valid indicates whether the value is a known member of the StyleParamsPreserveColor enum.
+func (e StyleParamsPreserveColor) Valid() bool {
+	switch e {
+	case StyleParamsPreserveColorHistogram:
+		return true
+	case StyleParamsPreserveColorLuminance:
+		return true
+	case StyleParamsPreserveColorNone:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StyleParamsWeights.
+const (
+	StyleParamsWeightsAuto    StyleParamsWeights = "auto"
+	StyleParamsWeightsLiteral StyleParamsWeights = "literal"
+)
+
+// Valid indicates whether the value is a known member of the StyleParamsWeights enum.
+func (e StyleParamsWeights) Valid() bool {
+	switch e {
+	case StyleParamsWeightsAuto:
+		return true
+	case StyleParamsWeightsLiteral:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for StyleTransferIdentityPicture.
+const (
+	StyleTransferIdentityPictureContent StyleTransferIdentityPicture = "content"
+	StyleTransferIdentityPictureResult  StyleTransferIdentityPicture = "result"
+)
+
+// Valid indicates whether the value is a known member of the StyleTransferIdentityPicture enum.
+func (e StyleTransferIdentityPicture) Valid() bool {
+	switch e {
+	case StyleTransferIdentityPictureContent:
+		return true
+	case StyleTransferIdentityPictureResult:
 		return true
 	default:
 		return false
@@ -451,6 +595,9 @@ type Candidate struct {
 
 // CandidateCount How many candidates at most, one per subject.
 type CandidateCount = int
+
+// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies.
+type CheckIdentity = bool
 
 // DetectRequest defines model for DetectRequest.
 type DetectRequest struct {
@@ -624,6 +771,16 @@ type Image = []byte
 // ImageFile A JPEG, PNG or WebP file.
 type ImageFile = openapi_types.File
 
+// JobProblem Why a job failed.
+type JobProblem struct {
+	Code   ProblemCode `json:"code"`
+	Detail *string     `json:"detail,omitempty"`
+	Title  string      `json:"title"`
+}
+
+// JobState defines model for JobState.
+type JobState string
+
 // Landmarks Left and right are the subject's own.
 type Landmarks struct {
 	// LeftEye x to the right and y down, in pixels of the upright image.
@@ -641,6 +798,9 @@ type Landmarks struct {
 	// RightMouth x to the right and y down, in pixels of the upright image.
 	RightMouth Point `json:"right_mouth"`
 }
+
+// LayerWeights defines model for LayerWeights.
+type LayerWeights = map[string]float64
 
 // MaxFaces defines model for MaxFaces.
 type MaxFaces = int
@@ -738,6 +898,9 @@ type OperatingPoint struct {
 
 // OperatingPointName A target false match rate. The default is the server's option.
 type OperatingPointName = string
+
+// PictureFormat defines model for PictureFormat.
+type PictureFormat string
 
 // Point x to the right and y down, in pixels of the upright image.
 type Point = [2]float32
@@ -868,6 +1031,166 @@ type Sample struct {
 // new photos. `true` is refused by a server without such a key; `false` erases
 // the crops that are there.
 type StoreImages = bool
+
+// StyleLayers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
+type StyleLayers struct {
+	Content LayerWeights `json:"content,omitempty"`
+	Style   LayerWeights `json:"style,omitempty"`
+}
+
+// StyleLoss The weighted parts of the loss; absent before the first iteration.
+type StyleLoss struct {
+	Content float64 `json:"content"`
+	Style   float64 `json:"style"`
+	Total   float64 `json:"total"`
+	Tv      float64 `json:"tv"`
+}
+
+// StyleParams defines model for StyleParams.
+type StyleParams struct {
+	// ContentWeight More keeps more of the photo.
+	ContentWeight *float64 `json:"content_weight,omitempty"`
+
+	// Features The network whose activations are compared: `learned`, fitted to the pictures themselves, or the id of a model with the task `features`.
+	Features *string `json:"features,omitempty"`
+
+	// Init What the picture starts from.
+	Init *StyleParamsInit `json:"init,omitempty"`
+
+	// Iterations Steps of the optimiser, over all scales.
+	Iterations *int `json:"iterations,omitempty"`
+
+	// Layers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
+	Layers    *StyleLayers          `json:"layers,omitempty"`
+	Optimizer *StyleParamsOptimizer `json:"optimizer,omitempty"`
+
+	// PreserveColor `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
+	PreserveColor *StyleParamsPreserveColor `json:"preserve_color,omitempty"`
+
+	// Seed The same seed makes the same picture on the same machine.
+	Seed *uint64 `json:"seed,omitempty"`
+
+	// Size The long side of the picture in pixels.
+	Size *int `json:"size,omitempty"`
+
+	// StyleScale The size of a style image against the result; larger makes larger strokes.
+	StyleScale *float64 `json:"style_scale,omitempty"`
+
+	// StyleWeight More is more paint.
+	StyleWeight *float64 `json:"style_weight,omitempty"`
+
+	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+	StyleWeights StyleWeights `json:"style_weights,omitempty"`
+
+	// TvWeight More is smoother.
+	TvWeight *float64 `json:"tv_weight,omitempty"`
+
+	// Weights `auto`: each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+	Weights *StyleParamsWeights `json:"weights,omitempty"`
+}
+
+// StyleParamsInit What the picture starts from.
+type StyleParamsInit string
+
+// StyleParamsOptimizer defines model for StyleParams.Optimizer.
+type StyleParamsOptimizer string
+
+// StyleParamsPreserveColor `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
+type StyleParamsPreserveColor string
+
+// StyleParamsWeights `auto`: each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+type StyleParamsWeights string
+
+// StyleTransfer defines model for StyleTransfer.
+type StyleTransfer struct {
+	// Canceling Its end was asked for and comes within an iteration.
+	Canceling *bool     `json:"canceling,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// EtaSeconds Absent while it is not known.
+	EtaSeconds *float64   `json:"eta_seconds,omitempty"`
+	FinishedAt *time.Time `json:"finished_at,omitempty"`
+	Height     *int       `json:"height,omitempty"`
+
+	// IdentityMatch The score reaches the server's operating point. Absent where the encoder has none.
+	IdentityMatch          *bool   `json:"identity_match,omitempty"`
+	IdentityModelID        *string `json:"identity_model_id,omitempty"`
+	IdentityOperatingPoint *string `json:"identity_operating_point,omitempty"`
+
+	// IdentityPicture The picture that `identity_reason` is about.
+	IdentityPicture *StyleTransferIdentityPicture `json:"identity_picture,omitempty"`
+	IdentityReason  *Reason                       `json:"identity_reason,omitempty"`
+
+	// IdentityScore The cosine similarity of the picture's face and the content photo's, with `check_identity`.
+	IdentityScore *float64 `json:"identity_score,omitempty"`
+
+	// Iteration Those done.
+	Iteration int `json:"iteration"`
+
+	// Iterations In all.
+	Iterations int    `json:"iterations"`
+	JobID      string `json:"job_id"`
+
+	// Loss The weighted parts of the loss; absent before the first iteration.
+	Loss *StyleLoss `json:"loss,omitempty"`
+
+	// Problem Why a job failed.
+	Problem  *JobProblem `json:"problem,omitempty"`
+	Progress float64     `json:"progress"`
+
+	// Shrunk Times that a step was not finite and was made smaller.
+	Shrunk    *int       `json:"shrunk,omitempty"`
+	StartedAt *time.Time `json:"started_at,omitempty"`
+	State     JobState   `json:"state"`
+
+	// Width Of the picture at the present scale, pixels.
+	Width *int `json:"width,omitempty"`
+}
+
+// StyleTransferIdentityPicture The picture that `identity_reason` is about.
+type StyleTransferIdentityPicture string
+
+// StyleTransferAccepted defines model for StyleTransferAccepted.
+type StyleTransferAccepted struct {
+	JobID string   `json:"job_id"`
+	State JobState `json:"state"`
+}
+
+// StyleTransferList defines model for StyleTransferList.
+type StyleTransferList struct {
+	Items []StyleTransfer `json:"items"`
+
+	// NextCursor Absent on the last page.
+	NextCursor *NextCursor `json:"next_cursor,omitempty"`
+}
+
+// StyleTransferPreview The data of a `preview` event.
+type StyleTransferPreview struct {
+	// Png At most 512 pixels along the longer side.
+	Png []byte `json:"png"`
+}
+
+// StyleTransferRequest defines model for StyleTransferRequest.
+type StyleTransferRequest struct {
+	// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies.
+	CheckIdentity *CheckIdentity `json:"check_identity,omitempty"`
+
+	// Content A JPEG, PNG or WebP as standard base64 with padding.
+	Content Image `json:"content"`
+
+	// Mask For each style image where in the content it applies, white where it does; none, or one for each.
+	Mask   Images       `json:"mask,omitempty"`
+	Params *StyleParams `json:"params,omitempty"`
+
+	// Style One picture, or up to 4.
+	Style Images `json:"style"`
+
+	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+	StyleWeights StyleWeights `json:"style_weights,omitempty"`
+}
+
+// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+type StyleWeights = []float64
 
 // Subject defines model for Subject.
 type Subject struct {
@@ -1030,6 +1353,9 @@ type GalleryQuery = string
 // IdempotencyKey defines model for IdempotencyKey.
 type IdempotencyKey = string
 
+// JobPath defines model for JobPath.
+type JobPath = string
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -1177,6 +1503,41 @@ type MigrateParams struct {
 // RecognizeMultipartBody defines parameters for Recognize.
 type RecognizeMultipartBody interface{}
 
+// ListStyleTransfersParams defines parameters for ListStyleTransfers.
+type ListStyleTransfersParams struct {
+	// Limit How many items at most.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor The `next_cursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// StartStyleTransferMultipartBody defines parameters for StartStyleTransfer.
+type StartStyleTransferMultipartBody interface{}
+
+// StartStyleTransferParams defines parameters for StartStyleTransfer.
+type StartStyleTransferParams struct {
+	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteStyleTransferParams defines parameters for DeleteStyleTransfer.
+type DeleteStyleTransferParams struct {
+	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// FollowStyleTransferParams defines parameters for FollowStyleTransfer.
+type FollowStyleTransferParams struct {
+	// Preview Send pictures of how it looks so far, too.
+	Preview *bool `form:"preview,omitempty" json:"preview,omitempty"`
+}
+
+// GetStyleTransferResultParams defines parameters for GetStyleTransferResult.
+type GetStyleTransferResultParams struct {
+	Format *PictureFormat `form:"format,omitempty" json:"format,omitempty"`
+}
+
 // VerifyMultipartBody defines parameters for Verify.
 type VerifyMultipartBody interface{}
 
@@ -1218,6 +1579,12 @@ type RecognizeJSONRequestBody = RecognizeRequest
 
 // RecognizeMultipartRequestBody defines body for Recognize for multipart/form-data ContentType.
 type RecognizeMultipartRequestBody RecognizeMultipartBody
+
+// StartStyleTransferJSONRequestBody defines body for StartStyleTransfer for application/json ContentType.
+type StartStyleTransferJSONRequestBody = StyleTransferRequest
+
+// StartStyleTransferMultipartRequestBody defines body for StartStyleTransfer for multipart/form-data ContentType.
+type StartStyleTransferMultipartRequestBody StartStyleTransferMultipartBody
 
 // VerifyJSONRequestBody defines body for Verify for application/json ContentType.
 type VerifyJSONRequestBody = VerifyRequest
@@ -1296,6 +1663,24 @@ type ServerInterface interface {
 	// Recognize Which of the enrolled people is this, if any?
 	// (POST /recognize)
 	Recognize(w http.ResponseWriter, r *http.Request)
+	// ListStyleTransfers List the tenant's style-transfer jobs.
+	// (GET /style-transfer)
+	ListStyleTransfers(w http.ResponseWriter, r *http.Request, params ListStyleTransfersParams)
+	// StartStyleTransfer Paint a photo in the manner of other pictures.
+	// (POST /style-transfer)
+	StartStyleTransfer(w http.ResponseWriter, r *http.Request, params StartStyleTransferParams)
+	// DeleteStyleTransfer Cancel a job, or erase one that ended.
+	// (DELETE /style-transfer/{job})
+	DeleteStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params DeleteStyleTransferParams)
+	// GetStyleTransfer How far a job is.
+	// (GET /style-transfer/{job})
+	GetStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath)
+	// FollowStyleTransfer Follow a job as it goes on.
+	// (GET /style-transfer/{job}/events)
+	FollowStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params FollowStyleTransferParams)
+	// GetStyleTransferResult The picture that a job made.
+	// (GET /style-transfer/{job}/result)
+	GetStyleTransferResult(w http.ResponseWriter, r *http.Request, job JobPath, params GetStyleTransferResultParams)
 	// Verify Is this the person they claim to be?
 	// (POST /verify)
 	Verify(w http.ResponseWriter, r *http.Request)
@@ -1440,6 +1825,42 @@ func (_ Unimplemented) Migrate(w http.ResponseWriter, r *http.Request, model Mod
 // Recognize Which of the enrolled people is this, if any?
 // (POST /recognize)
 func (_ Unimplemented) Recognize(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListStyleTransfers List the tenant's style-transfer jobs.
+// (GET /style-transfer)
+func (_ Unimplemented) ListStyleTransfers(w http.ResponseWriter, r *http.Request, params ListStyleTransfersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// StartStyleTransfer Paint a photo in the manner of other pictures.
+// (POST /style-transfer)
+func (_ Unimplemented) StartStyleTransfer(w http.ResponseWriter, r *http.Request, params StartStyleTransferParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteStyleTransfer Cancel a job, or erase one that ended.
+// (DELETE /style-transfer/{job})
+func (_ Unimplemented) DeleteStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params DeleteStyleTransferParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetStyleTransfer How far a job is.
+// (GET /style-transfer/{job})
+func (_ Unimplemented) GetStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// FollowStyleTransfer Follow a job as it goes on.
+// (GET /style-transfer/{job}/events)
+func (_ Unimplemented) FollowStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params FollowStyleTransferParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetStyleTransferResult The picture that a job made.
+// (GET /style-transfer/{job}/result)
+func (_ Unimplemented) GetStyleTransferResult(w http.ResponseWriter, r *http.Request, job JobPath, params GetStyleTransferResultParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2651,6 +3072,301 @@ func (siw *ServerInterfaceWrapper) Recognize(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ListStyleTransfers operation middleware
+func (siw *ServerInterfaceWrapper) ListStyleTransfers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListStyleTransfersParams
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", r.URL.Query(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cursor"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cursor", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListStyleTransfers(w, r, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// StartStyleTransfer operation middleware
+func (siw *ServerInterfaceWrapper) StartStyleTransfer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StartStyleTransferParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.StartStyleTransfer(w, r, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// DeleteStyleTransfer operation middleware
+func (siw *ServerInterfaceWrapper) DeleteStyleTransfer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "job" -------------
+	var job JobPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job", chi.URLParam(r, "job"), &job, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteStyleTransferParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteStyleTransfer(w, r, job, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetStyleTransfer operation middleware
+func (siw *ServerInterfaceWrapper) GetStyleTransfer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "job" -------------
+	var job JobPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job", chi.URLParam(r, "job"), &job, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
+
+	r = r.WithContext(ctx)
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetStyleTransfer(w, r, job)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// FollowStyleTransfer operation middleware
+func (siw *ServerInterfaceWrapper) FollowStyleTransfer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "job" -------------
+	var job JobPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job", chi.URLParam(r, "job"), &job, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FollowStyleTransferParams
+
+	// ------------- Optional query parameter "preview" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "preview", r.URL.Query(), &params.Preview, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "preview"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "preview", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.FollowStyleTransfer(w, r, job, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetStyleTransferResult operation middleware
+func (siw *ServerInterfaceWrapper) GetStyleTransferResult(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "job" -------------
+	var job JobPath
+
+	err = runtime.BindStyledParameterWithOptions("simple", "job", chi.URLParam(r, "job"), &job, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job", Err: err})
+		return
+	}
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
+
+	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetStyleTransferResultParams
+
+	// ------------- Optional query parameter "format" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "format", r.URL.Query(), &params.Format, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "format"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "format", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetStyleTransferResult(w, r, job, params)
+	}))
+
+	for i := len(siw.HandlerMiddlewares) - 1; i >= 0; i-- {
+		handler = siw.HandlerMiddlewares[i](handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // Verify operation middleware
 func (siw *ServerInterfaceWrapper) Verify(w http.ResponseWriter, r *http.Request) {
 
@@ -2854,6 +3570,24 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/recognize", wrapper.Recognize)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/style-transfer", wrapper.ListStyleTransfers)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/style-transfer", wrapper.StartStyleTransfer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/style-transfer/{job}", wrapper.DeleteStyleTransfer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/style-transfer/{job}", wrapper.GetStyleTransfer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/style-transfer/{job}/events", wrapper.FollowStyleTransfer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/style-transfer/{job}/result", wrapper.GetStyleTransferResult)
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/verify", wrapper.Verify)
@@ -3483,6 +4217,208 @@ func (response Recognize200JSONResponse) VisitRecognizeResponse(w http.ResponseW
 	return err
 }
 
+type ListStyleTransfersRequestObject struct {
+	Params ListStyleTransfersParams
+}
+
+type ListStyleTransfersResponseObject interface {
+	VisitListStyleTransfersResponse(w http.ResponseWriter) error
+}
+
+type ListStyleTransfers200JSONResponse StyleTransferList
+
+func (response ListStyleTransfers200JSONResponse) VisitListStyleTransfersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StartStyleTransferRequestObject struct {
+	Params        StartStyleTransferParams
+	JSONBody      *StartStyleTransferJSONRequestBody
+	MultipartBody *multipart.Reader
+}
+
+type StartStyleTransferResponseObject interface {
+	VisitStartStyleTransferResponse(w http.ResponseWriter) error
+}
+
+type StartStyleTransfer202ResponseHeaders struct {
+	Location   string
+	RetryAfter string
+}
+
+type StartStyleTransfer202JSONResponse struct {
+	Body    StyleTransferAccepted
+	Headers StartStyleTransfer202ResponseHeaders
+}
+
+func (response StartStyleTransfer202JSONResponse) VisitStartStyleTransferResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteStyleTransferRequestObject struct {
+	Job    JobPath `json:"job"`
+	Params DeleteStyleTransferParams
+}
+
+type DeleteStyleTransferResponseObject interface {
+	VisitDeleteStyleTransferResponse(w http.ResponseWriter) error
+}
+
+type DeleteStyleTransfer200JSONResponse StyleTransfer
+
+func (response DeleteStyleTransfer200JSONResponse) VisitDeleteStyleTransferResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetStyleTransferRequestObject struct {
+	Job JobPath `json:"job"`
+}
+
+type GetStyleTransferResponseObject interface {
+	VisitGetStyleTransferResponse(w http.ResponseWriter) error
+}
+
+type GetStyleTransfer200JSONResponse StyleTransfer
+
+func (response GetStyleTransfer200JSONResponse) VisitGetStyleTransferResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type FollowStyleTransferRequestObject struct {
+	Job    JobPath `json:"job"`
+	Params FollowStyleTransferParams
+}
+
+type FollowStyleTransferResponseObject interface {
+	VisitFollowStyleTransferResponse(w http.ResponseWriter) error
+}
+
+type FollowStyleTransfer200TextEventStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response FollowStyleTransfer200TextEventStreamResponse) VisitFollowStyleTransferResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type GetStyleTransferResultRequestObject struct {
+	Job    JobPath `json:"job"`
+	Params GetStyleTransferResultParams
+}
+
+type GetStyleTransferResultResponseObject interface {
+	VisitGetStyleTransferResultResponse(w http.ResponseWriter) error
+}
+
+type GetStyleTransferResult200ImageJpegResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetStyleTransferResult200ImageJpegResponse) VisitGetStyleTransferResultResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "image/jpeg")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetStyleTransferResult200ImagePngResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response GetStyleTransferResult200ImagePngResponse) VisitGetStyleTransferResultResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "image/png")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
 type VerifyRequestObject struct {
 	JSONBody      *VerifyJSONRequestBody
 	MultipartBody *multipart.Reader
@@ -3577,6 +4513,24 @@ type StrictServerInterface interface {
 	// Recognize Which of the enrolled people is this, if any?
 	// (POST /recognize)
 	Recognize(ctx context.Context, request RecognizeRequestObject) (RecognizeResponseObject, error)
+	// ListStyleTransfers List the tenant's style-transfer jobs.
+	// (GET /style-transfer)
+	ListStyleTransfers(ctx context.Context, request ListStyleTransfersRequestObject) (ListStyleTransfersResponseObject, error)
+	// StartStyleTransfer Paint a photo in the manner of other pictures.
+	// (POST /style-transfer)
+	StartStyleTransfer(ctx context.Context, request StartStyleTransferRequestObject) (StartStyleTransferResponseObject, error)
+	// DeleteStyleTransfer Cancel a job, or erase one that ended.
+	// (DELETE /style-transfer/{job})
+	DeleteStyleTransfer(ctx context.Context, request DeleteStyleTransferRequestObject) (DeleteStyleTransferResponseObject, error)
+	// GetStyleTransfer How far a job is.
+	// (GET /style-transfer/{job})
+	GetStyleTransfer(ctx context.Context, request GetStyleTransferRequestObject) (GetStyleTransferResponseObject, error)
+	// FollowStyleTransfer Follow a job as it goes on.
+	// (GET /style-transfer/{job}/events)
+	FollowStyleTransfer(ctx context.Context, request FollowStyleTransferRequestObject) (FollowStyleTransferResponseObject, error)
+	// GetStyleTransferResult The picture that a job made.
+	// (GET /style-transfer/{job}/result)
+	GetStyleTransferResult(ctx context.Context, request GetStyleTransferResultRequestObject) (GetStyleTransferResultResponseObject, error)
 	// Verify Is this the person they claim to be?
 	// (POST /verify)
 	Verify(ctx context.Context, request VerifyRequestObject) (VerifyResponseObject, error)
@@ -4337,6 +5291,183 @@ func (sh *strictHandler) Recognize(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(RecognizeResponseObject); ok {
 		if err := validResponse.VisitRecognizeResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListStyleTransfers operation middleware
+func (sh *strictHandler) ListStyleTransfers(w http.ResponseWriter, r *http.Request, params ListStyleTransfersParams) {
+	var request ListStyleTransfersRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListStyleTransfers(ctx, request.(ListStyleTransfersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListStyleTransfers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListStyleTransfersResponseObject); ok {
+		if err := validResponse.VisitListStyleTransfersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// StartStyleTransfer operation middleware
+func (sh *strictHandler) StartStyleTransfer(w http.ResponseWriter, r *http.Request, params StartStyleTransferParams) {
+	var request StartStyleTransferRequestObject
+
+	request.Params = params
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") {
+
+		var body StartStyleTransferJSONRequestBody
+		if err := runtime.BindJSONBody(r, &body); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+			return
+		}
+		request.JSONBody = &body
+
+	}
+	if strings.HasPrefix(r.Header.Get("Content-Type"), "multipart/form-data") {
+		if reader, err := r.MultipartReader(); err != nil {
+			sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode multipart body: %w", err))
+			return
+		} else {
+			request.MultipartBody = reader
+		}
+	}
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.StartStyleTransfer(ctx, request.(StartStyleTransferRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StartStyleTransfer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(StartStyleTransferResponseObject); ok {
+		if err := validResponse.VisitStartStyleTransferResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteStyleTransfer operation middleware
+func (sh *strictHandler) DeleteStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params DeleteStyleTransferParams) {
+	var request DeleteStyleTransferRequestObject
+
+	request.Job = job
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteStyleTransfer(ctx, request.(DeleteStyleTransferRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteStyleTransfer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteStyleTransferResponseObject); ok {
+		if err := validResponse.VisitDeleteStyleTransferResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetStyleTransfer operation middleware
+func (sh *strictHandler) GetStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath) {
+	var request GetStyleTransferRequestObject
+
+	request.Job = job
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetStyleTransfer(ctx, request.(GetStyleTransferRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetStyleTransfer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetStyleTransferResponseObject); ok {
+		if err := validResponse.VisitGetStyleTransferResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// FollowStyleTransfer operation middleware
+func (sh *strictHandler) FollowStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params FollowStyleTransferParams) {
+	var request FollowStyleTransferRequestObject
+
+	request.Job = job
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.FollowStyleTransfer(ctx, request.(FollowStyleTransferRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "FollowStyleTransfer")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(FollowStyleTransferResponseObject); ok {
+		if err := validResponse.VisitFollowStyleTransferResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetStyleTransferResult operation middleware
+func (sh *strictHandler) GetStyleTransferResult(w http.ResponseWriter, r *http.Request, job JobPath, params GetStyleTransferResultParams) {
+	var request GetStyleTransferResultRequestObject
+
+	request.Job = job
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetStyleTransferResult(ctx, request.(GetStyleTransferResultRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetStyleTransferResult")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetStyleTransferResultResponseObject); ok {
+		if err := validResponse.VisitGetStyleTransferResultResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

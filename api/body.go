@@ -79,6 +79,15 @@ func (b *SubjectUpdate) UnmarshalJSON(data []byte) error { return readObject(dat
 // UnmarshalJSON reads the object strictly; the error is a [face.Error].
 func (b *MigrateRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *StyleTransferRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *StyleParams) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *StyleLayers) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // InvalidField is an Invalid error about one field of a body; name is empty for
 // the body itself.
 func InvalidField(name, detail string) *face.Error {

@@ -27,7 +27,7 @@ import (
 )
 
 // coming are names that deploy/ uses and the code does not have yet.
-func coming() []string { return []string{"likeness_jobs", "LIKENESS_DATABASE_PASSWORD_FILE"} }
+func coming() []string { return []string{"LIKENESS_DATABASE_PASSWORD_FILE"} }
 
 type service struct {
 	Image       string

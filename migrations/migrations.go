@@ -15,3 +15,9 @@ var SQLite embed.FS
 //
 //go:embed postgres/*.sql
 var Postgres embed.FS
+
+// SQLiteJobs is the schema of the embedded store's style-transfer jobs, which
+// have a file of their own, in the folder "sqlite-jobs".
+//
+//go:embed sqlite-jobs/*.sql
+var SQLiteJobs embed.FS

@@ -49,10 +49,12 @@ func rooms() map[string][]string {
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
 		"internal/searchload": {"pkg/face"},
-		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
+		"pkg/style":           {"pkg/face"},
+		"pkg/jobs":            {"pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
+		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
 		"pkg/app": {
 			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
-			"pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite",
+			"pkg/jobs", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
@@ -68,8 +70,9 @@ func rooms() map[string][]string {
 func owners() map[string][]string {
 	return map[string][]string{
 		"github.com/yalue/onnxruntime_go": {"internal/ort"},
-		"modernc.org/sqlite":              {"pkg/store/sqlite"},
-		"github.com/pressly/goose/v3":     {"pkg/store/sqlite", "pkg/store/postgres"},
+		"modernc.org/sqlite":              {"pkg/store/sqlite", "pkg/jobs"},
+		"github.com/pressly/goose/v3":     {"pkg/store/sqlite", "pkg/store/postgres", "pkg/jobs"},
+		"github.com/riverqueue/river":     {"pkg/jobs"},
 		"github.com/go-chi/chi/v5":        {"pkg/handlers", "api"},
 		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "bench"},
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -30,7 +31,8 @@ type App struct {
 	server   *http.Server
 	store    store.Store
 	mover    *mover
-	failed   chan error // the accept loop's end, when nobody asked for it
+	jobs     *jobs.Service // nil: no style transfers
+	failed   chan error    // the accept loop's end, when nobody asked for it
 	undo     teardown
 
 	purgeEvery time.Duration
@@ -116,6 +118,10 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	}
 	a.mover = newMover(db, pipeline, crops, log, registry)
 
+	if err := a.openJobs(ctx, o, pipeline, registry); err != nil {
+		return nil, err
+	}
+
 	if o.Auth == "off" {
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
 	}
@@ -126,6 +132,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
 		Observe: m.stage, Ready: a.ready, Mover: a.mover, Sealer: crops.sealer(),
+		Jobs: a.queue(), Draining: a.draining,
 	})
 	if err != nil {
 		return nil, err
@@ -170,6 +177,12 @@ func (a *App) Start() {
 		running.Wait()
 		return nil
 	})
+	if a.jobs != nil {
+		if err := a.jobs.Start(background); err != nil {
+			a.failed <- err // there is room for one, and Serve has not begun
+		}
+		a.undo.push("style jobs at work", a.jobs.Stop)
+	}
 	go func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- err

@@ -8,6 +8,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/style"
 )
 
 // Options is everything that can be set. The tags are read by cmd/server
@@ -33,6 +34,15 @@ type Options struct {
 	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot; one more is answered 503 at once; 0: eight a slot."`
 
 	CropKeyFile []string `env:"LIKENESS_CROP_KEY_FILE" type:"path" help:"Files with the key that seals the images which galleries keep (32 bytes, as hex, base64 or raw), separated by commas: the first seals, all open."`
+
+	StyleWorkers   int           `default:"1" env:"LIKENESS_STYLE_WORKERS" help:"Style-transfer jobs that this server works on at the same time."`
+	StylePerTenant int           `default:"1" env:"LIKENESS_STYLE_PER_TENANT" help:"Style-transfer jobs of one tenant that all servers work on at the same time; the same on all of them."`
+	StyleQueue     int           `default:"100" env:"LIKENESS_STYLE_QUEUE" help:"Style-transfer jobs of one tenant that may wait; one more is answered 429."`
+	StyleThreads   int           `default:"0" env:"LIKENESS_STYLE_THREADS" help:"Threads of one style-transfer job; 0: half of the cores."`
+	StyleDeadline  time.Duration `default:"30m" env:"LIKENESS_STYLE_DEADLINE" help:"A style-transfer job that is worked on for longer fails."`
+	StyleTTL       time.Duration `name:"style-ttl" default:"24h" env:"LIKENESS_STYLE_TTL" help:"How long style-transfer jobs and their pictures are kept after their end."`
+	// Transferrer makes style transfers instead of our own; for tests.
+	Transferrer style.Transferrer `kong:"-"`
 
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
@@ -76,9 +86,13 @@ func (o Options) Validate() error {
 	positive := map[string]float64{
 		"max-image-bytes": float64(o.MaxImageBytes), "max-megapixels": o.MaxMegapixels,
 		"request-timeout": float64(o.RequestTimeout), "upload-timeout": float64(o.UploadTimeout), "drain-timeout": float64(o.DrainTimeout),
-		"purge-interval": float64(o.PurgeInterval),
+		"purge-interval": float64(o.PurgeInterval), "style-deadline": float64(o.StyleDeadline), "style-ttl": float64(o.StyleTTL),
+		"style-workers": float64(o.StyleWorkers), "style-per-tenant": float64(o.StylePerTenant), "style-queue": float64(o.StyleQueue),
 	}
-	for _, name := range []string{"max-image-bytes", "max-megapixels", "request-timeout", "upload-timeout", "drain-timeout", "purge-interval"} {
+	for _, name := range []string{
+		"max-image-bytes", "max-megapixels", "request-timeout", "upload-timeout", "drain-timeout", "purge-interval",
+		"style-workers", "style-per-tenant", "style-queue", "style-deadline", "style-ttl",
+	} {
 		if positive[name] <= 0 {
 			wrong(name, "must be more than 0")
 		}
@@ -88,6 +102,9 @@ func (o Options) Validate() error {
 	}
 	if o.Queue < 0 {
 		wrong("queue", "must be 0 or more")
+	}
+	if o.StyleThreads < 0 {
+		wrong("style-threads", "must be 0 or more")
 	}
 	if o.SearchMemory < 0 {
 		wrong("search-memory", "must be 0 or more")

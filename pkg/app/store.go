@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/postgres"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
@@ -126,7 +127,14 @@ func OpenAudit(ctx context.Context, p Place) (AuditStore, error) {
 // opened; both are 0 then.
 func Migrate(ctx context.Context, p Place) (before, after int64, err error) {
 	if p.postgres() {
-		return postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile)
+		if before, after, err = postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile); err != nil {
+			return before, after, err
+		}
+		config, err := postgres.PoolConfig(p.DatabaseURL, p.PasswordFile)
+		if err != nil {
+			return before, after, err
+		}
+		return before, after, jobs.MigratePostgres(ctx, config)
 	}
 	keys, err := OpenKeys(ctx, p)
 	if err != nil {
@@ -145,6 +153,15 @@ func (p Place) makeFolder() (path string, err error) {
 		return "", fmt.Errorf("--data-dir: %w", err)
 	}
 	return path, nil
+}
+
+// jobsPath is the file of the embedded store's style-transfer jobs.
+func (p Place) jobsPath() (string, error) {
+	if p.DatabaseURL == "" {
+		return filepath.Join(p.DataDir, "jobs.db"), nil
+	}
+	path, err := p.path()
+	return path + "-jobs", err
 }
 
 // path is the file of the embedded store.

@@ -31,6 +31,8 @@ const (
 	Duplicate                             // enrolment refused: looks like somebody enrolled
 	OperatingPointUnsupported             // the calibration does not support this FMR
 	RateLimited                           // the key's rate limit
+	QueueFull                             // the tenant has as many jobs waiting as it may
+	NotFinished                           // a job has no result yet
 	Overloaded                            // the inference gate and its queue are full
 	Unavailable                           // not ready, or draining
 	Deadline                              // not done in time
@@ -61,6 +63,8 @@ func kinds() [Canceled + 1]kindText {
 		Duplicate:                 {"duplicate_subject", "Face is enrolled as another subject"},
 		OperatingPointUnsupported: {"operating_point_unsupported", "Operating point not supported"},
 		RateLimited:               {"rate_limited", "Rate limit reached"},
+		QueueFull:                 {"queue_full", "Queue full"},
+		NotFinished:               {"not_finished", "Not finished"},
 		Overloaded:                {"overloaded", "Overloaded"},
 		Unavailable:               {"unavailable", "Not available"},
 		Deadline:                  {"deadline_exceeded", "Deadline exceeded"},

@@ -22,6 +22,7 @@ import (
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -49,6 +50,11 @@ type Options struct {
 	// Mover makes templates for galleries on their way to another encoder. Nil:
 	// nobody does.
 	Mover Mover
+
+	// Jobs makes style transfers. Nil: nobody does, and they are refused.
+	Jobs jobs.Queue
+	// Draining is closed when the server stops: whoever follows a job is let go.
+	Draining <-chan struct{}
 
 	// Auth asks for API keys. Without it every caller is the default tenant
 	// with all scopes.
@@ -136,6 +142,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Mover == nil {
 		o.Mover = noMover{}
 	}
+	if o.Jobs == nil {
+		o.Jobs = noJobs{}
+	}
 	if o.Ready == nil && o.Store != nil {
 		o.Ready = o.Store.Ready
 	}
@@ -152,6 +161,7 @@ type server struct {
 	bodies    *semaphore.Weighted // bytes of bodies under way
 	atWork    *semaphore.Weighted // requests
 	importing importing
+	followers *semaphore.Weighted
 	own       encoder            // of what names no gallery, or one that has no other
 	encoders  map[string]encoder // by id
 }
@@ -162,7 +172,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes)}
+	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes), followers: semaphore.NewWeighted(maxFollowers)}
 	s.own, s.encoders = encodersOf(o)
 	s.importing.keys = map[string]string{}
 	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))

@@ -38,7 +38,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	for _, text := range []string{"text/html", "application/yaml", api.NDJSON} {
+	for _, text := range []string{"text/html", "application/yaml", api.NDJSON, "text/event-stream", "image/png", "image/jpeg"} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
 	goleak.VerifyTestMain(m)

@@ -159,6 +159,9 @@ func replay(w http.ResponseWriter, a *store.Answer) {
 	if a.Location != "" {
 		w.Header().Set("Location", a.Location)
 	}
+	if a.Status == http.StatusAccepted {
+		w.Header().Set("Retry-After", "1") // as when it was accepted
+	}
 	w.WriteHeader(a.Status)
 	_, _ = w.Write(a.Body) // the caller has gone
 }

@@ -358,7 +358,7 @@ func takesLines(r *http.Request) bool {
 // takesForm reports whether the route takes an image, and with it multipart.
 func takesForm(r *http.Request) bool {
 	switch chi.RouteContext(r.Context()).RoutePattern() {
-	case "/verify", "/recognize", "/detect", "/embed", "/galleries/{gallery}/subjects/{subject}/templates":
+	case "/verify", "/recognize", "/detect", "/embed", "/galleries/{gallery}/subjects/{subject}/templates", "/style-transfer":
 		return true
 	}
 	return false

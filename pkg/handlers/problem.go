@@ -33,7 +33,7 @@ func page(k face.Kind) explanation {
 	case face.Forbidden:
 		return explanation{403, "The API key lacks the scope that the operation needs.", "Ask the operator for a key with the scope that detail names."}
 	case face.NotFound:
-		return explanation{404, "The gallery, subject, template or route is not there, or belongs to another tenant.", "Check the path and the ids. A subject must be made before its templates."}
+		return explanation{404, "The gallery, subject, template, job or route is not there, or belongs to another tenant.", "Check the path and the ids. A subject must be made before its templates."}
 	case face.MethodNotAllowed:
 		return explanation{405, "The path is there, the method is not.", "Use a method that the Allow header names."}
 	case face.Conflict:
@@ -58,6 +58,10 @@ func page(k face.Kind) explanation {
 		return explanation{422, "The model's calibration does not support the operating point: too few impostor comparisons were measured.", "Ask for an operating point that GET /models lists, or calibrate the model with more photos."}
 	case face.RateLimited:
 		return explanation{429, "The API key made too many requests.", "Wait as long as Retry-After says."}
+	case face.QueueFull:
+		return explanation{429, "As many style-transfer jobs of the tenant wait as may.", "Wait until some have ended, or cancel some: GET /style-transfer lists them."}
+	case face.NotFinished:
+		return explanation{409, "The job waits or is worked on, and has no result yet.", "Look at GET /style-transfer/{id}, or follow its events, until it has succeeded."}
 	case face.Overloaded:
 		return explanation{503, "The server has more work than it takes in at once.", "Try again after Retry-After seconds, with growing pauses."}
 	case face.Unavailable:
@@ -107,10 +111,12 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if written, ok := w.(interface{ Status() int }); ok && written.Status() != 0 {
 		return // the answer is on its way already and cannot be taken back
 	}
-	switch about.status {
-	case http.StatusUnauthorized:
+	switch {
+	case kind == face.QueueFull:
+		w.Header().Set("Retry-After", "30")
+	case about.status == http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="likeness"`)
-	case http.StatusServiceUnavailable:
+	case about.status == http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}
 	w.Header().Set("Content-Type", "application/problem+json")

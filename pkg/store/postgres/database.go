@@ -57,7 +57,9 @@ type database struct {
 	closed bool
 }
 
-func poolConfig(url, passwordFile string) (*pgxpool.Config, error) {
+// PoolConfig is how this program connects to the Postgres of a URL; the file,
+// if it is named, holds the password. Invalid: the URL.
+func PoolConfig(url, passwordFile string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		// The cause may quote the URL, and with it a password.
@@ -102,7 +104,7 @@ func openDatabase(ctx context.Context, url, passwordFile string, log *slog.Logge
 	if err := checkSchema(ctx, url, passwordFile, log); err != nil {
 		return nil, err
 	}
-	config, err := poolConfig(url, passwordFile)
+	config, err := PoolConfig(url, passwordFile)
 	if err != nil {
 		return nil, err
 	}

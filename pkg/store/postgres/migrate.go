@@ -71,7 +71,7 @@ func checkSchema(ctx context.Context, url, passwordFile string, log *slog.Logger
 // withMigrations runs work with the migrations on a plain connection: there
 // may be no vector type yet.
 func withMigrations(ctx context.Context, url, passwordFile string, work func(*goose.Provider, *sql.DB) error) (err error) {
-	config, err := poolConfig(url, passwordFile)
+	config, err := PoolConfig(url, passwordFile)
 	if err != nil {
 		return err
 	}

@@ -230,7 +230,7 @@ func machineMemory() int64 {
 
 // openPool opens a pool to a URL.
 func openPool(ctx context.Context, url, passwordFile string) (*pgxpool.Pool, error) {
-	config, err := poolConfig(url, passwordFile)
+	config, err := PoolConfig(url, passwordFile)
 	if err != nil {
 		return nil, err
 	}

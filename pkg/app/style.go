@@ -1,0 +1,144 @@
+package app
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"image"
+	"image/jpeg"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/jobs"
+	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store/postgres"
+	"github.com/likeness-id/likeness/pkg/style"
+)
+
+// openTransferrer opens what makes style transfers, with so many threads of
+// its own. Nil: this build has none.
+func openTransferrer(o Options, _ *Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
+	_ = threads
+	return o.Transferrer, func() error { return nil }, nil
+}
+
+// openJobs opens the style-transfer jobs, where there is something to make
+// them with.
+func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry prometheus.Registerer) error {
+	transferrer, closes, err := openTransferrer(o, p, cmp.Or(o.StyleThreads, max(1, runtime.GOMAXPROCS(0)/2)))
+	if err != nil || transferrer == nil {
+		return err
+	}
+	a.undo.push("style transfer", func(context.Context) error { return closes() })
+	options := jobs.Options{
+		Transferrer: transferrer, Identify: identifier(p, o.OperatingPoint, o.MaxImageBytes), Limits: o.limits(),
+		Workers: o.StyleWorkers, PerTenant: o.StylePerTenant, MaxQueued: o.StyleQueue,
+		Deadline: o.StyleDeadline, TTL: o.StyleTTL, Logger: a.log, Registerer: registry,
+	}
+	if place := o.Place(); place.postgres() {
+		config, err := postgres.PoolConfig(place.DatabaseURL, place.PasswordFile)
+		if err != nil {
+			return err
+		}
+		a.jobs, err = jobs.OpenPostgres(ctx, config, options)
+		if err != nil {
+			return err
+		}
+	} else {
+		path, err := place.jobsPath()
+		if err != nil {
+			return err
+		}
+		if a.jobs, err = jobs.OpenSQLite(ctx, path, options); err != nil {
+			return err
+		}
+	}
+	a.undo.push("style jobs", func(context.Context) error { return a.jobs.Close() })
+	return nil
+}
+
+// queue is the jobs as the handlers know them: nil, and no pointer that is
+// nil, where there are none.
+func (a *App) queue() jobs.Queue {
+	if a.jobs == nil {
+		return nil
+	}
+	return a.jobs
+}
+
+const (
+	// identifyAgain is how long a picture waits where the pipeline is full.
+	// Requests come first.
+	identifyAgain = time.Second
+	// identifyQuality is that of the JPEG that is compared, as an avatar is
+	// sent, unless that is more than the pipeline takes.
+	identifyQuality = 95
+)
+
+// identifier compares the largest face of a result with that of its content.
+func identifier(p *Pipeline, operatingPoint string, maxBytes int64) func(context.Context, []byte, *image.RGBA) (jobs.Identity, error) {
+	encoder := p.Encoder()
+	policy := match.NewPolicy(encoder.Calibration)
+	// A nil embedding: there is no face.
+	embedding := func(ctx context.Context, photo []byte) (face.Embedding, error) {
+		for {
+			samples, err := p.EmbedWith(ctx, photo, embed.PickLargest, embed.Want{Encoders: []string{encoder.ID}})
+			switch face.KindOf(err) {
+			case face.Overloaded:
+				wait := time.NewTimer(identifyAgain)
+				select {
+				case <-wait.C:
+					continue
+				case <-ctx.Done():
+					wait.Stop()
+					return nil, face.Wrap(face.Canceled, "app.identify", ctx.Err())
+				}
+			case face.NoFace:
+				return nil, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+			return samples[0].Embedding, nil
+		}
+	}
+	return func(ctx context.Context, content []byte, result *image.RGBA) (jobs.Identity, error) {
+		identity := jobs.Identity{ModelID: encoder.ID}
+		var b bytes.Buffer
+		for quality := identifyQuality; b.Len() == 0 || int64(b.Len()) > maxBytes && quality > 0; quality -= 15 {
+			b.Reset()
+			if err := jpeg.Encode(&b, result, &jpeg.Options{Quality: quality}); err != nil {
+				return identity, face.Wrap(face.Internal, "app.identify", err)
+			}
+		}
+		var embeddings []face.Embedding
+		for _, picture := range []struct {
+			name string
+			data []byte
+		}{{"content", content}, {"result", b.Bytes()}} {
+			e, err := embedding(ctx, picture.data)
+			if err != nil {
+				return identity, err
+			}
+			if e == nil {
+				identity.Reason, identity.Picture = face.ReasonNoFace, picture.name
+				return identity, nil
+			}
+			embeddings = append(embeddings, e)
+		}
+		score, _, err := match.Verify(embeddings[1], []face.Template{{Embedding: embeddings[0]}})
+		if err != nil {
+			return identity, err
+		}
+		identity.Score = score
+		if point, err := policy.Point(operatingPoint); err == nil {
+			same := score >= point.Threshold
+			identity.Match, identity.OperatingPoint = &same, point.Name
+		}
+		return identity, nil
+	}
+}

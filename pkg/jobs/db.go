@@ -1,0 +1,225 @@
+package jobs
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// database is either of the two. The queries are the same for both, but for
+// what a dialect says.
+type database interface {
+	querier
+	// transact runs work in one transaction.
+	transact(ctx context.Context, work func(querier) error) error
+	dialect() dialect
+	close() error
+}
+
+// querier is a database or a transaction of it.
+type querier interface {
+	exec(ctx context.Context, query string, args ...any) (int, error)
+	each(ctx context.Context, scan func(scanner) error, query string, args ...any) error
+}
+
+type scanner interface{ Scan(dest ...any) error }
+
+// dialect is where the databases differ. Queries say {now}, {lock} and so on.
+type dialect struct {
+	now        string // microseconds since 1970, by the database's own clock
+	forUpdate  string
+	skipLocked string // for update, but for what others are changing
+	lock       string // a statement that has those who change the queue take turns
+}
+
+// one scans the first row, if there is any.
+func one(ctx context.Context, q querier, dest []any, query string, args ...any) (found bool, err error) {
+	err = q.each(ctx, func(row scanner) error {
+		if found {
+			return nil
+		}
+		found = true
+		return row.Scan(dest...)
+	}, query, args...)
+	return found, err
+}
+
+// postgresDB is a pool of Postgres.
+type postgresDB struct {
+	pgQuerier
+	pool *pgxpool.Pool
+}
+
+func (d postgresDB) dialect() dialect {
+	return dialect{
+		now:       "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+		forUpdate: "FOR UPDATE", skipLocked: "FOR UPDATE SKIP LOCKED",
+		lock: "SELECT pg_advisory_xact_lock(7815264303311284)",
+	}
+}
+
+func (d postgresDB) transact(ctx context.Context, work func(querier) error) error {
+	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return work(pgQuerier{tx}) })
+}
+
+func (d postgresDB) close() error {
+	d.pool.Close()
+	return nil
+}
+
+type pgQuerier struct {
+	q interface {
+		Exec(ctx context.Context, query string, args ...any) (pgconn.CommandTag, error)
+		Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+	}
+}
+
+func (p pgQuerier) exec(ctx context.Context, query string, args ...any) (int, error) {
+	tag, err := p.q.Exec(ctx, numbered(query), args...)
+	return int(tag.RowsAffected()), err
+}
+
+func (p pgQuerier) each(ctx context.Context, scan func(scanner) error, query string, args ...any) error {
+	rows, err := p.q.Query(ctx, numbered(query), args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// numbered writes the parameters as Postgres wants them.
+func numbered(query string) string {
+	var b strings.Builder
+	for n := 1; ; n++ {
+		before, after, ok := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !ok {
+			return b.String()
+		}
+		b.WriteString("$" + strconv.Itoa(n))
+		query = after
+	}
+}
+
+// sqliteDB is a file with one connection, which River asks for.
+type sqliteDB struct {
+	sqlQuerier
+	db *sql.DB
+}
+
+func (d sqliteDB) dialect() dialect {
+	return dialect{now: "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)"}
+}
+
+func (d sqliteDB) transact(ctx context.Context, work func(querier) error) error {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	if err := work(sqlQuerier{tx}); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	return tx.Commit()
+}
+
+func (d sqliteDB) close() error { return d.db.Close() }
+
+type sqlQuerier struct {
+	q interface {
+		ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+		QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	}
+}
+
+func (s sqlQuerier) exec(ctx context.Context, query string, args ...any) (int, error) {
+	r, err := s.q.ExecContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	n, err := r.RowsAffected()
+	return int(n), err
+}
+
+func (s sqlQuerier) each(ctx context.Context, scan func(scanner) error, query string, args ...any) error {
+	rows, err := s.q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func asError(err error) (*face.Error, bool) { return errors.AsType[*face.Error](err) }
+
+// fault turns what the database said into a [face.Error]: Unavailable where
+// the same call may succeed later.
+func fault(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	op = "jobs." + op
+	if known, ok := asError(err); ok {
+		e := *known
+		e.Op = op
+		return &e
+	}
+	kind, detail := diagnose(err)
+	e := face.Wrap(kind, op, err)
+	if wrapped, ok := asError(e); ok && wrapped.Kind == kind {
+		wrapped.Detail = detail
+	}
+	return e
+}
+
+func diagnose(err error) (face.Kind, string) {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_FULL:
+			return face.Unavailable, "the storage is full"
+		case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
+			return face.Unavailable, "the storage cannot be written to"
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+			return face.Unavailable, "the storage is busy"
+		}
+		return face.Internal, ""
+	}
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch class := e.Code[:min(2, len(e.Code))]; {
+		case e.Code == "53100":
+			return face.Unavailable, "the storage is full"
+		case class == "08", class == "25", class == "40", class == "53", class == "55", class == "57", class == "58":
+			return face.Unavailable, "the database cannot be written to"
+		}
+		return face.Internal, ""
+	}
+	_, connect := errors.AsType[*pgconn.ConnectError](err)
+	_, network := errors.AsType[net.Error](err)
+	if connect || network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, sql.ErrConnDone) || pgconn.SafeToRetry(err) || strings.Contains(err.Error(), "conn closed") {
+		return face.Unavailable, "the database cannot be reached"
+	}
+	return face.Internal, ""
+}

@@ -1,0 +1,353 @@
+package jobs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// Service is the jobs of a server: their queue, and workers once it is
+// started. It is safe for concurrent use.
+type Service struct {
+	o       Options
+	owner   string
+	queue   *queue
+	metrics *metrics
+	client  interface {
+		Start(ctx context.Context) error
+		Stop(ctx context.Context) error
+	}
+	release func() error // of the file's lock; may be nil
+
+	stopping   chan struct{} // closed when workers shall put their jobs back
+	work       context.Context
+	cut        context.CancelFunc // ends what workers do, at once
+	background sync.WaitGroup
+	stop, end  sync.Once
+	endErr     error
+
+	mu      sync.Mutex
+	started bool
+	running map[string]context.CancelCauseFunc // by job id
+}
+
+var _ Queue = (*Service)(nil)
+
+// invitationKind is River's name for an invitation.
+const invitationKind = "style_transfer"
+
+// invitation has a worker look for a job.
+type invitation struct{}
+
+// Kind implements [river.JobArgs].
+func (invitation) Kind() string { return invitationKind }
+
+// worker answers invitations.
+type worker struct {
+	river.WorkerDefaults[invitation]
+	s *Service
+}
+
+// Work implements [river.Worker]. It has no error: what becomes of a job is
+// written down by us, and an invitation is used up when it was looked at.
+func (w *worker) Work(context.Context, *river.Job[invitation]) error { return w.s.serve() }
+
+// Timeout implements [river.Worker]: a job has a deadline of its own.
+func (*worker) Timeout(*river.Job[invitation]) time.Duration { return -1 }
+
+// open makes the service on either database. T is its transaction.
+func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, o Options, release func() error) (*Service, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{o: o, owner: face.NewID(), release: release, stopping: make(chan struct{}), running: map[string]context.CancelCauseFunc{}}
+	s.work, s.cut = context.WithCancel(context.Background())
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &worker{s: s})
+	client, err := river.NewClient(driver, &river.Config{
+		Queues:      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: o.Workers}},
+		Workers:     workers,
+		Logger:      quiet(o.Logger),
+		MaxAttempts: maxFaults,
+		JobTimeout:  -1,
+		// Nobody is interested in an invitation that was answered.
+		CompletedJobRetentionPeriod: time.Minute,
+		DiscardedJobRetentionPeriod: time.Hour,
+		// The jobs are rescued by us, within seconds; this is for invitations.
+		RescueStuckJobsAfter: max(time.Hour, 2*o.Deadline),
+		FetchPollInterval:    max(100*time.Millisecond, min(time.Second, o.Beat)),
+	})
+	if err != nil {
+		return nil, face.Wrap(face.Internal, "jobs.open", err)
+	}
+	s.client = client
+	s.queue = &queue{db: db, perTenant: o.PerTenant}
+	s.queue.invite = func(ctx context.Context, q querier, n int) error {
+		list := make([]river.InsertManyParams, n)
+		for i := range list {
+			list[i].Args = invitation{}
+		}
+		_, err := client.InsertManyFastTx(ctx, tx(q), list)
+		return err
+	}
+	s.metrics, err = newMetrics(o.Registerer, s.queue)
+	return s, err
+}
+
+// Start begins to work on jobs.
+func (s *Service) Start(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.client.Start(context.WithoutCancel(ctx)); err != nil {
+		return fault("Start", err)
+	}
+	s.started = true
+	s.background.Go(s.keep)
+	return nil
+}
+
+// Stop has workers keep a checkpoint and put their jobs back, and waits for
+// them until ctx ends; then it cuts them off, and their jobs go on from the
+// checkpoint before. It may be called more than once.
+func (s *Service) Stop(ctx context.Context) error {
+	s.stop.Do(func() { close(s.stopping) })
+	s.mu.Lock()
+	started := s.started
+	s.started = false
+	s.mu.Unlock()
+	if !started {
+		return nil
+	}
+	err := s.client.Stop(ctx)
+	if err != nil {
+		s.cut()
+		// Transferrers end within an iteration.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		err = errors.Join(fault("Stop", err), fault("Stop", s.client.Stop(last)))
+	}
+	s.cut()
+	s.background.Wait()
+	return err
+}
+
+// Close stops what was not stopped, cutting it off, and releases everything.
+// Closing twice is no error.
+func (s *Service) Close() error {
+	s.end.Do(func() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		err := s.Stop(ended)
+		if face.KindOf(err) == face.Canceled {
+			err = nil
+		}
+		s.cut()
+		s.endErr = errors.Join(err, s.queue.db.close())
+		if s.release != nil {
+			s.endErr = errors.Join(s.endErr, s.release())
+		}
+	})
+	return s.endErr
+}
+
+// keep looks after jobs whose workers died, and after those past their time.
+func (s *Service) keep() {
+	tick := time.NewTicker(2 * s.o.Beat)
+	defer tick.Stop()
+	purgeEvery := min(time.Minute, s.o.TTL)
+	var purged time.Time
+	for {
+		if err := s.sweep(s.work, leaseBeats*s.o.Beat); err != nil && s.work.Err() == nil {
+			s.o.Logger.Warn("style jobs: no look after those whose worker died", "error", err)
+		}
+		if time.Since(purged) >= purgeEvery {
+			switch n, err := s.queue.purge(s.work, s.o.TTL); {
+			case s.work.Err() != nil:
+			case err != nil:
+				s.o.Logger.Warn("style jobs: no purge", "error", err)
+			default:
+				if purged = time.Now(); n > 0 {
+					s.o.Logger.Info("purged style jobs past their time", "jobs", n)
+				}
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-s.stopping:
+			return
+		}
+	}
+}
+
+func (s *Service) sweep(ctx context.Context, silent time.Duration) error {
+	lost, err := s.queue.sweep(ctx, func(id string) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.running[id] != nil
+	}, silent)
+	for _, id := range lost {
+		s.o.Logger.Warn("style job lost its worker", "job_id", id)
+	}
+	return err
+}
+
+// Submit implements [Queue].
+func (s *Service) Submit(ctx context.Context, r Request) (Job, error) {
+	const op = "Submit"
+	if r.CheckIdentity && s.o.Identify == nil {
+		return Job{}, invalid("/check_identity", "this server cannot tell")
+	}
+	if _, err := s.task(inputs{r.Content, r.Styles, r.Masks}, r.Params); err != nil {
+		return Job{}, err
+	}
+	r.ID = cmp.Or(r.ID, face.NewID())
+	j, err := s.queue.add(ctx, r, s.o.MaxQueued)
+	return answer(op, j, err)
+}
+
+// Job implements [Queue].
+func (s *Service) Job(ctx context.Context, tenant, id string) (Job, error) {
+	j, err := s.queue.job(ctx, s.queue.db, tenant, id, false)
+	return answer("Job", j, err)
+}
+
+// List implements [Queue].
+func (s *Service) List(ctx context.Context, tenant string, p store.Page) ([]Job, string, error) {
+	items, next, err := s.queue.list(ctx, tenant, p)
+	return items, next, fault("List", err)
+}
+
+// Delete implements [Queue].
+func (s *Service) Delete(ctx context.Context, tenant, id string) (Job, error) {
+	j, err := s.queue.remove(ctx, tenant, id)
+	if err == nil && j.Canceling {
+		s.mu.Lock()
+		if cancel := s.running[id]; cancel != nil {
+			cancel(errCanceled)
+		}
+		s.mu.Unlock()
+	}
+	return answer("Delete", j, err)
+}
+
+// Result implements [Queue].
+func (s *Service) Result(ctx context.Context, tenant, id string) ([]byte, error) {
+	const op = "Result"
+	j, err := s.Job(ctx, tenant, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case !j.State.Final():
+		return nil, face.Errorf(face.NotFinished, "jobs."+op, "The job is %s.", j.State)
+	case j.State != Succeeded:
+		return nil, face.Errorf(face.NotFound, "jobs."+op, "The job %s and has no picture.", map[State]string{Failed: "failed", Canceled: "was canceled"}[j.State])
+	}
+	png, err := s.queue.blob(ctx, tenant, id, "result")
+	if err == nil && png == nil { // erased this moment
+		err = face.Errorf(face.NotFound, "", "There is no such job.")
+	}
+	return answer(op, png, err)
+}
+
+// previewFor is how long one question for a preview has more of them made.
+const previewFor = 10 * time.Second
+
+// Preview implements [Queue].
+func (s *Service) Preview(ctx context.Context, tenant, id string, after int) ([]byte, int, error) {
+	const op = "Preview"
+	if err := s.queue.watch(ctx, tenant, id, previewFor); err != nil {
+		return nil, 0, fault(op, err)
+	}
+	j, err := s.Job(ctx, tenant, id)
+	if err != nil || j.Preview <= after {
+		return nil, after, err
+	}
+	png, err := s.queue.blob(ctx, tenant, id, "preview")
+	return png, j.Preview, fault(op, err)
+}
+
+// answer is what a method returns: a value, or an error alone.
+func answer[T any](op string, v T, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, fault(op, err)
+	}
+	return v, nil
+}
+
+// quiet lets River's warnings through and keeps its small talk.
+func quiet(log *slog.Logger) *slog.Logger {
+	if log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(warnings{log.Handler()})
+}
+
+type warnings struct{ slog.Handler }
+
+// Enabled implements [slog.Handler].
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+}
+
+// WithAttrs implements [slog.Handler].
+func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
+
+// WithGroup implements [slog.Handler].
+func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
+
+// metrics of jobs.
+type metrics struct {
+	iterations prometheus.Counter
+	duration   *prometheus.HistogramVec
+}
+
+func newMetrics(r prometheus.Registerer, q *queue) (*metrics, error) {
+	m := &metrics{
+		iterations: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "likeness_style_iterations_total",
+			Help: "Iterations that this server's style-transfer jobs made.",
+		}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "likeness_style_duration_seconds",
+			Help:    "Time that style-transfer jobs which ended here were worked on.",
+			Buckets: prometheus.ExponentialBuckets(1, 2, 12), // 1 s .. 34 min
+		}, []string{"state"}),
+	}
+	return m, errors.Join(r.Register(m.iterations), r.Register(m.duration), r.Register(byState{q}))
+}
+
+// byState counts the jobs at each scrape.
+type byState struct{ q *queue }
+
+func (byState) desc() *prometheus.Desc {
+	return prometheus.NewDesc("likeness_jobs", "Style-transfer jobs of all servers on the database, by state.", []string{"state"}, nil)
+}
+
+// Describe implements [prometheus.Collector].
+func (b byState) Describe(ch chan<- *prometheus.Desc) { ch <- b.desc() }
+
+// Collect implements [prometheus.Collector].
+func (b byState) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	counts, err := b.q.count(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(b.desc(), err)
+		return
+	}
+	for _, state := range States() {
+		ch <- prometheus.MustNewConstMetric(b.desc(), prometheus.GaugeValue, float64(counts[state]), string(state))
+	}
+}
