@@ -49,7 +49,6 @@ func rooms() map[string][]string {
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
 		"internal/searchload": {"pkg/face"},
-		"pkg/style":           {"pkg/face"},
 		"pkg/jobs":            {"pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
 		"pkg/app": {
