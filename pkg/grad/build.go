@@ -4,7 +4,7 @@ package grad
 // one number for each axis, or nil for ones (Pads: zeros).
 type Window struct {
 	Kernel             []int64 // pooling only: a convolution's is its weights'
-	Strides, Dilations []int64
+	Strides, Dilations []int64 // AveragePool takes no dilations
 	Pads               []int64 // before each axis, then after each
 	Group              int64   // convolutions only; 0 is 1
 }
@@ -47,7 +47,8 @@ func optional(inputs ...*Value) []*Value {
 // MaxPool takes the maximum of each window.
 func (g *Graph) MaxPool(x *Value, w Window) *Value { return g.apply("MaxPool", w.pooling(), x) }
 
-// AveragePool takes the mean of each window, of what is not padding.
+// AveragePool takes the mean of each window, of what is not padding. Pads are
+// smaller than the kernel, as those of MaxPool.
 func (g *Graph) AveragePool(x *Value, w Window) *Value {
 	return g.apply("AveragePool", w.pooling(), x)
 }
@@ -112,7 +113,8 @@ func (g *Graph) Softmax(x *Value, axis int) *Value {
 	return g.apply("Softmax", attributes{"axis": int64(axis)}, x)
 }
 
-// Normalize divides by the L2 norm along an axis.
+// Normalize divides by the L2 norm along an axis. Where that is 0 the gradient
+// is not finite.
 func (g *Graph) Normalize(x *Value, axis int) *Value {
 	return g.apply("LpNormalization", attributes{"axis": int64(axis), "p": int64(2)}, x)
 }

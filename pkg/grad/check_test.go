@@ -151,7 +151,7 @@ func (w worst) String() string {
 		w.cases, w.gradient, w.formula, w.forward)
 }
 
-const most = 30 // central differences for each tensor
+const most = 16 // central differences for each tensor
 
 // check holds the output and the gradients against the interpreter.
 func check(tb testing.TB, b grad.Backend, s *tensors, out *grad.Value) (worst, error) {

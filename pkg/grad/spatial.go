@@ -283,8 +283,8 @@ func inferConvTranspose(n *node) ([][]int64, error) {
 	}
 	shape := []int64{x[0], w[1] * win.group}
 	for i := range win.kernel {
-		// The standard has a dilation in its place too: there ONNX Runtime
-		// reads beyond its buffer.
+		// The standard allows it below a dilation as well: there ONNX Runtime
+		// gives NaN.
 		if rest[i] < 0 || rest[i] >= win.strides[i] {
 			return nil, fmt.Errorf("output_padding %v with strides %v", rest, win.strides)
 		}
