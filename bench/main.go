@@ -22,7 +22,7 @@ import (
 )
 
 type flags struct {
-	Only      []string      `help:"Which to run: stages, verify, memory, search, engines. All but engines, which takes hours, when none is named."`
+	Only      []string      `help:"Which to run: stages, verify, doors, memory, search, engines. All but engines, which takes hours, when none is named."`
 	Server    string        `default:"bin/server" type:"path" help:"The server to measure."`
 	ModelsDir []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with the models."`
 	Images    string        `default:"../shared/data/lfw-dev.tar" type:"path" help:"Photos, a folder or a tar."`
@@ -58,7 +58,7 @@ func run(ctx context.Context, f flags) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"stages", b.stages}, {"verify", b.verify}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}} {
+	}{{"stages", b.stages}, {"verify", b.verify}, {"doors", b.doors}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}} {
 		named := slices.Contains(f.Only, part.name)
 		if !named && (len(f.Only) > 0 || part.name == "engines") {
 			continue
