@@ -15,7 +15,7 @@ import (
 type vec struct{ r, g, b float64 }
 
 func rgb(hex uint32) vec {
-	return vec{float64(hex >> 16 & 255) / 255, float64(hex >> 8 & 255) / 255, float64(hex & 255) / 255}
+	return vec{float64(hex>>16&255) / 255, float64(hex>>8&255) / 255, float64(hex&255) / 255}
 }
 
 func mix(a, b vec, t float64) vec {
