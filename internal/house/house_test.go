@@ -48,6 +48,7 @@ func rooms() map[string][]string {
 		"internal/seal":       {"pkg/face"},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
+		"internal/artwork":    {},
 		"internal/searchload": {"pkg/face"},
 		"pkg/jobs":            {"pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
@@ -58,7 +59,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
 		},
 		"deploy": {},
 		"bench":  nil, // measures any room

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"image"
 	"image/jpeg"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/match"
@@ -19,18 +21,27 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// openTransferrer opens what makes style transfers, with so many threads of
-// its own. Nil: this build has none.
-func openTransferrer(o Options, _ *Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
-	_ = threads
-	return o.Transferrer, func() error { return nil }, nil
+// openTransferrer opens what makes style transfers, in a runtime of its own
+// with so many threads: the doors' runtime has none to spare.
+func openTransferrer(o Options, p *Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
+	if o.Transferrer != nil {
+		return o.Transferrer, func() error { return nil }, nil
+	}
+	runtime, err := ort.Open(ort.Options{Library: o.ORTLibrary, Provider: o.Provider, Threads: threads})
+	if err != nil {
+		return nil, nil, err
+	}
+	engine, err := style.New(style.Options{Backend: runtime, Networks: FeatureNetworks(p.Registry)})
+	if err != nil {
+		return nil, nil, errors.Join(err, runtime.Close())
+	}
+	return engine, runtime.Close, nil
 }
 
-// openJobs opens the style-transfer jobs, where there is something to make
-// them with.
+// openJobs opens the style-transfer jobs.
 func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry prometheus.Registerer) error {
 	transferrer, closes, err := openTransferrer(o, p, cmp.Or(o.StyleThreads, max(1, runtime.GOMAXPROCS(0)/2)))
-	if err != nil || transferrer == nil {
+	if err != nil {
 		return err
 	}
 	a.undo.push("style transfer", func(context.Context) error { return closes() })
