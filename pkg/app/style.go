@@ -12,8 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/internal/ort"
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/match"
