@@ -49,6 +49,7 @@ func rooms() map[string][]string {
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
 		"internal/searchload": {"pkg/face"},
+		"internal/series":     {"pkg/face"},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
 		"pkg/app": {
 			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
@@ -56,8 +57,8 @@ func rooms() map[string][]string {
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
-			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
+			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "models", "pkg/app", "pkg/embed",
+			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
 		},
 		"deploy": {},
 		"bench":  nil, // measures any room
