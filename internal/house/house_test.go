@@ -48,6 +48,7 @@ func rooms() map[string][]string {
 		"internal/seal":       {"pkg/face"},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
+		"internal/artwork":    {},
 		"internal/searchload": {"pkg/face"},
 		"internal/series":     {"pkg/face"},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},

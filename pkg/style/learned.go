@@ -1,0 +1,298 @@
+package style
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"gonum.org/v1/gonum/mat"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad"
+)
+
+// learned are features that are fitted to the images of a task. Each layer
+// takes small patches of the one before it, finds the directions in which they
+// differ most (principal components, each scaled to the variance 1), and has
+// two channels for each: what points along it and what points against it.
+// Between layers, the mean of 2 by 2 is taken.
+type learned struct {
+	layers   []filters
+	pool     int64
+	fallback Defaults
+}
+
+// filters are one layer, of rank spatial axes.
+type filters struct {
+	weights, bias []float32
+	in, out       int
+	kernel        []int64
+}
+
+// plan says how many layers are fitted and how large.
+type plan struct {
+	kernels, components []int
+	pool                int
+}
+
+// planFor is the plan for a number of spatial axes. No layer has patches of
+// more than 864 numbers, which are seconds for the eigenvectors.
+func planFor(rank int) plan {
+	switch rank {
+	case 1:
+		return plan{[]int{15, 9, 9, 9, 9}, []int{12, 24, 40, 48, 48}, 2}
+	case 3:
+		return plan{[]int{3, 3, 3, 3}, []int{8, 12, 16, 16}, 2}
+	}
+	return plan{[]int{5, 3, 3, 3, 3}, []int{12, 24, 40, 48, 48}, 2}
+}
+
+// learnedDefaults are those of planFor's layers.
+func learnedDefaults() Defaults {
+	return Defaults{
+		Layers: Layers{
+			Content: map[string]float64{"l3": 1},
+			Style:   map[string]float64{"l1": 4, "l2": 3, "l3": 2, "l4": 1, "l5": 0.5},
+		},
+		Content: 0.4, Style: 1, TV: 1e-5,
+	}
+}
+
+func (l *learned) names() []string {
+	var all []string
+	for i := range l.layers {
+		all = append(all, fmt.Sprintf("l%d", i+1))
+	}
+	return all
+}
+
+func (l *learned) defaults() Defaults { return l.fallback }
+
+func (l *learned) add(g *grad.Graph, x *grad.Value, layers []string) (map[string]*grad.Value, error) {
+	rank := len(x.Shape()) - 2
+	out := map[string]*grad.Value{}
+	last := -1
+	names := l.names()
+	for _, name := range layers {
+		i := slices.Index(names, name)
+		if i < 0 {
+			return nil, face.Errorf(face.Invalid, "style", "the features %q have no layer %q; they have %q", Learned, name, names)
+		}
+		last = max(last, i)
+	}
+	// Zeros that pad the edges are then grey.
+	x = g.Sub(x, g.Scalar(middle))
+	for i := range last + 1 {
+		f := l.layers[i]
+		if i > 0 {
+			x = g.AveragePool(x, grad.Window{Kernel: slices.Repeat([]int64{l.pool}, rank), Strides: slices.Repeat([]int64{l.pool}, rank)})
+		}
+		pads := make([]int64, 0, 2*rank)
+		for range 2 {
+			for _, k := range f.kernel {
+				pads = append(pads, k/2)
+			}
+		}
+		w := g.Constant(f.weights, append([]int64{int64(f.out), int64(f.in)}, f.kernel...)...)
+		x = g.Relu(g.Conv(x, w, g.Constant(f.bias, int64(f.out)), grad.Window{Pads: pads}))
+		if slices.Contains(layers, names[i]) {
+			out[names[i]] = x
+		}
+	}
+	return out, g.Err()
+}
+
+// middle is the grey that pads the edges.
+const middle = 128
+
+// sample is one image that is fitted to.
+type sample struct {
+	size []int
+	data []float32
+}
+
+// patches is how many are taken of each image for each layer.
+const patches = 12000
+
+// fit makes the features. The same images and seed give the same features.
+func fit(ctx context.Context, b grad.Backend, channels int, samples []sample, seed uint64) (*learned, error) {
+	rank := len(samples[0].size)
+	p := planFor(rank)
+	l := &learned{pool: int64(p.pool), fallback: learnedDefaults()}
+	in := channels
+	for i, k := range p.kernels {
+		// As deep as the images are large.
+		if i > 0 && slices.Min(samples[0].size)/power2(p.pool, i) < 2 {
+			break
+		}
+		kernel := slices.Repeat([]int{k}, rank)
+		dim := in * area(kernel)
+		rng := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // a layer's number
+		var rows []float32
+		for _, s := range samples {
+			data, size := s.data, s.size
+			if i > 0 {
+				var err error
+				if data, size, err = l.pooled(ctx, b, channels, s); err != nil {
+					return nil, err
+				}
+			}
+			rows = append(rows, takePatches(rng, data, in, size, kernel)...)
+		}
+		f, err := principal(ctx, b, rows, dim, min(p.components[i], dim), i)
+		if err != nil {
+			return nil, err
+		}
+		f.in = in
+		for range rank {
+			f.kernel = append(f.kernel, int64(k))
+		}
+		l.layers = append(l.layers, f)
+		in = f.out
+	}
+	// What the images are too small for is not compared.
+	names := l.names()
+	for name := range l.fallback.Layers.Style {
+		if !slices.Contains(names, name) {
+			delete(l.fallback.Layers.Style, name)
+		}
+	}
+	if !slices.Contains(names, "l3") {
+		l.fallback.Layers.Content = map[string]float64{names[len(names)-1]: 1}
+	}
+	return l, nil
+}
+
+func power2(base, n int) int {
+	out := 1
+	for range n {
+		out *= base
+	}
+	return out
+}
+
+// pooled is what the next layer sees of an image.
+func (l *learned) pooled(ctx context.Context, b grad.Backend, channels int, s sample) ([]float32, []int, error) {
+	g := grad.NewGraph()
+	names := l.names()
+	top := names[len(names)-1]
+	values, err := l.add(g, g.Input("image", shape(channels, s.size)...), []string{top})
+	if err != nil {
+		return nil, nil, err
+	}
+	window := slices.Repeat([]int64{l.pool}, len(s.size))
+	y := g.AveragePool(values[top], grad.Window{Kernel: window, Strides: window})
+	out, err := runOnce(ctx, b, g, s.data, y)
+	if err != nil {
+		return nil, nil, err
+	}
+	return out[0], layerOf(y).size, nil
+}
+
+// takePatches copies patches at random places, or all of them where there are
+// not more than are wanted. What lies beyond an edge is as at the edge.
+func takePatches(rng *rand.Rand, data []float32, channels int, size, kernel []int) []float32 {
+	places := area(size)
+	count := min(places, patches)
+	rows := make([]float32, 0, count*channels*area(kernel))
+	offsets := make([]int, area(kernel))
+	for n := range count {
+		at := n
+		if places > patches {
+			at = rng.IntN(places)
+		}
+		for o := range offsets {
+			offset, step, rest, place := 0, 1, o, at
+			for axis := len(size) - 1; axis >= 0; axis-- {
+				i := place%size[axis] + rest%kernel[axis] - kernel[axis]/2
+				offset += min(max(i, 0), size[axis]-1) * step
+				step *= size[axis]
+				rest, place = rest/kernel[axis], place/size[axis]
+			}
+			offsets[o] = offset
+		}
+		for c := range channels {
+			plane := data[c*places:][:places]
+			for _, o := range offsets {
+				rows = append(rows, plane[o])
+			}
+		}
+	}
+	return rows
+}
+
+// threshold silences weak responses from the third layer on, as far as the
+// variance is 1.
+const threshold = 0.3
+
+// principal finds the components of rows of dim numbers. The covariance is
+// computed by the runtime, a few thousand rows at a time.
+func principal(ctx context.Context, b grad.Backend, rows []float32, dim, components, depth int) (f filters, err error) {
+	const chunk = 2048
+	count := len(rows) / dim
+	mean := make([]float64, dim)
+	for n := range count {
+		for i, v := range rows[n*dim:][:dim] {
+			mean[i] += float64(v)
+		}
+	}
+	shift := 0.0
+	if depth == 0 {
+		shift = middle // the first layer is given x - middle
+	}
+	for i := range mean {
+		mean[i] /= float64(count)
+	}
+	g := grad.NewGraph()
+	x := g.Input("rows", chunk, int64(dim))
+	p, err := compile(b, g, g.Gemm(x, x, true, false, 1/float64(chunk)))
+	if err != nil {
+		return f, err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	sum := make([]float64, dim*dim)
+	for from := 0; from < count; from += chunk {
+		in := p.in("rows")
+		clear(in)
+		for n := range min(chunk, count-from) {
+			for i, v := range rows[(from+n)*dim:][:dim] {
+				in[n*dim+i] = float32(float64(v) - mean[i])
+			}
+		}
+		if err := p.Run(ctx); err != nil {
+			return f, err
+		}
+		for i, v := range p.Output(0) {
+			sum[i] += float64(v) * chunk / float64(count)
+		}
+	}
+	var eig mat.EigenSym
+	if !eig.Factorize(mat.NewSymDense(dim, sum), true) {
+		return f, errDiverged("the features have no principal components")
+	}
+	var vectors mat.Dense
+	eig.VectorsTo(&vectors)
+	values := eig.Values(nil) // ascending
+	floor := max(values[dim-1]*1e-5, 1e-4)
+	f.out = 2 * components
+	f.weights, f.bias = make([]float32, f.out*dim), make([]float32, f.out)
+	for c := range components {
+		column := dim - 1 - c
+		scale := 1 / math.Sqrt(values[column]+floor)
+		var offset float64
+		for i := range dim {
+			w := vectors.At(i, column) * scale
+			offset += w * (mean[i] - shift)
+			f.weights[c*dim+i], f.weights[(components+c)*dim+i] = float32(w), float32(-w)
+		}
+		bias := 0.0
+		if depth >= 2 {
+			bias = -threshold
+		}
+		f.bias[c], f.bias[components+c] = float32(bias-offset), float32(bias+offset)
+	}
+	return f, nil
+}

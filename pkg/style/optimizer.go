@@ -1,0 +1,378 @@
+package style
+
+import (
+	"math"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// evaluate computes the losses for x and writes their gradient.
+type evaluate func(x, gradient []float32) (Loss, error)
+
+// optimizer moves the numbers of G downhill.
+type optimizer interface {
+	// begin evaluates where it stands; it comes before the first step, and
+	// after restoring.
+	begin(f evaluate) error
+	// step takes one step. done: there is nothing more to gain.
+	step(f evaluate) (done bool, err error)
+	at() point
+	// save and restore exchange all that a step depends on but what begin
+	// computes anew.
+	save(e *encoder)
+	restore(d *decoder)
+}
+
+// point is where an optimizer stands. What it points to changes with a step.
+type point struct {
+	x, gradient []float32
+	loss        Loss
+	shrunk      int // steps made smaller so far because they were not finite
+}
+
+// tries is how often one step is made smaller before it is given up.
+const tries = 16
+
+// finiteAt says whether a place can be stood on.
+func finiteAt(loss Loss, gradient []float32) bool {
+	if !loss.finite() {
+		return false
+	}
+	// A sum is not finite when any part is not.
+	sum := dot(gradient, gradient)
+	return !math.IsNaN(sum) && !math.IsInf(sum, 0)
+}
+
+func (p *point) begin(f evaluate) error {
+	var err error
+	if p.loss, err = f(p.x, p.gradient); err != nil {
+		return err
+	}
+	if !finiteAt(p.loss, p.gradient) {
+		return errDiverged("the loss is not finite where the picture begins: the weights are too large")
+	}
+	return nil
+}
+
+// dot sums up in eight parts, which the processor adds side by side.
+func dot(a, b []float32) float64 {
+	var s [4]float64
+	b = b[:len(a)]
+	for len(a) >= 4 {
+		s[0] += float64(a[0]) * float64(b[0])
+		s[1] += float64(a[1]) * float64(b[1])
+		s[2] += float64(a[2]) * float64(b[2])
+		s[3] += float64(a[3]) * float64(b[3])
+		a, b = a[4:], b[4:]
+	}
+	for i := range a {
+		s[0] += float64(a[i]) * float64(b[i])
+	}
+	return s[0] + s[1] + s[2] + s[3]
+}
+
+func rms(v []float32) float64 { return math.Sqrt(dot(v, v) / float64(len(v))) }
+
+// axpy adds k times v.
+func axpy(dst []float32, k float64, v []float32) {
+	f := float32(k)
+	dst = dst[:len(v)]
+	for i, x := range v {
+		dst[i] += f * x
+	}
+}
+
+// half is a float32 without its lower 16 bits: enough for a pair of an L-BFGS
+// memory, and half of what such a memory takes, in a run and in a checkpoint.
+type half uint16
+
+func halves(dst []half, src []float32) {
+	for i, v := range src {
+		b := math.Float32bits(v)
+		dst[i] = half((b + 0x7fff + b>>16&1) >> 16) // to the nearest, ties to even
+	}
+}
+
+func (h half) float() float32 { return math.Float32frombits(uint32(h) << 16) }
+
+func dotHalves(a []half, b []float32) float64 {
+	var s [4]float64
+	b = b[:len(a)]
+	for len(a) >= 4 {
+		s[0] += float64(a[0].float()) * float64(b[0])
+		s[1] += float64(a[1].float()) * float64(b[1])
+		s[2] += float64(a[2].float()) * float64(b[2])
+		s[3] += float64(a[3].float()) * float64(b[3])
+		a, b = a[4:], b[4:]
+	}
+	for i := range a {
+		s[0] += float64(a[i].float()) * float64(b[i])
+	}
+	return s[0] + s[1] + s[2] + s[3]
+}
+
+func axpyHalves(dst []float32, k float64, v []half) {
+	f := float32(k)
+	dst = dst[:len(v)]
+	for i, x := range v {
+		dst[i] += f * x.float()
+	}
+}
+
+// lbfgs is the limited-memory method of Broyden, Fletcher, Goldfarb and
+// Shanno with a backtracking line search.
+type lbfgs struct {
+	point
+	memory []pair // oldest first
+	most   int
+	// What a step works on.
+	next, nextGradient, direction []float32
+}
+
+// pair is a step s and the change y of the gradient over it.
+type pair struct {
+	s, y []half
+	sy   float64
+}
+
+func newLBFGS(x []float32, memory int) *lbfgs {
+	n := len(x)
+	return &lbfgs{
+		point: point{x: x, gradient: make([]float32, n)}, most: memory,
+		next: make([]float32, n), nextGradient: make([]float32, n), direction: make([]float32, n),
+	}
+}
+
+func (o *lbfgs) at() point { return o.point }
+
+// firstStep is the size of a step that no memory tells, and longest that of
+// any, in grey levels (root mean square).
+const firstStep, longest = 1, 40
+
+// steepest is downhill as far as firstStep.
+func (o *lbfgs) steepest() {
+	o.memory = nil
+	clear(o.direction)
+	axpy(o.direction, -firstStep/rms(o.gradient), o.gradient)
+}
+
+// aim sets the direction by the two loops over the memory.
+func (o *lbfgs) aim() {
+	if len(o.memory) == 0 {
+		o.steepest()
+		return
+	}
+	d := o.direction
+	copy(d, o.gradient)
+	alphas := make([]float64, len(o.memory))
+	for i := len(o.memory) - 1; i >= 0; i-- {
+		p := o.memory[i]
+		alphas[i] = dotHalves(p.s, d) / p.sy
+		axpyHalves(d, -alphas[i], p.y)
+	}
+	last := o.memory[len(o.memory)-1]
+	var yy float64
+	for _, v := range last.y {
+		yy += float64(v.float()) * float64(v.float())
+	}
+	scale := float32(last.sy / yy)
+	for i := range d {
+		d[i] *= scale
+	}
+	for i, p := range o.memory {
+		axpyHalves(d, alphas[i]-dotHalves(p.y, d)/p.sy, p.s)
+	}
+	for i := range d {
+		d[i] = -d[i]
+	}
+	if size := rms(d); !(dot(d, o.gradient) < 0) || math.IsInf(size, 0) {
+		o.steepest()
+	} else if size > longest {
+		clear(o.next)
+		axpy(o.next, longest/size, d)
+		copy(d, o.next)
+	}
+}
+
+func (o *lbfgs) step(f evaluate) (bool, error) {
+	if rms(o.gradient) == 0 {
+		return true, nil
+	}
+	o.aim()
+	for {
+		moved, err := o.search(f)
+		if err != nil || moved {
+			return false, err
+		}
+		if len(o.memory) == 0 {
+			return true, nil
+		}
+		o.steepest()
+	}
+}
+
+// search goes along the direction until the loss is less by enough.
+func (o *lbfgs) search(f evaluate) (moved bool, err error) {
+	const enough = 1e-4
+	slope := dot(o.direction, o.gradient)
+	finite := false
+	for t, n := 1.0, 0; n < tries; n++ {
+		copy(o.next, o.x)
+		axpy(o.next, t, o.direction)
+		loss, err := f(o.next, o.nextGradient)
+		if err != nil {
+			return false, err
+		}
+		if !finiteAt(loss, o.nextGradient) {
+			o.shrunk++
+			t /= 10
+			continue
+		}
+		finite = true
+		if loss.Total <= o.loss.Total+enough*t*slope {
+			o.keep(loss)
+			return true, nil
+		}
+		// The parabola through what is known has its bottom here.
+		bottom := -slope * t * t / (2 * (loss.Total - o.loss.Total - slope*t))
+		t = min(max(bottom, 0.1*t), 0.5*t)
+	}
+	if !finite {
+		return false, errDiverged("the loss is not finite however small the step")
+	}
+	return false, nil
+}
+
+// keep goes to the next place and remembers the way.
+func (o *lbfgs) keep(loss Loss) {
+	var p pair
+	if len(o.memory) < o.most {
+		p.s, p.y = make([]half, len(o.x)), make([]half, len(o.x))
+	} else {
+		p, o.memory = o.memory[0], o.memory[1:]
+	}
+	d := o.direction
+	for i, v := range o.next {
+		d[i] = v - o.x[i]
+	}
+	halves(p.s, d)
+	for i, v := range o.nextGradient {
+		d[i] = v - o.gradient[i]
+	}
+	halves(p.y, d)
+	p.sy = 0
+	for i, s := range p.s {
+		p.sy += float64(s.float()) * float64(p.y[i].float())
+	}
+	if p.sy > 0 && !math.IsInf(p.sy, 0) {
+		o.memory = append(o.memory, p)
+	}
+	o.x, o.next = o.next, o.x
+	o.gradient, o.nextGradient = o.nextGradient, o.gradient
+	o.loss = loss
+}
+
+func (o *lbfgs) save(e *encoder) {
+	e.floats(o.x)
+	e.number(uint64(len(o.memory)))
+	for _, p := range o.memory {
+		e.halves(p.s)
+		e.halves(p.y)
+	}
+}
+
+func (o *lbfgs) restore(d *decoder) {
+	d.floats(o.x)
+	n := d.number()
+	if n > uint64(o.most) {
+		d.err = errTorn
+		return
+	}
+	for range n {
+		p := pair{s: make([]half, len(o.x)), y: make([]half, len(o.x))}
+		d.halves(p.s)
+		d.halves(p.y)
+		for i, s := range p.s {
+			p.sy += float64(s.float()) * float64(p.y[i].float())
+		}
+		o.memory = append(o.memory, p)
+	}
+}
+
+// adam is the method of Kingma and Ba. Its steps are in grey levels.
+type adam struct {
+	point
+	mean, square []float32
+	steps        uint64
+	rate         float64
+	next         []float32
+	nextGradient []float32
+}
+
+// adamRate is the step of a pixel whose gradient always points one way.
+const adamRate = 6
+
+func newAdam(x []float32) *adam {
+	n := len(x)
+	return &adam{
+		point: point{x: x, gradient: make([]float32, n)}, rate: adamRate,
+		mean: make([]float32, n), square: make([]float32, n), next: make([]float32, n), nextGradient: make([]float32, n),
+	}
+}
+
+func (o *adam) at() point { return o.point }
+
+func (o *adam) step(f evaluate) (bool, error) {
+	const b1, b2 = 0.9, 0.999
+	// The gradient is taken in units of its own size, so that its square
+	// stays in the range of float32 whatever the weights are.
+	size := rms(o.gradient)
+	if size == 0 {
+		return true, nil
+	}
+	o.steps++
+	unit := float32(1 / size)
+	for i, v := range o.gradient {
+		v *= unit
+		o.mean[i] = b1*o.mean[i] + (1-b1)*v
+		o.square[i] = b2*o.square[i] + (1-b2)*v*v
+	}
+	c1, c2 := 1-math.Pow(b1, float64(o.steps)), 1-math.Pow(b2, float64(o.steps))
+	for range tries {
+		k, root := float32(o.rate/c1), float32(1/c2)
+		for i, m := range o.mean {
+			o.next[i] = o.x[i] - k*m/(float32(math.Sqrt(float64(o.square[i]*root)))+1e-8)
+		}
+		loss, err := f(o.next, o.nextGradient)
+		if err != nil {
+			return false, err
+		}
+		if finiteAt(loss, o.nextGradient) {
+			o.x, o.next = o.next, o.x
+			o.gradient, o.nextGradient = o.nextGradient, o.gradient
+			o.loss = loss
+			return false, nil
+		}
+		o.shrunk++
+		o.rate /= 10
+	}
+	return false, errDiverged("the loss is not finite however small the step")
+}
+
+func (o *adam) save(e *encoder) {
+	e.floats(o.x)
+	e.floats(o.mean)
+	e.floats(o.square)
+	e.number(o.steps)
+	e.number(math.Float64bits(o.rate))
+}
+
+func (o *adam) restore(d *decoder) {
+	d.floats(o.x)
+	d.floats(o.mean)
+	d.floats(o.square)
+	o.steps = d.number()
+	o.rate = math.Float64frombits(d.number())
+}
+
+var errTorn = face.Errorf(face.Invalid, "style.Transfer", "checkpoint: it is torn or of another version")
