@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
 	"io"
 	"math"
 	"math/rand/v2"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/pkg/grad"
+	"github.com/likeness-id/likeness/pkg/style"
 )
 
 // styleFlags say what of style transfer is measured.
@@ -47,22 +49,22 @@ func (f styleFlags) threads() int {
 //go:embed style_torch.py
 var styleTorch []byte
 
-// styleResult is what one case found.
+// styleResult is what one case found; each of its two processes fills in its part.
 type styleResult struct {
 	Net    string
-	Rounds int
-	FLOP   float64 // of one evaluation: convolutions and Grams, forward and backward
+	Rounds int     `json:",omitzero"`
+	FLOP   float64 `json:",omitzero"` // of one evaluation: convolutions and Grams, forward and backward
 
-	Ours, Torch         float64 // seconds of an evaluation, the median
-	Peak                float64 // FLOP a second of a product of matrices on the same runtime, the best
-	OursPeak, TorchPeak float64 // bytes of resident memory at most
-	LossError           float64 // the worst part, relative
-	GradientError       float64 // relative L2
-	Version             string  // of torch and its BLAS
-	NoTorch             string  // why there is no yardstick
+	Ours, Torch         float64 `json:",omitzero"` // seconds of an evaluation, the median
+	Peak                float64 `json:",omitzero"` // FLOP a second of a product of matrices on the same runtime, the best
+	OursPeak, TorchPeak float64 `json:",omitzero"` // bytes of resident memory at most
+	LossError           float64 `json:",omitzero"` // the worst part, relative
+	GradientError       float64 `json:",omitzero"` // relative L2
+	Version             string  `json:",omitzero"` // of torch and its BLAS
+	NoTorch             string  `json:",omitzero"` // why there is no yardstick
 
-	Iteration     float64 // seconds of an optimiser's step, with all that belongs to it
-	IterationPeak float64
+	Iteration     float64 `json:",omitzero"` // seconds of an optimiser's step, with all that belongs to it
+	IterationPeak float64 `json:",omitzero"`
 }
 
 // style measures loss, gradient and the optimiser's step of style transfer. A
@@ -506,6 +508,58 @@ func (t *torchProcess) stop() error {
 	return errors.Join(t.in.Close(), t.cmd.Wait(), os.RemoveAll(t.folder))
 }
 
-func (b *bench) iterate(ctx context.Context, rt *ort.Runtime, net *stylenet, size int) (any, error) {
-	return map[string]any{}, nil
+// iterate times the product: an [style.Engine] making a picture, from one
+// report to the next at the full size.
+func (b *bench) iterate(ctx context.Context, rt *ort.Runtime, net *stylenet, size int) (_ *styleResult, err error) {
+	network, err := net.network()
+	if err != nil {
+		return nil, err
+	}
+	engine, err := style.New(style.Options{Backend: rt, Networks: []style.Network{network}})
+	if err != nil {
+		return nil, err
+	}
+	content, styled, _ := pictures(size)
+	p := style.DefaultParams()
+	// A tenth and more of the steps are at the full size; the coarse scales
+	// only lead there, and the observer ends it.
+	p.Features, p.Size, p.Iterations = network.ID, size, min(16*b.StyleIterations, style.MaxIterations)
+	enough := errors.New("enough")
+	var last time.Time
+	var times []float64
+	_, err = engine.Transfer(ctx, style.Task{Content: rgba(content, size), Styles: []*image.RGBA{rgba(styled, size)}, Params: p}, func(r style.Report) error {
+		if r.Width != size {
+			return nil
+		}
+		now := time.Now()
+		if !last.IsZero() {
+			times = append(times, now.Sub(last).Seconds())
+		}
+		last = now
+		if len(times) >= b.StyleIterations {
+			return enough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, enough) {
+		return nil, err
+	}
+	if len(times) < 3 {
+		return nil, fmt.Errorf("only %d iterations at the full size", len(times))
+	}
+	r := &styleResult{Net: net.name, Iteration: median(times)}
+	r.IterationPeak, err = peakRSS()
+	return r, err
+}
+
+// rgba is a picture of what pictures made.
+func rgba(x []float32, size int) *image.RGBA {
+	img := image.NewRGBA(image.Rect(0, 0, size, size))
+	for i := range size * size {
+		for c := range 3 {
+			img.Pix[4*i+c] = uint8(max(0, min(255, x[c*size*size+i]+128)))
+		}
+		img.Pix[4*i+3] = 255
+	}
+	return img
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/likeness-id/likeness/pkg/grad"
+	"github.com/likeness-id/likeness/pkg/style"
 )
 
 // stylenet is a feature network that both sides of bench-style build, each in
@@ -183,4 +184,25 @@ func (n *stylenet) build(g *grad.Graph, image *grad.Value) (values map[string]*g
 		values[op.Name] = x
 	}
 	return values, flops
+}
+
+// network is the same as a model that the engine reads.
+func (n *stylenet) network() (style.Network, error) {
+	g := grad.NewGraph()
+	image := g.Input(styleImage, 1, 3, 64, 64)
+	values, _ := n.build(g, image)
+	data, err := g.Marshal(values[n.ops[len(n.ops)-1].Name])
+	if err != nil {
+		return style.Network{}, err
+	}
+	// The graph named its values itself.
+	layers := style.Layers{Content: map[string]float64{values[n.content].Name(): 1}, Style: map[string]float64{}}
+	for _, l := range n.style {
+		layers.Style[values[l.layer].Name()] = l.weight
+	}
+	return style.Network{
+		ID: "measured", Read: func() ([]byte, error) { return data, nil }, Input: image.Name(),
+		Mean: [3]float32{123, 117, 104}, Scale: [3]float32{1, 1, 1},
+		Defaults: style.Defaults{Layers: layers, Content: n.contentWeight, Style: 1, TV: n.tvWeight},
+	}, nil
 }

@@ -100,7 +100,7 @@ func drawLosses(name string, history []style.Report) error {
 		line.Color, line.Dashes = color.Gray{150}, []vg.Length{vg.Points(3), vg.Points(3)}
 		p.Add(line)
 		names.XYs = append(names.XYs, plotter.XY{X: x, Y: high * 1.9})
-		names.Labels = append(names.Labels, fmt.Sprintf(" %d", max(r.Width, r.Height)))
+		names.Labels = append(names.Labels, fmt.Sprintf(" %d px", max(r.Width, r.Height)))
 	}
 	labels, err := plotter.NewLabels(names)
 	if err != nil {

@@ -41,7 +41,7 @@ type cell struct {
 
 // sheetMoments are when a picture is taken, as parts of all iterations: most
 // happens in the beginning.
-func sheetMoments() []float64 { return []float64{0, 0.03, 0.1, 0.2, 0.35, 0.55, 0.8} }
+func sheetMoments() []float64 { return []float64{0, 0.05, 0.12, 0.22, 0.38, 0.6, 0.8} }
 
 // observe keeps a picture when it is time for one.
 func (s *sheet) observe(r style.Report) {
