@@ -189,6 +189,7 @@ func (e MigrationState) Valid() bool {
 const (
 	ModelTaskDetector ModelTask = "detector"
 	ModelTaskEncoder  ModelTask = "encoder"
+	ModelTaskFeatures ModelTask = "features"
 )
 
 // Valid indicates whether the value is a known member of the ModelTask enum.
@@ -197,6 +198,8 @@ func (e ModelTask) Valid() bool {
 	case ModelTaskDetector:
 		return true
 	case ModelTaskEncoder:
+		return true
+	case ModelTaskFeatures:
 		return true
 	default:
 		return false

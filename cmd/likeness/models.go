@@ -46,8 +46,12 @@ func (c modelsList) Run(t *tool) error {
 		case file == "":
 			file = "not here: put " + m.File + " into a models folder"
 		}
+		size := m.Size
+		if size == 0 { // it is cut of what is fetched
+			size = m.Cut.Size
+		}
 		fmt.Fprintf(w, "%s\t%s\t%.1f MB\t%s\t%s\t%s\t%s\n",
-			m.ID, m.Task, float64(m.Size)/1e6, m.License, m.Source, points(m), file)
+			m.ID, m.Task, float64(size)/1e6, m.License, m.Source, points(m), file)
 	}
 	return w.Flush()
 }
@@ -120,13 +124,21 @@ func (c modelsPull) Run(t *tool) error {
 	if m.URL == "" {
 		return fmt.Errorf("%s cannot be fetched, for nobody publishes it at a known address: its source is %s", m.ID, m.Source)
 	}
-	path := filepath.Join(app.PulledModels(c.DataDir), m.File)
-	bar := newProgress(t.stderr, "fetching "+m.ID, m.Size, true)
+	dir := app.PulledModels(c.DataDir)
+	path := filepath.Join(dir, m.File)
+	file, to := fetch.File{URL: m.URL, SHA256: m.SHA256, MaxBytes: m.Size}, path
+	if m.Cut != nil {
+		file.SHA256, file.MaxBytes, to = m.Cut.SHA256, m.Cut.Size, path+".whole"
+	}
+	bar := newProgress(t.stderr, "fetching "+m.ID, file.MaxBytes, true)
 	defer bar.Close()
-	err = fetch.NewClient().Get(t.ctx, fetch.File{URL: m.URL, SHA256: m.SHA256, MaxBytes: m.Size}, path,
-		func(done, _ int64) { bar.Set(done) })
-	if err != nil {
+	if err := fetch.NewClient().Get(t.ctx, file, to, func(done, _ int64) { bar.Set(done) }); err != nil {
 		return err
+	}
+	if m.Cut != nil {
+		if err := cutModel(to, m.Manifest, dir); err != nil {
+			return err
+		}
 	}
 	bar.Print(t.stdout, "%s", path)
 	return nil

@@ -78,6 +78,7 @@ func (p styleParams) params() style.Params {
 func (styleCmd) Help() string {
 	return "Neural style transfer by Gram matrices, in this process. The result has the shape of the content. " +
 		"The first Ctrl-C ends the run after its iteration and keeps it in a checkpoint, the second at once. " +
+		"Of a signal or a volume nothing is kept, its features are learned or random (drawn by the seed), and --size, --style-scale and --preserve-color mean nothing. " +
 		"Losses that --curve and --csv show are weighted, as they are added; of a run that was resumed they begin there."
 }
 
@@ -97,8 +98,8 @@ func (c styleCmd) Validate() error {
 	results := []string{strings.ToLower(filepath.Ext(c.Signal + c.Volume))}
 	if c.Content != "" {
 		results = pictures
-	} else if c.Sheet != "" || len(c.Mask) > 0 {
-		return errors.New("--sheet and --mask are for pictures")
+	} else if c.Sheet != "" || c.Checkpoint != "" || len(c.Mask) > 0 || len(c.Style) > 1 {
+		return errors.New("--sheet, --checkpoint, --mask and a second --style are for pictures")
 	}
 	var outputs []string
 	for _, o := range []struct {
@@ -164,7 +165,7 @@ func (c styleCmd) threads() int {
 
 func (c styleCmd) Run(t *tool) (err error) {
 	if c.Content == "" {
-		return errors.New("not there")
+		return c.transferField(t)
 	}
 	task := style.Task{Params: c.params()}
 	// Before any picture is decoded at a size that nobody can want.
@@ -280,6 +281,40 @@ func (c styleCmd) paint(t *tool, engine style.Transferrer, task style.Task) erro
 	return c.flagged(err)
 }
 
+// transferField changes a signal or a volume.
+func (c styleCmd) transferField(t *tool) (err error) {
+	flag, name, axes := "--signal", c.Signal, 1
+	if c.Volume != "" {
+		flag, name, axes = "--volume", c.Volume, 3
+	}
+	content, err := readField(flag, name, axes)
+	if err != nil {
+		return err
+	}
+	like, err := readField("--style", c.Style[0], axes)
+	if err != nil {
+		return err
+	}
+	engine, done, err := c.engine()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	var result style.Field
+	return c.flagged(c.follow(t, func(ctx context.Context, _ []byte, observe func(style.Report) error) (err error) {
+		result, err = engine.TransferField(ctx, asField(content), asField(like), c.params(), observe)
+		return err
+	}, func() error {
+		out := *content
+		out.Data = result.Data
+		data, err := out.Encode(filepath.Ext(c.Out))
+		if err != nil {
+			return err
+		}
+		return replaceFile(c.Out, data)
+	}))
+}
+
 // errStopped ends a run whose state was kept.
 var errStopped = errors.New("stopped")
 
@@ -302,7 +337,7 @@ func (c styleCmd) follow(t *tool, transfer func(ctx context.Context, checkpoint 
 	// state to keep; before the first one there is none, and nothing to wait for.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.ctx))
 	defer cancel()
-	var under atomic.Bool
+	var under atomic.Bool // way, with a state that can be kept
 	defer context.AfterFunc(t.ctx, func() {
 		if !under.Load() {
 			cancel()
@@ -313,9 +348,9 @@ func (c styleCmd) follow(t *tool, transfer func(ctx context.Context, checkpoint 
 	var history []style.Report
 	kept := ""
 	err := transfer(ctx, checkpoint, func(r style.Report) error {
-		under.Store(true)
+		under.Store(r.Checkpoint != nil)
 		line.Show(r)
-		if t.ctx.Err() != nil {
+		if t.ctx.Err() != nil && r.Checkpoint != nil {
 			state, err := r.Checkpoint()
 			if err == nil {
 				err = replaceFile(c.checkpointFile(), state)
@@ -406,6 +441,10 @@ func (c styleCmd) flagged(err error) error {
 		which(c.Style)
 	case name == "mask":
 		which(c.Mask)
+	case name == "content" && c.Signal != "":
+		name = "signal"
+	case name == "content" && c.Volume != "":
+		name = "volume"
 	case name == "content", name == "checkpoint":
 	default:
 		return usageError{err}

@@ -54,14 +54,15 @@ func rooms() map[string][]string {
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/match", "pkg/store"},
 		"pkg/app": {
 			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
-			"pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite",
+			"pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
 		},
-		"deploy": {},
+		"deploy":       {},
+		"docs/gallery": {"internal/artwork"},
 		"bench":  nil, // measures any room
 	}
 }

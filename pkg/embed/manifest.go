@@ -9,6 +9,7 @@ type Task string
 const (
 	TaskDetector Task = "detector"
 	TaskEncoder  Task = "encoder"
+	TaskFeatures Task = "features" // whose layers style transfer compares
 )
 
 // Manifest is the contract of one model: models/<id>.json. A file that
@@ -36,6 +37,32 @@ type Manifest struct {
 	Dimension   int               `json:"dimension,omitempty"` // length of the embedding
 	Alignment   [][2]float32      `json:"alignment,omitempty"` // five template points in pixels of the input, order of face.Landmarks.Points
 	Calibration *face.Calibration `json:"calibration,omitempty"`
+
+	// Features.
+	Features *Features `json:"features,omitempty"`
+	Cut      *Cut      `json:"cut,omitempty"`
+}
+
+// Features are the layers that style transfer compares, and the weights at
+// which pictures look right. Layers are named as the graph's tensors are.
+type Features struct {
+	Content map[string]float64 `json:"content"`
+	Style   map[string]float64 `json:"style"`
+	// Factors of the whole losses.
+	ContentWeight float64 `json:"content_weight"`
+	StyleWeight   float64 `json:"style_weight"`
+	TVWeight      float64 `json:"tv_weight"`
+	// Tile is the most pixels along a side that are computed at once, 0: as
+	// many as the program takes.
+	Tile int `json:"tile,omitempty"`
+}
+
+// Cut says that URL has a larger model, of which only what computes Outputs is
+// kept. Whoever fetches it checks it, cuts it and writes a manifest with size
+// and hash of what is left, so that SHA256 and Size may be missing until then.
+type Cut struct {
+	SHA256 string `json:"sha256"` // of what URL has, lower-case hex
+	Size   int64  `json:"size"`
 }
 
 // Input is a model's image input: float32, NCHW.

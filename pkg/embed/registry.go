@@ -138,11 +138,17 @@ func readBounded(fsys fs.FS, name string, limit int64) ([]byte, error) {
 
 // sameContract reports whether two manifests describe the same computation.
 // What may differ is the prose, the URL, the threshold and the calibration.
+//
+// A built-in manifest of a model that is cut has no hash of its own: any file
+// that was cut from the same is that model.
 func sameContract(a, b Manifest) bool {
+	if a.Cut != nil && a.SHA256 == "" {
+		a.SHA256, a.Size = b.SHA256, b.Size
+	}
 	bare := func(m Manifest) Manifest {
 		return Manifest{
 			Task: m.Task, SHA256: m.SHA256, Size: m.Size, Input: m.Input, Outputs: m.Outputs,
-			Decoder: m.Decoder, Dimension: m.Dimension, Alignment: m.Alignment,
+			Decoder: m.Decoder, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut,
 		}
 	}
 	return reflect.DeepEqual(bare(a), bare(b))
@@ -188,6 +194,10 @@ func (m Model) ReadVerified() ([]byte, error) {
 		}
 		return nil, face.Errorf(face.NotFound, op,
 			"model %s: no models folder (LIKENESS_MODELS_DIR) has %s; %s", m.ID, m.File, how)
+	}
+	if m.SHA256 == "" {
+		return nil, face.Errorf(face.Invalid, op,
+			"model %s: there is %s, but no manifest with its hash; `likeness models pull %s` writes both", m.ID, m.File, m.ID)
 	}
 	f, err := os.Open(m.Path)
 	if err != nil {
@@ -249,9 +259,9 @@ func (r *rules) manifest(m *Manifest) {
 	r.want(face.ValidID(m.ID), "/id", "1 to 128 letters, digits and ._@-")
 	r.want(m.File != "" && m.File == filepath.Base(m.File) && m.File != "." && m.File != ".." && !strings.ContainsAny(m.File, `/\`),
 		"/file", "a file's name without a folder")
-	sum, err := hex.DecodeString(m.SHA256)
-	r.want(err == nil && len(sum) == sha256.Size && strings.ToLower(m.SHA256) == m.SHA256, "/sha256", "64 lower-case hex digits")
-	r.want(m.Size > 0 && m.Size <= maxModelBytes, "/size", "1 to %d", maxModelBytes)
+	if m.Cut == nil || m.SHA256 != "" || m.Size != 0 {
+		r.file(m.SHA256, m.Size, "")
+	}
 	r.want(m.License != "", "/license", "given")
 	r.want(m.Source != "", "/source", "given")
 	r.want(m.TrainingData != "", "/training_data", "given; say so when it is not known")
@@ -263,9 +273,22 @@ func (r *rules) manifest(m *Manifest) {
 		r.detector(m)
 	case TaskEncoder:
 		r.encoder(m)
+	case TaskFeatures:
+		r.features(m)
 	default:
-		r.want(false, "/task", "%q or %q", TaskDetector, TaskEncoder)
+		r.want(false, "/task", "%q, %q or %q", TaskDetector, TaskEncoder, TaskFeatures)
 	}
+	if m.Task != TaskFeatures {
+		r.want(m.Features == nil, "/features", "left out of a model for another task")
+		r.want(m.Cut == nil, "/cut", "left out of a model for another task")
+	}
+}
+
+// file checks a hash and a size, whose fields begin with at.
+func (r *rules) file(sha string, size int64, at string) {
+	sum, err := hex.DecodeString(sha)
+	r.want(err == nil && len(sum) == sha256.Size && strings.ToLower(sha) == sha, at+"/sha256", "64 lower-case hex digits")
+	r.want(size > 0 && size <= maxModelBytes, at+"/size", "1 to %d", maxModelBytes)
 }
 
 func (r *rules) input(m *Manifest) {
@@ -323,6 +346,34 @@ func (r *rules) encoder(m *Manifest) {
 	if m.Calibration != nil {
 		r.calibration(m.Calibration)
 	}
+}
+
+func (r *rules) features(m *Manifest) {
+	r.want(m.Decoder == "", "/decoder", "left out of features")
+	r.want(m.Threshold == 0, "/threshold", "left out of features")
+	r.want(m.Dimension == 0, "/dimension", "left out of features")
+	r.want(m.Alignment == nil, "/alignment", "left out of features")
+	r.want(m.Calibration == nil, "/calibration", "left out of features")
+	r.want(m.Input.Width == 0, "/input/width", "0 in features: any size")
+	if m.Cut != nil {
+		r.file(m.Cut.SHA256, m.Cut.Size, "/cut")
+		r.want(m.URL != "", "/url", "given where a model is cut")
+	}
+	f := m.Features
+	if f == nil {
+		r.want(false, "/features", "given")
+		return
+	}
+	for field, layers := range map[string]map[string]float64{"content": f.Content, "style": f.Style} {
+		r.want(len(layers) > 0, "/features/"+field, "one or more layers")
+		for name, w := range layers {
+			r.want(name != "" && w > 0, "/features/"+field+"/"+name, "above 0, and named")
+		}
+	}
+	r.want(f.ContentWeight > 0, "/features/content_weight", "above 0")
+	r.want(f.StyleWeight > 0, "/features/style_weight", "above 0")
+	r.want(f.TVWeight >= 0, "/features/tv_weight", "0 or more")
+	r.want(f.Tile == 0 || f.Tile >= 256 && f.Tile <= maxInputSide, "/features/tile", "0, or 256 to %d", maxInputSide)
 }
 
 func (r *rules) calibration(c *face.Calibration) {

@@ -15,10 +15,11 @@ import (
 
 // Model is an ONNX model as it was read. It is not changed by importing it.
 type Model struct {
-	graph  *onnxpb.Graph
-	opset  int64
-	tensor map[string]*onnxpb.Tensor
-	maker  map[string]*onnxpb.Node // of each tensor that a node computes
+	graph     *onnxpb.Graph
+	opset     int64
+	irVersion int64
+	tensor    map[string]*onnxpb.Tensor
+	maker     map[string]*onnxpb.Node // of each tensor that a node computes
 }
 
 // oldestOpset is the oldest that differs from 18 only where import knows.
@@ -32,7 +33,7 @@ func Parse(data []byte) (*Model, error) {
 	if err := proto.Unmarshal(data, &p); err != nil {
 		return nil, face.Errorf(face.Invalid, op, "not an ONNX model: %v", err)
 	}
-	m := &Model{graph: p.Graph, tensor: map[string]*onnxpb.Tensor{}, maker: map[string]*onnxpb.Node{}}
+	m := &Model{graph: p.Graph, irVersion: p.IrVersion, tensor: map[string]*onnxpb.Tensor{}, maker: map[string]*onnxpb.Node{}}
 	for _, o := range p.OpsetImport {
 		if o.Domain == "" || o.Domain == "ai.onnx" {
 			m.opset = o.Version

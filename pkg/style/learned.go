@@ -122,10 +122,13 @@ func fit(ctx context.Context, b grad.Backend, channels int, samples []sample, se
 	rank := len(samples[0].size)
 	p := planFor(rank)
 	l := &learned{pool: int64(p.pool), fallback: learnedDefaults()}
-	in := channels
+	in, shortest := channels, slices.Min(samples[0].size)
+	for _, s := range samples {
+		shortest = min(shortest, slices.Min(s.size))
+	}
 	for i, k := range p.kernels {
 		// As deep as the images are large.
-		if i > 0 && slices.Min(samples[0].size)/power2(p.pool, i) < 2 {
+		if i > 0 && shortest/power2(p.pool, i) < 2 {
 			break
 		}
 		kernel := slices.Repeat([]int{k}, rank)
@@ -153,7 +156,12 @@ func fit(ctx context.Context, b grad.Backend, channels int, samples []sample, se
 		l.layers = append(l.layers, f)
 		in = f.out
 	}
-	// What the images are too small for is not compared.
+	l.trim()
+	return l, nil
+}
+
+// trim leaves out of the defaults what the images are too small for.
+func (l *learned) trim() {
 	names := l.names()
 	for name := range l.fallback.Layers.Style {
 		if !slices.Contains(names, name) {
@@ -163,7 +171,6 @@ func fit(ctx context.Context, b grad.Backend, channels int, samples []sample, se
 	if !slices.Contains(names, "l3") {
 		l.fallback.Layers.Content = map[string]float64{names[len(names)-1]: 1}
 	}
-	return l, nil
 }
 
 func power2(base, n int) int {

@@ -2,6 +2,7 @@ package style
 
 import (
 	"math"
+	"slices"
 
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -119,12 +120,62 @@ func axpyHalves(dst []float32, k float64, v []half) {
 	}
 }
 
+// smooth takes the mean of each number and its neighbours along every axis,
+// with the weights 1, 2 and 1, and keeps a little of what it was. Convolutions
+// of stride 2 see some pixels more than others; without this, steps draw that
+// grid into the picture, whose frequencies are just those that it takes away.
+// As a matrix it is symmetric and positive, so that downhill stays downhill.
+func smooth(v, spare []float32, channels int, size []int) {
+	const rest = 0.05
+	copy(spare, v)
+	for axis, n := range size {
+		if n < 2 {
+			continue
+		}
+		inner := area(size[axis+1:])
+		for outer := range channels * area(size[:axis]) {
+			smoothAxis(v[outer*n*inner:][:n*inner], n, inner)
+		}
+	}
+	for i, s := range spare {
+		v[i] = rest*s + (1-rest)*v[i]
+	}
+}
+
+// smoothAxis does it along one axis of n rows; what is beyond the ends is as
+// at the ends.
+func smoothAxis(v []float32, n, inner int) {
+	if inner == 1 {
+		before := v[0]
+		for i, x := range v[:n-1] {
+			v[i] = (before + 2*x + v[i+1]) / 4
+			before = x
+		}
+		v[n-1] = (before + 3*v[n-1]) / 4
+		return
+	}
+	before := slices.Clone(v[:inner])
+	for i := range n {
+		row := v[i*inner:][:inner]
+		after := row
+		if i < n-1 {
+			after = v[(i+1)*inner:][:inner]
+		}
+		for j, x := range row {
+			row[j] = (before[j] + 2*x + after[j]) / 4
+			before[j] = x
+		}
+	}
+}
+
 // lbfgs is the limited-memory method of Broyden, Fletcher, Goldfarb and
 // Shanno with a backtracking line search.
 type lbfgs struct {
 	point
-	memory []pair // oldest first
-	most   int
+	channels int
+	size     []int
+	memory   []pair // oldest first
+	most     int
 	// What a step works on.
 	next, nextGradient, direction []float32
 }
@@ -135,10 +186,10 @@ type pair struct {
 	sy   float64
 }
 
-func newLBFGS(x []float32, memory int) *lbfgs {
+func newLBFGS(x []float32, channels int, size []int, memory int) *lbfgs {
 	n := len(x)
 	return &lbfgs{
-		point: point{x: x, gradient: make([]float32, n)}, most: memory,
+		channels: channels, size: size, point: point{x: x, gradient: make([]float32, n)}, most: memory,
 		next: make([]float32, n), nextGradient: make([]float32, n), direction: make([]float32, n),
 	}
 }
@@ -152,8 +203,12 @@ const firstStep, longest = 1, 40
 // steepest is downhill as far as firstStep.
 func (o *lbfgs) steepest() {
 	o.memory = nil
-	clear(o.direction)
-	axpy(o.direction, -firstStep/rms(o.gradient), o.gradient)
+	copy(o.direction, o.gradient)
+	smooth(o.direction, o.next, o.channels, o.size)
+	k := float32(-firstStep / rms(o.direction))
+	for i := range o.direction {
+		o.direction[i] *= k
+	}
 }
 
 // aim sets the direction by the two loops over the memory.
@@ -170,12 +225,14 @@ func (o *lbfgs) aim() {
 		alphas[i] = dotHalves(p.s, d) / p.sy
 		axpyHalves(d, -alphas[i], p.y)
 	}
+	// What the memory does not tell is smoothed, in the scale of the last step.
+	smooth(d, o.next, o.channels, o.size)
 	last := o.memory[len(o.memory)-1]
-	var yy float64
-	for _, v := range last.y {
-		yy += float64(v.float()) * float64(v.float())
+	for i, v := range last.y {
+		o.nextGradient[i] = v.float()
 	}
-	scale := float32(last.sy / yy)
+	smooth(o.nextGradient, o.next, o.channels, o.size)
+	scale := float32(last.sy / dotHalves(last.y, o.nextGradient))
 	for i := range d {
 		d[i] *= scale
 	}
@@ -302,6 +359,8 @@ func (o *lbfgs) restore(d *decoder) {
 // adam is the method of Kingma and Ba. Its steps are in grey levels.
 type adam struct {
 	point
+	channels     int
+	size         []int
 	mean, square []float32
 	steps        uint64
 	rate         float64
@@ -312,10 +371,10 @@ type adam struct {
 // adamRate is the step of a pixel whose gradient always points one way.
 const adamRate = 6
 
-func newAdam(x []float32) *adam {
+func newAdam(x []float32, channels int, size []int) *adam {
 	n := len(x)
 	return &adam{
-		point: point{x: x, gradient: make([]float32, n)}, rate: adamRate,
+		channels: channels, size: size, point: point{x: x, gradient: make([]float32, n)}, rate: adamRate,
 		mean: make([]float32, n), square: make([]float32, n), next: make([]float32, n), nextGradient: make([]float32, n),
 	}
 }
@@ -326,13 +385,15 @@ func (o *adam) step(f evaluate) (bool, error) {
 	const b1, b2 = 0.9, 0.999
 	// The gradient is taken in units of its own size, so that its square
 	// stays in the range of float32 whatever the weights are.
-	size := rms(o.gradient)
+	copy(o.nextGradient, o.gradient)
+	smooth(o.nextGradient, o.next, o.channels, o.size)
+	size := rms(o.nextGradient)
 	if size == 0 {
 		return true, nil
 	}
 	o.steps++
 	unit := float32(1 / size)
-	for i, v := range o.gradient {
+	for i, v := range o.nextGradient {
 		v *= unit
 		o.mean[i] = b1*o.mean[i] + (1-b1)*v
 		o.square[i] = b2*o.square[i] + (1-b2)*v*v

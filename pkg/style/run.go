@@ -48,11 +48,11 @@ func memory(numbers int) int {
 	return 10
 }
 
-func (r *run) optimizer(x []float32) optimizer {
+func (r *run) optimizer(x []float32, size []int) optimizer {
 	if r.params.Optimizer == "adam" {
-		return newAdam(x)
+		return newAdam(x, r.material.channels(), size)
 	}
-	return newLBFGS(x, memory(len(x)))
+	return newLBFGS(x, r.material.channels(), size, memory(len(x)))
 }
 
 // run goes through the scales and returns the last one's numbers.
@@ -158,7 +158,7 @@ func (r *run) scale(ctx context.Context, now scale, x []float32, at *progress, s
 	if err := o.aim(ctx, r.material.content(now.size), regions); err != nil {
 		return nil, err
 	}
-	opt := r.optimizer(x)
+	opt := r.optimizer(x, now.size)
 	if state != nil {
 		if opt.restore(state); state.err != nil || len(state.data) > 0 {
 			return nil, errTorn
