@@ -8,6 +8,7 @@ import (
 	"image/color"
 	_ "image/jpeg"
 	_ "image/png"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/likeness-id/likeness/internal/artwork"
 	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/series"
+	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/style"
 )
@@ -59,6 +62,15 @@ func paintings(t *testing.T) (path func(name string) string) {
 	return path
 }
 
+// squeezenet are the flags for features that are there at once: to fit some
+// takes long under the race detector.
+func squeezenet(t *testing.T) []string {
+	t.Helper()
+	weights := filepath.Dir(sharedtest.Path(t, "models/squeezenet11-features.onnx"))
+	orttest.Library(t)
+	return []string{"--features=squeezenet11", "--models-dir", weights, "--data-dir", t.TempDir()}
+}
+
 func readImage(t *testing.T, name string) (img image.Image, format string) {
 	t.Helper()
 	b, err := os.ReadFile(name)
@@ -74,11 +86,11 @@ func readImage(t *testing.T, name string) (img image.Image, format string) {
 
 func TestStyle(t *testing.T) {
 	t.Parallel()
-	orttest.Library(t)
+	flags := squeezenet(t)
 	path := paintings(t)
-	got := call(t.Context(), "style", "-c", path("content.png"), "-s", path("strokes.jpg"), "-s", path("grey.png"),
+	got := call(t.Context(), append([]string{"style", "-c", path("content.png"), "-s", path("strokes.jpg"), "-s", path("grey.png"),
 		"--mask", path("half.png"), "--mask", path("content.png"), "-o", path("out.jpg"), "--size=64", "--iterations=5",
-		"--sheet", path("sheet.png"), "--curve", path("losses.png"), "--csv", path("losses.csv"), "--threads=1")
+		"--sheet", path("sheet.png"), "--curve", path("losses.png"), "--csv", path("losses.csv"), "--threads=1"}, flags...)...)
 	if got.code != exitOK || got.stdout != "" {
 		t.Fatalf("%+v", got)
 	}
@@ -130,12 +142,12 @@ func (s *stopAt) Write(b []byte) (int, error) {
 // What is stopped and goes on gives the same picture as what never stopped.
 func TestStyleResume(t *testing.T) {
 	t.Parallel()
-	orttest.Library(t)
+	flags := squeezenet(t)
 	path := paintings(t)
 	args := func(out string, more ...string) []string {
 		return append([]string{
 			"style", "--content", path("content.png"), "--style", path("strokes.jpg"), "--out", path(out), "--size=64", "--iterations=6", "--threads=1", "--seed=7",
-		}, more...)
+		}, append(more, flags...)...)
 	}
 	if got := call(t.Context(), args("whole.png")...); got.code != exitOK {
 		t.Fatalf("%+v", got)
@@ -223,14 +235,15 @@ func TestStyleRefuses(t *testing.T) {
 		{"--mask: " + path("black.png") + ": nothing of it is white", true, []string{content, style, "--mask=" + path("black.png"), out}},
 		{"--features: \"vgg99\" is not one of", true, []string{content, style, out, "--features=vgg99"}},
 		{"--content-layers: \"learned\" has no layer \"l99\"", true, []string{content, style, out, "--content-layers=l99=1"}},
-		{"--checkpoint", true, []string{content, style, out, "--checkpoint=" + path("torn.checkpoint")}},
+		{"--checkpoint", true, []string{content, style, out, "--checkpoint=" + path("torn.checkpoint"), "--features=squeezenet11"}},
 	} {
 		t.Run(tt.says, func(t *testing.T) {
 			t.Parallel()
+			args := append([]string{"style", "--size=64"}, tt.args...)
 			if tt.runtime {
-				orttest.Library(t)
+				args = append(args, squeezenet(t)[1:]...)
 			}
-			got := call(t.Context(), append([]string{"style", "--size=64"}, tt.args...)...)
+			got := call(t.Context(), args...)
 			if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {
 				t.Errorf("%+v, want it to say %q", got, tt.says)
 			}
@@ -241,28 +254,131 @@ func TestStyleRefuses(t *testing.T) {
 	}
 }
 
+// Signals and volumes keep their shape, their units and their format.
+func TestStyleField(t *testing.T) {
+	t.Parallel()
+	orttest.Library(t)
+	dir := t.TempDir()
+	field := func(name string, f series.Field, at func(i int) float64) string {
+		n := int64(1)
+		for _, d := range f.Shape {
+			n *= d
+		}
+		f.Data = make([]float32, n)
+		for i := range f.Data {
+			f.Data[i] = float32(at(i))
+		}
+		b, err := f.Encode(filepath.Ext(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	beat := func(i int) float64 { return 0.3 * math.Exp(-math.Pow(float64(i%50-25)/4, 2)) }
+	buzz := func(i int) float64 { return 0.2 * math.Sin(float64(i)) }
+	for name, tt := range map[string]struct {
+		flag, extension string
+		axes            int
+		content, like   series.Field
+	}{
+		"columns": {"--signal", ".csv", 1, series.Field{Shape: []int64{2, 300}}, series.Field{Shape: []int64{2, 200}}},
+		"sound":   {"--signal", ".wav", 1, series.Field{Shape: []int64{1, 256}, Rate: 8000}, series.Field{Shape: []int64{1, 256}, Rate: 11025}},
+		"volume":  {"--volume", ".npy", 3, series.Field{Shape: []int64{1, 12, 10, 16}, Bare: true}, series.Field{Shape: []int64{1, 16, 16, 16}, Bare: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := field(name+tt.extension, tt.content, beat)
+			out := filepath.Join(dir, name+"-out"+tt.extension)
+			args := []string{
+				"style", tt.flag, in, "--style", field(name+"-style"+tt.extension, tt.like, buzz), "-o", out,
+				"--iterations=5", "--threads=1", "--data-dir", dir, "--curve", filepath.Join(dir, name+".png"),
+			}
+			if tt.axes == 3 {
+				args = append(args, "--features=random") // learned ones take long under the race detector
+			}
+			if got := call(t.Context(), args...); got.code != exitOK || !strings.Contains(got.stderr, "wrote "+out) {
+				t.Fatalf("%+v", got)
+			}
+			b, err := os.ReadFile(out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result, err := series.Decode(tt.extension, b, tt.axes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := false
+			for i, v := range result.Data {
+				if math.Abs(float64(v)) > 1.5 {
+					t.Fatalf("number %d is %g", i, v)
+				}
+				changed = changed || math.Abs(float64(v)-beat(i)) > 1e-3
+			}
+			if result.Data = nil; !cmp.Equal(*result, tt.content) || !changed {
+				t.Errorf("%+v for %+v, changed %v", *result, tt.content, changed)
+			}
+
+			// Stopped, it says so, and leaves nothing.
+			ctx, cancel := context.WithCancel(t.Context())
+			args[6] = filepath.Join(dir, name+"-stopped"+tt.extension)
+			code := run(ctx, args, &bytes.Buffer{}, &stopAt{words: "1/5", stop: cancel})
+			if _, err := os.Stat(args[6]); code != exitFailed || err == nil {
+				t.Errorf("stopped: %d, %v", code, err)
+			}
+		})
+	}
+}
+
+func TestStyleFieldRefuses(t *testing.T) {
+	t.Parallel()
+	orttest.Library(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	good := write("good.csv", strings.Repeat("1\n2\n", 20))
+	for _, tt := range []struct{ says, signal, like, more string }{
+		{"--signal: " + dir + "/words.csv: line 2", write("words.csv", "1\nx\n"), good, "--seed=1"},
+		{"--style: " + dir + "/words.csv: line 2", good, filepath.Join(dir, "words.csv"), "--seed=1"},
+		{"--signal: sizes [2]", write("short.csv", "1\n2\n"), good, "--seed=1"},
+		{"--style: 2 channels of 1 axes", good, write("two.csv", strings.Repeat("1,2\n", 20)), "--seed=1"},
+		{"--iterations: 0 is not", good, good, "--iterations=0"},
+		{"--features: \"vgg\" is neither", good, good, "--features=vgg"},
+	} {
+		got := call(t.Context(), "style", "--signal", tt.signal, "--style", tt.like, "--out", filepath.Join(dir, "out.csv"), "--data-dir", dir, tt.more)
+		if got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
+			t.Errorf("%+v, want it to say %q", got, tt.says)
+		}
+	}
+}
+
 // Without flags, the parameters are the package's defaults.
 func TestStyleDefaults(t *testing.T) {
 	t.Parallel()
 	path := paintings(t)
-	var c cli
-	parser, err := kong.New(&c, kong.Vars{"version": "", "tenant": "", "gallery": ""})
-	if err != nil {
-		t.Fatal(err)
+	parse := func(more ...string) style.Params {
+		var c cli
+		parser, err := kong.New(&c, kong.Vars{"version": "", "tenant": "", "gallery": ""})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(append([]string{"style", "-c", path("content.png"), "-s", path("grey.png"), "-o", path("o.png")}, more...)); err != nil {
+			t.Fatal(err)
+		}
+		return c.Style.params()
 	}
-	if _, err := parser.Parse([]string{"style", "-c", path("content.png"), "-s", path("grey.png"), "-o", path("o.png")}); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(style.DefaultParams(), c.Style.params()); diff != "" {
+	if diff := cmp.Diff(style.DefaultParams(), parse()); diff != "" {
 		t.Errorf("(-style.DefaultParams +flags):\n%s", diff)
 	}
-	if _, err := parser.Parse([]string{
-		"style", "-c", path("content.png"), "-s", path("grey.png"), "-o", path("o.png"),
-		"--style-layers=fire2/concat=4,conv1=0.5", "--style-weights=1,2",
-	}); err != nil {
-		t.Fatal(err)
-	}
-	p := c.Style.params()
+	p := parse("--style-layers=fire2/concat=4,conv1=0.5", "--style-weights=1,2")
 	if diff := cmp.Diff(map[string]float64{"fire2/concat": 4, "conv1": 0.5}, p.Layers.Style); diff != "" || !cmp.Equal(p.StyleWeights, []float64{1, 2}) {
 		t.Errorf("%v %v", diff, p.StyleWeights)
 	}

@@ -63,7 +63,7 @@ func rooms() map[string][]string {
 		},
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},
-		"bench":  nil, // measures any room
+		"bench":        nil, // measures any room
 	}
 }
 
