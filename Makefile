@@ -59,6 +59,10 @@ bench: build runtime ## measure speed, memory and search; see bench/README.md
 bench-search: build runtime ## measure the search engines over a Postgres of its own; takes hours (SEARCH="--sizes 100k --dims 256")
 	$(GO) run $(TAGS) ./bench --only engines --report out/bench-search.md $(SEARCH)
 
+.PHONY: bench-style
+bench-style: build runtime ## measure style transfer, against torch where it is installed; see bench/README.md (STYLE="--style-sizes 256")
+	$(GO) run $(TAGS) ./bench --only style --report out/bench-style.md $(STYLE)
+
 .PHONY: lint
 lint: ## golangci-lint with .golangci.yaml
 	$(TOOL) golangci-lint run ./...

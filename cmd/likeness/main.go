@@ -43,6 +43,7 @@ type cli struct {
 	Audit     auditCmd     `cmd:"" help:"Check and list the audit chain of a store."`
 	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
+	Style     styleCmd     `cmd:"" help:"Paint a picture in the style of others; or change a signal or a volume."`
 
 	BenchSearch benchSearchCmd `cmd:"" help:"Measure recall and speed of the search engines on a gallery of yours, and say what to set."`
 	SearchGraph searchGraphCmd `cmd:"" help:"Build, list and drop graphs for approximate search in Postgres."`

@@ -50,6 +50,7 @@ func rooms() map[string][]string {
 		"internal/house":      {},
 		"internal/artwork":    {},
 		"internal/searchload": {"pkg/face"},
+		"internal/series":     {"pkg/face"},
 		"pkg/jobs":            {"pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
 		"pkg/app": {
@@ -58,11 +59,12 @@ func rooms() map[string][]string {
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
-			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
+			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "models", "pkg/app", "pkg/embed",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
 		},
-		"deploy": {},
-		"bench":  nil, // measures any room
+		"deploy":       {},
+		"docs/gallery": {"internal/artwork"},
+		"bench":        nil, // measures any room
 	}
 }
 

@@ -1,0 +1,93 @@
+// Command gallery makes the pictures of docs/gallery with `likeness style`.
+// Content and style are drawn by internal/artwork, so that nobody's rights
+// are touched and everybody gets the same.
+package main
+
+import (
+	"context"
+	"fmt"
+	"image/jpeg"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/likeness-id/likeness/internal/artwork"
+)
+
+// run is one call of likeness style.
+type picture struct {
+	content, style, features string
+	size                     int
+	sheet                    bool // with contact sheet and loss curve
+}
+
+func pictures() []picture {
+	var all []picture
+	contents, styles := artwork.Contents(), artwork.Styles()
+	for i, content := range contents {
+		for _, features := range []string{"learned", "squeezenet11"} {
+			all = append(all, picture{content, styles[i], features, 512, i == 0 && features == "learned"})
+		}
+	}
+	return append(all, picture{contents[0], styles[0], "squeezenet11", 1024, false})
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "usage: gallery LIKENESS FOLDER [flags of likeness style for every picture]")
+		os.Exit(2)
+	}
+	if err := makeAll(ctx, os.Args[1], os.Args[2], os.Args[3:]); err != nil {
+		fmt.Fprintln(os.Stderr, "gallery:", err)
+		os.Exit(1)
+	}
+}
+
+// inputSize is the long side of the pictures that go in.
+const inputSize = 1024
+
+func makeAll(ctx context.Context, likeness, folder string, more []string) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for _, name := range append(artwork.Contents(), artwork.Styles()...) {
+		if err := draw(filepath.Join(folder, name+".jpg"), name); err != nil {
+			return err
+		}
+	}
+	for _, p := range pictures() {
+		in := func(name string) string { return filepath.Join(folder, name+".jpg") }
+		name := strings.Join([]string{p.content, p.style, p.features, strconv.Itoa(p.size)}, "-")
+		args := []string{
+			"style", "--content", in(p.content), "--style", in(p.style), "--out", in(name),
+			"--features", p.features, "--size", strconv.Itoa(p.size),
+		}
+		if p.sheet {
+			args = append(args, "--sheet", in(name+"-sheet"), "--curve", filepath.Join(folder, name+"-losses.png"))
+		}
+		cmd := exec.CommandContext(ctx, likeness, append(args, more...)...)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		fmt.Println(strings.Join(cmd.Args, " "))
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func draw(name, what string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	err = jpeg.Encode(f, artwork.Draw(what, inputSize), &jpeg.Options{Quality: 88})
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
