@@ -41,7 +41,7 @@ func cut(f features, channels int, size []int, layers []string, most int) (tilin
 	if err != nil {
 		return t, err
 	}
-	margin := make([]int, len(size))
+	before, after := make([]int, len(size)), make([]int, len(size))
 	for _, name := range layers {
 		r, err := g.Reach(values[name], image)
 		if err != nil {
@@ -53,14 +53,15 @@ func cut(f features, channels int, size []int, layers []string, most int) (tilin
 				return t, face.Errorf(face.Invalid, "style", "layer %q has a stride of %d, and %d is not a multiple: it cannot be computed in parts", name, r.Stride[i], grain)
 			}
 			strides = append(strides, int(r.Stride[i]))
-			need := int(max(r.Before[i], r.After[i]) + r.Stride[i])
-			margin[i] = max(margin[i], (need+grain-1)/grain*grain)
+			before[i] = max(before[i], (int(r.Before[i])+grain-1)/grain*grain)
+			// What counts ends at a whole stride.
+			after[i] = max(after[i], (int(r.After[i]-r.Stride[i]+1)+grain-1)/grain*grain)
 		}
 		t.stride[name] = strides
 	}
 	var axes [][]tile
 	for i, n := range size {
-		window, tiles, err := cutAxis(n, most, margin[i])
+		window, tiles, err := cutAxis(n, most, before[i], after[i])
 		if err != nil {
 			return t, err
 		}
@@ -82,23 +83,25 @@ func cut(f features, channels int, size []int, layers []string, most int) (tilin
 	return t, nil
 }
 
-// cutAxis cuts one axis into the fewest windows, as short as they can be.
-func cutAxis(n, most, margin int) (int, []tile, error) {
+// cutAxis cuts one axis into the fewest windows, as short as they can be, that
+// reach so far beyond what counts in them.
+func cutAxis(n, most, before, after int) (int, []tile, error) {
 	if n <= most {
 		return n, []tile{{[]int{0}, []int{0}, []int{n}}}, nil
 	}
 	most -= most % grain
-	if n%grain != 0 || most <= 2*margin {
-		return 0, nil, face.Errorf(face.Invalid, "style", "%d numbers cannot be cut into parts of %d that overlap by %d", n, most, 2*margin)
+	both := before + after
+	if n%grain != 0 || most <= both {
+		return 0, nil, face.Errorf(face.Invalid, "style", "%d numbers cannot be cut into parts of %d that overlap by %d", n, most, both)
 	}
-	// The first and the last window lack one margin.
-	count := (n - 2*margin + most - 2*margin - 1) / (most - 2*margin)
-	part := (n - 2*margin + count - 1) / count
-	window := (part+grain-1)/grain*grain + 2*margin
+	// The first window has nothing before it, the last nothing after it.
+	count := (n - both + most - both - 1) / (most - both)
+	part := (n - both + count - 1) / count
+	window := (part+grain-1)/grain*grain + both
 	var tiles []tile
 	for from := 0; from < n; {
-		start := min(max(from-margin, 0), n-window)
-		to := start + window - margin
+		start := min(max(from-before, 0), n-window)
+		to := start + window - after
 		if start == n-window {
 			to = n
 		}
