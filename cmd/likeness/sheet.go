@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"math"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/image/draw"
 	"golang.org/x/image/font"
@@ -81,7 +82,7 @@ func (s *sheet) write(name string, result image.Image) error {
 		inputs = append(inputs, cell{fitCell(img), "style: " + filepath.Base(s.styles[i])})
 	}
 	b := result.Bounds()
-	run := append(s.cells[:len(s.cells):len(s.cells)], cell{fitCell(result), fmt.Sprintf("result, %d x %d", b.Dx(), b.Dy())})
+	run := append(slices.Clip(s.cells), cell{fitCell(result), fmt.Sprintf("result, %d x %d", b.Dx(), b.Dy())})
 	columns := max(len(inputs), min(4, len(run)))
 	rows := [][]cell{inputs}
 	for len(run) > 0 {

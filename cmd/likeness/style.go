@@ -245,7 +245,7 @@ func writePicture(name string, img image.Image) error {
 	var b bytes.Buffer
 	var err error
 	if strings.EqualFold(filepath.Ext(name), ".png") {
-		err = (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&b, img)
+		err = png.Encode(&b, img)
 	} else {
 		err = jpeg.Encode(&b, img, &jpeg.Options{Quality: quality})
 	}

@@ -72,7 +72,7 @@ func makeAll(ctx context.Context, likeness, folder string, more []string) error 
 		}
 		cmd := exec.CommandContext(ctx, likeness, append(args, more...)...)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		fmt.Println(strings.Join(cmd.Args, " "))
+		fmt.Fprintln(os.Stdout, strings.Join(cmd.Args, " "))
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
