@@ -131,3 +131,8 @@ func Moments(data []float32) ([3]float64, [9]float64) {
 	}
 	return mean, out
 }
+
+// Leading are the largest eigenvalues of a symmetric matrix, and their vectors.
+func Leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want int) ([]float64, [][]float64, error) {
+	return leading(ctx, b, matrix, dim, want)
+}

@@ -39,13 +39,13 @@ type plan struct {
 }
 
 // planFor is the plan for a number of spatial axes. No layer has patches of
-// more than 864 numbers, which are seconds for the eigenvectors.
+// more than 864 numbers, whose covariance is quickly taken apart.
 func planFor(rank int) plan {
 	switch rank {
 	case 1:
-		return plan{[]int{15, 9, 9, 9, 9}, []int{12, 24, 40, 48, 48}, 2}
+		return plan{[]int{15, 9, 9, 9}, []int{8, 12, 16, 16}, 2}
 	case 3:
-		return plan{[]int{3, 3, 3, 3}, []int{8, 12, 16, 16}, 2}
+		return plan{[]int{3, 3, 3, 3}, []int{8, 8, 12, 12}, 2}
 	}
 	return plan{[]int{5, 3, 3, 3, 3}, []int{12, 24, 40, 48, 48}, 2}
 }
@@ -260,7 +260,7 @@ func principal(ctx context.Context, b grad.Backend, rows []float32, dim, compone
 		return f, err
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
-	sum := make([]float64, dim*dim)
+	sum := make([]float32, dim*dim)
 	for from := 0; from < count; from += chunk {
 		in := p.in("rows")
 		clear(in)
@@ -272,26 +272,20 @@ func principal(ctx context.Context, b grad.Backend, rows []float32, dim, compone
 		if err := p.Run(ctx); err != nil {
 			return f, err
 		}
-		for i, v := range p.Output(0) {
-			sum[i] += float64(v) * chunk / float64(count)
-		}
+		axpy(sum, chunk/float64(count), p.Output(0))
 	}
-	var eig mat.EigenSym
-	if !eig.Factorize(mat.NewSymDense(dim, sum), true) {
-		return f, errDiverged("the features have no principal components")
+	values, vectors, err := leading(ctx, b, sum, dim, components)
+	if err != nil {
+		return f, err
 	}
-	var vectors mat.Dense
-	eig.VectorsTo(&vectors)
-	values := eig.Values(nil) // ascending
-	floor := max(values[dim-1]*1e-5, 1e-4)
+	floor := max(values[0]*1e-5, 1e-4)
 	f.out = 2 * components
 	f.weights, f.bias = make([]float32, f.out*dim), make([]float32, f.out)
 	for c := range components {
-		column := dim - 1 - c
-		scale := 1 / math.Sqrt(values[column]+floor)
+		scale := 1 / math.Sqrt(max(values[c], 0)+floor)
 		var offset float64
 		for i := range dim {
-			w := vectors.At(i, column) * scale
+			w := vectors[c][i] * scale
 			offset += w * (mean[i] - shift)
 			f.weights[c*dim+i], f.weights[(components+c)*dim+i] = float32(w), float32(-w)
 		}
@@ -302,4 +296,111 @@ func principal(ctx context.Context, b grad.Backend, rows []float32, dim, compone
 		f.bias[c], f.bias[components+c] = float32(bias-offset), float32(bias+offset)
 	}
 	return f, nil
+}
+
+// leading finds the largest eigenvalues of a symmetric matrix and their unit
+// vectors: a few more directions than are wanted are multiplied by the matrix
+// again and again, each time made perpendicular, until they span what it
+// stretches most. All eigenvectors of a large matrix would take seconds.
+func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want int) (values []float64, vectors [][]float64, err error) {
+	const spare, rounds = 16, 20
+	count := min(want+spare, dim)
+	g := grad.NewGraph()
+	q := g.Input("q", int64(count), int64(dim))
+	p, err := compile(b, g, g.MatMul(q, g.Constant(matrix, int64(dim), int64(dim))))
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	basis := make([][]float64, count)
+	rng := rand.New(rand.NewPCG(uint64(dim), uint64(count))) //nolint:gosec // any directions do
+	for i := range basis {
+		for range dim {
+			basis[i] = append(basis[i], rng.NormFloat64())
+		}
+	}
+	stretch := func() error {
+		perpendicular(basis, rng)
+		for i, v := range basis {
+			for j, x := range v {
+				p.in("q")[i*dim+j] = float32(x)
+			}
+		}
+		return p.Run(ctx)
+	}
+	for range rounds {
+		if err := stretch(); err != nil {
+			return nil, nil, err
+		}
+		for i, x := range p.Output(0) {
+			basis[i/dim][i%dim] = float64(x)
+		}
+	}
+	if err := stretch(); err != nil {
+		return nil, nil, err
+	}
+	// Within what they span, the eigenvectors are those of a small matrix.
+	small := mat.NewSymDense(count, nil)
+	for i := range basis {
+		for j := i; j < count; j++ {
+			var s float64
+			for k, x := range p.Output(0)[i*dim:][:dim] {
+				s += float64(x) * basis[j][k]
+			}
+			small.SetSym(i, j, s)
+		}
+	}
+	var eig mat.EigenSym
+	if !eig.Factorize(small, true) {
+		return nil, nil, errDiverged("the features have no principal components")
+	}
+	var turn mat.Dense
+	eig.VectorsTo(&turn)
+	ascending := eig.Values(nil)
+	for c := range want {
+		column := count - 1 - c
+		v := make([]float64, dim)
+		for i := range basis {
+			for k, x := range basis[i] {
+				v[k] += turn.At(i, column) * x
+			}
+		}
+		values, vectors = append(values, ascending[column]), append(vectors, v)
+	}
+	return values, vectors, nil
+}
+
+// perpendicular makes vectors perpendicular to each other and of length 1; one
+// of which nothing is left begins anew.
+func perpendicular(basis [][]float64, rng *rand.Rand) {
+	for i, v := range basis {
+		for {
+			before := math.Sqrt(inner(v, v))
+			for range 2 { // once more, for what rounding left
+				for _, u := range basis[:i] {
+					d := inner(u, v)
+					for k := range v {
+						v[k] -= d * u[k]
+					}
+				}
+			}
+			length := math.Sqrt(inner(v, v))
+			if length > 1e-9*before && length > 0 {
+				for k := range v {
+					v[k] /= length
+				}
+				break
+			}
+			for k := range v {
+				v[k] = rng.NormFloat64()
+			}
+		}
+	}
+}
+
+func inner(a, b []float64) (sum float64) {
+	for i, x := range a {
+		sum += x * b[i]
+	}
+	return sum
 }

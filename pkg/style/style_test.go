@@ -2,9 +2,11 @@ package style_test
 
 import (
 	"context"
+	"fmt"
 	"image"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -19,23 +21,25 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// engine has the network "small" and others.
 func engine(t *testing.T, networks ...style.Network) *style.Engine {
 	t.Helper()
-	e, err := style.New(style.Options{Backend: orttest.Runtime(t), Networks: networks})
+	net, _ := small(t, 3, 2)
+	e, err := style.New(style.Options{Backend: orttest.Runtime(t), Networks: append(networks, net)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
+// drawn are pictures by name and size, which no test changes.
+var drawn sync.Map
+
 // draw is one of the project's own pictures.
 func draw(t *testing.T, name string, long int) *image.RGBA {
 	t.Helper()
-	img := artwork.Draw(name, long)
-	if img == nil {
-		t.Fatalf("no picture %q", name)
-	}
-	return img
+	once, _ := drawn.LoadOrStore(fmt.Sprint(name, long), sync.OnceValue(func() *image.RGBA { return artwork.Draw(name, long) }))
+	return once.(func() *image.RGBA)()
 }
 
 // small is a network with two layers, built here: a convolution of stride 1,
