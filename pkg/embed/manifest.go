@@ -36,6 +36,7 @@ type Manifest struct {
 	Dimension   int               `json:"dimension,omitempty"` // length of the embedding
 	Alignment   [][2]float32      `json:"alignment,omitempty"` // five template points in pixels of the input, order of face.Landmarks.Points
 	Calibration *face.Calibration `json:"calibration,omitempty"`
+	Head        *face.Head        `json:"head,omitempty"` // without one there are no probabilities
 }
 
 // Input is a model's image input: float32, NCHW.
