@@ -166,7 +166,11 @@ func (c evalCmd) Run(t *tool) (err error) {
 		fmt.Fprintln(t.stderr, "wrote", c.JSON)
 	}
 	if c.DET != "" {
-		if err := drawDET(c.DET, r); err != nil {
+		p, err := plotDET(r)
+		if err == nil {
+			err = savePNG(c.DET, p)
+		}
+		if err != nil {
 			return err
 		}
 		fmt.Fprintln(t.stderr, "wrote", c.DET)

@@ -361,7 +361,7 @@ func (r *rules) head(h *face.Head, dimension int) {
 	r.want(h.Source != "", at+"/source", "given")
 	r.want(n > 0, at+"/variant", "%q, %q, %q, %q or %q",
 		face.HeadCosine, face.HeadAbsolute, face.HeadChiSquared, face.HeadSquared, face.HeadConcatenated)
-	r.want(len(h.Weights) == n, at+"/weights", "%d numbers", n)
+	r.want(n == 0 || len(h.Weights) == n, at+"/weights", "%d numbers", n)
 	// The API promises what an even prior gives.
 	r.want(h.Prior == 0.5, at+"/prior", "0.5: as many mated as impostor pairs")
 	r.want(h.Platt.Slope > 0, at+"/platt/slope", "above 0, so that more evidence is never less probable")

@@ -174,7 +174,6 @@ func TestParseManifestRules(t *testing.T) {
 		"head falling":          {"head", head("platt", object{"slope": -1, "offset": 0}), []string{"/head/platt/slope"}},
 		"head of nobody":        {"head", head("trained", object{"people": 9, "mated": 0, "impostor": 5}), []string{"/head/trained"}},
 		"head not measured":     {"head", head("held_out", object{"accuracy": 1.5}), []string{"/head/held_out", "/head/held_out/accuracy"}},
-		"head says more":        {"head", head("deep", true), []string{"deep"}},
 		"calibration source":    {"calibration", object{"comparisons": 1}, []string{"/calibration/source"}},
 		"calibration of none":   {"calibration", object{"source": "x"}, []string{"/calibration/comparisons"}},
 		"points out of order":   {"calibration", calibration([]any{point("fmr_1e-3", 1e-3, .4), point("fmr_1e-2", 1e-2, .3)}, nil), []string{"/calibration/points/1"}},
