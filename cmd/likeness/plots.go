@@ -63,19 +63,8 @@ func plotDET(r *report) (*plot.Plot, error) {
 			})
 		}
 	}
-	if len(points.XYs) > 0 {
-		bars, err := plotter.NewYErrorBars(points)
-		if err != nil {
-			return nil, err
-		}
-		dots, err := plotter.NewScatter(points.XYs)
-		if err != nil {
-			return nil, err
-		}
-		bars.Color, bars.Width, bars.CapWidth = red(), vg.Points(1.3), vg.Points(8)
-		dots.Color, dots.Shape, dots.Radius = red(), draw.CircleGlyph{}, vg.Points(3.5)
-		p.Add(bars, dots)
-		p.Legend.Add("95 % interval (people)", dots)
+	if err := addIntervals(p, points, red()); err != nil {
+		return nil, err
 	}
 	p.Legend.Top, p.Legend.Left = true, true
 	p.Legend.XOffs, p.Legend.YOffs = vg.Points(8), vg.Points(-6)
@@ -156,6 +145,8 @@ func blue() color.Color { return color.RGBA{R: 31, G: 95, B: 168, A: 255} }
 func red() color.Color  { return color.RGBA{R: 192, G: 57, B: 43, A: 255} }
 func grey() color.Color { return color.Gray{150} }
 
+func circle() draw.GlyphDrawer { return draw.CircleGlyph{} }
+
 // plotReliability draws the share of mated pairs over the probability that a
 // head gave them: on the diagonal it can be taken at its word.
 func plotReliability(heads ...match.HeadMeasured) (*plot.Plot, error) {
@@ -179,7 +170,7 @@ func plotReliability(heads ...match.HeadMeasured) (*plot.Plot, error) {
 		if err != nil {
 			return nil, err
 		}
-		dots.Color, dots.Shape, dots.Radius = c, draw.CircleGlyph{}, vg.Points(3.5)
+		dots.Color, dots.Shape, dots.Radius = c, circle(), vg.Points(3.5)
 		if err := line(p, fmt.Sprintf("%s, error %s", h.Variant, percent(h.Reliability.ECE)), c, vg.Points(1.8), points); err != nil {
 			return nil, err
 		}
