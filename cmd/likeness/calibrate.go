@@ -41,7 +41,7 @@ func (calibrateCmd) Help() string {
 		"in a set whose photos lie in several folders, a folder is a person. A set whose photos lie in one folder tells nobody apart: " +
 		"its photos are compared with those of the other sets only, which must show other people. " +
 		"The 95 % interval of each threshold's rate comes from drawing people, not comparisons. " +
-		"A photo takes about 1 KB of memory and a person another, however many comparisons that makes. " +
+		"A photo takes about 1 KB of memory and a person 2 KB, however many comparisons that makes. " +
 		"A restart of the server takes what was written up; LIKENESS_MODELS_DIR may hold the manifest."
 }
 

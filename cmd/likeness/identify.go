@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path"
+	"strings"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
@@ -332,16 +333,16 @@ func (o *oneShot) rows(s *sheet) {
 	if o == nil {
 		return
 	}
-	header := fmt.Sprintf("ONE-SHOT, %d PROBES OF %d PEOPLE", o.Probes, o.People)
+	header := []string{fmt.Sprintf("ONE-SHOT, %d PROBES OF %d PEOPLE", o.Probes, o.People)}
 	for _, e := range o.Encoders {
-		header += "\t" + e + "\t95 % INTERVAL"
+		header = append(header, e, "95 % INTERVAL")
 	}
-	s.head("%s\tCHANCE", header)
+	s.head("%s\tCHANCE", strings.Join(header, "\t"))
 	for _, w := range o.Ways {
-		cells := ""
+		cells := []string{fmt.Sprintf("one of %d", w.N)}
 		for _, m := range w.Found {
-			cells += "\t" + percent(m.Value) + "\t[" + span(m.Interval) + "]"
+			cells = append(cells, percent(m.Value), "["+span(m.Interval)+"]")
 		}
-		s.row("one of %d%s\t%s", w.N, cells, percent(1/float64(w.N)))
+		s.row("%s\t%s", strings.Join(cells, "\t"), percent(1/float64(w.N)))
 	}
 }

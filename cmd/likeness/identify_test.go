@@ -220,8 +220,10 @@ func TestOfficialPairs(t *testing.T) {
 	view2 := "2\t1\nAnn\t1\t4\nAnn\t1\tBob\t10\nBob\t2\t3\nCy\t1\tAnn\t2\n"
 	got, err := parsePairs(strings.NewReader(view2))
 	want := []pair{
-		{"Ann/Ann_0001.jpg", "Ann/Ann_0004.jpg", true, "1"}, {"Ann/Ann_0001.jpg", "Bob/Bob_0010.jpg", false, "1"},
-		{"Bob/Bob_0002.jpg", "Bob/Bob_0003.jpg", true, "2"}, {"Cy/Cy_0001.jpg", "Ann/Ann_0002.jpg", false, "2"},
+		{"Ann/Ann_0001.jpg", "Ann/Ann_0004.jpg", true, "1"},
+		{"Ann/Ann_0001.jpg", "Bob/Bob_0010.jpg", false, "1"},
+		{"Bob/Bob_0002.jpg", "Bob/Bob_0003.jpg", true, "2"},
+		{"Cy/Cy_0001.jpg", "Ann/Ann_0002.jpg", false, "2"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(pair{})); diff != "" || err != nil {
 		t.Fatalf("%v (-want +got)\n%s", err, diff)

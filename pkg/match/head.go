@@ -324,7 +324,7 @@ func logistic(s samples, mean, scale []float64, ridge float64, start []float64) 
 	}, start, &optimize.Settings{GradientThreshold: 1e-6, MajorIterations: 300}, &optimize.LBFGS{})
 	// A line search that finds no better point than a very good one is no
 	// failure.
-	if err != nil && (result == nil || result.Stats.MajorIterations == 0) {
+	if err != nil && (result == nil || result.MajorIterations == 0) {
 		return nil, err
 	}
 	return result.X, nil
