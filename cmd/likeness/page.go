@@ -137,7 +137,8 @@ func plotDIR(r *report) (*plot.Plot, error) {
 	if err := addIntervals(p, bars, red()); err != nil {
 		return nil, err
 	}
-	p.Legend.XOffs, p.Legend.YOffs = vg.Points(-8), vg.Points(6)
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.XOffs, p.Legend.YOffs = vg.Points(8), vg.Points(-6)
 	return p, nil
 }
 
