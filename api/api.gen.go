@@ -589,7 +589,7 @@ type BulkTemplate struct {
 type Candidate struct {
 	Name *string `json:"name,omitempty"`
 
-	// Probability Absent until the model has a verification head.
+	// Probability The calibrated probability that the probe shows this subject, if every second comparison were of one person; each comparison for itself, so the probabilities of several candidates may add up to more than 1. Absent until the model has a verification head.
 	Probability *float64 `json:"probability,omitempty"`
 	Rank        int      `json:"rank"`
 	Score       float64  `json:"score"`
@@ -1000,6 +1000,9 @@ type RecognizeRequest struct {
 type RecognizeResponse struct {
 	Faces []RecognizedFace `json:"faces"`
 
+	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for n templates in the gallery and the measured false match rate f of one comparison.
+	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
+
 	// GallerySize Subjects with a template of the model. Absent where nothing was searched.
 	GallerySize    *int    `json:"gallery_size,omitempty"`
 	ModelID        string  `json:"model_id"`
@@ -1322,7 +1325,7 @@ type VerifyResponse struct {
 	ModelID        string `json:"model_id"`
 	OperatingPoint string `json:"operating_point"`
 
-	// Probability The calibrated probability that both are the same person. Absent until the model has a verification head.
+	// Probability The calibrated probability that both are the same person, if as many comparisons were of one person as of two. Where mated comparisons are rarer, as at a door that strangers try, the same evidence means less. The decision is that of the threshold alone. Absent until the model has a verification head.
 	Probability *float64 `json:"probability,omitempty"`
 
 	// Probe A face that took part. Absent where an embedding or a template was given.

@@ -56,12 +56,14 @@ func (f pipelineFlags) open(ctx context.Context) (*app.Pipeline, error) {
 // is none (a failure to acquire).
 type acquired struct {
 	embedding face.Embedding
+	against   face.Embedding // by the second encoder, where there is one
 	failure   string
 }
 
 // acquire embeds each photo once. Photos without a usable face are part of
-// the answer; anything else that goes wrong ends it.
-func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineFlags, set photos.Set, names []string) ([]acquired, error) {
+// the answer; anything else that goes wrong ends it. The encoders are the
+// pipeline's own, or those that are named: one, or one and a second.
+func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineFlags, set photos.Set, names []string, encoders ...string) ([]acquired, error) {
 	out := make([]acquired, len(names))
 	bar := newProgress(stderr, "embedding photos", int64(len(names)), false)
 	defer bar.Close()
@@ -76,12 +78,15 @@ func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineF
 			if err != nil {
 				return err
 			}
-			samples, err := p.Embed(working, photo, f.pick())
+			samples, err := p.EmbedWith(working, photo, f.pick(), embed.Want{Encoders: encoders})
 			switch {
 			case err == nil && f.QualityGate == "auto" && len(samples[0].Face.Quality.Reasons) > 0:
 				out[i].failure = face.LowQuality.Code()
 			case err == nil:
 				out[i].embedding = samples[0].Embedding
+				if len(encoders) > 1 {
+					out[i].against = samples[0].Embeddings[1]
+				}
 			case failsToAcquire(err):
 				out[i].failure = face.KindOf(err).Code()
 			default:

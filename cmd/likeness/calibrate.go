@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,8 +27,11 @@ import (
 
 type calibrateCmd struct {
 	pipelineFlags
-	Images []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to compare with one another; may be given more than once."`
-	Write  string   `type:"path" placeholder:"FILE.json" help:"Put the calibration into this manifest of the encoder, which is made when it is not there, instead of printing it."`
+	Images      []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to compare with one another; may be given more than once."`
+	Write       string   `type:"path" placeholder:"FILE.json" help:"Put what was measured into this manifest of the encoder, which is made when it is not there, instead of printing it."`
+	Split       bool     `help:"Also calibrate on half of the people and count on the other half how often strangers pass at those thresholds, both ways round."`
+	Head        bool     `help:"Also train a verification head, which gives the API its probability, on the people of whom there are several photos."`
+	Reliability string   `type:"path" placeholder:"FILE.png" help:"Draw how far the head's probabilities can be believed; with --head."`
 }
 
 // Help is what --help says beside the flags.
@@ -34,8 +39,10 @@ func (calibrateCmd) Help() string {
 	return "Everybody is compared with everybody else, and a threshold is named for each false match rate that at least " +
 		"30 false matches support. Two photos of one person must not be compared, so it must be known who is on them: " +
 		"in a set whose photos lie in several folders, a folder is a person. A set whose photos lie in one folder tells nobody apart: " +
-		"its photos are compared with those of the other sets only, which must show other people. A photo takes about 1 KB of memory. " +
-		"A restart of the server takes a new calibration up; LIKENESS_MODELS_DIR may hold the manifest."
+		"its photos are compared with those of the other sets only, which must show other people. " +
+		"The 95 % interval of each threshold's rate comes from drawing people, not comparisons. " +
+		"A photo takes about 1 KB of memory and a person 2 KB, however many comparisons that makes. " +
+		"A restart of the server takes what was written up; LIKENESS_MODELS_DIR may hold the manifest."
 }
 
 // portrait is one acquired photo.
@@ -54,6 +61,9 @@ func impostors(a, b *portrait) bool {
 }
 
 func (c calibrateCmd) Run(t *tool) (err error) {
+	if c.Reliability != "" && !c.Head {
+		return usageError{errors.New("--reliability: only a head has probabilities, which --head trains")}
+	}
 	pipeline, err := c.open(t.ctx)
 	if err != nil {
 		return err
@@ -69,28 +79,90 @@ func (c calibrateCmd) Run(t *tool) (err error) {
 		portraits = append(portraits, more...)
 		described = append(described, description)
 	}
-	counted, err := compareAll(t.ctx, t.stderr, portraits, c.workers())
+	source := func(what string) string {
+		return fmt.Sprintf("likeness calibrate, %s, detector %s: %s of %s",
+			time.Now().UTC().Format(time.DateOnly), pipeline.Detector().ID, what, strings.Join(described, " and "))
+	}
+	cal, err := calibrated(t, portraits, c.workers(), source("every impostor comparison"))
 	if err != nil {
 		return err
 	}
-	cal, err := counted.Calibration(fmt.Sprintf(
-		"likeness calibrate, %s, detector %s: every impostor comparison of %s",
-		time.Now().UTC().Format(time.DateOnly), pipeline.Detector().ID, strings.Join(described, " and ")))
-	if err != nil {
-		return err
+	if c.Split {
+		if err := split(t, portraits, c.workers()); err != nil {
+			return err
+		}
+	}
+	var head *face.Head
+	if c.Head {
+		if head, err = c.trainHead(t, portraits, source("pairs")); err != nil {
+			return err
+		}
 	}
 	if c.Write == "" {
-		return printCalibration(t.stdout, cal)
-	}
-	if err := writeManifest(c.Write, pipeline.Encoder(), cal); err != nil {
+		if err := printCalibration(t.stdout, cal); err != nil || head == nil {
+			return err
+		}
+		_, err := fmt.Fprintf(t.stdout, "%s\n", formatHead(*head, ""))
 		return err
 	}
-	fmt.Fprintf(t.stderr, "%d impostor comparisons support", cal.Comparisons)
-	for _, p := range cal.Points {
-		fmt.Fprintf(t.stderr, " %s (%.5f)", p.Name, p.Threshold)
+	if err := writeManifest(c.Write, pipeline.Encoder(), cal, head); err != nil {
+		return err
 	}
-	fmt.Fprintln(t.stderr, "\nwrote", c.Write)
+	fmt.Fprintln(t.stderr, "wrote", c.Write)
 	return nil
+}
+
+// calibrated compares everybody, and again for the intervals, once it is known
+// at which thresholds; it tells of both.
+func calibrated(t *tool, portraits []portrait, workers int, source string) (face.Calibration, error) {
+	counted, err := compareAll(t.ctx, t.stderr, portraits, workers)
+	if err != nil {
+		return face.Calibration{}, err
+	}
+	cal, err := counted.Calibration(source)
+	if err != nil {
+		return face.Calibration{}, err
+	}
+	intervals, err := spreadOf(t.ctx, t.stderr, portraits, cal.Points, workers)
+	if err != nil {
+		return face.Calibration{}, err
+	}
+	for i := range cal.Points {
+		cal.Points[i].Interval = intervals[i]
+	}
+	w := tabwriter.NewWriter(t.stderr, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%d impostor comparisons support\nOPERATING POINT\tTHRESHOLD\tFALSE MATCHES\t95 %% INTERVAL OF ITS RATE\n", cal.Comparisons)
+	for _, p := range cal.Points {
+		fmt.Fprintf(w, "%s\t%.5f\t%d\t[%.3g, %.3g]\n", p.Name, p.Threshold, counted.FMR(p.Threshold).Count, p.Interval.Low, p.Interval.High)
+	}
+	fmt.Fprintln(w)
+	printGalleries(w, cal)
+	return cal, w.Flush()
+}
+
+// gallerySizes are those that the 1:N table names.
+func gallerySizes() []int { return []int{1, 10, 100, 1000, 10_000, 100_000} }
+
+// printGalleries says which threshold keeps a whole search of n templates to
+// the rate of each operating point: what LIKENESS_IDENTIFICATION=search uses.
+func printGalleries(w io.Writer, cal face.Calibration) {
+	policy := match.NewPolicy(&cal)
+	fmt.Fprint(w, "A WHOLE SEARCH OF")
+	for _, n := range gallerySizes() {
+		fmt.Fprintf(w, "\t%d", n)
+	}
+	fmt.Fprintln(w)
+	for _, p := range cal.Points {
+		fmt.Fprint(w, p.Name)
+		for _, n := range gallerySizes() {
+			if at, err := policy.Identification(p.Name, n); err == nil {
+				fmt.Fprintf(w, "\t%.5f", at.Threshold)
+			} else {
+				fmt.Fprint(w, "\t-")
+			}
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 // portraits acquires the set of that index and says who is on its photos.
@@ -128,13 +200,74 @@ func (c calibrateCmd) portraits(t *tool, pipeline *app.Pipeline, index int) (out
 // compareAll counts the scores of all impostor comparisons. It needs 1.6 MB a
 // worker beside the embeddings.
 func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, workers int) (*match.Impostors, error) {
-	n := int64(len(portraits))
-	bar := newProgress(stderr, "comparing", n*(n-1)/2, false)
-	defer bar.Close()
 	parts := make([]*match.Impostors, workers)
+	for w := range parts {
+		parts[w] = match.NewImpostors()
+	}
+	err := eachImpostors(ctx, stderr, "comparing", portraits, workers, func(worker, i, j int, score float64) { parts[worker].Add(score) })
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts[1:] {
+		parts[0].Merge(p)
+	}
+	return parts[0], nil
+}
+
+// spreadOf finds the intervals of the points' false match rates.
+func spreadOf(ctx context.Context, stderr io.Writer, portraits []portrait, points []face.OperatingPoint, workers int) ([]match.Interval, error) {
+	units, of := unitsOf(portraits)
+	thresholds := make([]float64, len(points))
+	for i, p := range points {
+		thresholds[i] = p.Threshold
+	}
+	all := match.NewSpread(units, thresholds, replicates, seed)
+	parts := make([]*match.Spread, workers)
+	for w := range parts {
+		parts[w] = all.Fork()
+	}
+	err := eachImpostors(ctx, stderr, "drawing people", portraits, workers, func(worker, i, j int, score float64) {
+		parts[worker].Add(of[i], of[j], score)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range parts {
+		all.Merge(p)
+	}
+	return all.Intervals(confidence), nil
+}
+
+// unitsOf are the people on the portraits, and the photos of unlabelled sets,
+// and for each portrait the index of its own.
+func unitsOf(portraits []portrait) (units []match.Unit, of []int) {
+	type key struct {
+		set    int
+		person string
+	}
+	known := map[key]int{}
+	of = make([]int, len(portraits))
+	for i, p := range portraits {
+		at, ok := known[key{p.set, p.person}]
+		if !ok || p.person == "" {
+			at = len(units)
+			known[key{p.set, p.person}] = at
+			units = append(units, match.Unit{Set: p.set, Stranger: p.person == ""})
+		}
+		units[at].Photos++
+		of[i] = at
+	}
+	return units, of
+}
+
+// eachImpostors visits the score of every impostor comparison, on all workers
+// at once; each is told its number and the indices of the portraits.
+func eachImpostors(ctx context.Context, stderr io.Writer, what string, portraits []portrait, workers int, visit func(worker, i, j int, score float64)) error {
+	n := int64(len(portraits))
+	bar := newProgress(stderr, what, n*(n-1)/2, false)
+	defer bar.Close()
 	group, ctx := errgroup.WithContext(ctx)
 	for w := range workers {
-		parts[w] = match.NewImpostors()
 		group.Go(func() error {
 			// Rows shrink from first to last; dealt out in turn, every worker
 			// gets its share of long ones.
@@ -145,7 +278,7 @@ func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, wor
 				a := &portraits[i]
 				for j := i + 1; j < len(portraits); j++ {
 					if b := &portraits[j]; impostors(a, b) {
-						parts[w].Add(a.embedding.Cosine(b.embedding))
+						visit(w, i, j, a.embedding.Cosine(b.embedding))
 					}
 				}
 				bar.Add(n - 1 - int64(i))
@@ -153,13 +286,51 @@ func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, wor
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
+	return group.Wait()
+}
+
+// halves deals the people out at random.
+func halves(portraits []portrait) (parts [2][]portrait) {
+	units, of := unitsOf(portraits)
+	side := rand.New(rand.NewPCG(seed, 2)).Perm(len(units))
+	for i, p := range portraits {
+		half := side[of[i]] % 2
+		parts[half] = append(parts[half], p)
 	}
-	for _, p := range parts[1:] {
-		parts[0].Merge(p)
+	return parts
+}
+
+// split says what the thresholds of one half of the people do to the other,
+// which is what an operator may expect of people who were not measured.
+func split(t *tool, portraits []portrait, workers int) error {
+	parts := halves(portraits)
+	w := tabwriter.NewWriter(t.stderr, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\nCALIBRATED ON\tPOINT\tTHRESHOLD\tON THE OTHER HALF\tFMR\t95 % INTERVAL\tFACTOR")
+	for i, name := range []string{"first half", "second half"} {
+		counted, err := compareAll(t.ctx, t.stderr, parts[i], workers)
+		if err != nil {
+			return err
+		}
+		cal, err := counted.Calibration(name)
+		if err != nil {
+			return err
+		}
+		other, err := compareAll(t.ctx, t.stderr, parts[1-i], workers)
+		if err != nil {
+			return err
+		}
+		intervals, err := spreadOf(t.ctx, t.stderr, parts[1-i], cal.Points, workers)
+		if err != nil {
+			return err
+		}
+		for j, p := range cal.Points {
+			got := other.FMR(p.Threshold)
+			fmt.Fprintf(w, "%s\t%s\t%.5f\t%s\t%.3g\t[%.3g, %.3g]\t%.2f\n",
+				name, p.Name, p.Threshold, got, got.Value(), intervals[j].Low, intervals[j].High, got.Value()/p.FMR)
+		}
 	}
-	return parts[0], nil
+	fmt.Fprintln(w)
+	return w.Flush()
 }
 
 // printCalibration writes the block as a manifest holds it: one point a line.
@@ -181,7 +352,11 @@ func formatCalibration(cal face.Calibration, indent string) []byte {
 	line(1, `"comparisons": %d,`, cal.Comparisons)
 	line(1, `"points": [`)
 	for i, p := range cal.Points {
-		line(2, `{ "name": %s, "fmr": %v, "threshold": %v }%s`, quoted(p.Name), p.FMR, p.Threshold, comma(i, len(cal.Points)))
+		interval := ""
+		if p.Interval != (face.Interval{}) {
+			interval = fmt.Sprintf(`, "interval": { "low": %.3g, "high": %.3g }`, p.Interval.Low, p.Interval.High)
+		}
+		line(2, `{ "name": %s, "fmr": %v, "threshold": %v%s }%s`, quoted(p.Name), p.FMR, p.Threshold, interval, comma(i, len(cal.Points)))
 	}
 	line(1, `],`)
 	line(1, `"curve": [`)
@@ -210,13 +385,16 @@ func quoted(s string) []byte {
 	return bytes.TrimSpace(b.Bytes())
 }
 
-// writeManifest puts the calibration into the manifest in a file and leaves
-// the rest of its text alone. A file that is not there is made of the model's
+// writeManifest puts the calibration, and the head if there is one, into the
+// manifest in a file and leaves the rest of its text alone. A file that is not there is made of the model's
 // manifest. The result is checked before it takes the file's place.
-func writeManifest(name string, model embed.Manifest, cal face.Calibration) error {
+func writeManifest(name string, model embed.Manifest, cal face.Calibration, head *face.Head) error {
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		model.Calibration = nil
+		if head != nil {
+			model.Head = nil
+		}
 		text, err = json.MarshalIndent(model, "", "  ")
 		text = append(text, '\n')
 	}
@@ -233,6 +411,11 @@ func writeManifest(name string, model embed.Manifest, cal face.Calibration) erro
 	text, err = replaceMember(text, "calibration", formatCalibration(cal, "  "))
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	if head != nil {
+		if text, err = replaceMember(text, "head", formatHead(*head, "  ")); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	if _, err := embed.ParseManifest(text); err != nil {
 		return fmt.Errorf("%s would not be a manifest any more: %w", name, err)

@@ -96,7 +96,7 @@ func TestWriteManifest(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "sface.json")
 
 	// A file that is not there is made.
-	if err := writeManifest(name, model, cal); err != nil {
+	if err := writeManifest(name, model, cal, nil); err != nil {
 		t.Fatal(err)
 	}
 	check := func() {
@@ -122,7 +122,7 @@ func TestWriteManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := writeManifest(name, model, cal); err != nil {
+		if err := writeManifest(name, model, cal, nil); err != nil {
 			t.Fatal(err)
 		}
 		check()
@@ -144,7 +144,7 @@ func TestWriteManifest(t *testing.T) {
 
 	// Another model's manifest is left alone.
 	model.ID = "other"
-	if err := writeManifest(name, model, cal); err == nil || !strings.Contains(err.Error(), "another model") {
+	if err := writeManifest(name, model, cal, nil); err == nil || !strings.Contains(err.Error(), "another model") {
 		t.Errorf("another model's manifest: %v", err)
 	}
 }

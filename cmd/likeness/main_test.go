@@ -57,7 +57,7 @@ func TestUsage(t *testing.T) {
 		{"keys create --name=x --scopes=verify --expires=soon --data-dir=" + here, `"soon" is no lifetime`},
 		{"keys create --name=x --scopes=verify --tenant=../up --data-dir=" + here, "--tenant"},
 		{"eval --pairs=" + here + "/none --images=" + here, "none"},
-		{"eval", "--pairs"},
+		{"eval", "--images"},
 		{"calibrate", "--images"},
 		{"calibrate --face=prettiest --images=" + here, "--face"},
 		{"enrol " + here, "one sub-folder per subject"},

@@ -46,6 +46,7 @@ type Options struct {
 
 	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
+	Identification  string        `default:"comparison" enum:"comparison,search" env:"LIKENESS_IDENTIFICATION" help:"What the rate of an operating point is of in /recognize: comparison, as in /verify; or search, by a threshold that grows with the gallery, and a refusal where the calibration does not reach that far."`
 	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
 	AuditDecisions  bool          `default:"false" env:"LIKENESS_AUDIT_DECISIONS" help:"Record every decision about somebody enrolled in the audit chain before it is answered."`
 	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
@@ -75,6 +76,9 @@ func (o Options) Validate() error {
 		}
 	default:
 		wrong("auth", "%q is neither on nor off", o.Auth)
+	}
+	if o.Identification != "" && o.Identification != "comparison" && o.Identification != "search" {
+		wrong("identification", "%q is neither comparison nor search", o.Identification)
 	}
 	if _, _, err := o.Place().Name(); face.KindOf(err) == face.Invalid {
 		detail := err.Error()

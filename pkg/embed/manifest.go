@@ -37,6 +37,7 @@ type Manifest struct {
 	Dimension   int               `json:"dimension,omitempty"` // length of the embedding
 	Alignment   [][2]float32      `json:"alignment,omitempty"` // five template points in pixels of the input, order of face.Landmarks.Points
 	Calibration *face.Calibration `json:"calibration,omitempty"`
+	Head        *face.Head        `json:"head,omitempty"` // without one there are no probabilities
 
 	// Features.
 	Features *Features `json:"features,omitempty"`

@@ -137,7 +137,8 @@ func readBounded(fsys fs.FS, name string, limit int64) ([]byte, error) {
 }
 
 // sameContract reports whether two manifests describe the same computation.
-// What may differ is the prose, the URL, the threshold and the calibration.
+// What may differ is the prose, the URL, the threshold and what was measured:
+// the calibration and the head.
 //
 // A built-in manifest of a model that is cut has no hash of its own: any file
 // that was cut from the same is that model.
@@ -327,6 +328,7 @@ func (r *rules) detector(m *Manifest) {
 	r.want(m.Dimension == 0, "/dimension", "left out of a detector")
 	r.want(m.Alignment == nil, "/alignment", "left out of a detector")
 	r.want(m.Calibration == nil, "/calibration", "left out of a detector")
+	r.want(m.Head == nil, "/head", "left out of a detector")
 }
 
 func (r *rules) encoder(m *Manifest) {
@@ -345,6 +347,9 @@ func (r *rules) encoder(m *Manifest) {
 	}
 	if m.Calibration != nil {
 		r.calibration(m.Calibration)
+	}
+	if m.Head != nil {
+		r.head(m.Head, m.Dimension)
 	}
 }
 
@@ -387,6 +392,7 @@ func (r *rules) calibration(c *face.Calibration) {
 		r.want(p.FMR > 0 && p.FMR < 1, here+"/fmr", "between 0 and 1")
 		// Where it is left out it is 0, which half of all strangers reach.
 		r.want(p.Threshold > 0, here+"/threshold", "above 0")
+		r.want(p.Interval.Low >= 0 && p.Interval.Low <= p.Interval.High && p.Interval.High <= 1, here+"/interval", "from low to high, 0 to 1")
 		if i > 0 {
 			r.want(p.FMR < c.Points[i-1].FMR && p.Threshold >= c.Points[i-1].Threshold, here, "stricter than the point before it")
 		}
@@ -398,4 +404,27 @@ func (r *rules) calibration(c *face.Calibration) {
 			r.want(p.Score > c.Curve[i-1].Score && p.FMR <= c.Curve[i-1].FMR, here, "at a higher score and no higher FMR than the one before it")
 		}
 	}
+}
+
+func (r *rules) head(h *face.Head, dimension int) {
+	const at = "/head"
+	n := h.Variant.Features(dimension)
+	r.want(h.Source != "", at+"/source", "given")
+	r.want(n > 0, at+"/variant", "%q, %q, %q, %q or %q",
+		face.HeadCosine, face.HeadAbsolute, face.HeadChiSquared, face.HeadSquared, face.HeadConcatenated)
+	r.want(n == 0 || len(h.Weights) == n, at+"/weights", "%d numbers", n)
+	// The API promises what an even prior gives.
+	r.want(h.Prior == 0.5, at+"/prior", "0.5: as many mated as impostor pairs")
+	r.want(h.Platt.Slope > 0, at+"/platt/slope", "above 0, so that more evidence is never less probable")
+	if h.Variant == face.HeadCosine && len(h.Weights) == 1 {
+		r.want(h.Weights[0] > 0, at+"/weights/0", "above 0, so that a higher score is never less probable")
+	}
+	for _, c := range []struct {
+		pointer string
+		face.PairCount
+	}{{at + "/trained", h.Trained}, {at + "/held_out", h.HeldOut.PairCount}} {
+		r.want(c.People > 1 && c.Mated > 0 && c.Impostor > 0, c.pointer, "people, mated and impostor pairs, some of each")
+	}
+	r.want(h.HeldOut.Accuracy >= 0 && h.HeldOut.Accuracy <= 1, at+"/held_out/accuracy", "0 to 1")
+	r.want(h.HeldOut.ECE >= 0 && h.HeldOut.ECE <= 1, at+"/held_out/expected_calibration_error", "0 to 1")
 }

@@ -101,6 +101,18 @@ func wantRefused(t *testing.T, err error, kind face.Kind, words ...string) {
 
 func TestParseManifestRules(t *testing.T) {
 	t.Parallel()
+	head := func(field string, value any) object {
+		pairs := object{"people": 9, "mated": 5, "impostor": 5}
+		o := object{
+			"source": "x", "variant": "cosine", "prior": 0.5, "bias": -1.5, "weights": []any{4.5},
+			"platt": object{"slope": 1, "offset": 0.1}, "trained": pairs,
+			"held_out": object{"people": 9, "mated": 5, "impostor": 5, "accuracy": 0.9, "expected_calibration_error": 0.01},
+		}
+		if field != "" {
+			o[field] = value
+		}
+		return o
+	}
 	calibration := func(points, curve any) object {
 		return object{"source": "a test", "comparisons": 10, "points": points, "curve": curve}
 	}
@@ -151,6 +163,17 @@ func TestParseManifestRules(t *testing.T) {
 		"four points":           {"alignment", [][]int{{1, 1}, {2, 2}, {3, 3}, {4, 4}}, []string{"/alignment"}},
 		"a point outside":       {"alignment", [][]int{{1, 1}, {2, 2}, {3, 113}, {4, 4}, {5, 5}}, []string{"/alignment/2"}},
 		"calibrated":            {"calibration", calibration([]any{point("fmr_1e-2", 1e-2, .3), point("fmr_1e-3", 1e-3, .4)}, []any{at(0, 1), at(.3, .01)}), nil},
+		"point with interval":   {"calibration", calibration([]any{object{"name": "fmr_1e-2", "fmr": 1e-2, "threshold": .3, "interval": object{"low": .005, "high": .02}}}, nil), nil},
+		"interval backwards":    {"calibration", calibration([]any{object{"name": "fmr_1e-2", "fmr": 1e-2, "threshold": .3, "interval": object{"low": .02, "high": .005}}}, nil), []string{"/calibration/points/0/interval"}},
+		"head":                  {"head", head("", nil), nil},
+		"head of no source":     {"head", head("source", ""), []string{"/head/source"}},
+		"head of other kind":    {"head", head("variant", "deep"), []string{"/head/variant"}},
+		"head lacks weights":    {"head", head("variant", "absolute"), []string{"/head/weights"}},
+		"head turned round":     {"head", head("weights", []any{-4.5}), []string{"/head/weights/0"}},
+		"head of other prior":   {"head", head("prior", 0.1), []string{"/head/prior"}},
+		"head falling":          {"head", head("platt", object{"slope": -1, "offset": 0}), []string{"/head/platt/slope"}},
+		"head of nobody":        {"head", head("trained", object{"people": 9, "mated": 0, "impostor": 5}), []string{"/head/trained"}},
+		"head not measured":     {"head", head("held_out", object{"accuracy": 1.5}), []string{"/head/held_out", "/head/held_out/accuracy"}},
 		"calibration source":    {"calibration", object{"comparisons": 1}, []string{"/calibration/source"}},
 		"calibration of none":   {"calibration", object{"source": "x"}, []string{"/calibration/comparisons"}},
 		"points out of order":   {"calibration", calibration([]any{point("fmr_1e-3", 1e-3, .4), point("fmr_1e-2", 1e-2, .3)}, nil), []string{"/calibration/points/1"}},

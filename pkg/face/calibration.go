@@ -1,10 +1,17 @@
 package face
 
+// Interval is a confidence interval of a rate.
+type Interval struct {
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+}
+
 // OperatingPoint is a threshold with the false match rate it stands for.
 type OperatingPoint struct {
-	Name      string  `json:"name"`      // "fmr_1e-4"
-	FMR       float64 `json:"fmr"`       // the target false match rate
-	Threshold float64 `json:"threshold"` // a score at or above it is a match
+	Name      string   `json:"name"`              // "fmr_1e-4"
+	FMR       float64  `json:"fmr"`               // the target false match rate
+	Threshold float64  `json:"threshold"`         // a score at or above it is a match
+	Interval  Interval `json:"interval,omitzero"` // of the threshold's rate, at 95 %: bootstrap over people
 }
 
 // Calibration is what was measured of a model's impostor scores. A model
@@ -20,4 +27,68 @@ type Calibration struct {
 type CurvePoint struct {
 	Score float64 `json:"score"`
 	FMR   float64 `json:"fmr"` // share of impostor scores at or above Score
+}
+
+// HeadVariant says what a verification head looks at, with f and h the two
+// embeddings and i each of their numbers.
+type HeadVariant string
+
+// The variants.
+const (
+	HeadCosine       HeadVariant = "cosine"             // the score alone
+	HeadAbsolute     HeadVariant = "absolute"           // |f_i - h_i|
+	HeadChiSquared   HeadVariant = "chi_squared"        // (f_i - h_i)^2 / (|f_i| + |h_i|)
+	HeadSquared      HeadVariant = "squared_difference" // (f_i - h_i)^2
+	HeadConcatenated HeadVariant = "concatenated"       // f_i, then h_i
+)
+
+// Features is how many numbers the variant makes of two embeddings of that
+// dimension, each of which has a weight; 0 for a variant that is not known.
+func (v HeadVariant) Features(dimension int) int {
+	switch v {
+	case HeadCosine:
+		return 1
+	case HeadAbsolute, HeadChiSquared, HeadSquared:
+		return dimension
+	case HeadConcatenated:
+		return 2 * dimension
+	}
+	return 0
+}
+
+// Head is a verification head: with z = sum_k Weights[k] g_k + Bias over the
+// features g of its variant, the probability that two embeddings are of one
+// person is sigmoid(Platt.Slope * z + Platt.Offset). It holds for the stated
+// prior: where one comparison in a thousand is mated, the same evidence means
+// less.
+type Head struct {
+	Source  string      `json:"source"` // the photos, the command and the date
+	Variant HeadVariant `json:"variant"`
+	Prior   float64     `json:"prior"` // share of mated pairs that the probability assumes: 0.5
+	Bias    float64     `json:"bias"`
+	Platt   Platt       `json:"platt"`
+	Trained PairCount   `json:"trained"`  // on these pairs
+	HeldOut HeldOut     `json:"held_out"` // measured on people who had no part in it
+	Weights []float64   `json:"weights"`
+}
+
+// Platt makes log-odds of what a head adds up, fitted on pairs that the weights
+// have not seen. The slope is positive: more evidence is never less probable.
+type Platt struct {
+	Slope  float64 `json:"slope"`
+	Offset float64 `json:"offset"`
+}
+
+// PairCount says how many pairs of how many people something rests on.
+type PairCount struct {
+	People   int `json:"people"`
+	Mated    int `json:"mated"`
+	Impostor int `json:"impostor"`
+}
+
+// HeldOut is what was measured of a head.
+type HeldOut struct {
+	PairCount
+	Accuracy float64 `json:"accuracy"`                   // of "more probable than not"
+	ECE      float64 `json:"expected_calibration_error"` // mean distance of the probability from the share of mated pairs
 }

@@ -64,6 +64,9 @@ type Options struct {
 	// AmbiguityMargin: two subjects over the threshold whose scores are closer
 	// than this are ambiguous. 0: never.
 	AmbiguityMargin float64
+	// WholeSearch has an operating point's rate hold for a whole search, by a
+	// threshold that grows with the gallery, and not for one comparison.
+	WholeSearch bool
 
 	// MaxImageBytes bounds one image; 0 is 10 MiB. A body may have three times
 	// as much and 2 MiB, which is room for two images in base64.

@@ -110,14 +110,15 @@ func photo(people ...person) []byte {
 // pipeline reads such photos. What comes before the networks is real.
 type pipeline struct {
 	before func(context.Context) error // may be nil
+	head   *face.Head                  // of its encoder; may be nil
 }
 
 func (pipeline) Detector() embed.Manifest {
 	return embed.Manifest{ID: "test-detector", Task: embed.TaskDetector}
 }
 
-func (pipeline) Encoder() embed.Manifest {
-	return embed.Manifest{ID: modelID, Task: embed.TaskEncoder, Dimension: dimension}
+func (p pipeline) Encoder() embed.Manifest {
+	return embed.Manifest{ID: modelID, Task: embed.TaskEncoder, Dimension: dimension, Head: p.head}
 }
 
 func (pipeline) Prepare(context.Context, ...string) error { return nil }

@@ -68,10 +68,12 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 		}
 		refs = []face.Template{{Embedding: reference}}
 	}
-	answer.Score, _, err = match.Verify(probe, refs)
+	var best string
+	answer.Score, best, err = match.Verify(probe, refs)
 	if err != nil {
 		return nil, err
 	}
+	answer.Probability = enc.probability(probe, answer.Score, refs, best)
 	answer.Match = answer.Score >= point.Threshold
 	if fmr, ok := enc.policy.FMRAt(answer.Score); ok {
 		answer.FmrAtScore = &fmr
@@ -120,7 +122,7 @@ func (s *server) templatesOf(ctx context.Context, gallery *string, subject strin
 	if err != nil {
 		return encoder{}, nil, err
 	}
-	enc, err := s.encoderOf(ctx, name)
+	enc, _, err := s.encoderOf(ctx, name)
 	if err != nil {
 		return enc, nil, err
 	}
@@ -212,11 +214,15 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if err != nil {
 		return nil, err
 	}
-	enc, err := s.encoderOf(ctx, gallery)
+	enc, g, err := s.encoderOf(ctx, gallery)
 	if err != nil {
 		return nil, err
 	}
 	point, err := s.point(enc, b.OperatingPoint)
+	if err == nil && s.WholeSearch {
+		point, err = enc.policy.Identification(point.Name, g.Templates)
+		err = at(err, "operating_point")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -243,6 +249,10 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	answer := api.RecognizeResponse{
 		ModelID: enc.id, OperatingPoint: point.Name, Threshold: point.Threshold,
 		Faces: make([]api.RecognizedFace, 0, len(samples)),
+	}
+	if fmr, ok := enc.policy.FMRAt(point.Threshold); ok {
+		fpir := match.FPIR(fmr, g.Templates)
+		answer.FpirAtThreshold = &fpir
 	}
 	for _, sample := range samples {
 		f, size, err := s.recognize(ctx, enc, gallery, sample, k, point.Threshold)
@@ -287,9 +297,48 @@ func (s *server) recognize(ctx context.Context, enc encoder, gallery string, sam
 		f.Margin = &margin
 	}
 	for i, c := range found.Candidates[:min(k, len(found.Candidates))] {
-		f.Candidates = append(f.Candidates, api.Candidate{Rank: i + 1, SubjectID: c.SubjectID, Name: given(c.Name), Score: c.Score})
+		p, err := s.candidateProbability(ctx, enc, gallery, sample.Embedding, c)
+		if err != nil {
+			return f, nil, err
+		}
+		f.Candidates = append(f.Candidates, api.Candidate{Rank: i + 1, SubjectID: c.SubjectID, Name: given(c.Name), Score: c.Score, Probability: p})
 	}
 	return f, &found.GallerySize, nil
+}
+
+// candidateProbability is the probability that goes with a candidate. Only a
+// head that looks at more than the score costs a look at the store: a search
+// keeps no embeddings. Whoever is erased meanwhile has no probability.
+func (s *server) candidateProbability(ctx context.Context, enc encoder, gallery string, probe face.Embedding, c face.Candidate) (*float64, error) {
+	if p, ok := enc.head.OfScore(c.Score); ok || enc.head == nil {
+		return probabilityOf(p, ok), nil
+	}
+	refs, err := s.Store.Templates(ctx, tenant(ctx), gallery, c.SubjectID, enc.id)
+	if err != nil && !errors.Is(err, face.NotFound) {
+		return nil, err
+	}
+	return enc.probability(probe, c.Score, refs, c.TemplateID), nil
+}
+
+// probability is that the probe and the reference of the best score are of one
+// person; nil where the encoder has no head.
+func (e encoder) probability(probe face.Embedding, score float64, refs []face.Template, best string) *float64 {
+	if p, ok := e.head.OfScore(score); ok {
+		return &p
+	}
+	for _, ref := range refs {
+		if ref.ID == best {
+			return probabilityOf(e.head.Probability(probe, ref.Embedding))
+		}
+	}
+	return nil
+}
+
+func probabilityOf(p float64, ok bool) *float64 {
+	if !ok {
+		return nil
+	}
+	return &p
 }
 
 // fused makes one sample of the largest faces of several frames: those that

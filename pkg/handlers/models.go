@@ -47,6 +47,7 @@ type encoder struct {
 	id     string
 	size   int // of its embeddings
 	policy *match.Policy
+	head   *match.Head // nil: no probabilities
 }
 
 // want asks the pipeline for embeddings of this encoder.
@@ -55,23 +56,24 @@ func (e encoder) want() embed.Want { return embed.Want{Encoders: []string{e.id}}
 // encodersOf are the pipeline's encoder and all that are known.
 func encodersOf(o Options) (own encoder, all map[string]encoder) {
 	m := o.Pipeline.Encoder()
-	own, all = encoder{m.ID, m.Dimension, o.Policy}, map[string]encoder{}
+	own, all = encoder{m.ID, m.Dimension, o.Policy, match.NewHead(m.Head)}, map[string]encoder{}
 	for _, m := range o.Models {
 		if m.Task == embed.TaskEncoder {
-			all[m.ID] = encoder{m.ID, m.Dimension, match.NewPolicy(m.Calibration)}
+			all[m.ID] = encoder{m.ID, m.Dimension, match.NewPolicy(m.Calibration), match.NewHead(m.Head)}
 		}
 	}
 	all[own.id] = own
 	return own, all
 }
 
-// encoderOf is the encoder that a gallery is searched with.
-func (s *server) encoderOf(ctx context.Context, gallery string) (encoder, error) {
+// encoderOf is the encoder that a gallery is searched with, and the gallery.
+func (s *server) encoderOf(ctx context.Context, gallery string) (encoder, face.Gallery, error) {
 	g, err := s.Store.Gallery(ctx, tenant(ctx), gallery)
 	if err != nil {
-		return encoder{}, err
+		return encoder{}, g, err
 	}
-	return s.encoder(g.ModelID)
+	e, err := s.encoder(g.ModelID)
+	return e, g, err
 }
 
 // encoder finds an encoder by its id; the server's own has none.

@@ -138,6 +138,49 @@ func replicate(sorted []indexed, draws []int64, fmrs []float64) []float64 {
 	return out
 }
 
+// resample finds the intervals of any numbers that weighted cases give, by
+// drawing people: case i is of the people a[i] and b[i], and weighs as in
+// [Bootstrap]. A draw of which there are no numbers does not count; nil when
+// that is every draw.
+func resample(a, b []string, replicates int, confidence float64, seed uint64, numbers func(weight []float64) []float64) []Interval {
+	people := map[string]int{}
+	index := func(who string) int {
+		if _, ok := people[who]; !ok {
+			people[who] = len(people)
+		}
+		return people[who]
+	}
+	cases := make([]indexed, len(a))
+	for i := range a {
+		cases[i] = indexed{probe: index(a[i]), reference: index(b[i])}
+	}
+	rng := rand.New(rand.NewPCG(seed, 0))
+	draws, weight := make([]int64, len(people)), make([]float64, len(a))
+	var columns [][]float64
+	for range replicates {
+		clear(draws)
+		for range draws {
+			draws[rng.IntN(len(draws))]++
+		}
+		for i, c := range cases {
+			mated, impostor := c.weight(draws)
+			weight[i] = float64(mated + impostor)
+		}
+		row := numbers(weight)
+		if columns == nil {
+			columns = make([][]float64, len(row))
+		}
+		for i, v := range row {
+			columns[i] = append(columns[i], v)
+		}
+	}
+	var out []Interval
+	for _, column := range columns {
+		out = append(out, percentiles(column, confidence))
+	}
+	return out
+}
+
 // percentiles is the middle part of the values.
 func percentiles(values []float64, confidence float64) Interval {
 	slices.Sort(values)

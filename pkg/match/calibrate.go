@@ -53,6 +53,17 @@ func (c *Impostors) Merge(o *Impostors) {
 	c.total += o.total
 }
 
+// FMR is the false match rate at a threshold of five decimals.
+func (c *Impostors) FMR(threshold float64) Rate {
+	r := Rate{Total: c.total}
+	for i := int(math.Round(threshold*gridPerUnit)) + gridPerUnit; i < gridLines; i++ {
+		if i >= 0 {
+			r.Count += c.counts[i]
+		}
+	}
+	return r
+}
+
 // Total is the number of scores counted.
 func (c *Impostors) Total() int64 { return c.total }
 
@@ -114,7 +125,9 @@ func appendPoint(curve []face.CurvePoint, score float64, above, total int64) []f
 }
 
 // significant rounds to five significant digits.
-func significant(v float64) float64 {
-	r, _ := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 5, 64), 64) // what was formatted parses
+func significant(v float64) float64 { return significantTo(v, 5) }
+
+func significantTo(v float64, digits int) float64 {
+	r, _ := strconv.ParseFloat(strconv.FormatFloat(v, 'g', digits, 64), 64) // what was formatted parses
 	return r
 }

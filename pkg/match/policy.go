@@ -119,3 +119,37 @@ func (p *Policy) FMRAt(score float64) (fmr float64, ok bool) {
 	t := (score - a.Score) / (b.Score - a.Score)
 	return math.Exp(math.Log(a.FMR)*(1-t) + math.Log(b.FMR)*t), true
 }
+
+// FPIR is the share of searches with people who are not in a gallery that name
+// somebody all the same, where each of n comparisons has that false match rate
+// and none knows of the others: 1-(1-fmr)^n. It is never more than n times the
+// rate, which holds for comparisons of any kind.
+func FPIR(fmr float64, n int) float64 { return -math.Expm1(float64(n) * math.Log1p(-fmr)) }
+
+// Identification is the operating point for searches of n templates: its
+// threshold is the least measured one at which the share of searches that name
+// a stranger, [FPIR], keeps to the point's rate. For one template it is
+// [Policy.Point], whose errors it has; OperatingPointUnsupported, too, when the
+// calibration knows no rate that is small enough for so many.
+func (p *Policy) Identification(name string, n int) (face.OperatingPoint, error) {
+	pt, err := p.Point(name)
+	if err != nil || n <= 1 {
+		return pt, err
+	}
+	need := -math.Expm1(math.Log1p(-pt.FMR) / float64(n))
+	// Rates that were counted, not those between them. The least is last.
+	for _, c := range p.curve {
+		if c.FMR <= need && c.Score >= pt.Threshold {
+			pt.Threshold = c.Score
+			pt.Interval = face.Interval{}
+			return pt, nil
+		}
+	}
+	least := p.points[len(p.points)-1].FMR
+	if n := len(p.curve); n > 0 {
+		least = min(least, p.curve[n-1].FMR)
+	}
+	return face.OperatingPoint{}, face.Errorf(face.OperatingPointUnsupported, "match.Identification",
+		"for %s to hold for searches of %d templates, each comparison may err at %.2g; the calibration knows of no rate below %.2g, which is enough for %d",
+		name, n, need, least, int(math.Log1p(-pt.FMR)/math.Log1p(-least)))
+}

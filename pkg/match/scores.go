@@ -42,10 +42,7 @@ func (r Rate) Interval(confidence float64) Interval {
 }
 
 // Interval is a confidence interval of a rate.
-type Interval struct {
-	Low  float64 `json:"low"`
-	High float64 `json:"high"`
-}
+type Interval = face.Interval
 
 // Scores are the scores of mated and of impostor comparisons.
 type Scores struct {
