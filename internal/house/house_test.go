@@ -36,6 +36,7 @@ func rooms() map[string][]string {
 		"pkg/grad":            {"pkg/face", "pkg/grad/onnxpb"},
 		"pkg/grad/onnxpb":     {},
 		"pkg/style":           {"pkg/face", "pkg/grad", "pkg/imaging"},
+		"pkg/siamese":         {"pkg/face", "pkg/grad", "pkg/imaging"},
 		"pkg/store":           {"pkg/face"},
 		"pkg/store/storetest": {"pkg/face", "pkg/store"},
 		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
