@@ -58,7 +58,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "api",
 		},
 		"deploy": {},
 		"bench":  nil, // measures any room

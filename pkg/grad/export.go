@@ -23,6 +23,26 @@ func (m *Model) Statistics() []string {
 	return names
 }
 
+// LastWeights are the weights of the last n convolutions and matrix products,
+// and of everything behind the first of them.
+func (m *Model) LastWeights(n int) []string {
+	var names []string
+	for _, node := range slices.Backward(m.graph.Node) {
+		for _, in := range node.Input {
+			if m.tensor[in] != nil {
+				names = append(names, in)
+			}
+		}
+		switch node.OpType {
+		case "Conv", "ConvTranspose", "Gemm", "MatMul":
+			if n--; n == 0 {
+				return names
+			}
+		}
+	}
+	return names
+}
+
 // Rewrite is the model as ONNX bytes with other numbers in some weights, by
 // name. A BatchNormalization right behind a convolution is folded into it: in
 // inference form both are one affine map. Invalid: a weight that the model
