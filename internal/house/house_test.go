@@ -37,6 +37,7 @@ func rooms() map[string][]string {
 		"pkg/grad/onnxpb":     {},
 		"pkg/style":           {"pkg/face", "pkg/grad", "pkg/imaging"},
 		"pkg/siamese":         {"pkg/face", "pkg/grad", "pkg/imaging"},
+		"pkg/inspect":         {"pkg/face", "pkg/grad"},
 		"pkg/store":           {"pkg/face"},
 		"pkg/store/storetest": {"pkg/face", "pkg/store"},
 		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
