@@ -42,6 +42,7 @@ type cli struct {
 	Import    importCmd    `cmd:"" help:"Import what export wrote, through a running server."`
 	Audit     auditCmd     `cmd:"" help:"Check and list the audit chain of a store."`
 	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
+	Train     trainCmd     `cmd:"" help:"Teach an encoder: adapt one to photos of yours, or begin from nothing."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
 	Style     styleCmd     `cmd:"" help:"Paint a picture in the style of others; or change a signal or a volume."`
 

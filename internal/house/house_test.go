@@ -36,6 +36,8 @@ func rooms() map[string][]string {
 		"pkg/grad":            {"pkg/face", "pkg/grad/onnxpb"},
 		"pkg/grad/onnxpb":     {},
 		"pkg/style":           {"pkg/face", "pkg/grad", "pkg/imaging"},
+		"pkg/siamese":         {"pkg/face", "pkg/grad", "pkg/imaging"},
+		"pkg/inspect":         {"pkg/face", "pkg/grad"},
 		"pkg/store":           {"pkg/face"},
 		"pkg/store/storetest": {"pkg/face", "pkg/store"},
 		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
@@ -60,7 +62,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
 		},
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},

@@ -67,6 +67,22 @@ func (n near) crop() ([]byte, error) {
 	}
 }
 
+// AlignCrop reads what [Sample.Crop] holds: the picture, and the map from a
+// pixel of an encoder's input, whose template the alignment is, to where it
+// comes from. InvalidImage: it is no such crop.
+func AlignCrop(crop []byte, alignment [][2]float32) (*image.RGBA, imaging.Affine, error) {
+	n, err := nearOfCrop(crop)
+	if err != nil {
+		return nil, imaging.Affine{}, err
+	}
+	var template [5]face.Point
+	for i := range min(len(template), len(alignment)) {
+		template[i] = face.Point{X: alignment[i][0], Y: alignment[i][1]}
+	}
+	toSrc, err := n.warp(template)
+	return n.img, toSrc, err
+}
+
 // nearOfCrop reads a crop.
 func nearOfCrop(crop []byte) (n near, err error) {
 	const op = "embed.crop"

@@ -1,0 +1,591 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/csv"
+	"encoding/gob"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/likeness-id/likeness/internal/ort"
+	"github.com/likeness-id/likeness/internal/photos"
+	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad"
+	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/siamese"
+)
+
+type trainCmd struct {
+	modelFolders
+	Detector   string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector."`
+	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
+	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider."`
+
+	Data []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos; may be given more than once. Where they lie in several folders, a folder is a person; photos of one folder are nobody's in particular, and serve a teacher only."`
+	Base string   `xor:"begin" required:"" placeholder:"ID" help:"The encoder to adapt."`
+	From string   `xor:"begin" required:"" enum:"plain,mobile," default:"" placeholder:"NAME" help:"Begin with random weights instead: plain (3x3 convolutions) or mobile (depthwise ones)."`
+	Dim  int      `name:"dimension" default:"128" help:"Length of the embedding of --from, 8..1024."`
+	Wide float64  `name:"width" default:"1" help:"Factor to the channels of --from, 0.25..4."`
+	Run_ string   `name:"run" required:"" type:"path" placeholder:"DIR" help:"Where the run lives: checkpoints, curves, aligned crops. The same command with the same folder goes on where it stopped."`
+	Out  string   `required:"" type:"path" placeholder:"DIR" help:"Models folder that the encoder and its manifest are written into."`
+	ID   string   `name:"id" required:"" placeholder:"ID" help:"The new encoder's id."`
+
+	Teacher   string  `placeholder:"ID" help:"Learn to say what this encoder says (distillation); needs no labels."`
+	Loss      string  `enum:"triplet,contrastive" default:"triplet" help:"What is learnt without a teacher: triplet (FaceNet) or contrastive."`
+	Margin    float64 `default:"0.3" help:"By how much more the negative must be away: squared distance 0..4 for triplets, distance for contrastive."`
+	Mining    string  `enum:"random,semi-hard,hard,retire" default:"semi-hard" help:"Triplets of a batch: random, semi-hard or hard negatives; retire serves triplets of the whole set until they are learnt."`
+	People    int     `default:"16" help:"People in a batch."`
+	Each      int     `default:"3" help:"Photos of each in a batch."`
+	Learn     string  `default:"all" placeholder:"all|last:N|head" help:"Which weights are learnt: all, those of the last N convolutions and products, or a new linear layer behind the encoder."`
+	BatchNorm bool    `help:"Normalise by each batch and follow its statistics. Always so with --from; fine-tuning is steadier without."`
+
+	Steps       int           `default:"2000" help:"Steps in all; the learning rate falls towards the last."`
+	WarmUp      int           `default:"50" help:"Steps over which the learning rate rises."`
+	Minutes     float64       `placeholder:"N" help:"Stop after so many minutes of learning (the run can be gone on with)."`
+	Rate        float64       `default:"1e-3" help:"Highest learning rate."`
+	Optimizer   string        `enum:"adamw,sgd" default:"adamw" help:"adamw, or sgd with momentum."`
+	WeightDecay float64       `default:"1e-4" help:"Weight decay."`
+	MaxNorm     float64       `default:"5" help:"Longest gradient; longer ones are scaled down."`
+	Validate    float64       `default:"0.2" help:"Share of the people who are kept out of learning, to measure on: 0..0.9."`
+	Every       int           `default:"100" help:"Steps from one measurement to the next."`
+	Checkpoint  time.Duration `default:"1m" help:"Time from one checkpoint to the next."`
+	Seed        uint64        `default:"1" help:"Seed of everything random."`
+	Threads     int           `default:"0" placeholder:"N" help:"Threads (default: one a core)."`
+}
+
+// Help is what --help says beside the flags.
+func (trainCmd) Help() string {
+	return "Every photo's largest face is found and kept as an aligned crop of some 20 KB, in memory and in the run's folder. " +
+		"People are learnt from or measured on, never both: which, their name decides. " +
+		"Beside the crops it takes about 30 MB for each photo of a batch. The encoder that is written has no operating points: run likeness calibrate with it before it decides anything."
+}
+
+// trained is a photo of the set.
+type trained struct {
+	Name    string
+	Person  string // empty: not known
+	Crop    []byte
+	Teacher face.Embedding
+}
+
+// trainSet is the photos that are learnt from.
+type trainSet struct {
+	all       []trained
+	person    []int
+	alignment [][2]float32
+}
+
+func (s *trainSet) Len() int                     { return len(s.all) }
+func (s *trainSet) Person(i int) int             { return s.person[i] }
+func (s *trainSet) Teacher(i int) face.Embedding { return s.all[i].Teacher }
+
+func (s *trainSet) Photo(i int) (siamese.Photo, error) {
+	img, toSrc, err := embed.AlignCrop(s.all[i].Crop, s.alignment)
+	return siamese.Photo{Image: img, ToSrc: toSrc}, err
+}
+
+// newTrainSet numbers the people.
+func newTrainSet(all []trained, alignment [][2]float32) *trainSet {
+	s := &trainSet{all: all, alignment: alignment}
+	number := map[string]int{}
+	for _, p := range all {
+		if p.Person == "" {
+			s.person = append(s.person, -1)
+			continue
+		}
+		if _, known := number[p.Person]; !known {
+			number[p.Person] = len(number)
+		}
+		s.person = append(s.person, number[p.Person])
+	}
+	return s
+}
+
+func (c trainCmd) Run(t *tool) (err error) {
+	if !(c.Validate >= 0 && c.Validate <= 0.9) {
+		return usageError{fmt.Errorf("--validate: %g is not within 0..0.9", c.Validate)}
+	}
+	for _, dir := range []string{c.Run_, c.Out} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	base, model, err := c.base()
+	if err != nil {
+		return err
+	}
+	all, err := c.crops(t)
+	if err != nil {
+		return err
+	}
+	learn, measure := c.split(all)
+	set := newTrainSet(learn, base.Alignment)
+
+	runtime, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, runtime.Close()) }()
+	options, err := c.options(base, model)
+	if err != nil {
+		return err
+	}
+	trainer, err := siamese.New(runtime, options, set)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, trainer.Close()) }()
+	run := &trainRun{
+		trainCmd: c, t: t, trainer: trainer, base: base,
+		validation: newTrainSet(measure, base.Alignment), photos: options.People * options.PhotosEach,
+	}
+	if err := run.resume(); err != nil {
+		return err
+	}
+	fmt.Fprintf(t.stderr, "%s; measured on %d photos of people who are not among them; %d steps done\n",
+		trainer, len(measure), trainer.Done())
+	if err := run.learn(t.ctx); err != nil {
+		return err
+	}
+	return run.export()
+}
+
+func (c trainCmd) threads() int {
+	if c.Threads > 0 {
+		return c.Threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// base is the encoder to begin with, and its manifest.
+func (c trainCmd) base() (embed.Manifest, *grad.Model, error) {
+	var manifest embed.Manifest
+	var data []byte
+	if c.From != "" {
+		var err error
+		if data, err = siamese.Untrained(c.From, c.Dim, c.Wide, c.Seed); err != nil {
+			return manifest, nil, usageError{err}
+		}
+		manifest = embed.Manifest{
+			Task:  embed.TaskEncoder,
+			Input: embed.Input{Name: "image", Width: 112, Height: 112, Order: "rgb", Scale: [3]float32{1, 1, 1}},
+			// The usual template of 112 x 112 pixels.
+			Alignment: [][2]float32{{38.2946, 51.6963}, {73.5318, 51.5014}, {56.0252, 71.7366}, {41.5493, 92.3655}, {70.7299, 92.2041}},
+			Outputs:   []embed.Output{{Name: "embedding", Shape: []int64{1, int64(c.Dim)}}},
+			Dimension: c.Dim,
+		}
+	} else {
+		registry, err := c.registry()
+		if err != nil {
+			return manifest, nil, err
+		}
+		m, err := registry.Model(c.Base)
+		if err != nil {
+			return manifest, nil, err
+		}
+		if m.Manifest.Task != embed.TaskEncoder {
+			return manifest, nil, usageError{fmt.Errorf("--base: %s is no encoder", c.Base)}
+		}
+		if data, err = m.ReadVerified(); err != nil {
+			return manifest, nil, err
+		}
+		manifest = m.Manifest
+	}
+	model, err := grad.Parse(data)
+	if err != nil {
+		return manifest, nil, err
+	}
+	if c.Learn == "head" {
+		if data, err = siamese.WithHead(model, manifest.Input.Name, manifest.Outputs[0].Name,
+			[]int64{1, 3, int64(manifest.Input.Height), int64(manifest.Input.Width)}); err != nil {
+			return manifest, nil, err
+		}
+		manifest.Outputs = []embed.Output{{Name: siamese.HeadOutput, Shape: manifest.Outputs[0].Shape}}
+		model, err = grad.Parse(data)
+	}
+	return manifest, model, err
+}
+
+func (c trainCmd) options(base embed.Manifest, model *grad.Model) (siamese.Options, error) {
+	o := siamese.Options{
+		Model: model, Image: base.Input.Name, Embedding: base.Outputs[0].Name,
+		Input: imaging.Planar{
+			Width: base.Input.Width, Height: base.Input.Height, BGR: base.Input.Order == "bgr",
+			Mean: base.Input.Mean, Scale: base.Input.Scale,
+		},
+		BatchNorm: c.BatchNorm || c.From != "",
+		Loss:      siamese.Loss(c.Loss), Margin: c.Margin, Mining: siamese.Mining(c.Mining), Retire: c.Mining == "retire",
+		People: c.People, PhotosEach: c.Each, Steps: c.Steps, WarmUp: c.WarmUp, Rate: c.Rate, Optimizer: c.Optimizer,
+		WeightDecay: c.WeightDecay, MaxNorm: c.MaxNorm, Augmentation: siamese.DefaultAugmentation(), Seed: c.Seed,
+	}
+	if c.Teacher != "" {
+		o.Loss = siamese.Distillation
+	}
+	switch {
+	case c.Learn == "all":
+	case c.Learn == "head":
+		o.Learn = func(name string, _ []int64) bool { return name == siamese.HeadWeight }
+	case strings.HasPrefix(c.Learn, "last:"):
+		n, err := strconv.Atoi(strings.TrimPrefix(c.Learn, "last:"))
+		if err != nil || n < 1 {
+			return o, usageError{fmt.Errorf("--learn: %q is not all, last:N or head", c.Learn)}
+		}
+		last := model.LastWeights(n)
+		o.Learn = func(name string, _ []int64) bool { return slices.Contains(last, name) }
+	default:
+		return o, usageError{fmt.Errorf("--learn: %q is not all, last:N or head", c.Learn)}
+	}
+	return o, nil
+}
+
+// crops finds the faces, or reads what an earlier start of the run found.
+func (c trainCmd) crops(t *tool) (all []trained, err error) {
+	cache := filepath.Join(c.Run_, "crops.gob")
+	if f, err := os.Open(cache); err == nil {
+		defer f.Close()
+		if err := gob.NewDecoder(f).Decode(&all); err != nil {
+			return nil, fmt.Errorf("%s: %w", cache, err)
+		}
+		return all, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	encoder := c.Teacher
+	if encoder == "" {
+		encoder = c.Base
+	}
+	if encoder == "" {
+		encoder = "mobileface-v2" // it only has to be there: its embeddings are not looked at
+	}
+	pipeline, err := pipelineFlags{
+		modelFolders: c.modelFolders, Detector: c.Detector, Encoder: encoder, ORTLibrary: c.ORTLibrary, Provider: c.Provider, Face: "largest",
+	}.open(t.ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, pipeline.Close()) }()
+	for _, name := range c.Data {
+		more, err := c.cropsOf(t, pipeline, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(all); err != nil {
+		return nil, err
+	}
+	return all, replaceFile(cache, b.Bytes())
+}
+
+func (c trainCmd) cropsOf(t *tool, pipeline *app.Pipeline, name string) (out []trained, err error) {
+	set, err := photos.Open(name)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--data: %w", err)}
+	}
+	defer func() { err = errors.Join(err, set.Close()) }()
+	names := set.Names()
+	folders := map[string]bool{}
+	for _, n := range names {
+		folders[path.Dir(n)] = true
+	}
+	found := make([]trained, len(names))
+	bar := newProgress(t.stderr, "finding faces in "+filepath.Base(name), int64(len(names)), false)
+	defer bar.Close()
+	group, ctx := errgroup.WithContext(t.ctx)
+	group.SetLimit(c.threads())
+	for i, n := range names {
+		if ctx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			defer bar.Add(1)
+			photo, err := set.ReadFile(n)
+			if err != nil {
+				return err
+			}
+			samples, err := pipeline.EmbedWith(ctx, photo, embed.PickLargest, embed.Want{Crop: true})
+			if failsToAcquire(err) {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", n, err)
+			}
+			found[i] = trained{Name: n, Crop: samples[0].Crop}
+			if c.Teacher != "" {
+				found[i].Teacher = samples[0].Embedding
+			}
+			if len(folders) > 1 {
+				found[i].Person = path.Dir(n)
+			}
+			return nil
+		})
+	}
+	if err := errors.Join(group.Wait(), t.ctx.Err()); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(p trained) bool { return p.Crop == nil }), nil
+}
+
+// split keeps people apart: a person is on one side, whatever else the set
+// holds, so that another run with other photos splits the same.
+func (c trainCmd) split(all []trained) (learn, measure []trained) {
+	for _, p := range all {
+		h := fnv.New64a()
+		h.Write([]byte(path.Base(p.Person)))
+		if p.Person != "" && float64(h.Sum64()%1000) < 1000*c.Validate {
+			measure = append(measure, p)
+		} else {
+			learn = append(learn, p)
+		}
+	}
+	return learn, measure
+}
+
+// trainRun is a run under way.
+type trainRun struct {
+	trainCmd
+	t          *tool
+	trainer    *siamese.Trainer
+	base       embed.Manifest
+	validation *trainSet
+	photos     int // of a step
+	curve      []curvePoint
+}
+
+// curvePoint is a row of curve.csv: the means of the steps since the last.
+type curvePoint struct {
+	Step                       int
+	Loss, Active, Spread, Rate float64
+	FNMR                       float64 // at FMR 1e-2 on people who are not learnt from; NaN: not measured
+	PhotosPerSecond            float64
+}
+
+func (r *trainRun) file(name string) string { return filepath.Join(r.Run_, name) }
+
+// resume goes on from the last checkpoint.
+func (r *trainRun) resume() error {
+	data, err := os.ReadFile(r.file("checkpoint"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if err := r.trainer.Load(bytes.NewReader(data)); err != nil {
+		return fmt.Errorf("%s: %w", r.file("checkpoint"), err)
+	}
+	rows, err := os.ReadFile(r.file("curve.json"))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(rows, &r.curve); err != nil {
+		return fmt.Errorf("%s: %w", r.file("curve.json"), err)
+	}
+	for i := range r.curve {
+		for _, x := range r.curve[i].unknown() {
+			if *x < 0 {
+				*x = math.NaN()
+			}
+		}
+	}
+	r.curve = slices.DeleteFunc(r.curve, func(p curvePoint) bool { return p.Step > r.trainer.Done() })
+	return nil
+}
+
+// learn makes the steps, with measurements, checkpoints and a line for each
+// measurement.
+func (r *trainRun) learn(ctx context.Context) error {
+	if r.trainer.Done() == 0 && len(r.curve) == 0 {
+		if err := r.measure(ctx, curvePoint{Loss: math.NaN(), Active: math.NaN()}); err != nil {
+			return err
+		}
+	}
+	began, saved := time.Now(), time.Now()
+	from := r.trainer.Done()
+	var sum curvePoint
+	n := 0.0
+	since := time.Now()
+	for r.trainer.Done() < r.Steps {
+		p, err := r.trainer.Step(ctx)
+		if err != nil {
+			if ctx.Err() != nil { // interrupted: nothing is lost
+				return errors.Join(ctx.Err(), r.save())
+			}
+			return err
+		}
+		n++
+		sum.Loss, sum.Active, sum.Spread, sum.Rate = sum.Loss+p.Loss, sum.Active+p.Active, sum.Spread+p.Spread, p.Rate
+		over := r.Minutes > 0 && time.Since(began).Minutes() >= r.Minutes
+		if r.trainer.Done()%r.Every == 0 || r.trainer.Done() == r.Steps || over {
+			point := curvePoint{
+				Step: r.trainer.Done(), Loss: sum.Loss / n, Active: sum.Active / n, Spread: sum.Spread / n, Rate: sum.Rate,
+				PhotosPerSecond: n * float64(r.photos) / time.Since(since).Seconds(),
+			}
+			if err := r.measure(ctx, point); err != nil {
+				return err
+			}
+			left := time.Duration(float64(time.Since(began)) / float64(r.trainer.Done()-from) * float64(r.Steps-r.trainer.Done()))
+			fmt.Fprintf(r.t.stderr, "%s; %s to go\n", r.curve[len(r.curve)-1], left.Round(time.Second))
+			sum, n, since = curvePoint{}, 0, time.Now()
+		}
+		if time.Since(saved) > r.Checkpoint || over {
+			if err := r.save(); err != nil {
+				return err
+			}
+			saved = time.Now()
+		}
+		if over {
+			fmt.Fprintf(r.t.stderr, "stopped after %g minutes; the same command goes on\n", r.Minutes)
+			break
+		}
+	}
+	return r.save()
+}
+
+// unknown are the numbers that a point may lack.
+func (p *curvePoint) unknown() []*float64 { return []*float64{&p.Loss, &p.Active, &p.FNMR} }
+
+func (p curvePoint) String() string {
+	s := fmt.Sprintf("step %d: loss %.4f", p.Step, p.Loss)
+	if p.Active > 0 {
+		s += fmt.Sprintf(", %.0f %% of the triplets active", 100*p.Active)
+	}
+	if !math.IsNaN(p.FNMR) {
+		s += fmt.Sprintf(", FNMR %.2f %% at FMR 1e-2", 100*p.FNMR)
+	}
+	return s + fmt.Sprintf(", %.0f photos/s", p.PhotosPerSecond)
+}
+
+// measuredPhotos is how many photos a measurement looks at, at most.
+const measuredPhotos = 1500
+
+// measure adds a point to the curve, with the error rate on people who are not
+// learnt from: all comparisons among their photos.
+func (r *trainRun) measure(ctx context.Context, point curvePoint) error {
+	point.FNMR = math.NaN()
+	v := r.validation
+	if n := min(measuredPhotos, v.Len()); n > 1 {
+		shown := make([]siamese.Photo, n)
+		for i := range shown {
+			var err error
+			if shown[i], err = v.Photo(i); err != nil {
+				return err
+			}
+		}
+		e, err := r.trainer.Embed(ctx, shown)
+		if err != nil {
+			return err
+		}
+		var mated, impostor []float64
+		for i := range e {
+			for j := range i {
+				if v.Person(i) == v.Person(j) {
+					mated = append(mated, e[i].Cosine(e[j]))
+				} else {
+					impostor = append(impostor, e[i].Cosine(e[j]))
+				}
+			}
+		}
+		if len(mated) > 0 && len(impostor) > 0 {
+			scores, err := match.NewScores(mated, impostor)
+			if err != nil {
+				return err
+			}
+			point.FNMR = scores.FNMR(scores.ThresholdAt(1e-2)).Value()
+		}
+	}
+	r.curve = append(r.curve, point)
+	return nil
+}
+
+// save writes the checkpoint and the curves.
+func (r *trainRun) save() error {
+	var b bytes.Buffer
+	if err := r.trainer.Save(&b); err != nil {
+		return err
+	}
+	var table bytes.Buffer
+	w := csv.NewWriter(&table)
+	number := func(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
+	rows := [][]string{{"step", "loss", "active", "spread", "rate", "fnmr_at_fmr_1e-2", "photos_per_second"}}
+	clean := slices.Clone(r.curve)
+	for i, p := range r.curve {
+		rows = append(rows, []string{strconv.Itoa(p.Step), number(p.Loss), number(p.Active), number(p.Spread), number(p.Rate), number(p.FNMR), number(p.PhotosPerSecond)})
+		for _, x := range clean[i].unknown() {
+			if math.IsNaN(*x) {
+				*x = -1 // JSON has no word for it
+			}
+		}
+	}
+	if err := w.WriteAll(rows); err != nil {
+		return err
+	}
+	text, err := json.Marshal(clean)
+	if err != nil {
+		return err
+	}
+	// The curve first: what is newer than the checkpoint is cut off again.
+	return errors.Join(
+		replaceFile(r.file("curve.json"), text),
+		replaceFile(r.file("curve.csv"), table.Bytes()),
+		drawTraining(r.file("curve.png"), r.curve),
+		replaceFile(r.file("checkpoint"), b.Bytes()),
+	)
+}
+
+// export writes the encoder with its manifest.
+func (r *trainRun) export() error {
+	data, err := r.trainer.Export()
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(data)
+	m := r.base
+	m.ID, m.File, m.SHA256, m.Size = r.ID, r.ID+".onnx", hex.EncodeToString(sum[:]), int64(len(data))
+	m.URL, m.Calibration = "", nil
+	var sets []string
+	for _, d := range r.Data {
+		sets = append(sets, filepath.Base(d))
+	}
+	begun := "random weights (" + r.From + ")"
+	if r.From == "" {
+		begun = r.Base
+		m.TrainingData = strings.TrimSpace(r.base.TrainingData + "; then " + strings.Join(sets, ", "))
+	} else {
+		m.License, m.TrainingData = "yours to say", strings.Join(sets, ", ")
+	}
+	m.Source = fmt.Sprintf("likeness train, %s, from %s", time.Now().UTC().Format(time.DateOnly), begun)
+	m.Notes = fmt.Sprintf("%d steps of %d photos.", r.trainer.Done(), r.photos)
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	if _, err := embed.ParseManifest(text); err != nil {
+		return err
+	}
+	model, manifest := filepath.Join(r.Out, m.File), filepath.Join(r.Out, r.ID+".json")
+	if err := errors.Join(replaceFile(model, data), replaceFile(manifest, append(text, '\n'))); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.t.stderr, "wrote %s and %s\n", model, manifest)
+	return nil
+}

@@ -1,0 +1,203 @@
+package siamese
+
+import (
+	"image"
+	"math"
+	"math/rand/v2"
+
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+// Photo is one aligned face of the training set.
+type Photo struct {
+	Image *image.RGBA
+	// ToSrc brings a pixel of the encoder's input to where it is in Image.
+	ToSrc imaging.Affine
+}
+
+// Augmentation says how far a face is changed from one time to the next that
+// it is shown. Chances are 0..1; the zero value changes nothing.
+type Augmentation struct {
+	Turn    float64 // degrees either way
+	Grow    float64 // of the size, either way: 0.1 is 0.9..1.1
+	Shift   float64 // pixels of the input either way, along each axis
+	Flip    float64 // chance
+	Light   float64 // of brightness and contrast, either way
+	Grey    float64 // chance of losing all colour
+	Tint    float64 // of each colour, either way
+	Blur    float64 // chance of a blur over 3 to 7 pixels
+	Shrink  float64 // chance of being shown at 0.25 to 0.7 of the size, enlarged again
+	Occlude float64 // chance of a rectangle of up to a third of each side
+	Noise   float64 // chance of grain, up to 10 grey levels
+}
+
+// DefaultAugmentation is what photos from doors and phones differ by.
+func DefaultAugmentation() Augmentation {
+	return Augmentation{
+		Turn: 8, Grow: 0.08, Shift: 3, Flip: 0.5, Light: 0.25, Grey: 0.1, Tint: 0.08,
+		Blur: 0.15, Shrink: 0.25, Occlude: 0.15, Noise: 0.25,
+	}
+}
+
+// augmenter writes photos into tensors. It is not safe for concurrent use.
+type augmenter struct {
+	how     Augmentation
+	input   imaging.Planar
+	planar  imaging.Planar // the input's size, as plain red, green, blue 0..255
+	small   *image.RGBA
+	scratch []float32
+}
+
+func newAugmenter(how Augmentation, input imaging.Planar) *augmenter {
+	return &augmenter{
+		how: how, input: input,
+		planar:  imaging.Planar{Width: input.Width, Height: input.Height, Scale: [3]float32{1, 1, 1}},
+		scratch: make([]float32, input.Width*input.Height),
+	}
+}
+
+// write puts a photo into dst, changed as rng says.
+func (a *augmenter) write(dst []float32, p Photo, rng *rand.Rand) {
+	h := a.how
+	around := func(by float64) float64 { return by * (2*rng.Float64() - 1) }
+	chance := func(p float64) bool { return rng.Float64() < p }
+
+	// Where a pixel of the input comes from, about the middle of it.
+	cx, cy := float64(a.input.Width-1)/2, float64(a.input.Height-1)/2
+	angle, size := around(h.Turn)*math.Pi/180, 1+around(h.Grow)
+	sin, cos := math.Sincos(angle)
+	sin, cos = sin/size, cos/size
+	mirror := 1.0
+	if chance(h.Flip) {
+		mirror = -1
+	}
+	dx, dy := around(h.Shift), around(h.Shift)
+	jitter := imaging.Affine{
+		cos * mirror, -sin, cx + dx - cos*mirror*cx + sin*cy,
+		sin * mirror, cos, cy + dy - sin*mirror*cx - cos*cy,
+	}
+	toSrc := compose(p.ToSrc, jitter)
+	if chance(h.Shrink) {
+		a.writeShrunk(dst, p, toSrc, 0.25+0.45*rng.Float64())
+	} else {
+		a.planar.Warp(dst, p.Image, toSrc)
+	}
+	if chance(h.Blur) {
+		a.blur(dst, 1+rng.IntN(3))
+	}
+	a.colour(dst, h, chance, around)
+	if chance(h.Noise) {
+		level := float32(10 * rng.Float64())
+		for i := range dst {
+			dst[i] += level * float32(rng.NormFloat64())
+		}
+	}
+	if chance(h.Occlude) {
+		a.occlude(dst, rng)
+	}
+	a.normalise(dst)
+}
+
+// compose is first b, then a.
+func compose(a, b imaging.Affine) imaging.Affine {
+	return imaging.Affine{
+		a[0]*b[0] + a[1]*b[3], a[0]*b[1] + a[1]*b[4], a[0]*b[2] + a[1]*b[5] + a[2],
+		a[3]*b[0] + a[4]*b[3], a[3]*b[1] + a[4]*b[4], a[3]*b[2] + a[4]*b[5] + a[5],
+	}
+}
+
+// writeShrunk loses detail as a small face in a wide photo has lost it.
+func (a *augmenter) writeShrunk(dst []float32, p Photo, toSrc imaging.Affine, by float64) {
+	w, h := max(8, int(by*float64(a.input.Width))), max(8, int(by*float64(a.input.Height)))
+	if a.small == nil {
+		a.small = image.NewRGBA(image.Rect(0, 0, a.input.Width, a.input.Height))
+	}
+	small, _ := a.small.SubImage(image.Rect(0, 0, w, h)).(*image.RGBA)
+	sx, sy := float64(a.input.Width)/float64(w), float64(a.input.Height)/float64(h)
+	down := imaging.Affine{sx, 0, (sx - 1) / 2, 0, sy, (sy - 1) / 2}
+	imaging.WarpRGBA(small, p.Image, compose(toSrc, down))
+	a.planar.Warp(dst, small, imaging.Affine{1 / sx, 0, (1/sx - 1) / 2, 0, 1 / sy, (1/sy - 1) / 2})
+}
+
+// blur is the mean of 2r+1 pixels along the rows, then along the columns.
+func (a *augmenter) blur(dst []float32, r int) {
+	w, h := a.input.Width, a.input.Height
+	unit := 1 / float32(2*r+1)
+	line := func(plane []float32, from, step, n int) {
+		var sum float32
+		at := func(i int) float32 { return plane[from+step*max(0, min(n-1, i))] }
+		for i := -r; i <= r; i++ {
+			sum += at(i)
+		}
+		for i := range n {
+			a.scratch[i] = sum * unit
+			sum += at(i+r+1) - at(i-r)
+		}
+		for i := range n {
+			plane[from+step*i] = a.scratch[i]
+		}
+	}
+	for c := range 3 {
+		plane := dst[c*w*h : (c+1)*w*h]
+		for y := range h {
+			line(plane, y*w, 1, w)
+		}
+		for x := range w {
+			line(plane, x, w, h)
+		}
+	}
+}
+
+func (a *augmenter) colour(dst []float32, h Augmentation, chance func(float64) bool, around func(float64) float64) {
+	area := a.input.Width * a.input.Height
+	contrast, bright := 1+around(h.Light), 255*around(h.Light)/2
+	var gains [3]float32
+	for c := range gains {
+		gains[c] = float32(contrast * (1 + around(h.Tint)))
+	}
+	if chance(h.Grey) {
+		for i := range area {
+			y := 0.299*dst[i] + 0.587*dst[area+i] + 0.114*dst[2*area+i]
+			dst[i], dst[area+i], dst[2*area+i] = y, y, y
+		}
+		gains[1], gains[2] = gains[0], gains[0]
+	}
+	offset := float32(127.5*(1-contrast) + bright)
+	for c, gain := range gains {
+		for i := c * area; i < (c+1)*area; i++ {
+			dst[i] = dst[i]*gain + offset
+		}
+	}
+}
+
+func (a *augmenter) occlude(dst []float32, rng *rand.Rand) {
+	w, h := a.input.Width, a.input.Height
+	dx, dy := w/8+rng.IntN(w/4), h/8+rng.IntN(h/4)
+	x0, y0 := rng.IntN(w-dx), rng.IntN(h-dy)
+	for c := range 3 {
+		shade := 255 * rng.Float32()
+		for y := y0; y < y0+dy; y++ {
+			row := dst[c*w*h+y*w:]
+			for x := x0; x < x0+dx; x++ {
+				row[x] = shade
+			}
+		}
+	}
+}
+
+// normalise limits to what pixels can be and turns 0..255 red, green, blue
+// into the input's own numbers.
+func (a *augmenter) normalise(dst []float32) {
+	area := a.input.Width * a.input.Height
+	if a.input.BGR {
+		for i := range area {
+			dst[i], dst[2*area+i] = dst[2*area+i], dst[i]
+		}
+	}
+	for c := range 3 {
+		mean, scale := a.input.Mean[c], a.input.Scale[c]
+		for i := c * area; i < (c+1)*area; i++ {
+			dst[i] = (max(0, min(255, dst[i])) - mean) * scale
+		}
+	}
+}

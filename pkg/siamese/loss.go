@@ -1,0 +1,54 @@
+// Package siamese teaches an encoder of faces: one network with shared
+// weights embeds all images of a batch, and a loss pulls embeddings of one
+// person together and pushes those of different people apart.
+//
+// Distances are squared L2 distances of normalised embeddings, 0..4; with a
+// cosine s they are 2 - 2s.
+package siamese
+
+import (
+	"github.com/likeness-id/likeness/pkg/grad"
+)
+
+// Distance adds the squared L2 distance of each row of a to the same row of
+// b, both [T,D]: shape [T,1].
+func Distance(g *grad.Graph, a, b *grad.Value) *grad.Value {
+	d := g.Sub(a, b)
+	return g.ReduceSum(g.Mul(d, d), 1)
+}
+
+// TripletLoss adds the loss of FaceNet (Schroff, Kalenichenko and Philbin,
+// arXiv 1503.03832, equation 3) over triplets of embeddings, each [T,D]:
+//
+//	L = sum_i w_i max(d(A_i,P_i) - d(A_i,N_i) + margin, 0)
+//
+// The margin is demanded: a triplet costs nothing once the negative is farther
+// than the positive by at least the margin. The weights [T,1] make a mean of
+// the sum, and leave places out that hold no triplet. Shape [1].
+func TripletLoss(g *grad.Graph, anchors, positives, negatives, weights *grad.Value, margin float64) *grad.Value {
+	over := g.Add(g.Sub(Distance(g, anchors, positives), Distance(g, anchors, negatives)), g.Scalar(margin))
+	return g.Total(g.Mul(g.Relu(over), weights))
+}
+
+// ContrastiveLoss adds the loss of Hadsell, Chopra and LeCun ("Dimensionality
+// Reduction by Learning an Invariant Mapping", CVPR 2006) over pairs, each
+// [T,D], where same [T,1] is 1 for two samples of one person and 0 for two
+// people, and D is the distance that is not squared:
+//
+//	L = sum_i w_i ( same_i D_i^2/2 + (1-same_i) max(margin - D_i, 0)^2/2 )
+func ContrastiveLoss(g *grad.Graph, a, b, same, weights *grad.Value, margin float64) *grad.Value {
+	squared := Distance(g, a, b)
+	// The root has no slope at 0: two equal embeddings must not end in NaN.
+	d := g.Sqrt(g.Add(squared, g.Scalar(1e-12)))
+	short := g.Relu(g.Sub(g.Scalar(margin), d))
+	apart := g.Mul(g.Sub(g.Scalar(1), same), g.Mul(short, short))
+	return g.Total(g.Mul(g.Scale(g.Add(g.Mul(same, squared), apart), 0.5), weights))
+}
+
+// DistillationLoss adds the mean of 1 - cosine of each embedding with a
+// teacher's of the same image, both normalised, [N,D]: the student learns to
+// say what the teacher says, and needs no labels. Shape [1].
+func DistillationLoss(g *grad.Graph, embeddings, teacher *grad.Value) *grad.Value {
+	cosine := g.Total(g.Mul(embeddings, teacher))
+	return g.Sub(g.Scalar(1), g.Scale(cosine, 1/float64(embeddings.Dim(0))))
+}

@@ -1,0 +1,167 @@
+package siamese
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/likeness-id/likeness/pkg/face"
+)
+
+// Mining says which negatives make the triplets of a batch.
+type Mining string
+
+// The ways of mining. In each, every two photos of one person in the batch
+// are an anchor and a positive, in both orders.
+const (
+	// Random takes any negative.
+	Random Mining = "random"
+	// SemiHard takes the hardest of those negatives that are farther than the
+	// positive, but by less than the margin; a pair that has none makes no
+	// triplet.
+	SemiHard Mining = "semi-hard"
+	// Hard takes for each anchor its farthest positive and its nearest
+	// negative (Hermans, Beyer and Leibe, arXiv 1703.07737: batch hard).
+	Hard Mining = "hard"
+)
+
+// Triplet names three samples by their index: two of one person, and one of
+// another.
+type Triplet struct{ Anchor, Positive, Negative int }
+
+// Batch is what is known of a batch after it was embedded.
+type Batch struct {
+	Embeddings []face.Embedding // normalised
+	People     []int            // who each is of
+}
+
+func (b Batch) distance(i, j int) float64 {
+	return 2 - 2*b.Embeddings[i].Cosine(b.Embeddings[j])
+}
+
+// Mine makes the triplets of a batch, and counts how many of them cost
+// something: the active ones.
+func Mine(how Mining, b Batch, margin float64, rng *rand.Rand) (triplets []Triplet, active int) {
+	n := len(b.People)
+	take := func(t Triplet) {
+		triplets = append(triplets, t)
+		if b.distance(t.Anchor, t.Positive)-b.distance(t.Anchor, t.Negative)+margin > 0 {
+			active++
+		}
+	}
+	for a := range n {
+		var positives, negatives []int
+		for i := range n {
+			switch {
+			case b.People[i] != b.People[a]:
+				negatives = append(negatives, i)
+			case i != a:
+				positives = append(positives, i)
+			}
+		}
+		if len(positives) == 0 || len(negatives) == 0 {
+			continue
+		}
+		nearer := func(i, j int) int { return cmp.Compare(b.distance(a, i), b.distance(a, j)) }
+		switch how {
+		case Hard:
+			take(Triplet{a, slices.MaxFunc(positives, nearer), slices.MinFunc(negatives, nearer)})
+		case SemiHard:
+			slices.SortStableFunc(negatives, nearer)
+			for _, p := range positives {
+				d := b.distance(a, p)
+				i := slices.IndexFunc(negatives, func(i int) bool { return b.distance(a, i) > d })
+				if i >= 0 && b.distance(a, negatives[i]) < d+margin {
+					take(Triplet{a, p, negatives[i]})
+				}
+			}
+		default:
+			for _, p := range positives {
+				take(Triplet{a, p, negatives[rng.IntN(len(negatives))]})
+			}
+		}
+	}
+	return triplets, active
+}
+
+// Generator serves triplets of a whole set and retires those that are learnt:
+// what satisfies the margin leaves, what does not comes again, and fresh ones
+// fill the gaps. The share that comes again is a measure of what there is
+// still to learn. It is not safe for concurrent use.
+type Generator struct {
+	people  [][]int // the samples of each person
+	several []int   // people with at least two
+	rng     *rand.Rand
+	pool    []Triplet // served, and not learnt yet
+	limit   int
+	// Retired and Kept count the triplets that were reported.
+	Retired, Kept int
+}
+
+// NewGenerator makes a generator over samples, by who each is of; it keeps at
+// most limit triplets that are not learnt. Invalid: fewer than two people, or
+// nobody with two samples.
+func NewGenerator(people []int, limit int, rng *rand.Rand) (*Generator, error) {
+	g := &Generator{rng: rng, limit: limit}
+	at := map[int]int{}
+	for sample, person := range people {
+		i, known := at[person]
+		if !known {
+			i = len(g.people)
+			at[person] = i
+			g.people = append(g.people, nil)
+		}
+		g.people[i] = append(g.people[i], sample)
+	}
+	for i, samples := range g.people {
+		if len(samples) > 1 {
+			g.several = append(g.several, i)
+		}
+	}
+	if len(g.people) < 2 || len(g.several) == 0 {
+		return nil, face.Errorf(face.Invalid, "siamese.NewGenerator", "triplets need two people, and one with two photos")
+	}
+	return g, nil
+}
+
+// Next serves n triplets: half of them, if there are so many, that were not
+// learnt yet, oldest first, and fresh ones.
+func (g *Generator) Next(n int) []Triplet {
+	again := min(n/2, len(g.pool))
+	out := slices.Clone(g.pool[:again])
+	g.pool = slices.Delete(g.pool, 0, again)
+	for len(out) < n {
+		out = append(out, g.fresh())
+	}
+	return out
+}
+
+func (g *Generator) fresh() Triplet {
+	person := g.several[g.rng.IntN(len(g.several))]
+	samples := g.people[person]
+	a := g.rng.IntN(len(samples))
+	p := g.rng.IntN(len(samples) - 1)
+	if p >= a {
+		p++
+	}
+	other := g.rng.IntN(len(g.people) - 1)
+	if other >= person {
+		other++
+	}
+	return Triplet{samples[a], samples[p], g.people[other][g.rng.IntN(len(g.people[other]))]}
+}
+
+// Report says of triplets that were served what each still costs. Those that
+// cost nothing are retired.
+func (g *Generator) Report(triplets []Triplet, losses []float64) {
+	for i, t := range triplets {
+		if losses[i] <= 0 {
+			g.Retired++
+			continue
+		}
+		g.Kept++
+		if len(g.pool) < g.limit {
+			g.pool = append(g.pool, t)
+		}
+	}
+}

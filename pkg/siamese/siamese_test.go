@@ -1,0 +1,472 @@
+package siamese_test
+
+import (
+	"bytes"
+	"context"
+	"image"
+	"image/color"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/likeness-id/likeness/internal/ort"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad"
+	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/siamese"
+)
+
+func backend(t *testing.T) *ort.Runtime {
+	t.Helper()
+	r, err := ort.Open(ort.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// embeddings of some people, normalised, with rows of the same person nearer.
+func embeddings(rng *rand.Rand, people, each, d int) (all []face.Embedding, who []int) {
+	for p := range people {
+		mean := make([]float64, d)
+		for i := range mean {
+			mean[i] = rng.NormFloat64()
+		}
+		for range each {
+			e, norm := make([]float64, d), 0.0
+			for i := range e {
+				e[i] = mean[i] + 1.2*rng.NormFloat64()
+				norm += e[i] * e[i]
+			}
+			row := make(face.Embedding, d)
+			for i := range e {
+				row[i] = float32(e[i] / math.Sqrt(norm))
+			}
+			all, who = append(all, row), append(who, p)
+		}
+	}
+	return all, who
+}
+
+// distance is the plain one, in float64.
+func distance(a, b face.Embedding) (d float64) {
+	for i := range a {
+		x := float64(a[i]) - float64(b[i])
+		d += x * x
+	}
+	return d
+}
+
+// The graph's triplet loss and its gradient are those of plain loops, for the
+// triplets of every way of mining.
+func TestTripletLoss(t *testing.T) {
+	t.Parallel()
+	const people, each, d, margin = 6, 3, 16, 0.4
+	worst := 0.0
+	for _, how := range []siamese.Mining{siamese.Random, siamese.SemiHard, siamese.Hard} {
+		for seed := range uint64(5) {
+			rng := rand.New(rand.NewPCG(seed, 7))
+			all, who := embeddings(rng, people, each, d)
+			triplets, active := siamese.Mine(how, siamese.Batch{Embeddings: all, People: who}, margin, rng)
+			if len(triplets) == 0 {
+				t.Fatalf("%s, seed %d: no triplets", how, seed)
+			}
+			// Plain loops.
+			var want float64
+			grads := make([][]float64, len(all))
+			for i := range grads {
+				grads[i] = make([]float64, d)
+			}
+			actives := 0
+			for _, s := range triplets {
+				a, p, n := all[s.Anchor], all[s.Positive], all[s.Negative]
+				cost := distance(a, p) - distance(a, n) + margin
+				if cost <= 0 {
+					continue
+				}
+				actives++
+				want += cost / float64(len(triplets))
+				for i := range d {
+					w := 2 / float64(len(triplets))
+					grads[s.Anchor][i] += w * (float64(n[i]) - float64(p[i]))
+					grads[s.Positive][i] += w * (float64(p[i]) - float64(a[i]))
+					grads[s.Negative][i] += w * (float64(a[i]) - float64(n[i]))
+				}
+			}
+			if actives != active {
+				t.Errorf("%s: %d active triplets, plain loops count %d", how, active, actives)
+			}
+			// The graph, with rows that pick the triplets.
+			g := grad.NewGraph()
+			count, rows := int64(len(triplets)), int64(len(all))
+			e := g.Input("e", rows, d)
+			var picks [3]*grad.Value
+			for k, name := range []string{"a", "p", "n"} {
+				pick := make([]float32, count*rows)
+				for slot, s := range triplets {
+					pick[slot*len(all)+[]int{s.Anchor, s.Positive, s.Negative}[k]] = 1
+				}
+				picks[k] = g.MatMul(g.Weight(name, pick, count, rows), e)
+			}
+			weights := make([]float32, count)
+			for i := range weights {
+				weights[i] = 1 / float32(count)
+			}
+			loss := siamese.TripletLoss(g, picks[0], picks[1], picks[2], g.Constant(weights, count, 1), margin)
+			de, err := g.Gradient(loss, e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := g.Compile(backend(t), loss, de[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, row := range all {
+				copy(p.Input(0)[i*d:], row)
+			}
+			if err := p.Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			off := math.Abs(float64(p.Output(0)[0])-want) / want
+			largest, wrong := 0.0, 0.0
+			for i := range grads {
+				for k := range d {
+					largest = max(largest, math.Abs(grads[i][k]))
+					wrong = max(wrong, math.Abs(float64(p.Output(1)[i*d+k])-grads[i][k]))
+				}
+			}
+			worst = max(worst, off, wrong/largest)
+			if off > 1e-4 || wrong/largest > 1e-4 {
+				t.Errorf("%s, seed %d: the loss is off by %.1e, its gradient by %.1e", how, seed, off, wrong/largest)
+			}
+			if err := p.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Logf("worst relative error over all ways of mining: %.1e", worst)
+}
+
+// Mining is held against a search through all triplets.
+func TestMine(t *testing.T) {
+	t.Parallel()
+	const margin = 0.3
+	rng := rand.New(rand.NewPCG(1, 1))
+	all, who := embeddings(rng, 5, 3, 8)
+	b := siamese.Batch{Embeddings: all, People: who}
+	near := func(a, b float64) bool { return math.Abs(a-b) < 1e-5 }
+
+	hard, _ := siamese.Mine(siamese.Hard, b, margin, rng)
+	if len(hard) != len(all) {
+		t.Fatalf("hard: %d triplets for %d anchors", len(hard), len(all))
+	}
+	for _, s := range hard {
+		farthest, nearest := 0.0, 9.0
+		for i := range all {
+			switch {
+			case who[i] != who[s.Anchor]:
+				nearest = min(nearest, distance(all[s.Anchor], all[i]))
+			case i != s.Anchor:
+				farthest = max(farthest, distance(all[s.Anchor], all[i]))
+			}
+		}
+		if !near(distance(all[s.Anchor], all[s.Positive]), farthest) || !near(distance(all[s.Anchor], all[s.Negative]), nearest) {
+			t.Errorf("hard: %v is not the hardest", s)
+		}
+	}
+	semi, active := siamese.Mine(siamese.SemiHard, b, margin, rng)
+	if active != len(semi) {
+		t.Errorf("semi-hard: %d of %d are active, all should be", active, len(semi))
+	}
+	for _, s := range semi {
+		ap, an := distance(all[s.Anchor], all[s.Positive]), distance(all[s.Anchor], all[s.Negative])
+		if an < ap-1e-5 || an > ap+margin+1e-5 {
+			t.Errorf("semi-hard: %v has d(A,P) %g and d(A,N) %g", s, ap, an)
+		}
+	}
+	random, _ := siamese.Mine(siamese.Random, b, margin, rng)
+	if len(random) != len(all)*2 {
+		t.Errorf("random: %d triplets for %d pairs", len(random), len(all)*2)
+	}
+	for _, s := range append(append(random, semi...), hard...) {
+		if who[s.Anchor] != who[s.Positive] || s.Anchor == s.Positive || who[s.Anchor] == who[s.Negative] {
+			t.Errorf("%v is no triplet", s)
+		}
+	}
+}
+
+// What is learnt leaves, what is not comes again.
+func TestGenerator(t *testing.T) {
+	t.Parallel()
+	g, err := siamese.NewGenerator([]int{7, 7, 8, 8, 8, 9}, 100, rand.New(rand.NewPCG(1, 2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := g.Next(10)
+	losses := make([]float64, len(first))
+	losses[2], losses[5] = 0.1, 0.3
+	g.Report(first, losses)
+	again := g.Next(10)
+	if diff := cmp.Diff([]siamese.Triplet{first[2], first[5]}, again[:2]); diff != "" {
+		t.Errorf("what was not learnt should come first (-want +got):\n%s", diff)
+	}
+	if g.Retired != 8 || g.Kept != 2 {
+		t.Errorf("retired %d, kept %d", g.Retired, g.Kept)
+	}
+	if _, err := siamese.NewGenerator([]int{1, 2, 3}, 10, rand.New(rand.NewPCG(1, 2))); face.KindOf(err) != face.Invalid {
+		t.Errorf("nobody with two photos: %v", err)
+	}
+}
+
+// drawn are people who differ by where they have stripes of which colour.
+type drawn struct {
+	people, each int
+	teacher      []face.Embedding
+}
+
+func (d drawn) Len() int         { return d.people * d.each }
+func (d drawn) Person(i int) int { return i / d.each }
+func (d drawn) Teacher(i int) face.Embedding {
+	if d.teacher == nil {
+		return nil
+	}
+	return d.teacher[i]
+}
+
+func (d drawn) Photo(i int) (siamese.Photo, error) {
+	who := rand.New(rand.NewPCG(uint64(i/d.each), 1))
+	shot := rand.New(rand.NewPCG(uint64(i), 2))
+	img := image.NewRGBA(image.Rect(0, 0, 112, 112))
+	var waves [3][3]float64
+	for c := range waves {
+		waves[c] = [3]float64{who.Float64() * 0.3, who.Float64() * 0.3, who.Float64() * 6}
+	}
+	light := 0.7 + 0.6*shot.Float64()
+	for y := range 112 {
+		for x := range 112 {
+			var v [3]uint8
+			for c, w := range waves {
+				v[c] = uint8(max(0, min(255, light*(127+100*math.Sin(w[0]*float64(x)+w[1]*float64(y)+w[2]))+20*shot.NormFloat64())))
+			}
+			img.SetRGBA(x, y, color.RGBA{v[0], v[1], v[2], 255})
+		}
+	}
+	return siamese.Photo{Image: img, ToSrc: imaging.Affine{1, 0, 0, 0, 1, 0}}, nil
+}
+
+func options(t *testing.T) siamese.Options {
+	t.Helper()
+	data, err := siamese.Untrained("plain", 32, 0.25, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := grad.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return siamese.Options{
+		Model: m, Image: "image", Embedding: "embedding", BatchNorm: true,
+		Input: imaging.Planar{Width: 112, Height: 112, Scale: [3]float32{1, 1, 1}},
+		Loss:  siamese.Triplets, Margin: 0.3, Mining: siamese.SemiHard, People: 6, PhotosEach: 3,
+		Steps: 12, WarmUp: 2, Rate: 3e-3, Optimizer: "adamw", WeightDecay: 1e-4, MaxNorm: 5, Seed: 1,
+		Augmentation: siamese.Augmentation{Shift: 1, Light: 0.1, Noise: 0.3},
+	}
+}
+
+func train(t *testing.T, tr *siamese.Trainer, steps int) (losses []float64) {
+	t.Helper()
+	for range steps {
+		p, err := tr.Step(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		losses = append(losses, p.Loss)
+	}
+	return losses
+}
+
+// separation is how much nearer two photos of one person are than two people,
+// as the exported model sees it.
+func separation(t *testing.T, tr *siamese.Trainer, set siamese.Set) float64 {
+	t.Helper()
+	var photos []siamese.Photo
+	for i := range set.Len() {
+		p, err := set.Photo(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		photos = append(photos, p)
+	}
+	e, err := tr.Embed(t.Context(), photos)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var same, other, sames, others float64
+	for i := range e {
+		for j := range i {
+			if set.Person(i) == set.Person(j) {
+				same, sames = same+distance(e[i], e[j]), sames+1
+			} else {
+				other, others = other+distance(e[i], e[j]), others+1
+			}
+		}
+	}
+	return other/others - same/sames
+}
+
+// Every way of learning brings photos of one person together, a checkpoint
+// goes on as if nothing had happened, and what is exported embeds the same.
+func TestTrainer(t *testing.T) {
+	t.Parallel()
+	set := drawn{people: 8, each: 4}
+	for name, change := range map[string]func(*siamese.Options){
+		"semi-hard":   func(*siamese.Options) {},
+		"hard":        func(o *siamese.Options) { o.Mining = siamese.Hard },
+		"random":      func(o *siamese.Options) { o.Mining = siamese.Random },
+		"retire":      func(o *siamese.Options) { o.Retire = true },
+		"contrastive": func(o *siamese.Options) { o.Loss, o.Margin = siamese.Contrastive, 1 },
+		"sgd":         func(o *siamese.Options) { o.Optimizer, o.Rate = "sgd", 0.02 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := options(t)
+			change(&o)
+			tr, err := siamese.New(backend(t), o, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := separation(t, tr, set)
+			train(t, tr, o.Steps/2)
+			var saved bytes.Buffer
+			if err := tr.Save(&saved); err != nil {
+				t.Fatal(err)
+			}
+			want := train(t, tr, o.Steps/2)
+			after := separation(t, tr, set)
+			t.Logf("separation %.3f, then %.3f", before, after)
+			if after < before+0.05 {
+				t.Errorf("separation was %.3f and is %.3f", before, after)
+			}
+			if err := tr.Close(); err != nil {
+				t.Error(err)
+			}
+
+			again, err := siamese.New(backend(t), o, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := again.Load(&saved); err != nil {
+				t.Fatal(err)
+			}
+			// The generator draws its fresh triplets anew.
+			if diff := cmp.Diff(want, train(t, again, len(want))); diff != "" && !o.Retire {
+				t.Errorf("resumed, the losses differ (-want +got):\n%s", diff)
+			}
+			if err := again.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestExport(t *testing.T) {
+	t.Parallel()
+	set := drawn{people: 8, each: 4}
+	o := options(t)
+	tr, err := siamese.New(backend(t), o, set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	train(t, tr, 4)
+	photo, err := set.Photo(5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := tr.Embed(t.Context(), []siamese.Photo{photo})
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := tr.Export()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := grad.Parse(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left := m.Statistics(); len(left) != 2 { // that of the head, behind no convolution
+		t.Errorf("not folded: %q", left)
+	}
+	g := grad.NewGraph()
+	im, err := g.Import(m, map[string]*grad.Value{"image": g.Input("image", 1, 3, 112, 112)}, []string{"embedding"}, grad.ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := g.Compile(backend(t), g.Normalize(im.Layers["embedding"], 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	o.Input.Warp(p.Input(0), photo.Image, photo.ToSrc)
+	if err := p.Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if d := distance(want[0], p.Output(0)); d > 1e-8 {
+		t.Errorf("the export is off by %g", d)
+	}
+}
+
+// A teacher's embeddings are learnt without labels.
+func TestDistillation(t *testing.T) {
+	t.Parallel()
+	set := drawn{people: 8, each: 4}
+	set.teacher, _ = embeddings(rand.New(rand.NewPCG(3, 3)), 8, 4, 32)
+	for i := range set.teacher {
+		set.teacher[i] = set.teacher[i/4*4] // the teacher knows who it is
+	}
+	o := options(t)
+	o.Loss, o.Steps = siamese.Distillation, 30
+	tr, err := siamese.New(backend(t), o, set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	losses := train(t, tr, o.Steps)
+	if first, last := losses[0], losses[len(losses)-1]; last > 0.7*first {
+		t.Errorf("the loss was %.3f and is %.3f", first, last)
+	}
+}
+
+// A run in which all embeddings become the same is stopped.
+func TestCollapse(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.Steps, o.Rate, o.WarmUp = 60, 1e-9, 0
+	set := same{drawn{people: 8, each: 4}}
+	o.Augmentation = siamese.Augmentation{}
+	tr, err := siamese.New(backend(t), o, set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	for range o.Steps {
+		if _, err := tr.Step(t.Context()); err != nil {
+			t.Log(err)
+			return
+		}
+	}
+	t.Error("nothing stopped it")
+}
+
+// same shows one photo of everybody.
+type same struct{ drawn }
+
+func (s same) Photo(int) (siamese.Photo, error) { return s.drawn.Photo(0) }

@@ -1,0 +1,332 @@
+package siamese
+
+import (
+	"context"
+	"encoding/gob"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad"
+)
+
+// state is what a checkpoint holds beside the weights.
+type state struct {
+	Step      int
+	Optimizer *Optimizer
+	Pool      []Triplet // of the generator
+	Collapsed int       // steps in a row in which all embeddings were the same
+}
+
+// collapse is the mean squared distance of different people below which all
+// embeddings count as the same one, patience how many steps may be so.
+const (
+	collapse = 1e-3
+	patience = 20
+)
+
+// Step learns from one batch. Canceled or Deadline when ctx ends; Internal
+// when the loss is not finite, or when all embeddings have become the same:
+// then the run cannot recover, and a smaller rate, another margin or mining
+// is needed.
+func (t *Trainer) Step(ctx context.Context) (Progress, error) {
+	const op = "siamese.Step"
+	p := Progress{Step: t.state.Step + 1, Steps: t.o.Steps}
+	batch, triplets, err := t.nextBatch(ctx)
+	if err != nil {
+		return p, face.Wrap(face.Internal, op, err)
+	}
+	copy(t.step.Input(0), batch.pixels)
+	t.step.load(t.weights)
+	if triplets == nil {
+		if triplets, err = t.choose(ctx, batch); err != nil {
+			return p, face.Wrap(face.Internal, op, err)
+		}
+	}
+	t.fillLoss(batch, triplets)
+	if err := t.step.Run(ctx); err != nil {
+		return p, err
+	}
+	p.Loss = float64(t.step.Output(0)[0])
+	if math.IsNaN(p.Loss) || math.IsInf(p.Loss, 0) {
+		return p, face.Errorf(face.Internal, op, "the loss of step %d is not finite: the learning rate is too high", p.Step)
+	}
+	t.judge(&p, batch, triplets)
+	if t.state.Collapsed > patience {
+		return p, face.Errorf(face.Internal, op, "all embeddings have become the same (mean squared distance %.1e): lower the rate, or choose another mining", p.Spread)
+	}
+	t.learn(&p)
+	t.state.Step++
+	return p, nil
+}
+
+// nextBatch takes the batch that was prepared and has the next one prepared.
+// Triplets of the generator are the batch; otherwise they come later.
+func (t *Trainer) nextBatch(ctx context.Context) (prepared, []Triplet, error) {
+	if t.workers == nil {
+		for range runtime.GOMAXPROCS(0) {
+			t.workers = append(t.workers, newAugmenter(t.o.Augmentation, t.o.Input))
+		}
+	}
+	step := t.state.Step
+	if t.o.Retire && t.o.Loss == Triplets {
+		if t.generator == nil {
+			owner := make([]int, t.set.Len())
+			for i := range owner {
+				owner[i] = t.set.Person(i)
+			}
+			var err error
+			if t.generator, err = NewGenerator(owner, 4096, t.rng(step, 1<<19)); err != nil {
+				return prepared{}, nil, err
+			}
+			t.generator.pool = t.state.Pool
+		}
+		served := t.generator.Next(t.batch / 3)
+		var photos []int
+		for _, s := range served {
+			photos = append(photos, s.Anchor, s.Positive, s.Negative)
+		}
+		for len(photos) < t.batch { // what a third does not fill
+			photos = append(photos, photos[0])
+		}
+		b := t.prepare(ctx, step, photos)
+		b.served = served
+		local := make([]Triplet, len(served))
+		for i := range local {
+			local[i] = Triplet{3 * i, 3*i + 1, 3*i + 2}
+		}
+		return b, local, b.err
+	}
+	if t.ahead == nil {
+		t.ahead = make(chan prepared, 1)
+		t.ahead <- t.prepare(ctx, step, t.draw(step))
+	}
+	b := <-t.ahead
+	if b.err != nil {
+		t.ahead = nil
+		return b, nil, b.err
+	}
+	if step+1 < t.o.Steps {
+		go func(ahead chan<- prepared) { ahead <- t.prepare(ctx, step+1, t.draw(step+1)) }(t.ahead)
+	}
+	return b, nil, nil
+}
+
+// choose mines the batch's triplets, or pairs its photos.
+func (t *Trainer) choose(ctx context.Context, b prepared) ([]Triplet, error) {
+	if t.o.Loss == Distillation {
+		return nil, nil
+	}
+	people := make([]int, t.batch)
+	for i, photo := range b.photos {
+		people[i] = t.set.Person(photo)
+	}
+	rng := t.rng(b.step, 1<<18)
+	if t.o.Loss == Contrastive {
+		// Every photo with one of the same person, and with another's.
+		var pairs []Triplet
+		for i := range people {
+			mate := i - i%t.o.PhotosEach + (i+1)%t.o.PhotosEach
+			other := rng.IntN(t.batch)
+			if people[other] != people[i] && len(pairs)+2 <= t.slots {
+				pairs = append(pairs, Triplet{Anchor: i, Positive: mate, Negative: other})
+			}
+		}
+		return pairs, nil
+	}
+	copy(t.mirror.Input(0), b.pixels)
+	t.mirror.load(t.weights)
+	if err := t.mirror.Run(ctx); err != nil {
+		return nil, err
+	}
+	triplets, _ := Mine(t.o.Mining, Batch{t.rows(t.mirror.Output(0), t.batch), people}, t.o.Margin, rng)
+	return triplets[:min(len(triplets), t.slots)], nil
+}
+
+// rows cuts a matrix of embeddings.
+func (t *Trainer) rows(data []float32, n int) []face.Embedding {
+	out := make([]face.Embedding, n)
+	d := len(data) / t.batch
+	for i := range out {
+		out[i] = face.Embedding(data[i*d : (i+1)*d])
+	}
+	return out
+}
+
+// fillLoss writes what the loss takes beside the embeddings.
+func (t *Trainer) fillLoss(b prepared, triplets []Triplet) {
+	if t.o.Loss == Distillation {
+		teacher := t.step.extra(0)
+		d := len(teacher) / t.batch
+		for i, photo := range b.photos {
+			copy(teacher[i*d:(i+1)*d], t.set.Teacher(photo))
+		}
+		return
+	}
+	if t.o.Loss == Contrastive {
+		a, c, same, weights := t.step.extra(0), t.step.extra(1), t.step.extra(2), t.step.extra(3)
+		clear(a)
+		clear(c)
+		clear(same)
+		clear(weights)
+		slot := 0
+		pair := func(x, y int, is float32) {
+			if slot < t.slots {
+				a[slot*t.batch+x], c[slot*t.batch+y], same[slot], weights[slot] = 1, 1, is, 1/float32(min(t.slots, 2*len(triplets)))
+				slot++
+			}
+		}
+		for _, s := range triplets {
+			pair(s.Anchor, s.Positive, 1)
+			pair(s.Anchor, s.Negative, 0)
+		}
+		return
+	}
+	picks := [3][]float32{t.step.extra(0), t.step.extra(1), t.step.extra(2)}
+	weights := t.step.extra(3)
+	clear(weights)
+	for _, pick := range picks {
+		clear(pick)
+	}
+	for slot, s := range triplets {
+		for k, i := range []int{s.Anchor, s.Positive, s.Negative} {
+			picks[k][slot*t.batch+i] = 1
+		}
+		weights[slot] = 1 / float32(len(triplets))
+	}
+}
+
+// judge counts the active triplets and watches for collapse.
+func (t *Trainer) judge(p *Progress, b prepared, triplets []Triplet) {
+	costs := t.step.Output(2)
+	if t.o.Loss == Triplets {
+		p.Triplets = len(triplets)
+		losses := make([]float64, len(triplets))
+		for i := range triplets {
+			losses[i] = math.Max(0, float64(costs[i])+t.o.Margin)
+			if losses[i] > 0 {
+				p.Active += 1 / float64(len(triplets))
+			}
+		}
+		if t.generator != nil {
+			t.generator.Report(b.served, losses)
+		}
+	}
+	e := t.rows(t.step.Output(1), t.batch)
+	pairs := 0
+	for i := 1; i < len(e); i++ {
+		if b.photos[i] != b.photos[i-1] {
+			p.Spread += 2 - 2*e[i].Cosine(e[i-1])
+			pairs++
+		}
+	}
+	p.Spread /= math.Max(1, float64(pairs))
+	if p.Spread < collapse {
+		t.state.Collapsed++
+	} else {
+		t.state.Collapsed = 0
+	}
+}
+
+// learn changes the weights, and moves the running statistics.
+func (t *Trainer) learn(p *Progress) {
+	gradients := make([][]float32, len(t.names))
+	learnt := make([][]float32, len(t.names))
+	for i, name := range t.names {
+		gradients[i], learnt[i] = t.step.Output(3+i), t.weights[name]
+	}
+	p.Norm = Clip(gradients, t.o.MaxNorm)
+	p.Rate = Rate(t.state.Step, t.o.WarmUp, t.o.Steps, t.o.Rate)
+	t.state.Optimizer.Step(learnt, gradients, t.decays, p.Rate)
+	for i, name := range t.followed {
+		running := t.weights[name]
+		for k, x := range t.step.Output(3 + len(t.names) + i) {
+			running[k] += followRate * (x - running[k])
+		}
+	}
+}
+
+// Embed embeds photos as they are, with the model as an export would be.
+func (t *Trainer) Embed(ctx context.Context, photos []Photo) ([]face.Embedding, error) {
+	var out []face.Embedding
+	t.finished.load(t.weights)
+	size := 3 * t.o.Input.Width * t.o.Input.Height
+	for len(photos) > 0 {
+		n := min(t.batch, len(photos))
+		for i, p := range photos[:n] {
+			t.o.Input.Warp(t.finished.Input(0)[i*size:(i+1)*size], p.Image, p.ToSrc)
+		}
+		if err := t.finished.Run(ctx); err != nil {
+			return nil, err
+		}
+		for _, e := range t.rows(t.finished.Output(0), n) {
+			out = append(out, append(face.Embedding(nil), e...))
+		}
+		photos = photos[n:]
+	}
+	return out, nil
+}
+
+// Done is how many steps were made.
+func (t *Trainer) Done() int { return t.state.Step }
+
+// Export is the model with the weights as they are, as ONNX.
+func (t *Trainer) Export() ([]byte, error) { return t.o.Model.Rewrite(t.weights) }
+
+// checkpoint is what is written.
+type checkpoint struct {
+	Version int
+	State   state
+	Weights map[string][]float32
+}
+
+// Save writes everything that going on needs.
+func (t *Trainer) Save(w io.Writer) error {
+	if t.generator != nil {
+		t.state.Pool = t.generator.pool
+	}
+	return face.Wrap(face.Internal, "siamese.Save", gob.NewEncoder(w).Encode(checkpoint{1, t.state, t.weights}))
+}
+
+// Load goes on from what Save wrote. Invalid: it is of another model.
+func (t *Trainer) Load(r io.Reader) error {
+	const op = "siamese.Load"
+	var c checkpoint
+	if err := gob.NewDecoder(r).Decode(&c); err != nil {
+		return face.Errorf(face.Invalid, op, "not a checkpoint: %v", err)
+	}
+	if c.Version != 1 || c.State.Optimizer == nil || len(c.Weights) != len(t.weights) {
+		return face.Errorf(face.Invalid, op, "the checkpoint is of another version or model")
+	}
+	for name, data := range c.Weights {
+		if len(t.weights[name]) != len(data) {
+			return face.Errorf(face.Invalid, op, "the checkpoint is of another model: weight %q", name)
+		}
+	}
+	t.weights, t.state = c.Weights, c.State
+	return nil
+}
+
+// Close releases the programs, after the batch that is being prepared.
+func (t *Trainer) Close() error {
+	if t.ahead != nil && t.state.Step < t.o.Steps {
+		<-t.ahead
+	}
+	var errs []error
+	for _, p := range []*program{t.mirror, t.step, t.finished} {
+		if p != nil && p.Program != nil {
+			errs = append(errs, p.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// String says what is learnt, for logs.
+func (t *Trainer) String() string {
+	return fmt.Sprintf("%s over %d photos of %d people, %d weights learnt", t.o.Loss, len(t.anyone), len(t.people), len(t.names))
+}
+
+var _ grad.Program = (*program)(nil)
