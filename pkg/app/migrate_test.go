@@ -26,7 +26,6 @@ import (
 	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/store/postgres"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
@@ -417,7 +416,7 @@ func TestMigrationRestarts(t *testing.T) {
 		"postgres": func(t *testing.T, o *app.Options) {
 			t.Helper()
 			o.DatabaseURL = pgtest.Database(t, func(url string) error {
-				_, _, err := postgres.Migrate(context.Background(), url, "")
+				_, _, err := app.Migrate(context.Background(), app.Place{DatabaseURL: url})
 				return err
 			})
 		},

@@ -55,6 +55,7 @@ type feed struct {
 	index    atomic.Pointer[index.Index] // nil: pgvector answers
 	keys     map[int64]index.Key         // by row of gallery_model; of the feed's goroutine
 	snapshot string                      // of the last look
+	seq      int64                       // of the newest change seen until then
 	timeline string                      // of the database then
 
 	loaded  chan struct{}         // closed when the first load has ended
@@ -264,7 +265,9 @@ func (f *feed) makeUp(ctx context.Context) error {
 // poll applies what was committed since the last look. The rows of the
 // statement and its snapshot belong together; the transactions that the last
 // snapshot did not see are those that have been committed since, however long
-// ago they began.
+// ago they began. A database that was killed may give the numbers of its last
+// transactions, which left nothing behind, to new ones: an old snapshot takes
+// those for seen. What they changed is newer than everything seen all the same.
 func (f *feed) poll(ctx context.Context) error {
 	if f.staleness() > reloadAfter {
 		return fmt.Errorf("%w: changes are kept no longer than %v", errAnother, changesKept)
@@ -278,25 +281,29 @@ func (f *feed) poll(ctx context.Context) error {
 	var back bool
 	rows, err := f.s.db.own.Query(ctx, `
 		SELECT pg_current_snapshot()::text, `+timeline+`, pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax($1::text::pg_snapshot),
-			c.gallery_model, c.template, c.erased, t.id, s.id, t.embedding, g.tenant, g.id, m.model_id
+			c.seq, c.gallery_model, c.template, c.erased, t.id, s.id, t.embedding, g.tenant, g.id, m.model_id
 		FROM (VALUES (1)) one LEFT JOIN (
 			template_change c LEFT JOIN (
 				template t JOIN subject s ON s.row_id = t.subject
 				JOIN gallery_model m ON m.row_id = t.gallery_model JOIN gallery g ON g.row_id = m.gallery
 			) ON c.erased IS NULL AND t.row_id = c.template
-		) ON c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
+		) ON (c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot) OR c.seq > $2)
 			AND c.xid < pg_snapshot_xmax(pg_current_snapshot()) -- a restored backup has numbers from elsewhere
-		ORDER BY c.seq`, f.snapshot)
+		ORDER BY c.seq`, f.snapshot, f.seq)
+	newest := f.seq
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
 		silence.Reset(f.patience())
-		var shelf, template *int64
+		var seq, shelf, template *int64
 		var erased, id, subject, tenant, gallery, model *string
 		var v *pgvector.Vector
-		if err := rows.Scan(&snapshot, &line, &back, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model); err != nil {
+		if err := rows.Scan(&snapshot, &line, &back, &seq, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model); err != nil {
 			return err
 		}
 		if line != f.timeline || back {
 			return fmt.Errorf("%w: it is another one, or an earlier state of it", errAnother)
+		}
+		if seq != nil {
+			newest = max(newest, *seq)
 		}
 		switch {
 		case shelf == nil: // nothing changed
@@ -315,7 +322,7 @@ func (f *feed) poll(ctx context.Context) error {
 		}
 		return err
 	}
-	f.snapshot = snapshot
+	f.snapshot, f.seq = snapshot, newest
 	return nil
 }
 
@@ -397,10 +404,11 @@ func (f *feed) load(ctx context.Context) error {
 		return err
 	}
 	var snapshot, line, exported string
-	var total, last int64
+	var total, last, seq int64
 	if err := tx.QueryRow(ctx, `SELECT pg_current_snapshot()::text, `+timeline+`, pg_export_snapshot(),
-		(SELECT coalesce(sum(templates), 0)::bigint FROM gallery_model), (SELECT coalesce(max(row_id), 0) FROM template)`).
-		Scan(&snapshot, &line, &exported, &total, &last); err != nil {
+		(SELECT coalesce(sum(templates), 0)::bigint FROM gallery_model), (SELECT coalesce(max(row_id), 0) FROM template),
+		(SELECT coalesce(max(seq), 0) FROM template_change)`).
+		Scan(&snapshot, &line, &exported, &total, &last, &seq); err != nil {
 		return err
 	}
 	f.total.Store(total)
@@ -426,7 +434,7 @@ func (f *feed) load(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	f.keys, f.snapshot, f.timeline = keys, snapshot, line
+	f.keys, f.snapshot, f.timeline, f.seq = keys, snapshot, line, seq
 	f.index.Store(x)
 	f.current.Store(began.UnixNano())
 	return nil
