@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -100,6 +101,37 @@ func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineF
 		return nil, err
 	}
 	return out, ctx.Err() // which may have ended before the first photo
+}
+
+// acquireCrops finds the largest face of each photo, as a crop of some 20 KB
+// that an encoder's input is made of later; nil where there is no face.
+func acquireCrops(ctx context.Context, stderr io.Writer, p *app.Pipeline, workers int, what string, set photos.Set, names []string) ([]embed.Sample, error) {
+	out := make([]embed.Sample, len(names))
+	bar := newProgress(stderr, what, int64(len(names)), false)
+	defer bar.Close()
+	group, working := errgroup.WithContext(ctx)
+	group.SetLimit(workers)
+	for i, name := range names {
+		if working.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			defer bar.Add(1)
+			photo, err := set.ReadFile(name)
+			if err != nil {
+				return err
+			}
+			samples, err := p.EmbedWith(working, photo, embed.PickLargest, embed.Want{Crop: true})
+			switch {
+			case err == nil:
+				out[i] = samples[0]
+			case !failsToAcquire(err):
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return out, errors.Join(group.Wait(), ctx.Err())
 }
 
 // failsToAcquire reports whether an error is about the photo itself.

@@ -3,16 +3,11 @@ package main
 import (
 	"fmt"
 	"image"
-	"image/color"
 	"math"
 	"path/filepath"
 	"slices"
 
 	"golang.org/x/image/draw"
-	"golang.org/x/image/font"
-	"golang.org/x/image/font/gofont/goregular"
-	"golang.org/x/image/font/opentype"
-	"golang.org/x/image/math/fixed"
 
 	"github.com/likeness-id/likeness/pkg/style"
 )
@@ -69,14 +64,6 @@ func fitCell(img image.Image) image.Image {
 
 // write draws the sheet: a row of what went in, then the run, its result last.
 func (s *sheet) write(name string, result image.Image) error {
-	parsed, err := opentype.Parse(goregular.TTF)
-	if err != nil {
-		return err
-	}
-	text, err := opentype.NewFace(parsed, &opentype.FaceOptions{Size: sheetPoints, DPI: 72, Hinting: font.HintingFull})
-	if err != nil {
-		return err
-	}
 	inputs := []cell{{fitCell(s.task.Content), "content"}}
 	for i, img := range s.task.Styles {
 		inputs = append(inputs, cell{fitCell(img), "style: " + filepath.Base(s.styles[i])})
@@ -99,26 +86,19 @@ func (s *sheet) write(name string, result image.Image) error {
 		}
 		total += heights[i] + sheetLabel + sheetGap
 	}
-	page := image.NewRGBA(image.Rect(0, 0, columns*(sheetCell+sheetGap)+sheetGap, total))
-	draw.Draw(page, page.Rect, image.White, image.Point{}, draw.Src)
-	say := func(x, y, width int, what string) {
-		d := font.Drawer{Dst: page, Src: image.NewUniform(color.Gray{40}), Face: text, Dot: fixed.P(x, y)}
-		for runes := []rune(what); d.MeasureString(what) > fixed.I(width) && len(runes) > 0; {
-			runes = runes[:len(runes)-1]
-			what = string(runes) + "…"
-		}
-		d.DrawString(what)
+	page, err := newCanvas(columns*(sheetCell+sheetGap)+sheetGap, total, sheetPoints)
+	if err != nil {
+		return err
 	}
 	p := s.task.Params
-	say(sheetGap, sheetTitle-14, page.Rect.Dx()-2*sheetGap, fmt.Sprintf("%s features, %d px, %d iterations of %s from %s, %s weights %g : %g : %g, seed %d",
+	page.say(sheetGap, sheetTitle-14, page.Rect.Dx()-2*sheetGap, fmt.Sprintf("%s features, %d px, %d iterations of %s from %s, %s weights %g : %g : %g, seed %d",
 		p.Features, p.Size, p.Iterations, p.Optimizer, p.Init, p.Weights, p.ContentWeight, p.StyleWeight, p.TVWeight, p.Seed))
 	y := sheetTitle
 	for i, row := range rows {
 		for j, c := range row {
-			x, size := sheetGap+j*(sheetCell+sheetGap), c.img.Bounds()
-			at := image.Pt(x, y+(heights[i]-size.Dy())/2)
-			draw.Draw(page, image.Rectangle{Min: at, Max: at.Add(size.Size())}, c.img, size.Min, draw.Src)
-			say(x, y+heights[i]+18, sheetCell, c.label)
+			x := sheetGap + j*(sheetCell+sheetGap)
+			page.put(c.img, image.Pt(x, y+(heights[i]-c.img.Bounds().Dy())/2))
+			page.say(x, y+heights[i]+18, sheetCell, c.label)
 		}
 		y += heights[i] + sheetLabel + sheetGap
 	}

@@ -22,8 +22,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/pkg/app"
@@ -309,41 +307,24 @@ func (c trainCmd) cropsOf(t *tool, pipeline *app.Pipeline, name string) (out []t
 	for _, n := range names {
 		folders[path.Dir(n)] = true
 	}
-	found := make([]trained, len(names))
-	bar := newProgress(t.stderr, "finding faces in "+filepath.Base(name), int64(len(names)), false)
-	defer bar.Close()
-	group, ctx := errgroup.WithContext(t.ctx)
-	group.SetLimit(c.threads())
-	for i, n := range names {
-		if ctx.Err() != nil {
-			break
-		}
-		group.Go(func() error {
-			defer bar.Add(1)
-			photo, err := set.ReadFile(n)
-			if err != nil {
-				return err
-			}
-			samples, err := pipeline.EmbedWith(ctx, photo, embed.PickLargest, embed.Want{Crop: true})
-			if failsToAcquire(err) {
-				return nil
-			} else if err != nil {
-				return fmt.Errorf("%s: %w", n, err)
-			}
-			found[i] = trained{Name: n, Crop: samples[0].Crop}
-			if c.Teacher != "" {
-				found[i].Teacher = samples[0].Embedding
-			}
-			if len(folders) > 1 {
-				found[i].Person = path.Dir(n)
-			}
-			return nil
-		})
-	}
-	if err := errors.Join(group.Wait(), t.ctx.Err()); err != nil {
+	found, err := acquireCrops(t.ctx, t.stderr, pipeline, c.threads(), "finding faces in "+filepath.Base(name), set, names)
+	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(found, func(p trained) bool { return p.Crop == nil }), nil
+	for i, n := range names {
+		if found[i].Crop == nil {
+			continue
+		}
+		photo := trained{Name: n, Crop: found[i].Crop}
+		if c.Teacher != "" {
+			photo.Teacher = found[i].Embedding
+		}
+		if len(folders) > 1 {
+			photo.Person = path.Dir(n)
+		}
+		out = append(out, photo)
+	}
+	return out, nil
 }
 
 // split keeps people apart: a person is on one side, whatever else the set

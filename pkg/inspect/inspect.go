@@ -23,6 +23,131 @@ type Network struct {
 	Shape   []int64 // of the input: [1,C,H,W]
 }
 
+// Layer is a tensor of the network whose channels are units.
+type Layer struct {
+	Name     string
+	Channels int
+	// Places are the rows and columns of the map, 1 by 1 of an embedding.
+	Places [2]int64
+	// Field is how many rows and columns of the input a place sees, and Stride
+	// how far two places are from one another; 0: each sees everything.
+	Field, Stride [2]int64
+}
+
+// hasUnits reports whether axis 1 of a tensor is a channel of one picture.
+func hasUnits(v *grad.Value) bool {
+	return (len(v.Shape()) == 2 || len(v.Shape()) == 4) && v.Dim(0) == 1
+}
+
+// Layers are what may be looked into, in the order of computation.
+func (n Network) Layers() ([]Layer, error) {
+	g := grad.NewGraph()
+	image := g.Input(n.Image, n.Shape...)
+	names := n.Model.Layers()
+	im, err := g.Import(n.Model, map[string]*grad.Value{n.Image: image}, names, grad.ImportOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var all []Layer
+	for _, name := range names {
+		v := im.Layers[name]
+		if !hasUnits(v) {
+			continue
+		}
+		l := Layer{Name: name, Channels: int(v.Dim(1)), Places: [2]int64{v.Dim(2), v.Dim(3)}}
+		for i, f := range fieldsOf(g, v, image) {
+			l.Field[i], l.Stride[i] = f.size, f.stride
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// Spread picks up to so many layers from the first that sees more than a pixel
+// to the last that does not see everything, at even steps of depth. Of layers
+// that see equally much it takes the last: what the next one is computed from.
+func Spread(layers []Layer, count int) []string {
+	var deepest []Layer
+	for _, l := range layers {
+		n := len(deepest)
+		switch {
+		case l.Stride == [2]int64{} || l.Field == [2]int64{1, 1}:
+		case n > 0 && deepest[n-1].Field == l.Field:
+			deepest[n-1] = l
+		case n == 0 || l.Field[0] > deepest[n-1].Field[0] || l.Field[1] > deepest[n-1].Field[1]:
+			deepest = append(deepest, l)
+		}
+	}
+	count = min(count, len(deepest))
+	names := make([]string, count)
+	for i := range names {
+		names[i] = deepest[i*(len(deepest)-1)/max(1, count-1)].Name
+	}
+	return names
+}
+
+// Filters are the weights of the first layer that sees more than a pixel, as
+// it sees them: for each channel [C,H,W], times what scales the input before.
+func (n Network) Filters(ctx context.Context) (Layer, [][]float32, error) {
+	const op = "inspect.Filters"
+	layers, err := n.Layers()
+	if err != nil {
+		return Layer{}, nil, err
+	}
+	at := slices.IndexFunc(layers, func(l Layer) bool { return l.Field != [2]int64{1, 1} })
+	if at < 0 || layers[at].Stride == [2]int64{} {
+		return Layer{}, nil, face.Errorf(face.Invalid, op, "the network does not begin with a convolution")
+	}
+	l := layers[at]
+	// The first convolution is linear: the gradient of a place is its filter.
+	g := grad.NewGraph()
+	image := g.Input(n.Image, n.Shape...)
+	im, err := g.Import(n.Model, map[string]*grad.Value{n.Image: image}, []string{l.Name}, grad.ImportOptions{})
+	if err != nil {
+		return l, nil, err
+	}
+	v := im.Layers[l.Name]
+	fields := fieldsOf(g, v, image)
+	var start [2]int64
+	for axis, f := range fields {
+		middle := l.Places[axis] / 2
+		start[axis] = f.start + middle*f.stride
+		if start[axis] < 0 || start[axis]+f.size > image.Dim(axis+2) {
+			return l, nil, face.Errorf(face.Invalid, op, "the filters of layer %q do not fit into the input", l.Name)
+		}
+		v = g.Slice(v, axis+2, middle, middle+1)
+	}
+	which := g.Input("unit", 1, int64(l.Channels), 1, 1)
+	d, err := g.Gradient(g.Total(g.Mul(v, which)), image)
+	if err != nil {
+		return l, nil, err
+	}
+	if len(g.Inputs(d[0])) > 1 { // of what is linear it does not depend on the input
+		return l, nil, face.Errorf(face.Invalid, op, "layer %q, the first that sees more than a pixel, is no convolution", l.Name)
+	}
+	p, err := g.Compile(n.Backend, d[0])
+	if err != nil {
+		return l, nil, err
+	}
+	defer p.Close()
+	mask := p.Input(0)
+	filters := make([][]float32, l.Channels)
+	for c := range filters {
+		clear(mask)
+		mask[c] = 1
+		if err := p.Run(ctx); err != nil {
+			return l, nil, err
+		}
+		for k := range n.Shape[1] {
+			for y := start[0]; y < start[0]+fields[0].size; y++ {
+				row := (k*n.Shape[2]+y)*n.Shape[3] + start[1]
+				filters[c] = append(filters[c], p.Output(0)[row:row+fields[1].size]...)
+			}
+		}
+	}
+	return l, filters, nil
+}
+
 // Patch is a place of a picture that excites a unit.
 type Patch struct {
 	Picture    int
@@ -61,9 +186,10 @@ func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int
 	for _, name := range layers {
 		v := im.Layers[name]
 		outputs = append(outputs, v)
-		if fields[name], err = fieldsOf(g, v, image); err != nil {
-			return nil, err
+		if !hasUnits(v) {
+			return nil, face.Errorf(face.Invalid, "inspect.Survey", "layer %q has the shape %v, and no channels", name, v.Shape())
 		}
+		fields[name] = fieldsOf(g, v, image)
 		for c := range v.Dim(1) {
 			units[name] = append(units[name], &Unit{Layer: name, Channel: int(c), Max: math.Inf(-1)})
 		}
@@ -105,19 +231,20 @@ func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int
 type field struct{ start, stride, size int64 }
 
 // fieldsOf are the receptive fields along the rows and the columns. What is no
-// map of places any more sees everything.
-func fieldsOf(g *grad.Graph, layer, image *grad.Value) (fields [2]field, err error) {
+// map of places any more, or has mixed all places on the way, sees everything.
+func fieldsOf(g *grad.Graph, layer, image *grad.Value) (fields [2]field) {
+	fields = [2]field{{0, 0, image.Dim(2)}, {0, 0, image.Dim(3)}}
 	if len(layer.Shape()) != 4 {
-		return [2]field{{0, 0, image.Dim(2)}, {0, 0, image.Dim(3)}}, nil
+		return fields
 	}
 	r, err := g.Reach(layer, image)
 	if err != nil {
-		return fields, err
+		return fields
 	}
 	for i := range fields {
 		fields[i] = field{-r.Before[i], r.Stride[i], r.Before[i] + r.After[i] + 1}
 	}
-	return fields, nil
+	return fields
 }
 
 // see notes one picture's activations of a unit.
@@ -147,11 +274,11 @@ func (u *Unit) see(picture int, places []float32, width int, fields [2]field, ke
 // MaximiseOptions say how the exciting picture is sought.
 type MaximiseOptions struct {
 	Steps int     // of gradient ascent, 200 is usual
-	Rate  float64 // of the numbers of the input, a hundredth of their range is usual
-	// Smooth punishes the squared differences of neighbours: without it the
-	// picture is noise that no eye reads.
+	Rate  float64 // of each step, as a share of the input's range; 0.01 is usual
+	// Smooth is how far each step moves a pixel to the mean of its neighbours,
+	// 0..1: without it the picture is noise that no eye reads.
 	Smooth    float64
-	Low, High float32 // of the input's numbers
+	Low, High []float32 // of the input's numbers, for each of its channels
 	Seed      uint64
 }
 
@@ -173,18 +300,11 @@ func (n Network) Maximise(ctx context.Context, layer string, channel int, o Maxi
 	excited := g.Slice(v, 1, int64(channel), int64(channel)+1)
 	score := g.Total(excited)
 	score = g.Scale(score, 1/float64(excited.Len()))
-	var rough *grad.Value
-	for _, axis := range []int{2, 3} {
-		size := image.Dim(axis)
-		d := g.Sub(g.Slice(image, axis, 1, size), g.Slice(image, axis, 0, size-1))
-		if part := g.SumSquares(d); rough == nil {
-			rough = part
-		} else {
-			rough = g.Add(rough, part)
-		}
-	}
-	goal := g.Sub(score, g.Scale(rough, o.Smooth/float64(image.Len())))
-	d, err := g.Gradient(goal, image)
+	// Ascent is on what comes before a Relu, or a silent unit would have no way
+	// up; places where it is silent count little, or a filter whose weights sum
+	// up to nothing would have none either.
+	drive := g.LeakyRelu(g.Slice(g.Unclipped(v), 1, int64(channel), int64(channel)+1), 0.1)
+	d, err := g.Gradient(g.Total(drive), image)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -195,35 +315,70 @@ func (n Network) Maximise(ctx context.Context, layer string, channel int, o Maxi
 	defer p.Close()
 
 	rng := rand.New(rand.NewPCG(o.Seed, 5)) //nolint:gosec // reproducible on purpose
-	size := int(n.Shape[1] * n.Shape[2] * n.Shape[3])
-	picture, moment := make([]float32, size), make([]float32, size)
-	middle, span := (o.High+o.Low)/2, (o.High-o.Low)/20
+	size, plane := int(n.Shape[1]*n.Shape[2]*n.Shape[3]), int(n.Shape[2]*n.Shape[3])
+	// Worked on as shares of the range, so that no unit's and no input's scale
+	// matters.
+	picture, moment, back := make([]float32, size), make([]float32, size), make([]float32, size)
 	for i := range picture {
-		picture[i] = middle + span*float32(rng.NormFloat64())
+		picture[i] = 0.5
 	}
+	disturb := func() {
+		for i := range picture {
+			picture[i] = max(0, min(1, picture[i]+float32(rng.NormFloat64()/20)))
+		}
+	}
+	disturb()
 	var scores []float64
 	for range o.Steps {
 		dx, dy := rng.IntN(5)-2, rng.IntN(5)-2
-		n.roll(p.Input(0), picture, dx, dy)
+		in := p.Input(0)
+		n.roll(in, picture, dx, dy)
+		for i := range in {
+			low := o.Low[i/plane]
+			in[i] = low + in[i]*(o.High[i/plane]-low)
+		}
 		if err := p.Run(ctx); err != nil {
 			return nil, nil, err
 		}
 		scores = append(scores, float64(p.Output(0)[0]))
-		grads := p.Output(1)
+		n.roll(back, p.Output(1), -dx, -dy)
 		var sum float64
-		for _, d := range grads {
-			sum += float64(d) * float64(d)
+		for i := range back {
+			back[i] *= o.High[i/plane] - o.Low[i/plane]
+			sum += float64(back[i]) * float64(back[i])
 		}
-		// A step of the same length whatever the unit's scale.
-		by := float32(o.Rate / (math.Sqrt(sum/float64(size)) + 1e-20))
-		back := make([]float32, size)
-		n.roll(back, grads, -dx, -dy)
+		if sum == 0 { // nothing gets through: look for a picture where it does
+			disturb()
+			continue
+		}
+		by := float32(o.Rate / math.Sqrt(sum/float64(size)))
 		for i := range picture {
 			moment[i] = 0.8*moment[i] + 0.2*by*back[i]
-			picture[i] = max(o.Low, min(o.High, picture[i]+moment[i]))
+			picture[i] = max(0, min(1, picture[i]+moment[i]))
 		}
+		n.soften(picture, float32(o.Smooth), back)
+	}
+	for i, share := range picture {
+		low := o.Low[i/plane]
+		picture[i] = low + share*(o.High[i/plane]-low)
 	}
 	return picture, scores, nil
+}
+
+// soften moves every pixel towards the mean of its four neighbours.
+func (n Network) soften(picture []float32, by float32, spare []float32) {
+	h, w := int(n.Shape[2]), int(n.Shape[3])
+	copy(spare, picture)
+	for c := range int(n.Shape[1]) {
+		from, to := spare[c*h*w:(c+1)*h*w], picture[c*h*w:(c+1)*h*w]
+		for y := range h {
+			up, down := max(y-1, 0)*w, min(y+1, h-1)*w
+			for x := range w {
+				mean := (from[up+x] + from[down+x] + from[y*w+max(x-1, 0)] + from[y*w+min(x+1, w-1)]) / 4
+				to[y*w+x] += by * (mean - from[y*w+x])
+			}
+		}
+	}
 }
 
 // roll shifts a picture, what leaves on one side comes in on the other.

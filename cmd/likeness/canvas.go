@@ -1,0 +1,49 @@
+package main
+
+import (
+	"image"
+	"image/color"
+
+	"golang.org/x/image/draw"
+	"golang.org/x/image/font"
+	"golang.org/x/image/font/gofont/goregular"
+	"golang.org/x/image/font/opentype"
+	"golang.org/x/image/math/fixed"
+)
+
+// canvas is a white page that pictures and words are put on.
+type canvas struct {
+	*image.RGBA
+	text font.Face
+}
+
+// newCanvas makes a page whose letters are so many pixels high.
+func newCanvas(width, height int, letters float64) (*canvas, error) {
+	parsed, err := opentype.Parse(goregular.TTF)
+	if err != nil {
+		return nil, err
+	}
+	text, err := opentype.NewFace(parsed, &opentype.FaceOptions{Size: letters, DPI: 72, Hinting: font.HintingFull})
+	if err != nil {
+		return nil, err
+	}
+	c := &canvas{image.NewRGBA(image.Rect(0, 0, width, height)), text}
+	draw.Draw(c, c.Rect, image.White, image.Point{}, draw.Src)
+	return c, nil
+}
+
+// say writes a line, and leaves its end out where there is no room.
+func (c *canvas) say(x, y, width int, what string) {
+	d := font.Drawer{Dst: c, Src: image.NewUniform(color.Gray{40}), Face: c.text, Dot: fixed.P(x, y)}
+	for runes := []rune(what); d.MeasureString(what) > fixed.I(width) && len(runes) > 0; {
+		runes = runes[:len(runes)-1]
+		what = string(runes) + "…"
+	}
+	d.DrawString(what)
+}
+
+// put draws a picture as it is.
+func (c *canvas) put(img image.Image, at image.Point) {
+	size := img.Bounds()
+	draw.Draw(c, image.Rectangle{Min: at, Max: at.Add(size.Size())}, img, size.Min, draw.Src)
+}
