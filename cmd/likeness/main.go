@@ -44,6 +44,7 @@ type cli struct {
 	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
 	Train     trainCmd     `cmd:"" help:"Teach an encoder: adapt one to photos of yours, or begin from nothing."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
+	Inspect   inspectCmd   `cmd:"" help:"Show what the units of a model respond to: patches of photos, pictures that excite them, filters, statistics."`
 	Style     styleCmd     `cmd:"" help:"Paint a picture in the style of others; or change a signal or a volume."`
 
 	BenchSearch benchSearchCmd `cmd:"" help:"Measure recall and speed of the search engines on a gallery of yours, and say what to set."`

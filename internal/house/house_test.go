@@ -62,7 +62,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
 		},
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},

@@ -1,0 +1,473 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"image"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/likeness-id/likeness/internal/ort"
+	"github.com/likeness-id/likeness/internal/photos"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad"
+	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/inspect"
+)
+
+type inspectCmd struct {
+	modelFolders
+	Model  string `required:"" placeholder:"ID|FILE" help:"What is looked into: an encoder or a network of features, by its id or its file, which a manifest beside it describes."`
+	Images string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to show it."`
+	Out    string `short:"o" required:"" type:"path" placeholder:"DIR" help:"Folder that the pictures and the table are written into."`
+
+	Layers  []string `placeholder:"NAME,..." help:"Layers to look into (default: some at even steps of depth, the last included)."`
+	Units   int      `default:"8" placeholder:"N" help:"Units of each layer that are drawn, 1..64, at even steps among those that answer to anything (default: 8)."`
+	Unit    []int    `placeholder:"I,..." help:"Draw these units of each layer instead, by their number from 0."`
+	Patches int      `default:"9" placeholder:"N" help:"Patches of each unit, of as many photos, 1..32 (default: 9)."`
+	Photos  int      `default:"500" placeholder:"N" help:"Photos that are looked at, at most, at even steps through the set (default: 500)."`
+	Aligned bool     `help:"The photos of an encoder are aligned crops already: find no faces in them."`
+	Side    int      `default:"224" placeholder:"PX" help:"What a photo is scaled to for a network that takes any size, 32..1024 (default: 224). An encoder has a size of its own."`
+	Steps   int      `default:"150" placeholder:"N" help:"Steps of gradient ascent to the picture that excites a unit, 0 (none)..5000 (default: 150)."`
+	Seed    uint64   `default:"1" placeholder:"N" help:"Seed of the noise that the ascent begins with (default: 1)."`
+
+	Detector   string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: yunet_n)."`
+	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
+	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
+	Threads    int    `default:"0" placeholder:"N" help:"Threads to compute with (default: one a core)."`
+}
+
+// Help is what --help says beside the flags.
+func (inspectCmd) Help() string {
+	return "Writes patches-LAYER.png, whose rows are units and whose columns the patches that excite each most, cut out as wide as the unit sees; " +
+		"maximised.png, with pictures made by gradient ascent that excite the same units; filters.png, the weights of the first layer; " +
+		"and units.csv, with every unit of the layers. The patches are of your photos: treat the sheets as you treat those."
+}
+
+// defaultLayers is how many layers are looked into when none is named.
+const defaultLayers = 6
+
+// Validate refuses what cannot be drawn.
+func (c inspectCmd) Validate() error {
+	for _, f := range []struct {
+		flag           string
+		n, least, most int
+	}{
+		{"--units", c.Units, 1, 64},
+		{"--patches", c.Patches, 1, 32},
+		{"--photos", c.Photos, 1, 1 << 20},
+		{"--side", c.Side, 32, 1024},
+		{"--steps", c.Steps, 0, 5000},
+		{"--threads", c.Threads, 0, 1024},
+	} {
+		if f.n < f.least || f.n > f.most {
+			return fmt.Errorf("%s: %d is not within %d..%d", f.flag, f.n, f.least, f.most)
+		}
+	}
+	return nil
+}
+
+func (c inspectCmd) threads() int {
+	if c.Threads > 0 {
+		return c.Threads
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// shown is a picture as the network is shown it.
+type shown struct {
+	name string
+	img  func() (*image.RGBA, error)
+}
+
+// inspection is a run of inspect.
+type inspectRun struct {
+	inspectCmd
+	t        *tool
+	manifest embed.Manifest
+	input    imaging.Planar
+	network  inspect.Network
+	layers   []inspect.Layer // those that are looked into
+	pictures []shown
+	units    map[string][]*inspect.Unit
+	chosen   map[string][]*inspect.Unit // of them, those that are drawn
+}
+
+func (c inspectCmd) Run(t *tool) (err error) {
+	model, err := c.model()
+	if err != nil {
+		return err
+	}
+	r := &inspectRun{inspectCmd: c, t: t, manifest: model.Manifest}
+	data, err := model.ReadVerified()
+	if err != nil {
+		return err
+	}
+	if err := r.open(data); err != nil {
+		return err
+	}
+	set, err := photos.Open(c.Images)
+	if err != nil {
+		return usageError{fmt.Errorf("--images: %w", err)}
+	}
+	defer func() { err = errors.Join(err, set.Close()) }()
+	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+		return err
+	}
+	if err := r.choosePictures(set); err != nil {
+		return err
+	}
+
+	backend, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, backend.Close()) }()
+	r.network.Backend = backend
+	if err := r.survey(t.ctx); err != nil {
+		return err
+	}
+	return errors.Join(
+		r.write("units.csv", r.table),
+		r.drawPatches(),
+		r.drawFilters(t.ctx),
+		r.drawMaximised(t.ctx),
+	)
+}
+
+// model finds what is looked into.
+func (c *inspectCmd) model() (embed.Model, error) {
+	info, err := os.Stat(c.Model)
+	if err != nil || info.IsDir() {
+		registry, err := c.registry()
+		if err != nil {
+			return embed.Model{}, err
+		}
+		m, err := registry.Model(c.Model)
+		if err != nil {
+			return m, usageError{fmt.Errorf("--model: %s", explain(err))}
+		}
+		return m, nil
+	}
+	// The file's folder is one more models folder, if it is none yet.
+	dir, err := filepath.Abs(filepath.Dir(c.Model))
+	if err != nil {
+		return embed.Model{}, err
+	}
+	if !slices.ContainsFunc(c.all(), func(known string) bool { return sameFile(dir, known) }) {
+		c.ModelsDir = append(slices.Clip(c.ModelsDir), dir)
+	}
+	registry, err := c.registry()
+	if err != nil {
+		return embed.Model{}, err
+	}
+	for _, m := range registry.Models() {
+		if m.Path != "" && sameFile(m.Path, c.Model) {
+			return m, nil
+		}
+	}
+	return embed.Model{}, usageError{fmt.Errorf("--model: no manifest describes %s; put one beside it that names it as its file", c.Model)}
+}
+
+// open reads the model and finds its layers.
+func (r *inspectRun) open(data []byte) error {
+	in := r.manifest.Input
+	r.input = imaging.Planar{Width: in.Width, Height: in.Height, BGR: in.Order == "bgr", Mean: in.Mean, Scale: in.Scale}
+	if in.Width == 0 || in.Height == 0 {
+		r.input.Width, r.input.Height = r.Side, r.Side
+		if in.Multiple > 1 && r.Side%in.Multiple != 0 {
+			return usageError{fmt.Errorf("--side: %s takes multiples of %d", r.manifest.ID, in.Multiple)}
+		}
+	}
+	var err error
+	r.network.Image, r.network.Shape = in.Name, []int64{1, 3, int64(r.input.Height), int64(r.input.Width)}
+	if r.network.Model, err = grad.Parse(data); err != nil {
+		return err
+	}
+	all, err := r.network.Layers()
+	if err != nil {
+		return err
+	}
+	named := map[string]inspect.Layer{}
+	var names []string
+	for _, l := range all {
+		named[l.Name] = l
+		names = append(names, l.Name)
+	}
+	if len(r.Layers) == 0 {
+		r.Layers = r.defaults(all)
+	}
+	for i, name := range r.Layers {
+		l, ok := named[name]
+		if !ok {
+			return usageError{fmt.Errorf("--layers: %s has no layer %q; it has %s", r.manifest.ID, name, strings.Join(names, ", "))}
+		}
+		for _, unit := range r.Unit {
+			if unit < 0 || unit >= l.Channels {
+				return usageError{fmt.Errorf("--unit: layer %s has the units 0 to %d, and no %d", name, l.Channels-1, unit)}
+			}
+		}
+		if !slices.Contains(r.Layers[:i], name) {
+			r.layers = append(r.layers, l)
+		}
+	}
+	return nil
+}
+
+// defaults are the layers that style transfer compares, or some at even steps
+// of depth and the embedding.
+func (r *inspectRun) defaults(all []inspect.Layer) []string {
+	if f := r.manifest.Features; f != nil {
+		known := maps.Clone(f.Style)
+		maps.Copy(known, f.Content)
+		known[r.manifest.Outputs[0].Name] = 0
+		var names []string
+		for _, l := range all {
+			if _, ok := known[l.Name]; ok {
+				names = append(names, l.Name)
+			}
+		}
+		return names
+	}
+	names := inspect.Spread(all, defaultLayers)
+	if r.manifest.Task == embed.TaskEncoder && !slices.Contains(names, r.manifest.Outputs[0].Name) {
+		names = append(names, r.manifest.Outputs[0].Name)
+	}
+	return names
+}
+
+// choosePictures takes photos at even steps through the set and finds their
+// faces, if the model wants faces. Only crops are kept in memory.
+func (r *inspectRun) choosePictures(set photos.Set) error {
+	all := set.Names()
+	names := make([]string, min(len(all), r.Photos))
+	for i := range names {
+		names[i] = all[i*len(all)/len(names)]
+	}
+	var err error
+	if r.manifest.Task == embed.TaskEncoder && !r.Aligned {
+		err = r.chooseFaces(set, names)
+	} else {
+		err = r.chooseWhole(set, names)
+	}
+	if err != nil {
+		return err
+	}
+	if len(r.pictures) == 0 {
+		return usageError{fmt.Errorf("--images: %s has no photo that can be used, of %d", r.Images, len(names))}
+	}
+	if less := len(names) - len(r.pictures); less > 0 {
+		fmt.Fprintf(r.t.stderr, "%d of %d files are left out: no picture, or no face in it\n", less, len(names))
+	}
+	return nil
+}
+
+func (r *inspectRun) chooseFaces(set photos.Set, names []string) (err error) {
+	pipeline, err := pipelineFlags{
+		modelFolders: r.modelFolders, Detector: r.Detector, Encoder: r.manifest.ID,
+		ORTLibrary: r.ORTLibrary, Provider: r.Provider, Parallel: r.Threads, Face: "largest",
+	}.open(r.t.ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, pipeline.Close()) }()
+	found, err := acquireCrops(r.t.ctx, r.t.stderr, pipeline, r.threads(), "finding faces", set, names)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		if f.Crop == nil {
+			continue
+		}
+		r.pictures = append(r.pictures, shown{names[i], func() (*image.RGBA, error) {
+			img, toSrc, err := embed.AlignCrop(f.Crop, r.manifest.Alignment)
+			if err != nil {
+				return nil, err
+			}
+			out := image.NewRGBA(image.Rect(0, 0, r.input.Width, r.input.Height))
+			imaging.WarpRGBA(out, img, toSrc)
+			return out, nil
+		}})
+	}
+	return nil
+}
+
+// chooseWhole takes each photo's middle, as large as it fits the input. The
+// photos are read again when they are drawn.
+func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
+	read := func(name string) (*image.RGBA, error) {
+		data, err := set.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		img, err := imaging.Decode(data, imaging.DefaultLimits(), 2*max(r.input.Width, r.input.Height))
+		if err != nil {
+			return nil, err
+		}
+		return fill(img.RGBA, r.input.Width, r.input.Height), nil
+	}
+	bar := newProgress(r.t.stderr, "reading photos", int64(len(names)), false)
+	defer bar.Close()
+	for _, name := range names {
+		if err := r.t.ctx.Err(); err != nil {
+			return err
+		}
+		bar.Add(1)
+		switch _, err := read(name); {
+		case err == nil:
+			r.pictures = append(r.pictures, shown{name, func() (*image.RGBA, error) { return read(name) }})
+		case !failsToAcquire(err):
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// fill cuts the largest part of that shape out of a picture's middle.
+func fill(img *image.RGBA, width, height int) *image.RGBA {
+	w, h := float64(img.Rect.Dx()), float64(img.Rect.Dy())
+	step := min(w/float64(width), h/float64(height))
+	out := image.NewRGBA(image.Rect(0, 0, width, height))
+	imaging.WarpRGBA(out, img, imaging.Affine{
+		step, 0, (w-step*float64(width-1))/2 - 0.5,
+		0, step, (h-step*float64(height-1))/2 - 0.5,
+	})
+	return out
+}
+
+// survey shows the network all pictures and chooses the units to draw.
+func (r *inspectRun) survey(ctx context.Context) (err error) {
+	var names []string
+	for _, l := range r.layers {
+		names = append(names, l.Name)
+	}
+	bar := newProgress(r.t.stderr, "looking at photos", int64(len(r.pictures)), false)
+	defer bar.Close()
+	identity := imaging.Affine{1, 0, 0, 0, 1, 0}
+	r.units, err = r.network.Survey(ctx, names, len(r.pictures), r.Patches, func(i int, into []float32) error {
+		img, err := r.pictures[i].img()
+		if err == nil {
+			r.input.Warp(into, img, identity)
+		}
+		return err
+	}, func(int) { bar.Add(1) })
+	if err != nil {
+		return err
+	}
+	r.chosen = map[string][]*inspect.Unit{}
+	for _, name := range names {
+		all := r.units[name]
+		if len(r.Unit) > 0 {
+			for _, unit := range r.Unit {
+				r.chosen[name] = append(r.chosen[name], all[unit])
+			}
+			continue
+		}
+		alive := slices.DeleteFunc(slices.Clone(all), func(u *inspect.Unit) bool { return u.Deviation == 0 })
+		count := min(r.Units, len(alive))
+		for i := range count {
+			r.chosen[name] = append(r.chosen[name], alive[i*len(alive)/count])
+		}
+	}
+	return nil
+}
+
+// write makes a file of the folder and says so.
+func (r *inspectRun) write(name string, content func() ([]byte, error)) error {
+	name = filepath.Join(r.Out, name)
+	data, err := content()
+	if err == nil {
+		err = replaceFile(name, data)
+	}
+	if err == nil {
+		fmt.Fprintln(r.t.stderr, "wrote", name)
+	}
+	return err
+}
+
+// table is every unit of the layers.
+func (r *inspectRun) table() ([]byte, error) {
+	number := func(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
+	rows := [][]string{{"layer", "unit", "mean", "std", "max", "active", "field_width", "field_height", "top_image", "top_x", "top_y"}}
+	for _, l := range r.layers {
+		for _, u := range r.units[l.Name] {
+			top := u.Strongest[0]
+			rows = append(rows, []string{
+				l.Name, strconv.Itoa(u.Channel), number(u.Mean), number(u.Deviation), number(u.Max), number(u.Active),
+				strconv.FormatInt(top.Width, 10), strconv.FormatInt(top.Height, 10),
+				r.pictures[top.Picture].name, strconv.FormatInt(top.X, 10), strconv.FormatInt(top.Y, 10),
+			})
+		}
+	}
+	var b bytes.Buffer
+	err := csv.NewWriter(&b).WriteAll(rows)
+	return b.Bytes(), err
+}
+
+// numbers are the least and the highest number of each of the input's planes.
+func (r *inspectRun) numbers() (low, high []float32) {
+	for i, mean := range r.input.Mean {
+		a, b := -mean*r.input.Scale[i], (255-mean)*r.input.Scale[i]
+		low, high = append(low, min(a, b)), append(high, max(a, b))
+	}
+	return low, high
+}
+
+// maximised are the pictures that excite the units that are drawn, a row for
+// each layer.
+func (r *inspectRun) maximised(ctx context.Context) ([][]*image.RGBA, error) {
+	low, high := r.numbers()
+	total := 0
+	for _, l := range r.layers {
+		total += len(r.chosen[l.Name])
+	}
+	bar := newProgress(r.t.stderr, "exciting units", int64(total), false)
+	defer bar.Close()
+	rows := make([][]*image.RGBA, len(r.layers))
+	for i, l := range r.layers {
+		for _, u := range r.chosen[l.Name] {
+			// Half-way between grain and blur; only the look depends on it.
+			const rate, smooth = 0.02, 0.05
+			tensor, _, err := r.network.Maximise(ctx, l.Name, u.Channel, inspect.MaximiseOptions{
+				Steps: r.Steps, Rate: rate, Smooth: smooth, Low: low, High: high, Seed: r.Seed,
+			})
+			if err != nil {
+				return nil, err
+			}
+			rows[i] = append(rows[i], r.picture(tensor, r.input.Width, r.input.Height, func(plane int, v float32) float32 {
+				return v/r.input.Scale[plane] + r.input.Mean[plane]
+			}))
+			bar.Add(1)
+		}
+	}
+	return rows, nil
+}
+
+// picture makes pixels of three planes; value gives 0..255.
+func (r *inspectRun) picture(tensor []float32, width, height int, value func(plane int, v float32) float32) *image.RGBA {
+	out := image.NewRGBA(image.Rect(0, 0, width, height))
+	for i := range width * height {
+		for plane := range 3 {
+			colour := plane
+			if r.input.BGR {
+				colour = 2 - plane
+			}
+			out.Pix[4*i+colour] = uint8(min(max(value(plane, tensor[plane*width*height+i]), 0), 255) + 0.5)
+		}
+		out.Pix[4*i+3] = 255
+	}
+	return out
+}
+
+// errNoFilters says that a network does not begin with a convolution, which is
+// no fault of the call.
+func noFilters(err error) bool { return face.KindOf(err) == face.Invalid }
