@@ -384,6 +384,59 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestRoom: what a tenant's pictures take is bounded, whatever became of the jobs.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	for name, place := range places() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o, _ := options()
+			r := request(3)
+			o.MaxBytes = int64(len(r.Content) + len(r.Styles[0])) // one that waits, or a result
+			s := begun(t, place(t), o)
+			j := awaitState(t, s, submit(t, s, r), jobs.Succeeded)
+			if _, err := s.Submit(t.Context(), r); !errors.Is(err, face.QueueFull) {
+				t.Errorf("beside the result: %v", err)
+			}
+			other := r
+			other.Tenant = "other"
+			submit(t, s, other)
+			if _, err := s.Delete(t.Context(), tenant, j.ID); err != nil {
+				t.Fatal(err)
+			}
+			submit(t, s, r)
+		})
+	}
+}
+
+// TestChecksTakeTurns: pictures of one request at a time are in memory.
+func TestChecksTakeTurns(t *testing.T) {
+	t.Parallel()
+	entered, open := make(chan struct{}, 2), make(chan struct{})
+	o, _ := options()
+	o.Transferrer = walker{check: func(style.Task) error {
+		entered <- struct{}{}
+		<-open
+		return nil
+	}}
+	s := opened(t, filepath.Join(t.TempDir(), "jobs.db"), o)
+	first := make(chan error)
+	go func() {
+		_, err := s.Submit(context.Background(), request(3))
+		first <- err
+	}()
+	<-entered
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Submit(ctx, request(3)); !errors.Is(err, face.Canceled) || len(entered) > 0 {
+		t.Errorf("the second: %v", err)
+	}
+	close(open)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTenantsAndPages(t *testing.T) {
 	t.Parallel()
 	for name, place := range places() {

@@ -21,6 +21,8 @@ var errLost = errors.New("the job is another worker's")
 type queue struct {
 	db        database
 	perTenant int // jobs at a time
+	maxQueued int // that wait, of a tenant
+	maxBytes  int64
 	// invite has somebody look for work once the transaction is committed.
 	invite func(ctx context.Context, q querier, n int) error
 }
@@ -96,7 +98,7 @@ func (t *queue) job(ctx context.Context, q querier, tenant, id string, forUpdate
 }
 
 // add adds a job with its pictures, unless it is there.
-func (t *queue) add(ctx context.Context, r Request, maxQueued int) (j Job, err error) {
+func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 	params, err := json.Marshal(r.Params)
 	if err != nil {
 		return j, err
@@ -131,8 +133,17 @@ func (t *queue) add(ctx context.Context, r Request, maxQueued int) (j Job, err e
 		if _, err := one(ctx, q, []any{&queued}, "SELECT count(*) FROM style_job WHERE tenant = ? AND state = 'queued'", r.Tenant); err != nil {
 			return err
 		}
-		if queued > maxQueued {
+		if queued > t.maxQueued {
 			return face.Errorf(face.QueueFull, "", "%d jobs wait already.", queued-1)
+		}
+		// Pictures that nobody fetches must not take the room of what others store.
+		var bytes int64
+		if _, err := one(ctx, q, []any{&bytes}, `SELECT coalesce(sum(length(b.data)), 0) FROM style_job j
+			JOIN style_blob b ON b.job = j.id WHERE j.tenant = ?`, r.Tenant); err != nil {
+			return err
+		}
+		if bytes > t.maxBytes {
+			return face.Errorf(face.QueueFull, "", "The pictures of jobs that wait or are kept would have %d MiB, and %d are the most: those deleted make room.", bytes>>20, t.maxBytes>>20)
 		}
 		if j, err = t.job(ctx, q, r.Tenant, r.ID, false); err != nil {
 			return err
