@@ -97,7 +97,9 @@ func TestStyleKill(t *testing.T) {
 	path := submit(s)
 	s.events(path, func(_ string, iteration int) bool { return iteration >= 25 })
 	s.signal(syscall.SIGKILL)
-	_ = <-s.exited
+	if err := <-s.exited; err == nil {
+		t.Error("the server ended by itself")
+	}
 
 	s = start(t, dir, "LIKENESS_AUTH=off", "LIKENESS_STYLE_THREADS=1")
 	s.await("style job resumed")
@@ -141,7 +143,9 @@ func TestStyleTwoServers(t *testing.T) {
 		}
 	}
 	two.signal(syscall.SIGKILL)
-	_ = <-two.exited
+	if err := <-two.exited; err == nil {
+		t.Error("the server ended by itself")
+	}
 	var pictures [][]byte
 	for i, path := range paths {
 		pictures = append(pictures, one.picture(path))
@@ -150,7 +154,9 @@ func TestStyleTwoServers(t *testing.T) {
 		}
 	}
 	one.signal(syscall.SIGTERM)
-	_ = <-one.exited
+	if err := <-one.exited; err != nil {
+		t.Error(err)
+	}
 	log := one.log.String() + two.log.String()
 	for i, path := range paths {
 		left := `"msg":"style job left","job_id":"` + strings.TrimPrefix(path, "/style-transfer/") + `"`

@@ -9,6 +9,7 @@ import (
 	"image/color"
 	"image/png"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -749,6 +750,37 @@ func TestErase(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestErasedFromFile: what was sent is nowhere in the files once the job ended.
+func TestErasedFromFile(t *testing.T) {
+	t.Parallel()
+	place := filepath.Join(t.TempDir(), "jobs.db")
+	o, _ := options()
+	g := newGate(2)
+	o.Transferrer = walker{step: g.step}
+	s := begun(t, place, o)
+	r := request(3)
+	there := func() bool {
+		for _, name := range []string{place, place + "-wal"} {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(data, r.Content) {
+				return true
+			}
+		}
+		return false
+	}
+	j := submit(t, s, r)
+	g.wait(t)
+	if !there() {
+		t.Fatal("the picture is not looked for where it lies")
+	}
+	close(g.open)
+	awaitState(t, s, j, jobs.Succeeded)
+	await(t, s, j, func(jobs.Job) bool { return !there() })
 }
 
 func TestPurge(t *testing.T) {

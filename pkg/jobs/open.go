@@ -124,7 +124,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 		return nil, err
 	}
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout = 5000",
+		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
 		"journal_mode = WAL",
 		"foreign_keys = ON",
 		"synchronous = FULL",
@@ -153,6 +153,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 	// Invitations of those who are gone, and their jobs. On a full disk the
 	// server is of use without: invitations too many do no harm, and the jobs are
 	// found by their silence.
+	s.queue.erased.Store(true) // perhaps, by one who could not tidy up any more
 	_, err = pool.ExecContext(ctx, "DELETE FROM river_job WHERE state IN ('available', 'running')")
 	if err == nil {
 		err = s.sweep(ctx, 0)

@@ -204,6 +204,9 @@ func (s *Service) keep(begun bool) {
 				}
 			}
 		}
+		if err := s.queue.tidy(s.work); err != nil && s.work.Err() == nil {
+			s.o.Logger.Warn("style jobs: what was erased is in the log still; trying again", "error", err)
+		}
 		select {
 		case <-tick.C:
 		case <-s.stopping:
