@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
 			return 1
 		}
-		return m.Run()
+		return pgtest.M{M: m}.Run()
 	}())
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -13,6 +14,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/likeness-id/likeness/internal/pgtest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
 // rings is a picture with lines in it.
@@ -93,12 +97,74 @@ func TestStyleKill(t *testing.T) {
 	path := submit(s)
 	s.events(path, func(_ string, iteration int) bool { return iteration >= 25 })
 	s.signal(syscall.SIGKILL)
-	<-s.exited
+	if err := <-s.exited; err == nil {
+		t.Error("the server ended by itself")
+	}
 
 	s = start(t, dir, "LIKENESS_AUTH=off", "LIKENESS_STYLE_THREADS=1")
 	s.await("style job resumed")
 	resumed := s.picture(path)
 	if !bytes.Equal(whole, resumed) {
 		t.Errorf("the resumed job made another picture (%d bytes, not %d)", len(resumed), len(whole))
+	}
+}
+
+// TestStyleTwoServers kills one of two servers on a Postgres in the middle of
+// twenty pictures: each is made once, whoever makes it.
+func TestStyleTwoServers(t *testing.T) {
+	t.Parallel()
+	sharedtest.Path(t, "models/squeezenet11-features.onnx") // quicker than features that are learned
+	url := pgtest.Database(t, nil)
+	begin := func() *server {
+		return start(t, t.TempDir(), "LIKENESS_AUTH=off", "LIKENESS_DATABASE_URL="+url, "LIKENESS_MIGRATE=true",
+			"LIKENESS_STYLE_THREADS=1", "LIKENESS_STYLE_PER_TENANT=2", "LIKENESS_RATE_LIMIT=0")
+	}
+	one, two := begin(), begin()
+	content, manner := rings(t, 0.12), rings(t, 0.9)
+	var paths []string
+	for seed := range 20 {
+		body, kind := form(t, map[string]any{
+			"content": content, "style": manner, "params": fmt.Sprintf(`{"features":"squeezenet11","size":64,"iterations":30,"init":"noise","seed":%d}`, seed%10),
+		})
+		by := []*server{one, two}[seed%2]
+		paths = append(paths, "/style-transfer/"+by.call("POST", "/style-transfer", "", http.StatusAccepted, kind, body)["job_id"].(string))
+	}
+	one.await("style job left")
+	// The one that dies is at work: each has one worker, and two jobs run.
+	for running := 0; running != 2; {
+		two.signal(syscall.SIGCONT)
+		two.await("style job begun")
+		two.signal(syscall.SIGSTOP)
+		running = 0
+		for _, j := range one.call("GET", "/style-transfer?limit=100", "", http.StatusOK, "", nil)["items"].([]any) {
+			if j.(map[string]any)["state"] == "running" {
+				running++
+			}
+		}
+	}
+	two.signal(syscall.SIGKILL)
+	if err := <-two.exited; err == nil {
+		t.Error("the server ended by itself")
+	}
+	var pictures [][]byte
+	for i, path := range paths {
+		pictures = append(pictures, one.picture(path))
+		if i >= 10 && !bytes.Equal(pictures[i], pictures[i-10]) {
+			t.Errorf("job %d made another picture than its twin", i)
+		}
+	}
+	one.signal(syscall.SIGTERM)
+	if err := <-one.exited; err != nil {
+		t.Error(err)
+	}
+	log := one.log.String() + two.log.String()
+	for i, path := range paths {
+		left := `"msg":"style job left","job_id":"` + strings.TrimPrefix(path, "/style-transfer/") + `"`
+		if n := strings.Count(log, left); n != 1 {
+			t.Errorf("job %d ended %d times", i, n)
+		}
+	}
+	if !strings.Contains(log, "style job lost its worker") {
+		t.Error("nobody was at work when it was killed")
 	}
 }

@@ -58,6 +58,7 @@ func TestValidate(t *testing.T) {
 		"--style-workers":    func(o *app.Options) { o.StyleWorkers = 0 },
 		"--style-per-tenant": func(o *app.Options) { o.StylePerTenant = 0 },
 		"--style-queue":      func(o *app.Options) { o.StyleQueue = 0 },
+		"--style-bytes":      func(o *app.Options) { o.StyleBytes = 0 },
 		"--style-threads":    func(o *app.Options) { o.StyleThreads = -1 },
 		"--style-deadline":   func(o *app.Options) { o.StyleDeadline = 0 },
 		"--style-ttl":        func(o *app.Options) { o.StyleTTL = -1 },

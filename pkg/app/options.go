@@ -38,6 +38,7 @@ type Options struct {
 	StyleWorkers   int           `default:"1" env:"LIKENESS_STYLE_WORKERS" help:"Style-transfer jobs that this server works on at the same time."`
 	StylePerTenant int           `default:"1" env:"LIKENESS_STYLE_PER_TENANT" help:"Style-transfer jobs of one tenant that all servers work on at the same time; the same on all of them."`
 	StyleQueue     int           `default:"100" env:"LIKENESS_STYLE_QUEUE" help:"Style-transfer jobs of one tenant that may wait; one more is answered 429."`
+	StyleBytes     int64         `default:"4294967296" env:"LIKENESS_STYLE_BYTES" help:"Most bytes of the pictures of one tenant's style-transfer jobs that wait or are kept; with more, a job is answered 429."`
 	StyleThreads   int           `default:"0" env:"LIKENESS_STYLE_THREADS" help:"Threads of one style-transfer job; 0: half of the cores."`
 	StyleDeadline  time.Duration `default:"30m" env:"LIKENESS_STYLE_DEADLINE" help:"A style-transfer job that is worked on for longer fails."`
 	StyleTTL       time.Duration `name:"style-ttl" default:"24h" env:"LIKENESS_STYLE_TTL" help:"How long style-transfer jobs and their pictures are kept after their end."`
@@ -92,10 +93,11 @@ func (o Options) Validate() error {
 		"request-timeout": float64(o.RequestTimeout), "upload-timeout": float64(o.UploadTimeout), "drain-timeout": float64(o.DrainTimeout),
 		"purge-interval": float64(o.PurgeInterval), "style-deadline": float64(o.StyleDeadline), "style-ttl": float64(o.StyleTTL),
 		"style-workers": float64(o.StyleWorkers), "style-per-tenant": float64(o.StylePerTenant), "style-queue": float64(o.StyleQueue),
+		"style-bytes": float64(o.StyleBytes),
 	}
 	for _, name := range []string{
 		"max-image-bytes", "max-megapixels", "request-timeout", "upload-timeout", "drain-timeout", "purge-interval",
-		"style-workers", "style-per-tenant", "style-queue", "style-deadline", "style-ttl",
+		"style-workers", "style-per-tenant", "style-queue", "style-bytes", "style-deadline", "style-ttl",
 	} {
 		if positive[name] <= 0 {
 			wrong(name, "must be more than 0")

@@ -47,7 +47,7 @@ func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry pro
 	a.undo.push("style transfer", func(context.Context) error { return closes() })
 	options := jobs.Options{
 		Transferrer: transferrer, Identify: identifier(p, o.OperatingPoint, o.MaxImageBytes), Limits: o.limits(),
-		Workers: o.StyleWorkers, PerTenant: o.StylePerTenant, MaxQueued: o.StyleQueue,
+		Workers: o.StyleWorkers, PerTenant: o.StylePerTenant, MaxQueued: o.StyleQueue, MaxBytes: o.StyleBytes,
 		Deadline: o.StyleDeadline, TTL: o.StyleTTL, Logger: a.log, Registerer: registry,
 	}
 	if place := o.Place(); place.postgres() {

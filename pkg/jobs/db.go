@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,6 +27,8 @@ type database interface {
 	// transact runs work in one transaction.
 	transact(ctx context.Context, work func(querier) error) error
 	dialect() dialect
+	// tidy has nothing left of what was erased, in any file.
+	tidy(ctx context.Context) error
 	close() error
 }
 
@@ -74,6 +78,9 @@ func (d postgresDB) transact(ctx context.Context, work func(querier) error) erro
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return work(pgQuerier{tx}) })
 }
 
+// tidy leaves it to the vacuum.
+func (d postgresDB) tidy(context.Context) error { return nil }
+
 func (d postgresDB) close() error {
 	d.pool.Close()
 	return nil
@@ -119,6 +126,9 @@ func numbered(query string) string {
 	}
 }
 
+// busyTimeout is how long SQLite waits for another hand at the file.
+const busyTimeout = 5 * time.Second
+
 // sqliteDB is a file with one connection, which River asks for.
 type sqliteDB struct {
 	sqlQuerier
@@ -138,6 +148,26 @@ func (d sqliteDB) transact(ctx context.Context, work func(querier) error) error 
 		return errors.Join(err, tx.Rollback())
 	}
 	return tx.Commit()
+}
+
+// tidy empties the log, in which pictures would stay until it is written over.
+// Whoever reads the file stands in the way, and is not waited for.
+func (d sqliteDB) tidy(ctx context.Context) (err error) {
+	conn, err := d.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout = 0"); err != nil {
+		return err
+	}
+	var busy, log, moved int
+	err = conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &moved)
+	if err == nil && busy != 0 {
+		err = errors.New("somebody reads the file")
+	}
+	_, err2 := conn.ExecContext(context.WithoutCancel(ctx), fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout.Milliseconds()))
+	return errors.Join(err, err2)
 }
 
 func (d sqliteDB) close() error { return d.db.Close() }

@@ -108,7 +108,8 @@ type Request struct {
 type Queue interface {
 	// Submit checks everything that can be checked and returns once the job
 	// and its pictures are durable. Invalid, TooLarge, UnsupportedImage,
-	// InvalidImage: with the field. QueueFull: the tenant has too many waiting.
+	// InvalidImage: with the field. QueueFull: the tenant has too many waiting,
+	// or keeps too much.
 	Submit(ctx context.Context, r Request) (Job, error)
 	// Job returns a job. NotFound.
 	Job(ctx context.Context, tenant, id string) (Job, error)
@@ -138,6 +139,7 @@ type Options struct {
 	Workers   int           // jobs at a time on this server; 0: 1
 	PerTenant int           // jobs of a tenant at a time on all servers; 0: 1
 	MaxQueued int           // jobs of a tenant that wait; 0: 100
+	MaxBytes  int64         // of a tenant's jobs and pictures, when one more is taken; 0: 4 GiB
 	Deadline  time.Duration // of the time that a job is worked on; 0: 30 minutes
 	TTL       time.Duration // of a job after its end; 0: a day
 
@@ -179,6 +181,9 @@ func (o Options) withDefaults() (Options, error) {
 	orInt(&o.PerTenant, 1)
 	orInt(&o.MaxQueued, 100)
 	orInt(&o.Nice, 10)
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 4 << 30
+	}
 	orTime := func(p *time.Duration, otherwise time.Duration) {
 		if *p == 0 {
 			*p = otherwise

@@ -9,6 +9,7 @@ import (
 	"image/color"
 	"image/png"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -384,6 +385,59 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestRoom: what a tenant's pictures take is bounded, whatever became of the jobs.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	for name, place := range places() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o, _ := options()
+			r := request(3)
+			o.MaxBytes = int64(len(r.Content) + len(r.Styles[0])) // one that waits, or a result
+			s := begun(t, place(t), o)
+			j := awaitState(t, s, submit(t, s, r), jobs.Succeeded)
+			if _, err := s.Submit(t.Context(), r); !errors.Is(err, face.QueueFull) {
+				t.Errorf("beside the result: %v", err)
+			}
+			other := r
+			other.Tenant = "other"
+			submit(t, s, other)
+			if _, err := s.Delete(t.Context(), tenant, j.ID); err != nil {
+				t.Fatal(err)
+			}
+			submit(t, s, r)
+		})
+	}
+}
+
+// TestChecksTakeTurns: pictures of one request at a time are in memory.
+func TestChecksTakeTurns(t *testing.T) {
+	t.Parallel()
+	entered, open := make(chan struct{}, 2), make(chan struct{})
+	o, _ := options()
+	o.Transferrer = walker{check: func(style.Task) error {
+		entered <- struct{}{}
+		<-open
+		return nil
+	}}
+	s := opened(t, filepath.Join(t.TempDir(), "jobs.db"), o)
+	first := make(chan error)
+	go func() {
+		_, err := s.Submit(context.Background(), request(3))
+		first <- err
+	}()
+	<-entered
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Submit(ctx, request(3)); !errors.Is(err, face.Canceled) || len(entered) > 0 {
+		t.Errorf("the second: %v", err)
+	}
+	close(open)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTenantsAndPages(t *testing.T) {
 	t.Parallel()
 	for name, place := range places() {
@@ -696,6 +750,37 @@ func TestErase(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestErasedFromFile: what was sent is nowhere in the files once the job ended.
+func TestErasedFromFile(t *testing.T) {
+	t.Parallel()
+	place := filepath.Join(t.TempDir(), "jobs.db")
+	o, _ := options()
+	g := newGate(2)
+	o.Transferrer = walker{step: g.step}
+	s := begun(t, place, o)
+	r := request(3)
+	there := func() bool {
+		for _, name := range []string{place, place + "-wal"} {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bytes.Contains(data, r.Content) {
+				return true
+			}
+		}
+		return false
+	}
+	j := submit(t, s, r)
+	g.wait(t)
+	if !there() {
+		t.Fatal("the picture is not looked for where it lies")
+	}
+	close(g.open)
+	awaitState(t, s, j, jobs.Succeeded)
+	await(t, s, j, func(jobs.Job) bool { return !there() })
 }
 
 func TestPurge(t *testing.T) {

@@ -124,7 +124,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 		return nil, err
 	}
 	q := url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout = 5000",
+		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
 		"journal_mode = WAL",
 		"foreign_keys = ON",
 		"synchronous = FULL",
@@ -150,11 +150,19 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 	if err != nil {
 		return nil, err
 	}
-	// Invitations of those who are gone, and their jobs.
-	if _, err := pool.ExecContext(ctx, "DELETE FROM river_job WHERE state IN ('available', 'running')"); err != nil {
-		return nil, err
+	// Invitations of those who are gone, and their jobs. On a full disk the
+	// server is of use without: invitations too many do no harm, and the jobs are
+	// found by their silence.
+	s.queue.erased.Store(true) // perhaps, by one who could not tidy up any more
+	_, err = pool.ExecContext(ctx, "DELETE FROM river_job WHERE state IN ('available', 'running')")
+	if err == nil {
+		err = s.sweep(ctx, 0)
 	}
-	return s, s.sweep(ctx, 0)
+	if errors.Is(fault("", err), face.Unavailable) {
+		s.o.Logger.Warn("style jobs: those that were left are taken up later", "error", err)
+		err = nil
+	}
+	return s, err
 }
 
 func migrateSQLite(ctx context.Context, db *sql.DB) error {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -21,6 +22,9 @@ var errLost = errors.New("the job is another worker's")
 type queue struct {
 	db        database
 	perTenant int // jobs at a time
+	maxQueued int // that wait, of a tenant
+	maxBytes  int64
+	erased    atomic.Bool // something was, since the database was tidied
 	// invite has somebody look for work once the transaction is committed.
 	invite func(ctx context.Context, q querier, n int) error
 }
@@ -96,7 +100,7 @@ func (t *queue) job(ctx context.Context, q querier, tenant, id string, forUpdate
 }
 
 // add adds a job with its pictures, unless it is there.
-func (t *queue) add(ctx context.Context, r Request, maxQueued int) (j Job, err error) {
+func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 	params, err := json.Marshal(r.Params)
 	if err != nil {
 		return j, err
@@ -131,8 +135,17 @@ func (t *queue) add(ctx context.Context, r Request, maxQueued int) (j Job, err e
 		if _, err := one(ctx, q, []any{&queued}, "SELECT count(*) FROM style_job WHERE tenant = ? AND state = 'queued'", r.Tenant); err != nil {
 			return err
 		}
-		if queued > maxQueued {
+		if queued > t.maxQueued {
 			return face.Errorf(face.QueueFull, "", "%d jobs wait already.", queued-1)
+		}
+		// Pictures that nobody fetches must not take the room of what others store.
+		var bytes int64
+		if _, err := one(ctx, q, []any{&bytes}, `SELECT coalesce(sum(length(b.data)), 0) FROM style_job j
+			JOIN style_blob b ON b.job = j.id WHERE j.tenant = ?`, r.Tenant); err != nil {
+			return err
+		}
+		if bytes > t.maxBytes {
+			return face.Errorf(face.QueueFull, "", "The pictures of jobs that wait or are kept would have %d MiB, and %d are the most: those deleted make room.", bytes>>20, t.maxBytes>>20)
 		}
 		if j, err = t.job(ctx, q, r.Tenant, r.ID, false); err != nil {
 			return err
@@ -397,6 +410,7 @@ func text[T any](v *T) string {
 
 // forget erases what a job that ended needs no more: all but its result.
 func (t *queue) forget(ctx context.Context, q querier, tenant, id string) error {
+	t.erased.Store(true)
 	_, err := t.exec(ctx, q, "DELETE FROM style_blob WHERE tenant = ? AND job = ? AND kind <> 'result'", tenant, id)
 	return err
 }
@@ -420,6 +434,7 @@ func (t *queue) remove(ctx context.Context, tenant, id string) (j Job, err error
 			j.Canceling = true
 			_, err = t.exec(ctx, q, "UPDATE style_job SET cancel = 1 WHERE tenant = ? AND id = ?", tenant, id)
 		case Succeeded, Failed:
+			t.erased.Store(true)
 			_, err = t.exec(ctx, q, "DELETE FROM style_job WHERE tenant = ? AND id = ?", tenant, id)
 		case Canceled:
 		}
@@ -524,7 +539,24 @@ func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent tim
 
 // purge erases the jobs that ended so long ago.
 func (t *queue) purge(ctx context.Context, ttl time.Duration) (int, error) {
-	return t.exec(ctx, t.db, "DELETE FROM style_job WHERE finished_at > 0 AND finished_at <= {now} - ?", ttl.Microseconds())
+	n, err := t.exec(ctx, t.db, "DELETE FROM style_job WHERE finished_at > 0 AND finished_at <= {now} - ?", ttl.Microseconds())
+	if n > 0 {
+		t.erased.Store(true)
+	}
+	return n, err
+}
+
+// tidy is due after something was erased, and once the commit is through: what
+// is marked within one is tidied again.
+func (t *queue) tidy(ctx context.Context) error {
+	if !t.erased.Swap(false) {
+		return nil
+	}
+	err := t.db.tidy(ctx)
+	if err != nil {
+		t.erased.Store(true)
+	}
+	return err
 }
 
 // count counts the jobs of all tenants by state.

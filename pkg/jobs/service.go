@@ -29,6 +29,7 @@ type Service struct {
 	}
 	release func() error // of the file's lock; may be nil
 
+	checking   chan struct{} // holds the one whose pictures are checked
 	stopping   chan struct{} // closed when workers shall put their jobs back
 	work       context.Context
 	cut        context.CancelFunc // ends what workers do, at once
@@ -71,7 +72,10 @@ func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, 
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{o: o, owner: face.NewID(), release: release, stopping: make(chan struct{}), running: map[string]context.CancelCauseFunc{}}
+	s := &Service{
+		o: o, owner: face.NewID(), release: release, checking: make(chan struct{}, 1),
+		stopping: make(chan struct{}), running: map[string]context.CancelCauseFunc{},
+	}
 	s.work, s.cut = context.WithCancel(context.Background())
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &worker{s: s})
@@ -92,7 +96,7 @@ func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, 
 		return nil, face.Wrap(face.Internal, "jobs.open", err)
 	}
 	s.client = client
-	s.queue = &queue{db: db, perTenant: o.PerTenant}
+	s.queue = &queue{db: db, perTenant: o.PerTenant, maxQueued: o.MaxQueued, maxBytes: o.MaxBytes}
 	s.queue.invite = func(ctx context.Context, q querier, n int) error {
 		list := make([]river.InsertManyParams, n)
 		for i := range list {
@@ -105,16 +109,34 @@ func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, 
 	return s, err
 }
 
-// Start begins to work on jobs.
+// Start begins to work on jobs: later, where the storage is full or away now.
 func (s *Service) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.client.Start(context.WithoutCancel(ctx)); err != nil {
-		return fault("Start", err)
+	err := fault("Start", s.client.Start(context.WithoutCancel(ctx)))
+	if err != nil {
+		if face.KindOf(err) != face.Unavailable {
+			return err
+		}
+		s.o.Logger.Warn("style jobs: nobody works on them yet", "error", err)
 	}
 	s.started = true
-	s.background.Go(s.keep)
+	s.background.Go(func() { s.keep(err == nil) })
 	return nil
+}
+
+// startAgain is Start for what could not be then. It reports whether it is done.
+func (s *Service) startAgain() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.started { // it is stopped by now
+		return true
+	}
+	err := s.client.Start(context.WithoutCancel(s.work))
+	if err != nil {
+		s.o.Logger.Warn("style jobs: nobody works on them yet", "error", err)
+	}
+	return err == nil
 }
 
 // Stop has workers keep a checkpoint and put their jobs back, and waits for
@@ -162,7 +184,7 @@ func (s *Service) Close() error {
 }
 
 // keep looks after jobs whose workers died, and after those past their time.
-func (s *Service) keep() {
+func (s *Service) keep(begun bool) {
 	tick := time.NewTicker(2 * s.o.Beat)
 	defer tick.Stop()
 	purgeEvery := min(time.Minute, s.o.TTL)
@@ -182,11 +204,15 @@ func (s *Service) keep() {
 				}
 			}
 		}
+		if err := s.queue.tidy(s.work); err != nil && s.work.Err() == nil {
+			s.o.Logger.Warn("style jobs: what was erased is in the log still; trying again", "error", err)
+		}
 		select {
 		case <-tick.C:
 		case <-s.stopping:
 			return
 		}
+		begun = begun || s.startAgain()
 	}
 }
 
@@ -208,12 +234,25 @@ func (s *Service) Submit(ctx context.Context, r Request) (Job, error) {
 	if r.CheckIdentity && s.o.Identify == nil {
 		return Job{}, invalid("/check_identity", "this server cannot tell")
 	}
-	if _, err := s.task(inputs{r.Content, r.Styles, r.Masks}, r.Params); err != nil {
+	if err := s.check(ctx, r); err != nil {
 		return Job{}, err
 	}
 	r.ID = cmp.Or(r.ID, face.NewID())
-	j, err := s.queue.add(ctx, r, s.o.MaxQueued)
+	j, err := s.queue.add(ctx, r)
 	return answer(op, j, err)
+}
+
+// check decodes the pictures as the work will. They may be a gigabyte then, so
+// callers take turns: all of them at once would be the end of the server.
+func (s *Service) check(ctx context.Context, r Request) error {
+	select {
+	case s.checking <- struct{}{}:
+	case <-ctx.Done():
+		return face.Wrap(face.Canceled, "jobs.Submit", ctx.Err())
+	}
+	defer func() { <-s.checking }()
+	_, err := s.task(inputs{r.Content, r.Styles, r.Masks}, r.Params)
+	return err
 }
 
 // Job implements [Queue].

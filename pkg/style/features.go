@@ -2,6 +2,7 @@ package style
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -48,16 +49,17 @@ type model struct {
 	onnx *grad.Model
 }
 
+// readModel reads a network. What is wrong with its file is not the caller's
+// fault, and none of the caller's business.
 func readModel(n Network) (*model, error) {
 	data, err := n.Read()
-	if err != nil {
-		return nil, err
+	if err == nil {
+		var m *grad.Model
+		if m, err = grad.Parse(data); err == nil {
+			return &model{n, m}, nil
+		}
 	}
-	m, err := grad.Parse(data)
-	if err != nil {
-		return nil, err
-	}
-	return &model{n, m}, nil
+	return nil, &face.Error{Kind: face.Unavailable, Op: "style.readModel", Detail: fmt.Sprintf("the network %q cannot be read", n.ID), Err: err}
 }
 
 func (m *model) names() []string    { return m.onnx.Layers() }
