@@ -313,7 +313,7 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 		if err != nil {
 			return nil, err
 		}
-		return fill(img.RGBA, r.input.Width, r.input.Height), nil
+		return middle(img.RGBA, r.input.Width, r.input.Height), nil
 	}
 	bar := newProgress(r.t.stderr, "reading photos", int64(len(names)), false)
 	defer bar.Close()
@@ -332,8 +332,8 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 	return nil
 }
 
-// fill cuts the largest part of that shape out of a picture's middle.
-func fill(img *image.RGBA, width, height int) *image.RGBA {
+// middle cuts the largest part of that shape out of a picture's middle.
+func middle(img *image.RGBA, width, height int) *image.RGBA {
 	w, h := float64(img.Rect.Dx()), float64(img.Rect.Dy())
 	step := min(w/float64(width), h/float64(height))
 	out := image.NewRGBA(image.Rect(0, 0, width, height))
