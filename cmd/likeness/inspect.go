@@ -18,7 +18,6 @@ import (
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/pkg/embed"
-	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/grad"
 	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/inspect"
@@ -30,9 +29,9 @@ type inspectCmd struct {
 	Images string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to show it."`
 	Out    string `short:"o" required:"" type:"path" placeholder:"DIR" help:"Folder that the pictures and the table are written into."`
 
-	Layers  []string `placeholder:"NAME,..." help:"Layers to look into (default: some at even steps of depth, the last included)."`
+	Layers  []string `sep:"," placeholder:"NAME" help:"Layers to look into, by their tensors' names (default: some at even steps of depth, or those that style transfer compares)."`
 	Units   int      `default:"8" placeholder:"N" help:"Units of each layer that are drawn, 1..64, at even steps among those that answer to anything (default: 8)."`
-	Unit    []int    `placeholder:"I,..." help:"Draw these units of each layer instead, by their number from 0."`
+	Unit    []int    `placeholder:"I" help:"Draw these units of each layer instead, by their numbers from 0."`
 	Patches int      `default:"9" placeholder:"N" help:"Patches of each unit, of as many photos, 1..32 (default: 9)."`
 	Photos  int      `default:"500" placeholder:"N" help:"Photos that are looked at, at most, at even steps through the set (default: 500)."`
 	Aligned bool     `help:"The photos of an encoder are aligned crops already: find no faces in them."`
@@ -53,8 +52,10 @@ func (inspectCmd) Help() string {
 		"and units.csv, with every unit of the layers. The patches are of your photos: treat the sheets as you treat those."
 }
 
-// defaultLayers is how many layers are looked into when none is named.
-const defaultLayers = 6
+const (
+	defaultLayers = 6  // that are looked into when none is named
+	mostUnits     = 64 // that are drawn of a layer
+)
 
 // Validate refuses what cannot be drawn.
 func (c inspectCmd) Validate() error {
@@ -62,7 +63,7 @@ func (c inspectCmd) Validate() error {
 		flag           string
 		n, least, most int
 	}{
-		{"--units", c.Units, 1, 64},
+		{"--units", c.Units, 1, mostUnits},
 		{"--patches", c.Patches, 1, 32},
 		{"--photos", c.Photos, 1, 1 << 20},
 		{"--side", c.Side, 32, 1024},
@@ -72,6 +73,9 @@ func (c inspectCmd) Validate() error {
 		if f.n < f.least || f.n > f.most {
 			return fmt.Errorf("%s: %d is not within %d..%d", f.flag, f.n, f.least, f.most)
 		}
+	}
+	if len(c.Unit) > mostUnits {
+		return fmt.Errorf("--unit: %d units are more than %d", len(c.Unit), mostUnits)
 	}
 	return nil
 }
@@ -89,7 +93,7 @@ type shown struct {
 	img  func() (*image.RGBA, error)
 }
 
-// inspection is a run of inspect.
+// inspectRun is one call of inspect.
 type inspectRun struct {
 	inspectCmd
 	t        *tool
@@ -136,12 +140,12 @@ func (c inspectCmd) Run(t *tool) (err error) {
 	if err := r.survey(t.ctx); err != nil {
 		return err
 	}
-	return errors.Join(
-		r.write("units.csv", r.table),
-		r.drawPatches(),
-		r.drawFilters(t.ctx),
-		r.drawMaximised(t.ctx),
-	)
+	for _, draw := range []func(context.Context) error{r.writeTable, r.drawPatches, r.drawFilters, r.drawMaximised} {
+		if err := draw(t.ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // model finds what is looked into.
@@ -394,8 +398,8 @@ func (r *inspectRun) write(name string, content func() ([]byte, error)) error {
 	return err
 }
 
-// table is every unit of the layers.
-func (r *inspectRun) table() ([]byte, error) {
+// writeTable writes every unit of the layers.
+func (r *inspectRun) writeTable(context.Context) error {
 	number := func(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
 	rows := [][]string{{"layer", "unit", "mean", "std", "max", "active", "field_width", "field_height", "top_image", "top_x", "top_y"}}
 	for _, l := range r.layers {
@@ -408,9 +412,11 @@ func (r *inspectRun) table() ([]byte, error) {
 			})
 		}
 	}
-	var b bytes.Buffer
-	err := csv.NewWriter(&b).WriteAll(rows)
-	return b.Bytes(), err
+	return r.write("units.csv", func() ([]byte, error) {
+		var b bytes.Buffer
+		err := csv.NewWriter(&b).WriteAll(rows)
+		return b.Bytes(), err
+	})
 }
 
 // numbers are the least and the highest number of each of the input's planes.
@@ -467,7 +473,3 @@ func (r *inspectRun) picture(tensor []float32, width, height int, value func(pla
 	}
 	return out
 }
-
-// errNoFilters says that a network does not begin with a convolution, which is
-// no fault of the call.
-func noFilters(err error) bool { return face.KindOf(err) == face.Invalid }

@@ -9,9 +9,11 @@ import (
 	"image/png"
 	"math"
 	"strings"
+	"unicode"
 
 	"golang.org/x/image/draw"
 
+	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/inspect"
 )
 
@@ -20,7 +22,7 @@ const (
 	unitCell   = 96
 	unitGap    = 6
 	unitLabel  = 18
-	unitName   = 150 // room for what is said of a unit
+	unitName   = 176 // room for what is said of a unit
 	unitTitle  = 30
 	unitPoints = 13
 	filterCell = 48
@@ -93,9 +95,19 @@ func sees(l inspect.Layer) string {
 	return fmt.Sprintf("sees %d x %d pixels, every %d", l.Field[1], l.Field[0], l.Stride[1])
 }
 
+// fileName is a layer's name as a part of a file's.
+func fileName(layer string) string {
+	return strings.Map(func(c rune) rune {
+		if c == '_' || c == '.' || c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c)) {
+			return c
+		}
+		return '-'
+	}, layer)
+}
+
 // drawPatches draws a sheet for each layer: a row for each unit, the strongest
 // patch first.
-func (r *inspectRun) drawPatches() error {
+func (r *inspectRun) drawPatches(ctx context.Context) error {
 	// A photo is read once, for all sheets.
 	type place struct {
 		layer, row, column int
@@ -126,7 +138,7 @@ func (r *inspectRun) drawPatches() error {
 		}
 	}
 	for picture, places := range wanted {
-		if err := r.t.ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 		img, err := r.pictures[picture].img()
@@ -140,7 +152,7 @@ func (r *inspectRun) drawPatches() error {
 		}
 	}
 	for i, l := range r.layers {
-		if err := r.write("patches-"+strings.ReplaceAll(l.Name, "/", "-")+".png", pages[i].drawn); err != nil {
+		if err := r.write(fmt.Sprintf("patches-%d-%s.png", i+1, fileName(l.Name)), pages[i].drawn); err != nil {
 			return err
 		}
 	}
@@ -182,7 +194,7 @@ func (r *inspectRun) drawMaximised(ctx context.Context) error {
 // is as strong as its largest weight.
 func (r *inspectRun) drawFilters(ctx context.Context) error {
 	l, filters, err := r.network.Filters(ctx)
-	if noFilters(err) {
+	if face.KindOf(err) == face.Invalid { // it does not begin with a convolution
 		fmt.Fprintln(r.t.stderr, "no filters.png:", explain(err))
 		return nil
 	} else if err != nil {

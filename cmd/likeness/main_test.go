@@ -33,7 +33,7 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
 		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
-		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "style",
+		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "inspect", "style",
 		"export", "import", "audit verify", "audit list", "migrate-store",
 		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {
