@@ -201,7 +201,7 @@ func (c trainCmd) base() (embed.Manifest, *grad.Model, error) {
 		if err != nil {
 			return manifest, nil, err
 		}
-		if m.Manifest.Task != embed.TaskEncoder {
+		if m.Task != embed.TaskEncoder {
 			return manifest, nil, usageError{fmt.Errorf("--base: %s is no encoder", c.Base)}
 		}
 		if data, err = m.ReadVerified(); err != nil {

@@ -7,6 +7,7 @@ package inspect
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -88,7 +89,7 @@ func Spread(layers []Layer, count int) []string {
 
 // Filters are the weights of the first layer that sees more than a pixel, as
 // it sees them: for each channel [C,H,W], times what scales the input before.
-func (n Network) Filters(ctx context.Context) (Layer, [][]float32, error) {
+func (n Network) Filters(ctx context.Context) (_ Layer, _ [][]float32, err error) {
 	const op = "inspect.Filters"
 	layers, err := n.Layers()
 	if err != nil {
@@ -129,7 +130,7 @@ func (n Network) Filters(ctx context.Context) (Layer, [][]float32, error) {
 	if err != nil {
 		return l, nil, err
 	}
-	defer p.Close()
+	defer func() { err = errors.Join(err, p.Close()) }()
 	mask := p.Input(0)
 	filters := make([][]float32, l.Channels)
 	for c := range filters {
@@ -173,7 +174,7 @@ type Unit struct {
 // layers what excites it. picture writes the i-th into the input's memory.
 // Layers without places, such as an embedding, count as one place that sees
 // everything. Invalid: a layer that is not there.
-func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int, picture func(i int, into []float32) error, done func(i int)) (map[string][]*Unit, error) {
+func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int, picture func(i int, into []float32) error, done func(i int)) (_ map[string][]*Unit, err error) {
 	g := grad.NewGraph()
 	image := g.Input(n.Image, n.Shape...)
 	im, err := g.Import(n.Model, map[string]*grad.Value{n.Image: image}, layers, grad.ImportOptions{})
@@ -198,7 +199,7 @@ func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int
 	if err != nil {
 		return nil, err
 	}
-	defer p.Close()
+	defer func() { err = errors.Join(err, p.Close()) }()
 	for i := range pictures {
 		if err := picture(i, p.Input(0)); err != nil {
 			return nil, err
@@ -286,7 +287,7 @@ type MaximiseOptions struct {
 // of a layer: gradient ascent on the pixels, from noise about the middle,
 // shifted a little at each step so that no place is special. It returns the
 // picture and the activation at each step. Invalid: no such layer or channel.
-func (n Network) Maximise(ctx context.Context, layer string, channel int, o MaximiseOptions) ([]float32, []float64, error) {
+func (n Network) Maximise(ctx context.Context, layer string, channel int, o MaximiseOptions) (_ []float32, _ []float64, err error) {
 	g := grad.NewGraph()
 	image := g.Input(n.Image, n.Shape...)
 	im, err := g.Import(n.Model, map[string]*grad.Value{n.Image: image}, []string{layer}, grad.ImportOptions{})
@@ -312,7 +313,7 @@ func (n Network) Maximise(ctx context.Context, layer string, channel int, o Maxi
 	if err != nil {
 		return nil, nil, err
 	}
-	defer p.Close()
+	defer func() { err = errors.Join(err, p.Close()) }()
 
 	rng := rand.New(rand.NewPCG(o.Seed, 5)) //nolint:gosec // reproducible on purpose
 	size, plane := int(n.Shape[1]*n.Shape[2]*n.Shape[3]), int(n.Shape[2]*n.Shape[3])
