@@ -3,10 +3,12 @@ package siamese_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"image"
 	"image/color"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,12 +26,15 @@ func backend(t *testing.T) *ort.Runtime {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := r.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { closed(t, r.Close) })
 	return r
+}
+
+func closed(t *testing.T, closer func() error) {
+	t.Helper()
+	if err := closer(); err != nil {
+		t.Error(err)
+	}
 }
 
 // embeddings of some people, normalised, with rows of the same person nearer.
@@ -227,9 +232,13 @@ func TestGenerator(t *testing.T) {
 
 // drawn are people who differ by where they have stripes of which colour.
 type drawn struct {
-	people, each int
-	teacher      []face.Embedding
+	people, each, side int
+	teacher            []face.Embedding
 }
+
+// side of the photos that a small network learns from: all that is shown of the
+// trainer shows at this size too, and it is quick.
+const side = 40
 
 func (d drawn) Len() int         { return d.people * d.each }
 func (d drawn) Person(i int) int { return i / d.each }
@@ -243,14 +252,15 @@ func (d drawn) Teacher(i int) face.Embedding {
 func (d drawn) Photo(i int) (siamese.Photo, error) {
 	who := rand.New(rand.NewPCG(uint64(i/d.each), 1))
 	shot := rand.New(rand.NewPCG(uint64(i), 2))
-	img := image.NewRGBA(image.Rect(0, 0, 112, 112))
+	img := image.NewRGBA(image.Rect(0, 0, d.side, d.side))
 	var waves [3][3]float64
 	for c := range waves {
-		waves[c] = [3]float64{who.Float64() * 0.3, who.Float64() * 0.3, who.Float64() * 6}
+		often := 33.6 / float64(d.side)
+		waves[c] = [3]float64{who.Float64() * often, who.Float64() * often, who.Float64() * 6}
 	}
 	light := 0.7 + 0.6*shot.Float64()
-	for y := range 112 {
-		for x := range 112 {
+	for y := range d.side {
+		for x := range d.side {
 			var v [3]uint8
 			for c, w := range waves {
 				v[c] = uint8(max(0, min(255, light*(127+100*math.Sin(w[0]*float64(x)+w[1]*float64(y)+w[2]))+20*shot.NormFloat64())))
@@ -261,19 +271,55 @@ func (d drawn) Photo(i int) (siamese.Photo, error) {
 	return siamese.Photo{Image: img, ToSrc: imaging.Affine{1, 0, 0, 0, 1, 0}}, nil
 }
 
-func options(t *testing.T) siamese.Options {
+// small is made of the parts of Untrained's networks, for photos of that side.
+func small(t *testing.T) []byte {
 	t.Helper()
-	data, err := siamese.Untrained("plain", 32, 0.25, 3)
+	rng := rand.New(rand.NewPCG(3, 1))
+	g := grad.NewGraph()
+	weight := func(name string, deviation float64, shape ...int64) *grad.Value {
+		n := int64(1)
+		for _, d := range shape {
+			n *= d
+		}
+		w := make([]float32, n)
+		for i := range w {
+			w[i] = float32(deviation * rng.NormFloat64())
+		}
+		return g.Weight(name, w, shape...)
+	}
+	norm := func(x *grad.Value, name string) *grad.Value {
+		c := x.Dim(1)
+		constant := func(part string, v float32) *grad.Value {
+			return g.Weight(name+part, slices.Repeat([]float32{v}, int(c)), c)
+		}
+		return g.BatchNorm(x, constant("/scale", 1), constant("/bias", 0), constant("/mean", 0), constant("/variance", 1), 1e-5)
+	}
+	x := g.Scale(g.Sub(g.Input("image", 1, 3, side, side), g.Scalar(127.5)), 1/128.)
+	for i, channels := range []int64{8, 16, 24} {
+		name, in := fmt.Sprint("unit", i), x.Dim(1)
+		w := weight(name, math.Sqrt(2/float64(9*in)), channels, in, 3, 3)
+		x = g.Relu(norm(g.Conv(x, w, nil, grad.Window{Strides: []int64{2, 2}, Pads: []int64{1, 1, 1, 1}}), name))
+	}
+	c, places := x.Dim(1), x.Dim(2)
+	x = g.Conv(x, weight("places", math.Sqrt(2)/float64(places), c, 1, places, places), nil, grad.Window{Group: c})
+	x = g.Reshape(g.Relu(norm(x, "places")), -1, c)
+	x = norm(g.Gemm(x, weight("head", 1/math.Sqrt(float64(c)), 32, c), false, true, 1), "head")
+	data, err := g.Marshal(g.Name(x, "embedding"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := grad.Parse(data)
+	return data
+}
+
+func options(t *testing.T) siamese.Options {
+	t.Helper()
+	m, err := grad.Parse(small(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return siamese.Options{
 		Model: m, Image: "image", Embedding: "embedding", BatchNorm: true,
-		Input: imaging.Planar{Width: 112, Height: 112, Scale: [3]float32{1, 1, 1}},
+		Input: imaging.Planar{Width: side, Height: side, Scale: [3]float32{1, 1, 1}},
 		Loss:  siamese.Triplets, Margin: 0.3, Mining: siamese.SemiHard, People: 6, PhotosEach: 3,
 		Steps: 12, WarmUp: 2, Rate: 3e-3, Optimizer: "adamw", WeightDecay: 1e-4, MaxNorm: 5, Seed: 1,
 		Augmentation: siamese.Augmentation{Shift: 1, Light: 0.1, Noise: 0.3},
@@ -325,7 +371,7 @@ func separation(t *testing.T, tr *siamese.Trainer, set siamese.Set) float64 {
 // goes on as if nothing had happened, and what is exported embeds the same.
 func TestTrainer(t *testing.T) {
 	t.Parallel()
-	set := drawn{people: 8, each: 4}
+	set := drawn{people: 8, each: 4, side: side}
 	for name, change := range map[string]func(*siamese.Options){
 		"semi-hard":   func(*siamese.Options) {},
 		"hard":        func(o *siamese.Options) { o.Mining = siamese.Hard },
@@ -351,12 +397,10 @@ func TestTrainer(t *testing.T) {
 			want := train(t, tr, o.Steps/2)
 			after := separation(t, tr, set)
 			t.Logf("separation %.3f, then %.3f", before, after)
-			if after < before+0.05 {
+			if after < before+0.2 {
 				t.Errorf("separation was %.3f and is %.3f", before, after)
 			}
-			if err := tr.Close(); err != nil {
-				t.Error(err)
-			}
+			closed(t, tr.Close)
 
 			again, err := siamese.New(backend(t), o, set)
 			if err != nil {
@@ -369,23 +413,29 @@ func TestTrainer(t *testing.T) {
 			if diff := cmp.Diff(want, train(t, again, len(want))); diff != "" && !o.Retire {
 				t.Errorf("resumed, the losses differ (-want +got):\n%s", diff)
 			}
-			if err := again.Close(); err != nil {
-				t.Error(err)
-			}
+			closed(t, again.Close)
 		})
 	}
 }
 
 func TestExport(t *testing.T) {
 	t.Parallel()
-	set := drawn{people: 8, each: 4}
+	set := drawn{people: 8, each: 4, side: 112}
+	untrained, err := siamese.Untrained("plain", 32, 0.25, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := options(t)
+	if o.Model, err = grad.Parse(untrained); err != nil {
+		t.Fatal(err)
+	}
+	o.Input.Width, o.Input.Height = 112, 112
 	tr, err := siamese.New(backend(t), o, set)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tr.Close()
-	train(t, tr, 4)
+	defer closed(t, tr.Close)
+	train(t, tr, 3)
 	photo, err := set.Photo(5)
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +464,7 @@ func TestExport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	defer closed(t, p.Close)
 	o.Input.Warp(p.Input(0), photo.Image, photo.ToSrc)
 	if err := p.Run(context.Background()); err != nil {
 		t.Fatal(err)
@@ -427,7 +477,7 @@ func TestExport(t *testing.T) {
 // A teacher's embeddings are learnt without labels.
 func TestDistillation(t *testing.T) {
 	t.Parallel()
-	set := drawn{people: 8, each: 4}
+	set := drawn{people: 8, each: 4, side: side}
 	set.teacher, _ = embeddings(rand.New(rand.NewPCG(3, 3)), 8, 4, 32)
 	for i := range set.teacher {
 		set.teacher[i] = set.teacher[i/4*4] // the teacher knows who it is
@@ -438,7 +488,7 @@ func TestDistillation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tr.Close()
+	defer closed(t, tr.Close)
 	losses := train(t, tr, o.Steps)
 	if first, last := losses[0], losses[len(losses)-1]; last > 0.7*first {
 		t.Errorf("the loss was %.3f and is %.3f", first, last)
@@ -450,13 +500,13 @@ func TestCollapse(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	o.Steps, o.Rate, o.WarmUp = 60, 1e-9, 0
-	set := same{drawn{people: 8, each: 4}}
+	set := same{drawn{people: 8, each: 4, side: side}}
 	o.Augmentation = siamese.Augmentation{}
 	tr, err := siamese.New(backend(t), o, set)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tr.Close()
+	defer closed(t, tr.Close)
 	for range o.Steps {
 		if _, err := tr.Step(t.Context()); err != nil {
 			t.Log(err)
