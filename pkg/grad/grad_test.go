@@ -83,6 +83,11 @@ func TestComposed(t *testing.T) {
 			w := s.Constant(slices.Repeat([]float32{1.0 / 6}, 12), 2, 1, 2, 3)
 			return s.AveragePool(x, grad.Window{Kernel: []int64{2, 3}, Strides: []int64{1, 2}}), s.Conv(x, w, nil, grad.Window{Strides: []int64{1, 2}, Group: 2})
 		},
+		"AveragePool before fewer channels": func(s *tensors) (_, _ *grad.Value) {
+			x, w := s.in(2, 4, 6, 5), s.in(2, 4, 1, 1)
+			window := grad.Window{Kernel: []int64{3, 3}, Strides: []int64{2, 2}, Pads: []int64{1, 0, 1, 1}}
+			return s.Conv(s.AveragePool(x, window), w, nil, grad.Window{}), s.AveragePool(s.Conv(x, w, nil, grad.Window{}), window)
+		},
 		"GlobalAveragePool": func(s *tensors) (_, _ *grad.Value) {
 			x := s.in(2, 3, 4, 5)
 			return s.GlobalAveragePool(x), s.ReduceMean(x, 2, 3)

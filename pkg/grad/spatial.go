@@ -430,13 +430,42 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		}
 		shares = next
 	}
+	// What mixes channels at each place alone may as well come after: a network
+	// that squeezes its channels after pooling has fewer of them to spread.
+	mix := pointwiseOf(dy)
+	if mix != nil {
+		dy, channels = mix.inputs[0], mix.inputs[0].shape[1]
+	}
 	dy = g.Mul(dy, g.Constant(shares, slices.Concat([]int64{1, 1}, dy.shape[2:])...))
 	ones := slices.Concat([]int64{channels, 1}, win.kernel)
 	if err := checkShape(ones); err != nil {
 		return nil, err
 	}
 	win.group = channels
-	return []*Value{g.convInputGradient(dy, g.fill(1, ones), x.shape, win)}, nil
+	dx := g.convInputGradient(dy, g.fill(1, ones), slices.Concat([]int64{x.shape[0], channels}, x.shape[2:]), win)
+	if mix != nil {
+		dx = g.apply("Conv", mix.attrs, dx, mix.inputs[1])
+	}
+	return []*Value{dx}, nil
+}
+
+// pointwiseOf is the convolution that v comes from, if that works at each place
+// alone, adds no bias and makes more channels than it gets; else nil.
+func pointwiseOf(v *Value) *node {
+	n := v.from
+	if n == nil || n.op != "Conv" || len(n.inputs) > 2 || n.inputs[0].shape[1] >= v.shape[1] {
+		return nil
+	}
+	win, err := convWindow(n)
+	if err != nil || win.group != 1 {
+		return nil
+	}
+	for i := range win.kernel {
+		if win.kernel[i] != 1 || win.strides[i] != 1 || win.before[i] != 0 || win.after[i] != 0 {
+			return nil
+		}
+	}
+	return n
 }
 
 func inferGlobalAveragePool(n *node) ([][]int64, error) {
