@@ -18,6 +18,9 @@ type ImportOptions struct {
 	Variable func(name string, shape []int64) bool
 	// Training uses the batch's own mean and variance in BatchNormalization.
 	Training bool
+	// Known leaves out layers that are no float32 tensors, such as the shapes
+	// that some models compute, where they would be refused.
+	Known bool
 }
 
 // Imported is what of a model is in a graph now.
@@ -88,6 +91,9 @@ func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o Im
 	for _, name := range layers {
 		v := im.values[name]
 		if v == nil || v.kind == integers {
+			if o.Known {
+				continue
+			}
 			return nil, face.Errorf(face.Invalid, "grad.Import", "layer %q is not a float32 tensor that is known here", name)
 		}
 		im.out.Layers[name] = v

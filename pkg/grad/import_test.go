@@ -605,4 +605,11 @@ func TestImportRefuses(t *testing.T) {
 	refuse(t, err, `"image"`, `"x"`)
 	_, err = g.Import(m, nil, []string{"y"}, grad.ImportOptions{})
 	refuse(t, err, "the Relu", `"x"`)
+
+	// Integers are left out where only what is known is wanted.
+	m = parse(t, model(13, nodes{node("Shape", "x -> s"), node("Relu", "x -> y")}))
+	im, err := g.Import(m, map[string]*grad.Value{"x": x}, m.Layers(), grad.ImportOptions{Known: true})
+	if err != nil || len(im.Layers) != 1 || im.Layers["y"] == nil {
+		t.Errorf("%v, %v", im, err)
+	}
 }

@@ -45,14 +45,14 @@ func (n Network) Layers() ([]Layer, error) {
 	g := grad.NewGraph()
 	image := g.Input(n.Image, n.Shape...)
 	names := n.Model.Layers()
-	im, err := g.Import(n.Model, map[string]*grad.Value{n.Image: image}, names, grad.ImportOptions{})
+	im, err := g.Import(n.Model, map[string]*grad.Value{n.Image: image}, names, grad.ImportOptions{Known: true})
 	if err != nil {
 		return nil, err
 	}
 	var all []Layer
 	for _, name := range names {
 		v := im.Layers[name]
-		if !hasUnits(v) {
+		if v == nil || !hasUnits(v) {
 			continue
 		}
 		l := Layer{Name: name, Channels: int(v.Dim(1)), Places: [2]int64{v.Dim(2), v.Dim(3)}}
