@@ -8,6 +8,7 @@ import (
 	"hash"
 	"hash/crc32"
 	"math"
+	"slices"
 
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -121,7 +122,7 @@ func taskHash(t Task, d Defaults) ([sha256.Size]byte, error) {
 			h.Write(pix[y*stride:][:bytes*width])
 		}
 	}
-	for _, img := range append(t.Styles[:len(t.Styles):len(t.Styles)], t.Content) {
+	for _, img := range append(slices.Clip(t.Styles), t.Content) {
 		rows(img.Rect.Dx(), img.Rect.Dy(), img.Stride, 4, img.Pix)
 	}
 	for _, m := range t.Masks {

@@ -114,7 +114,7 @@ func Schedule(of []int, long, steps, most int) (sizes [][]int, counts []int) {
 }
 
 // What is computed on colours and sizes.
-var ( //nolint:gochecknoglobals // names for tests
+var (
 	Resize       = resize
 	Planes       = planes
 	Picture      = picture

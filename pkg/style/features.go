@@ -63,7 +63,7 @@ func readModel(n Network) (*model, error) {
 }
 
 func (m *model) names() []string    { return m.onnx.Layers() }
-func (m *model) defaults() Defaults { return m.Network.Defaults }
+func (m *model) defaults() Defaults { return m.Defaults }
 
 // add puts means in the place of maxima: they give gradients to all pixels,
 // and pictures without speckle.

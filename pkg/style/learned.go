@@ -213,11 +213,11 @@ func takePatches(rng *rand.Rand, data []float32, channels int, size, kernel []in
 		}
 		for o := range offsets {
 			offset, step, rest, place := 0, 1, o, at
-			for axis := len(size) - 1; axis >= 0; axis-- {
-				i := place%size[axis] + rest%kernel[axis] - kernel[axis]/2
-				offset += min(max(i, 0), size[axis]-1) * step
-				step *= size[axis]
-				rest, place = rest/kernel[axis], place/size[axis]
+			for axis, n := range slices.Backward(size) {
+				i := place%n + rest%kernel[axis] - kernel[axis]/2
+				offset += min(max(i, 0), n-1) * step
+				step *= n
+				rest, place = rest/kernel[axis], place/n
 			}
 			offsets[o] = offset
 		}

@@ -3,6 +3,7 @@ package style_test
 import (
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
@@ -70,17 +71,17 @@ func styleLoss(target, own [][]float64, targetArea, area float64) (sum float64) 
 func variation(x style.Field) (sum float64) {
 	n := places(x.Size)
 	step := 1
-	for axis := len(x.Size) - 1; axis >= 0; axis-- {
+	for _, long := range slices.Backward(x.Size) {
 		for c := range x.Channels {
 			for p := range n {
-				if p/step%x.Size[axis] == x.Size[axis]-1 {
+				if p/step%long == long-1 {
 					continue
 				}
 				d := float64(x.Data[c*n+p+step]) - float64(x.Data[c*n+p])
 				sum += d * d
 			}
 		}
-		step *= x.Size[axis]
+		step *= long
 	}
 	return sum
 }
@@ -265,7 +266,7 @@ func TestSeveralStyles(t *testing.T) {
 func TestTiles(t *testing.T) {
 	t.Parallel()
 	netOf := map[string]func(*testing.T) style.Network{
-		"small":      func(t *testing.T) style.Network { n, _ := small(t, 3, 2); return n },
+		"small":      func(t *testing.T) style.Network { t.Helper(); n, _ := small(t, 3, 2); return n },
 		"squeezenet": squeezenet,
 	}
 	for _, tt := range []struct {
