@@ -75,7 +75,7 @@ type numbersAt struct {
 }
 
 func (n *numbers) put(x []float32, shape ...int64) numbersAt {
-	at := numbersAt{len(n.data) / 4, shape}
+	at := numbersAt{len(n.data) / 4, append([]int64{}, shape...)}
 	for _, v := range x {
 		n.data = binary.LittleEndian.AppendUint32(n.data, math.Float32bits(v))
 	}
@@ -84,7 +84,7 @@ func (n *numbers) put(x []float32, shape ...int64) numbersAt {
 
 // raw puts what is little-endian already.
 func (n *numbers) raw(data []byte, shape ...int64) numbersAt {
-	at := numbersAt{len(n.data) / 4, shape}
+	at := numbersAt{len(n.data) / 4, append([]int64{}, shape...)}
 	n.data = append(n.data, data...)
 	return at
 }

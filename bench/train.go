@@ -172,7 +172,7 @@ func (b *bench) trainNet(ctx context.Context, name string) (_ *trainResult, err 
 	if err != nil {
 		return nil, err
 	}
-	rt, err := ort.Open(ort.Options{Threads: b.threads()})
+	rt, err := ort.Open(ort.Options{Threads: b.threads(), Spin: true})
 	if err != nil {
 		return nil, err
 	}
