@@ -145,8 +145,6 @@ func (g *Graph) BatchNormTraining(x, scale, bias *Value, epsilon float64) (y, me
 	return y, mean, variance
 }
 
-func (g *Graph) square(x *Value) *Value { return g.Mul(x, x) }
-
 // Reductions keep the axes they reduce, with size 1. No axes means all.
 
 func (g *Graph) ReduceSum(x *Value, axes ...int64) *Value { return g.reduce("ReduceSum", x, axes...) }
