@@ -63,6 +63,10 @@ bench-search: build runtime ## measure the search engines over a Postgres of its
 bench-style: build runtime ## measure style transfer, against torch where it is installed; see bench/README.md (STYLE="--style-sizes 256")
 	$(GO) run $(TAGS) ./bench --only style --report out/bench-style.md $(STYLE)
 
+.PHONY: bench-train
+bench-train: build runtime ## measure training, against torch where it is installed; see bench/README.md (TRAIN="--train-batch 32")
+	$(GO) run $(TAGS) ./bench --only train --report out/bench-train.md $(TRAIN)
+
 .PHONY: gallery
 gallery: build runtime ## paint docs/gallery again with bin/likeness; takes minutes
 	$(GO) run ./docs/gallery bin/likeness docs/gallery

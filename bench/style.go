@@ -1,22 +1,15 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	_ "embed"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"image"
-	"io"
 	"math"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,16 +27,7 @@ type styleFlags struct {
 	StyleRounds     int           `default:"11" help:"style: evaluations of each side, taking turns; the median counts."`
 	StyleBudget     time.Duration `default:"3m" help:"style: no more rounds of one case, but three, after this."`
 	StyleIterations int           `default:"15" help:"style: steps of the optimiser at the full size."`
-	Threads         int           `help:"style: threads of each side (default: one a core)."`
-	Python          string        `default:"/usr/bin/python3" help:"style: the Python that has torch; without torch there is no yardstick."`
 	StyleCase       string        `hidden:"" help:"style: measure one case and print it as JSON."`
-}
-
-func (f styleFlags) threads() int {
-	if f.Threads > 0 {
-		return f.Threads
-	}
-	return runtime.NumCPU()
 }
 
 //go:embed style_torch.py
@@ -102,23 +86,10 @@ func (b *bench) style(ctx context.Context) error {
 // styleChild measures one case, twice: the optimiser as users have it, and
 // single evaluations against torch.
 func (b *bench) styleChild(ctx context.Context, net string, size int) (*styleResult, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	r := &styleResult{}
 	for _, what := range []string{"iterate", "compare"} {
 		fmt.Fprintf(os.Stderr, "bench: style: %s %s at %d\n", what, net, size)
-		args := append(slices.Clone(os.Args[1:]),
-			"--only=style", "--report="+os.DevNull, fmt.Sprintf("--style-case=%s,%s,%d", what, net, size))
-		cmd := exec.CommandContext(ctx, self, args...)
-		cmd.Stderr = os.Stderr
-		out, err := cmd.Output()
-		if err != nil {
-			return nil, err
-		}
-		// The child prints the report's heading first.
-		if err := json.Unmarshal(out[bytes.LastIndexByte(bytes.TrimSpace(out), '\n')+1:], r); err != nil {
+		if err := child(ctx, r, "--only=style", fmt.Sprintf("--style-case=%s,%s,%d", what, net, size)); err != nil {
 			return nil, err
 		}
 	}
@@ -154,21 +125,6 @@ func (b *bench) styleCase(ctx context.Context) (err error) {
 		return err
 	}
 	return json.NewEncoder(b.out).Encode(found)
-}
-
-// peakRSS is the most resident memory that this process has had.
-func peakRSS() (float64, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if text, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(text), "kB")), 64)
-			return kib * 1024, err
-		}
-	}
-	return 0, errors.New("the kernel does not say a process's peak of memory")
 }
 
 // pictures are a content, a style and a picture under way, [3,size,size] about
@@ -372,140 +328,25 @@ func (b *bench) compare(ctx context.Context, rt *ort.Runtime, net *stylenet, siz
 	return r, nil
 }
 
-// torchProcess is a Python that evaluates the same losses when it is asked.
-type torchProcess struct {
-	missing, version string
-	folder           string
-	cmd              *exec.Cmd
-	in               io.WriteCloser
-	out              *bufio.Scanner
-}
-
-// said is a line of the Python's.
-type said struct {
-	Torch   string    `json:"torch"`
-	BLAS    string    `json:"blas"`
-	Seconds float64   `json:"seconds"`
-	Losses  []float64 `json:"losses"`
-	Peak    float64   `json:"peak"`
-}
-
 // startTorch hands a Python the same network, weights, pictures and factors.
-// Without torch it says so, and is no error.
-func (b *bench) startTorch(ctx context.Context, net *stylenet, e *evaluation, size int, content, style, picture []float32) (_ *torchProcess, err error) {
-	t := &torchProcess{}
-	if out, err := exec.CommandContext(ctx, b.Python, "-c", "import torch, numpy").CombinedOutput(); err != nil {
-		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-		t.missing = fmt.Sprintf("%s: %v %s", b.Python, err, lines[len(lines)-1])
-		return t, nil
-	}
-	if t.folder, err = os.MkdirTemp("", "bench-style"); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(t.folder))
-		}
-	}()
-	var numbers []byte
-	put := func(x []float32, shape ...int64) numbersAt {
-		at := numbersAt{len(numbers) / 4, shape}
-		for _, v := range x {
-			numbers = binary.LittleEndian.AppendUint32(numbers, math.Float32bits(v))
-		}
-		return at
-	}
+func (b *bench) startTorch(ctx context.Context, net *stylenet, e *evaluation, size int, content, style, picture []float32) (*torchProcess, error) {
+	var n numbers
 	side := int64(size)
 	ops := slices.Clone(net.ops)
 	for i := range ops {
 		if op := &ops[i]; op.Kind == "conv" {
-			op.Weights, op.Bias = put(op.weights, op.shape...), put(op.bias, op.shape[0])
+			op.Weights, op.Bias = n.put(op.weights, op.shape...), n.put(op.bias, op.shape[0])
 		}
 	}
-	task, err := json.Marshal(map[string]any{
+	task := map[string]any{
 		"ops": ops, "losses": e.losses, "tv": e.tv, "threads": b.threads(),
-		"content": put(content, 1, 3, side, side), "style": put(style, 1, 3, side, side), "picture": put(picture, 1, 3, side, side),
-	})
-	if err != nil {
-		return nil, err
+		"content": n.put(content, 1, 3, side, side), "style": n.put(style, 1, 3, side, side), "picture": n.put(picture, 1, 3, side, side),
 	}
-	for name, data := range map[string][]byte{"task.json": task, "numbers.f32": numbers, "style_torch.py": styleTorch} {
-		if err := os.WriteFile(filepath.Join(t.folder, name), data, 0o600); err != nil {
-			return nil, err
-		}
+	t, err := b.torch(ctx, styleTorch, n, task)
+	if err != nil || t.missing != "" {
+		return t, err
 	}
-	t.cmd = exec.CommandContext(ctx, b.Python, filepath.Join(t.folder, "style_torch.py"), t.folder)
-	t.cmd.Stderr = os.Stderr
-	// Of whatever kind its BLAS is, it has as many threads.
-	for _, name := range []string{"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} {
-		t.cmd.Env = append(t.cmd.Env, fmt.Sprintf("%s=%d", name, b.threads()))
-	}
-	t.cmd.Env = append(os.Environ(), t.cmd.Env...)
-	if t.in, err = t.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := t.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := t.cmd.Start(); err != nil {
-		return nil, err
-	}
-	t.out = bufio.NewScanner(out)
-	hello, err := t.read()
-	if err != nil {
-		return nil, errors.Join(err, t.stop())
-	}
-	t.version = hello.Torch + " with " + hello.BLAS
-	for range 2 { // until it is warm
-		if _, err := t.ask("evaluate"); err != nil {
-			return nil, errors.Join(err, t.stop())
-		}
-	}
-	return t, nil
-}
-
-func (t *torchProcess) read() (s said, err error) {
-	if !t.out.Scan() {
-		return s, errors.Join(errors.New("python ended"), t.out.Err())
-	}
-	return s, json.Unmarshal(t.out.Bytes(), &s)
-}
-
-func (t *torchProcess) ask(what string) (said, error) {
-	if _, err := io.WriteString(t.in, what+"\n"); err != nil {
-		return said{}, err
-	}
-	return t.read()
-}
-
-// gradient is how far ours is from torch's last one, and torch's peak of memory.
-func (t *torchProcess) gradient(ours []float32) (peak, relative float64, err error) {
-	s, err := t.ask("gradient")
-	if err != nil {
-		return 0, 0, err
-	}
-	data, err := os.ReadFile(filepath.Join(t.folder, "gradient.f32"))
-	if err != nil {
-		return 0, 0, err
-	}
-	if len(data) != 4*len(ours) {
-		return 0, 0, fmt.Errorf("torch's gradient has %d bytes for %d numbers", len(data), len(ours))
-	}
-	var difference, size float64
-	for i, g := range ours {
-		theirs := float64(math.Float32frombits(binary.LittleEndian.Uint32(data[4*i:])))
-		difference += (float64(g) - theirs) * (float64(g) - theirs)
-		size += theirs * theirs
-	}
-	return s.Peak, math.Sqrt(difference / size), nil
-}
-
-func (t *torchProcess) stop() error {
-	if t.cmd == nil {
-		return nil
-	}
-	return errors.Join(t.in.Close(), t.cmd.Wait(), os.RemoveAll(t.folder))
+	return t, t.warm("evaluate")
 }
 
 // iterate times the product: an [style.Engine] making a picture, from one

@@ -6,27 +6,14 @@ lie) and numbers.f32 (pictures and weights, float32), as bench/style.go writes
 them. After "gradient" the last gradient is written to gradient.f32.
 """
 
-import json
 import os
 import sys
 import time
 
-import numpy
 import torch
 import torch.nn.functional as F
 
-folder = sys.argv[1]
-with open(os.path.join(folder, "task.json")) as f:
-    task = json.load(f)
-numbers = numpy.fromfile(os.path.join(folder, "numbers.f32"), dtype="<f4")
-torch.set_num_threads(task["threads"])
-
-
-def tensor(part):
-    shape = part["shape"]
-    size = int(numpy.prod(shape))
-    return torch.from_numpy(numbers[part["at"] : part["at"] + size].reshape(shape).copy())
-
+from yardstick import folder, hello, peak, say, task, tensor
 
 ops = [dict(op) for op in task["ops"]]
 for op in ops:
@@ -82,29 +69,7 @@ def losses(x):
     return parts["content"], parts["style"], tv
 
 
-def peak():
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def blas():
-    """The name of the BLAS library in use: much hangs on it."""
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            name = os.path.basename(line.split()[-1])
-            if "blas" in name or "mkl_rt" in name:
-                return name
-    return "unknown"
-
-
-def say(**what):
-    print(json.dumps(what), flush=True)
-
-
-say(torch=torch.__version__, blas=blas(), threads=torch.get_num_threads())
+hello()
 picture.requires_grad_(True)
 for line in sys.stdin:
     if line.strip() == "gradient":

@@ -45,12 +45,6 @@ type styleOp struct {
 	Bias    numbersAt `json:"bias"`
 }
 
-// numbersAt says where in the file of numbers a tensor lies.
-type numbersAt struct {
-	At    int     `json:"at"`
-	Shape []int64 `json:"shape"`
-}
-
 const styleImage = "image" // the name of the network's input
 
 // conv adds a convolution with He's random weights.

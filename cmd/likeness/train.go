@@ -139,7 +139,7 @@ func (c trainCmd) Run(t *tool) (err error) {
 	learn, measure := c.split(all)
 	set := newTrainSet(learn, base.Alignment)
 
-	runtime, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
+	runtime, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads(), Spin: true})
 	if err != nil {
 		return err
 	}

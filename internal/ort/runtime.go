@@ -25,6 +25,9 @@ type Options struct {
 	// Threads is how many threads work on one Run; 0 is 1. The service runs
 	// one request per core, so that more would only contend.
 	Threads int
+	// Spin has threads wait busily for a while: faster where nothing else runs
+	// beside, as when a network learns; slower where it does.
+	Spin bool
 }
 
 // process is the one ONNX Runtime environment that a process can have. The
@@ -123,12 +126,16 @@ func sessionOptions(o Options) (*onnx.SessionOptions, error) {
 	if err != nil {
 		return nil, face.Wrap(face.Internal, op, err)
 	}
+	spin := "0"
+	if o.Spin {
+		spin = "1"
+	}
 	for _, set := range []func() error{
 		// Planned memory blocks are kept for every shape that was ever seen;
 		// without them a model is as fast and takes a quarter to a half less.
 		func() error { return options.SetMemPattern(false) },
 		// A spinning pool steals the core from the next request.
-		func() error { return options.AddSessionConfigEntry("session.intra_op.allow_spinning", "0") },
+		func() error { return options.AddSessionConfigEntry("session.intra_op.allow_spinning", spin) },
 		func() error { return options.SetIntraOpNumThreads(max(o.Threads, 1)) },
 		func() error { return options.SetInterOpNumThreads(1) },
 		func() error { return options.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelEnableAll) },

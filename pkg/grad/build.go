@@ -133,16 +133,17 @@ func (g *Graph) BatchNormTraining(x, scale, bias *Value, epsilon float64) (y, me
 		axes = append(axes, int64(i))
 	}
 	mean = g.ReduceMean(x, axes...)
-	variance = g.Reshape(g.ReduceMean(g.square(g.Sub(x, mean)), axes...), x.Dim(1))
-	mean = g.Reshape(mean, x.Dim(1))
+	// From the centred numbers: the mean of the squares less the square of the
+	// mean would lose what the two have in common.
+	squares := g.reduce("ReduceSumSquare", g.Sub(x, mean), axes...)
+	variance = g.Div(squares, g.Scalar(float64(x.Len())/float64(x.Dim(1))))
+	mean, variance = g.Reshape(mean, x.Dim(1)), g.Reshape(variance, x.Dim(1))
 	y = g.add(&node{
 		op: "BatchNormalization", attrs: attributes{"epsilon": float32(epsilon)}, training: true,
 		inputs: []*Value{x, scale, bias, mean, variance},
 	})
 	return y, mean, variance
 }
-
-func (g *Graph) square(x *Value) *Value { return g.Mul(x, x) }
 
 // Reductions keep the axes they reduce, with size 1. No axes means all.
 

@@ -27,7 +27,8 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 	}
 	b := &builder{g: grad.NewGraph(), rng: rand.New(rand.NewPCG(seed, 1)), width: width} //nolint:gosec // reproducible on purpose
 	x := b.g.Input("image", 1, 3, 112, 112)
-	x = b.g.Scale(b.g.Sub(x, b.g.Scalar(127.5)), 1/128.)
+	// Numbers without an axis: they are constants, not learnt.
+	x = b.g.Mul(b.g.Sub(x, b.g.Constant([]float32{127.5})), b.g.Constant([]float32{1 / 128.}))
 	switch name {
 	case "plain":
 		for i, channels := range []int64{32, 64, 64, 128, 128, 192, 192, 256} {
