@@ -448,7 +448,7 @@ func (p *curvePoint) unknown() []*float64 { return []*float64{&p.Loss, &p.Active
 func (p curvePoint) String() string {
 	s := fmt.Sprintf("step %d: loss %.4f", p.Step, p.Loss)
 	if p.Active > 0 {
-		s += fmt.Sprintf(", %.0f %% of the triplets active", 100*p.Active)
+		s += fmt.Sprintf(", %.0f %% of triplets active", 100*p.Active)
 	}
 	if !math.IsNaN(p.FNMR) {
 		s += fmt.Sprintf(", FNMR %.2f %% at FMR 1e-2", 100*p.FNMR)

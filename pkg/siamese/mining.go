@@ -39,26 +39,47 @@ func (b Batch) distance(i, j int) float64 {
 	return 2 - 2*b.Embeddings[i].Cosine(b.Embeddings[j])
 }
 
-// Mine makes the triplets of a batch, and counts how many of them cost
-// something: the active ones.
-func Mine(how Mining, b Batch, margin float64, rng *rand.Rand) (triplets []Triplet, active int) {
-	n := len(b.People)
-	take := func(t Triplet) {
-		triplets = append(triplets, t)
-		if b.distance(t.Anchor, t.Positive)-b.distance(t.Anchor, t.Negative)+margin > 0 {
-			active++
+// others are the photos of a's person, without a itself, and everybody else's.
+func (b Batch) others(a int) (positives, negatives []int) {
+	for i, person := range b.People {
+		switch {
+		case person != b.People[a]:
+			negatives = append(negatives, i)
+		case i != a:
+			positives = append(positives, i)
 		}
 	}
-	for a := range n {
-		var positives, negatives []int
-		for i := range n {
-			switch {
-			case b.People[i] != b.People[a]:
-				negatives = append(negatives, i)
-			case i != a:
-				positives = append(positives, i)
+	return positives, negatives
+}
+
+// Active is the share of all the triplets that a batch has, whichever were
+// mined, that do not satisfy the margin yet; 0 where it has none.
+func (b Batch) Active(margin float64) float64 {
+	active, all := 0, 0
+	for a := range b.People {
+		positives, negatives := b.others(a)
+		far := make([]float64, len(negatives))
+		for i, n := range negatives {
+			far[i] = b.distance(a, n)
+		}
+		for _, p := range positives {
+			d := b.distance(a, p)
+			for _, f := range far {
+				if d-f+margin > 0 {
+					active++
+				}
 			}
 		}
+		all += len(positives) * len(negatives)
+	}
+	return float64(active) / float64(max(1, all))
+}
+
+// Mine makes the triplets of a batch.
+func Mine(how Mining, b Batch, margin float64, rng *rand.Rand) (triplets []Triplet) {
+	take := func(t Triplet) { triplets = append(triplets, t) }
+	for a := range b.People {
+		positives, negatives := b.others(a)
 		if len(positives) == 0 || len(negatives) == 0 {
 			continue
 		}
@@ -81,7 +102,7 @@ func Mine(how Mining, b Batch, margin float64, rng *rand.Rand) (triplets []Tripl
 			}
 		}
 	}
-	return triplets, active
+	return triplets
 }
 
 // Generator serves triplets of a whole set and retires those that are learnt:

@@ -120,12 +120,9 @@ func (t *Trainer) choose(ctx context.Context, b prepared) ([]Triplet, error) {
 	if t.o.Loss == Distillation {
 		return nil, nil
 	}
-	people := make([]int, t.batch)
-	for i, photo := range b.photos {
-		people[i] = t.set.Person(photo)
-	}
 	rng := t.rng(b.step, 1<<18)
 	if t.o.Loss == Contrastive {
+		people := t.owners(b)
 		// Every photo with one of the same person, and with another's.
 		var pairs []Triplet
 		for i := range people {
@@ -142,8 +139,17 @@ func (t *Trainer) choose(ctx context.Context, b prepared) ([]Triplet, error) {
 	if err := t.mirror.Run(ctx); err != nil {
 		return nil, err
 	}
-	triplets, _ := Mine(t.o.Mining, Batch{t.rows(t.mirror.Output(0), t.batch), people}, t.o.Margin, rng)
+	triplets := Mine(t.o.Mining, Batch{t.rows(t.mirror.Output(0), t.batch), t.owners(b)}, t.o.Margin, rng)
 	return triplets[:min(len(triplets), t.slots)], nil
+}
+
+// owners says who is on each photo of a batch.
+func (t *Trainer) owners(b prepared) []int {
+	people := make([]int, len(b.photos))
+	for i, photo := range b.photos {
+		people[i] = t.set.Person(photo)
+	}
+	return people
 }
 
 // rows cuts a matrix of embeddings.
@@ -201,21 +207,18 @@ func (t *Trainer) fillLoss(b prepared, triplets []Triplet) {
 
 // judge counts the active triplets and watches for collapse.
 func (t *Trainer) judge(p *Progress, b prepared, triplets []Triplet) {
-	costs := t.step.Output(2)
+	e := t.rows(t.step.Output(1), t.batch)
 	if t.o.Loss == Triplets {
 		p.Triplets = len(triplets)
-		losses := make([]float64, len(triplets))
-		for i := range triplets {
-			losses[i] = math.Max(0, float64(costs[i])+t.o.Margin)
-			if losses[i] > 0 {
-				p.Active += 1 / float64(len(triplets))
-			}
-		}
-		if t.generator != nil {
-			t.generator.Report(b.served, losses)
-		}
+		p.Active = Batch{e, t.owners(b)}.Active(t.o.Margin)
 	}
-	e := t.rows(t.step.Output(1), t.batch)
+	if t.generator != nil {
+		losses := make([]float64, len(triplets))
+		for i, cost := range t.step.Output(2)[:len(triplets)] {
+			losses[i] = math.Max(0, float64(cost)+t.o.Margin)
+		}
+		t.generator.Report(b.served, losses)
+	}
 	pairs := 0
 	for i := 1; i < len(e); i++ {
 		if b.photos[i] != b.photos[i-1] {

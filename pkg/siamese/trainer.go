@@ -78,8 +78,8 @@ type Progress struct {
 	Loss        float64
 	Rate        float64
 	Norm        float64 // of the gradients, before they were clipped
-	// Triplets is how many there were, and Active the share of those that cost
-	// something.
+	// Triplets is how many were learnt from, and Active the share of all that
+	// the batch has (mined or not) that violate the margin.
 	Triplets int
 	Active   float64
 	// Spread is the mean squared distance of different people in the batch:
