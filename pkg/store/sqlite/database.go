@@ -42,12 +42,17 @@ const (
 	// checkpointRetry is how long after a reader stood in the way of an
 	// erasing checkpoint the next try comes.
 	checkpointRetry = time.Second
+
+	// logLimit is the size of the write-ahead log, in bytes, from which on it
+	// is moved into the file.
+	logLimit = 16 << 20
 )
 
 // database is the file: one connection that writes, fed by a queue, and some
 // that read.
 type database struct {
 	log     *slog.Logger
+	wal     string // the write-ahead log's file
 	read    *sql.DB
 	readers chan *connection // those that are idle
 	write   *sql.DB
@@ -114,7 +119,16 @@ func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err err
 	if err := claim(ctx, db); err != nil {
 		return nil, err
 	}
-	return serving, migrate(ctx, db, path, serve)
+	if err := migrate(ctx, db, path, serve); err != nil {
+		return serving, err
+	}
+	// Closing the last connection moves the log into the file, be it one that
+	// a killed process left.
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return serving, err
+	}
+	return serving, errors.Join((&scrubber{}).scrub(ctx, conn, path+"-wal"), conn.Close())
 }
 
 // claim marks an empty file as ours and refuses one that is somebody else's.
@@ -187,9 +201,10 @@ func writePragmas() []string {
 	return []string{
 		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
 		"foreign_keys = ON",
-		"synchronous = FULL",   // a commit survives the power, not only the process
-		"secure_delete = ON",   // erased rows are overwritten
-		"cell_size_check = ON", // a damaged page is an error rather than nonsense
+		"synchronous = FULL",     // a commit survives the power, not only the process
+		"secure_delete = ON",     // erased rows are overwritten
+		"wal_autocheckpoint = 0", // the writer does it, after scrubbing
+		"cell_size_check = ON",   // a damaged page is an error rather than nonsense
 		"cache_size = -32768",
 		"temp_store = MEMORY", // where savepoints keep the pages as they were
 		"journal_size_limit = 67108864",
@@ -207,7 +222,7 @@ func readPragmas() []string {
 // openDatabase opens a file that is prepared, and starts its writer.
 func openDatabase(ctx context.Context, path string, log *slog.Logger) (_ *database, err error) {
 	d := &database{
-		log:     log,
+		log: log, wal: path + "-wal",
 		queue:   make(chan *change, maxBatch),
 		closing: make(chan struct{}), stopped: make(chan struct{}),
 	}
@@ -437,6 +452,7 @@ func (t *transaction) onCommit(f func()) { t.landed = append(t.landed, f) }
 type writer struct {
 	*database
 	connection
+	scrubber scrubber
 }
 
 // run commits what is queued until the database closes. While one commit
@@ -444,6 +460,15 @@ type writer struct {
 func (w *writer) run() {
 	defer close(w.stopped)
 	defer w.connection.close()
+	defer func() { // before the last connection moves the log into the file
+		err := w.open(context.Background())
+		if err == nil {
+			err = w.scrubber.scrub(context.Background(), w.conn, w.wal)
+		}
+		if err != nil {
+			w.log.Warn("cannot scrub the write-ahead log", "error", err)
+		}
+	}()
 	var (
 		batch = make([]*change, 0, maxBatch)
 		retry <-chan time.Time
@@ -464,8 +489,7 @@ func (w *writer) run() {
 			if len(batch) == 0 {
 				break
 			}
-			erased := w.commit(batch)
-			if erased {
+			if erased := w.commit(batch); erased || retry == nil && w.logged() > logLimit {
 				retry = w.checkpoint()
 			}
 			for _, c := range batch {
@@ -557,13 +581,26 @@ func (w *writer) runAll(tx *transaction, batch []*change) error {
 	return nil
 }
 
-// checkpoint moves the write-ahead log into the file and empties it, because
-// the log still holds the pages as they were before an erase. A reader on an
-// older snapshot stands in the way; the channel then says when to try again.
+// logged is the size of the write-ahead log in bytes.
+func (w *writer) logged() int64 {
+	info, err := os.Stat(w.wal)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// checkpoint scrubs the pages in the write-ahead log, moves them into the file
+// and empties the log: because it is long, or because it still holds the pages
+// as they were before an erase. A reader on an older snapshot stands in the
+// way; the channel then says when to try again.
 func (w *writer) checkpoint() <-chan time.Time {
 	ctx := context.Background()
 	var busy, log, moved int
 	err := w.open(ctx)
+	if err == nil {
+		err = w.scrubber.scrub(ctx, w.conn, w.wal)
+	}
 	if err == nil {
 		_, err = w.conn.ExecContext(ctx, "PRAGMA busy_timeout = 0")
 	}
@@ -573,7 +610,9 @@ func (w *writer) checkpoint() <-chan time.Time {
 		err = errors.Join(err, err2)
 	}
 	if err != nil {
-		w.log.Warn("cannot empty the write-ahead log after an erase; trying again", "error", err)
+		w.log.Warn("cannot empty the write-ahead log; trying again", "error", err)
+	} else {
+		w.scrubber.frames = max(0, log)
 	}
 	if err != nil || busy != 0 {
 		return time.After(checkpointRetry)

@@ -46,3 +46,6 @@ func (s *Store) OpenSnapshot(ctx context.Context) (end func() error) {
 
 // EncodeEmbedding is how an embedding lies in the file.
 var EncodeEmbedding = encodeEmbedding
+
+// ScrubPage is scrubPage.
+var ScrubPage = scrubPage

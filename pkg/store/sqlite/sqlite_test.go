@@ -565,6 +565,23 @@ func TestErasedBytesAreGone(t *testing.T) {
 	if got := left(); !slices.Equal(got, want[4:]) {
 		t.Errorf("%d embeddings are in the files after closing, want %d", len(got), len(want)-4)
 	}
+	scrubbed(t, dir)
+}
+
+// scrubbed checks that no page of a closed store holds what SQLite left in its
+// unused space: copies of rows that it moved.
+func scrubbed(t *testing.T, dir string) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "likeness.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 16 << 10
+	for i := size; i+size <= len(data); i += size { // the first page is the schema's
+		if sqlite.ScrubPage(data[i : i+size]) {
+			t.Errorf("page %d has something in its unused space", 1+i/size)
+		}
+	}
 }
 
 // TestPurgedAnswersAreGone looks for an answer, which may name somebody, in
