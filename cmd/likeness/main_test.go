@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -14,7 +15,15 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
+// childEnv makes the test binary the tool itself, to be killed.
+const childEnv = "LIKENESS_TEST_TOOL"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	goleak.VerifyTestMain(pgtest.M{M: m})
+}
 
 // result is what a call of the command left.
 type result struct {
@@ -33,7 +42,7 @@ func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
 		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
-		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "inspect", "style",
+		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "train", "inspect", "style",
 		"export", "import", "audit verify", "audit list", "migrate-store",
 		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {

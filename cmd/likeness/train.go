@@ -120,17 +120,25 @@ func newTrainSet(all []trained, alignment [][2]float32) *trainSet {
 }
 
 func (c trainCmd) Run(t *tool) (err error) {
-	if !(c.Validate >= 0 && c.Validate <= 0.9) {
+	switch {
+	case !(c.Validate >= 0 && c.Validate <= 0.9):
 		return usageError{fmt.Errorf("--validate: %g is not within 0..0.9", c.Validate)}
+	case c.Every < 1:
+		return usageError{fmt.Errorf("--every: %d is not a number of steps", c.Every)}
+	case c.ID == c.Base:
+		return usageError{fmt.Errorf("--id: %s is the encoder that is adapted, and stays as it is", c.ID)}
+	}
+	base, model, err := c.base()
+	if err != nil {
+		return err
+	}
+	if _, err := c.manifest(base, nil, 0); err != nil { // rather now than after the work
+		return usageError{err}
 	}
 	for _, dir := range []string{c.Run_, c.Out} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-	}
-	base, model, err := c.base()
-	if err != nil {
-		return err
 	}
 	all, err := c.crops(t)
 	if err != nil {
@@ -256,15 +264,26 @@ func (c trainCmd) options(base embed.Manifest, model *grad.Model) (siamese.Optio
 	return o, nil
 }
 
+// foundCrops is crops.gob: what was found, in what.
+type foundCrops struct {
+	Data              []string
+	Detector, Teacher string
+	Photos            []trained
+}
+
 // crops finds the faces, or reads what an earlier start of the run found.
 func (c trainCmd) crops(t *tool) (all []trained, err error) {
 	cache := filepath.Join(c.Run_, "crops.gob")
 	if f, err := os.Open(cache); err == nil {
 		defer f.Close()
-		if err := gob.NewDecoder(f).Decode(&all); err != nil {
+		var found foundCrops
+		if err := gob.NewDecoder(f).Decode(&found); err != nil {
 			return nil, fmt.Errorf("%s: %w", cache, err)
 		}
-		return all, nil
+		if !slices.Equal(found.Data, c.Data) || found.Detector != c.Detector || found.Teacher != c.Teacher {
+			return nil, usageError{fmt.Errorf("--run: %s is of other photos, another detector or another teacher; choose another folder", c.Run_)}
+		}
+		return found.Photos, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -290,7 +309,7 @@ func (c trainCmd) crops(t *tool) (all []trained, err error) {
 		all = append(all, more...)
 	}
 	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(all); err != nil {
+	if err := gob.NewEncoder(&b).Encode(foundCrops{c.Data, c.Detector, c.Teacher, all}); err != nil {
 		return nil, err
 	}
 	return all, replaceFile(cache, b.Bytes())
@@ -422,7 +441,7 @@ func (r *trainRun) learn(ctx context.Context) error {
 				PhotosPerSecond: n * float64(r.photos) / time.Since(since).Seconds(),
 			}
 			if err := r.measure(ctx, point); err != nil {
-				return err
+				return errors.Join(err, r.save())
 			}
 			left := time.Duration(float64(time.Since(began)) / float64(r.trainer.Done()-from) * float64(r.Steps-r.trainer.Done()))
 			fmt.Fprintf(r.t.stderr, "%s; %s to go\n", r.curve[len(r.curve)-1], left.Round(time.Second))
@@ -533,38 +552,46 @@ func (r *trainRun) save() error {
 	)
 }
 
+// manifest describes the encoder as it is written.
+func (c trainCmd) manifest(base embed.Manifest, model []byte, steps int) ([]byte, error) {
+	sum := sha256.Sum256(model)
+	m := base
+	m.ID, m.File, m.SHA256, m.Size = c.ID, c.ID+".onnx", hex.EncodeToString(sum[:]), max(1, int64(len(model)))
+	// Other weights, other scores: what was measured of the base is void.
+	m.URL, m.Calibration, m.Head = "", nil, nil
+	var sets []string
+	for _, d := range c.Data {
+		sets = append(sets, filepath.Base(d))
+	}
+	begun := "random weights (" + c.From + ")"
+	if c.From == "" {
+		begun = c.Base
+		m.TrainingData = strings.TrimSpace(base.TrainingData + "; then " + strings.Join(sets, ", "))
+	} else {
+		m.License, m.TrainingData = "yours to say", strings.Join(sets, ", ")
+	}
+	m.Source = fmt.Sprintf("likeness train, %s, from %s", time.Now().UTC().Format(time.DateOnly), begun)
+	m.Notes = fmt.Sprintf("%d steps of %d photos.", steps, c.People*c.Each)
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	_, err = embed.ParseManifest(text)
+	return append(text, '\n'), err
+}
+
 // export writes the encoder with its manifest.
 func (r *trainRun) export() error {
 	data, err := r.trainer.Export()
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(data)
-	m := r.base
-	m.ID, m.File, m.SHA256, m.Size = r.ID, r.ID+".onnx", hex.EncodeToString(sum[:]), int64(len(data))
-	m.URL, m.Calibration = "", nil
-	var sets []string
-	for _, d := range r.Data {
-		sets = append(sets, filepath.Base(d))
-	}
-	begun := "random weights (" + r.From + ")"
-	if r.From == "" {
-		begun = r.Base
-		m.TrainingData = strings.TrimSpace(r.base.TrainingData + "; then " + strings.Join(sets, ", "))
-	} else {
-		m.License, m.TrainingData = "yours to say", strings.Join(sets, ", ")
-	}
-	m.Source = fmt.Sprintf("likeness train, %s, from %s", time.Now().UTC().Format(time.DateOnly), begun)
-	m.Notes = fmt.Sprintf("%d steps of %d photos.", r.trainer.Done(), r.photos)
-	text, err := json.MarshalIndent(m, "", "  ")
+	text, err := r.manifest(r.base, data, r.trainer.Done())
 	if err != nil {
 		return err
 	}
-	if _, err := embed.ParseManifest(text); err != nil {
-		return err
-	}
-	model, manifest := filepath.Join(r.Out, m.File), filepath.Join(r.Out, r.ID+".json")
-	if err := errors.Join(replaceFile(model, data), replaceFile(manifest, append(text, '\n'))); err != nil {
+	model, manifest := filepath.Join(r.Out, r.ID+".onnx"), filepath.Join(r.Out, r.ID+".json")
+	if err := errors.Join(replaceFile(model, data), replaceFile(manifest, text)); err != nil {
 		return err
 	}
 	fmt.Fprintf(r.t.stderr, "wrote %s and %s\n", model, manifest)

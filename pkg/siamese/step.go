@@ -105,11 +105,15 @@ func (t *Trainer) nextBatch(ctx context.Context) (prepared, []Triplet, error) {
 		t.ahead <- t.prepare(ctx, step, t.draw(step))
 	}
 	b := <-t.ahead
+	t.ahead = nil
+	if b.step != step { // the step before failed when it had taken its batch
+		b = t.prepare(ctx, step, t.draw(step))
+	}
 	if b.err != nil {
-		t.ahead = nil
 		return b, nil, b.err
 	}
 	if step+1 < t.o.Steps {
+		t.ahead = make(chan prepared, 1)
 		go func(ahead chan<- prepared) { ahead <- t.prepare(ctx, step+1, t.draw(step+1)) }(t.ahead)
 	}
 	return b, nil, nil
@@ -315,7 +319,7 @@ func (t *Trainer) Load(r io.Reader) error {
 
 // Close releases the programs, after the batch that is being prepared.
 func (t *Trainer) Close() error {
-	if t.ahead != nil && t.state.Step < t.o.Steps {
+	if t.ahead != nil {
 		<-t.ahead
 	}
 	var errs []error

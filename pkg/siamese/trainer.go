@@ -97,7 +97,7 @@ type Trainer struct {
 	several []int   // people with two photos
 	anyone  []int
 	workers []*augmenter
-	ahead   chan prepared // the next batch, while this one is learnt
+	ahead   chan prepared // the next batch, while this one is learnt; nil: there is none
 
 	weights   map[string][]float32 // everything that is learnt or followed
 	names     []string             // of the learnt ones, in the order of the gradients

@@ -107,6 +107,7 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		integrity(t, path)
+		scrubbed(t, filepath.Dir(path))
 	}
 	t.Logf("%d enrolments were acknowledged, all are there", len(acked))
 }

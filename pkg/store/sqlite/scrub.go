@@ -46,12 +46,12 @@ func (s *scrubber) scrub(ctx context.Context, conn *sql.Conn, wal string) (err e
 	if err != nil {
 		return err
 	}
-	defer read.Close()
+	defer func() { err = errors.Join(err, read.Close()) }()
 	write, err := conn.PrepareContext(ctx, "UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?")
 	if err != nil {
 		return err
 	}
-	defer write.Close()
+	defer func() { err = errors.Join(err, write.Close()) }()
 	for _, n := range pages {
 		var page []byte
 		if err := read.QueryRowContext(ctx, n).Scan(&page); errors.Is(err, sql.ErrNoRows) {
@@ -83,7 +83,7 @@ func (s *scrubber) logged(wal string) ([]uint32, error) {
 	defer f.Close()
 	var header [32]byte
 	if _, err := io.ReadFull(f, header[:]); err != nil {
-		return nil, nil //nolint:nilerr // an empty log
+		return nil, nil // it is empty
 	}
 	if salts := [8]byte(header[16:24]); salts != s.salts {
 		s.salts, s.frames = salts, 0

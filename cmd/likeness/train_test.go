@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"image/png"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/pkg/embed"
+)
+
+// somePeople is a folder with photos of n people, two and more of each.
+func somePeople(t *testing.T, n int) string {
+	t.Helper()
+	set, dir := sharedtest.LFW(t), t.TempDir()
+	photos := map[string][]string{}
+	for _, name := range set.Names() {
+		photos[path.Dir(name)] = append(photos[path.Dir(name)], name)
+	}
+	var chosen []string
+	for person, names := range photos {
+		if len(names) >= 2 && len(names) <= 4 {
+			chosen = append(chosen, person)
+		}
+	}
+	slices.Sort(chosen)
+	for _, person := range chosen[:n] {
+		for _, name := range photos[person] {
+			to := filepath.Join(dir, path.Base(person), path.Base(name))
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(to, sharedtest.Photo(t, name), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return dir
+}
+
+// trainArgs are those of a run that is as small as one can be.
+func trainArgs(t *testing.T, data, dir string, more ...string) []string {
+	t.Helper()
+	return append([]string{
+		"train", "--models-dir", filepath.Dir(sharedtest.Path(t, "models/README.md")), "--data-dir", t.TempDir(),
+		"--ort-library", orttest.Library(t),
+		"--data", data, "--run", filepath.Join(dir, "run"), "--out", filepath.Join(dir, "models"), "--id", "ours",
+		"--people", "3", "--each", "2", "--every", "5", "--warm-up", "2", "--threads", "1", "--checkpoint", "1ns",
+	}, more...)
+}
+
+// scratch are the flags of the smallest network.
+func scratch(steps int) []string {
+	return []string{"--from", "plain", "--width", "0.25", "--dimension", "16", "--mining", "random", "--steps", fmt.Sprint(steps)}
+}
+
+// TestTrainKill kills a run in the middle and goes on: the encoder is the one
+// that a run makes which nobody stopped, byte for byte.
+func TestTrainKill(t *testing.T) {
+	t.Parallel()
+	data, killed, whole := somePeople(t, 10), t.TempDir(), t.TempDir()
+	const steps = 60
+	want := trainArgs(t, data, whole, scratch(steps)...)
+	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
+		t.Fatalf("%+v", got)
+	}
+
+	args := trainArgs(t, data, killed, scratch(steps)...)
+	child := exec.CommandContext(t.Context(), os.Args[0], args...)
+	child.Env = append(os.Environ(), childEnv+"=1")
+	stderr, err := child.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	for part := make([]byte, 4096); ; {
+		n, err := stderr.Read(part)
+		said.Write(part[:n])
+		if err != nil {
+			t.Fatalf("it ended by itself:\n%s", &said)
+		}
+		if strings.Contains(said.String(), "step 10:") {
+			break
+		}
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Wait(); err == nil {
+		t.Fatal("it was done before it was killed")
+	}
+
+	got := call(t.Context(), args...)
+	if got.code != exitOK || strings.Contains(got.stderr, "; 0 steps done") {
+		t.Fatalf("it did not go on: %+v", got)
+	}
+	read := func(parts ...string) []byte {
+		b, err := os.ReadFile(filepath.Join(parts...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if !bytes.Equal(read(killed, "models", "ours.onnx"), read(whole, "models", "ours.onnx")) {
+		t.Error("the encoder is not the one of the uninterrupted run")
+	}
+	// The curve has every point once.
+	var curve []curvePoint
+	if err := json.Unmarshal(read(killed, "run", "curve.json"), &curve); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range curve {
+		if p.Step != 5*i || i > 0 && !(p.Loss > 0) {
+			t.Errorf("point %d: %+v", i, p)
+		}
+	}
+	if len(curve) != 1+steps/5 {
+		t.Errorf("%d points", len(curve))
+	}
+	if _, err := png.Decode(bytes.NewReader(read(killed, "run", "curve.png"))); err != nil {
+		t.Error(err)
+	}
+	m, err := embed.ParseManifest(read(killed, "models", "ours.json"))
+	if err != nil || m.Dimension != 16 || m.Calibration != nil || m.Head != nil {
+		t.Errorf("%+v, %v", m, err)
+	}
+
+	// Another set does not go on in the same folder, and neither does another network.
+	for _, tt := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{trainArgs(t, somePeople(t, 6), killed, scratch(steps)...), exitUsage, "of other photos"},
+		{trainArgs(t, data, killed, "--from", "plain", "--width", "0.25", "--dimension", "32"), exitFailed, "another model"},
+	} {
+		if got := call(t.Context(), tt.args...); got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
+			t.Errorf("%+v, want it to say %q", got, tt.says)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(killed, "run", "checkpoint"), []byte("torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := call(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "not a checkpoint") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// An encoder is adapted, learns from a teacher, and grows a head.
+func TestTrainBase(t *testing.T) {
+	t.Parallel()
+	data := somePeople(t, 10)
+	for name, more := range map[string][]string{
+		"head":        {"--learn", "head", "--base", "mobileface-v2"},
+		"last blocks": {"--learn", "last:2", "--base", "mobileface-v2", "--mining", "hard"},
+		"teacher":     {"--teacher", "mobileface-v2", "--from", "mobile", "--width", "0.25", "--dimension", "256"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			got := call(t.Context(), trainArgs(t, data, dir, append(more, "--steps", "3")...)...)
+			if got.code != exitOK {
+				t.Fatalf("%+v", got)
+			}
+			// What was written is an encoder like any other.
+			again := call(t.Context(), "eval", "--one-shot", "--images", data, "--encoder", "ours", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t),
+				"--models-dir", filepath.Join(dir, "models")+","+filepath.Dir(sharedtest.Path(t, "models/README.md")))
+			if again.code != exitOK || !strings.Contains(again.stdout, "ours") {
+				t.Errorf("%+v", again)
+			}
+		})
+	}
+}
+
+func TestTrainRefuses(t *testing.T) {
+	t.Parallel()
+	few, empty := somePeople(t, 2), t.TempDir()
+	base := []string{"--base", "mobileface-v2"}
+	for _, tt := range []struct {
+		data string
+		args []string
+		code int
+		says string
+	}{
+		{few, nil, exitUsage, "--base"},
+		{few, []string{"--base", "nobody"}, exitFailed, "nobody"},
+		{few, []string{"--base", "yunet_n"}, exitUsage, "no encoder"},
+		{few, []string{"--from", "grand"}, exitUsage, "--from"},
+		{few, []string{"--from", "plain", "--width", "9"}, exitUsage, "width"},
+		{few, append(base, "--every", "0"), exitUsage, "--every"},
+		{few, append(base, "--validate", "1"), exitUsage, "--validate"},
+		{few, append(base, "--learn", "some"), exitUsage, "--learn"},
+		{few, append(base, "--id", "../up"), exitUsage, "/id"},
+		{few, append(base, "--id", "mobileface-v2"), exitUsage, "stays as it is"},
+		{filepath.Join(empty, "none"), base, exitUsage, "none"},
+		{few, append(base, "--margin=-1"), exitFailed, "margin"},
+		{few, append(base, "--people", "9"), exitFailed, "two photos"},
+		{empty, base, exitFailed, "no photos"},
+	} {
+		got := call(t.Context(), trainArgs(t, tt.data, t.TempDir(), tt.args...)...)
+		if got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
+			t.Errorf("%q: %+v, want %d and %q", tt.args, got, tt.code, tt.says)
+		}
+	}
+}
