@@ -17,7 +17,7 @@ import (
 // PipelineOptions is what the face pipeline alone needs; the operator's tool
 // uses it without a server.
 type PipelineOptions struct {
-	ModelsDirs []string // folders with models, beside the built-in manifests
+	ModelsDirs []string // folders with models, beside those that are built in
 	Detector   string   // model id
 	Encoder    string   // model id
 	Library    string   // ONNX Runtime; empty: looked for
@@ -131,13 +131,8 @@ func loadable(r *embed.Registry, id string, task embed.Task) (embed.Model, error
 			others = append(others, other.ID)
 		}
 	}
-	if len(others) > 0 {
-		return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s, or choose LIKENESS_%s=%s, which is there",
-			task, id, m.File, get, strings.ToUpper(string(task)), strings.Join(others, " or "))
-	}
-	return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s. Weights that anyone may fetch: "+
-		"`likeness models pull yunet-2023mar` and `likeness models pull sface`, then LIKENESS_DETECTOR=yunet-2023mar LIKENESS_ENCODER=sface",
-		task, id, m.File, get)
+	return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s, or choose LIKENESS_%s=%s, which is there",
+		task, id, m.File, get, strings.ToUpper(string(task)), strings.Join(others, " or "))
 }
 
 // PulledModels is the folder, within the data folder, that `likeness models
