@@ -51,7 +51,7 @@ func somePeople(t *testing.T, n int) string {
 func trainArgs(t *testing.T, data, dir string, more ...string) []string {
 	t.Helper()
 	return append([]string{
-		"train", "--models-dir", filepath.Dir(sharedtest.Path(t, "models/README.md")), "--data-dir", t.TempDir(),
+		"train", "--data-dir", t.TempDir(),
 		"--ort-library", orttest.Library(t),
 		"--data", data, "--run", filepath.Join(dir, "run"), "--out", filepath.Join(dir, "models"), "--id", "ours",
 		"--people", "3", "--each", "2", "--every", "5", "--warm-up", "2", "--threads", "1", "--checkpoint", "1ns",
@@ -163,9 +163,9 @@ func TestTrainBase(t *testing.T) {
 	t.Parallel()
 	data := somePeople(t, 10)
 	for name, more := range map[string][]string{
-		"head":        {"--learn", "head", "--base", "mobileface-v2"},
-		"last blocks": {"--learn", "last:2", "--base", "mobileface-v2", "--mining", "hard"},
-		"teacher":     {"--teacher", "mobileface-v2", "--from", "mobile", "--width", "0.25", "--dimension", "256"},
+		"head":        {"--learn", "head", "--base", orttest.Encoder},
+		"last blocks": {"--learn", "last:2", "--base", orttest.Encoder, "--mining", "hard"},
+		"teacher":     {"--teacher", orttest.Encoder, "--from", "mobile", "--width", "0.25", "--dimension", "256"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -176,7 +176,7 @@ func TestTrainBase(t *testing.T) {
 			}
 			// What was written is an encoder like any other.
 			again := call(t.Context(), "eval", "--one-shot", "--images", data, "--encoder", "ours", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t),
-				"--models-dir", filepath.Join(dir, "models")+","+filepath.Dir(sharedtest.Path(t, "models/README.md")))
+				"--models-dir", filepath.Join(dir, "models"))
 			if again.code != exitOK || !strings.Contains(again.stdout, "ours") {
 				t.Errorf("%+v", again)
 			}
@@ -187,7 +187,7 @@ func TestTrainBase(t *testing.T) {
 func TestTrainRefuses(t *testing.T) {
 	t.Parallel()
 	few, empty := somePeople(t, 2), t.TempDir()
-	base := []string{"--base", "mobileface-v2"}
+	base := []string{"--base", orttest.Encoder}
 	for _, tt := range []struct {
 		data string
 		args []string
@@ -196,14 +196,14 @@ func TestTrainRefuses(t *testing.T) {
 	}{
 		{few, nil, exitUsage, "--base"},
 		{few, []string{"--base", "nobody"}, exitFailed, "nobody"},
-		{few, []string{"--base", "yunet_n"}, exitUsage, "no encoder"},
+		{few, []string{"--base", orttest.Detector}, exitUsage, "no encoder"},
 		{few, []string{"--from", "grand"}, exitUsage, "--from"},
 		{few, []string{"--from", "plain", "--width", "9"}, exitUsage, "width"},
 		{few, append(base, "--every", "0"), exitUsage, "--every"},
 		{few, append(base, "--validate", "1"), exitUsage, "--validate"},
 		{few, append(base, "--learn", "some"), exitUsage, "--learn"},
 		{few, append(base, "--id", "../up"), exitUsage, "/id"},
-		{few, append(base, "--id", "mobileface-v2"), exitUsage, "stays as it is"},
+		{few, append(base, "--id", orttest.Encoder), exitUsage, "stays as it is"},
 		{filepath.Join(empty, "none"), base, exitUsage, "none"},
 		{few, append(base, "--margin=-1"), exitFailed, "margin"},
 		{few, append(base, "--people", "9"), exitFailed, "two photos"},

@@ -93,6 +93,9 @@ func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slo
 			return err
 		}
 		if g.ModelID != "" {
+			if m, err := p.Registry.Model(g.ModelID); err == nil && m.Path == "" {
+				return fmt.Errorf("the gallery %s needs the encoder %s, whose file (%s) is not there: %s", name, m.ID, m.File, howToGet(m))
+			}
 			if err := p.Prepare(ctx, g.ModelID); err != nil {
 				return fmt.Errorf("the gallery %s needs the encoder %s: %w", name, g.ModelID, err)
 			}

@@ -121,10 +121,6 @@ func loadable(r *embed.Registry, id string, task embed.Task) (embed.Model, error
 	if m.Path != "" {
 		return m, nil
 	}
-	get := fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)
-	if m.URL != "" {
-		get = fmt.Sprintf("run `likeness models pull %s`", id)
-	}
 	var others []string
 	for _, other := range r.Models() {
 		if other.Task == task && other.Path != "" {
@@ -132,7 +128,15 @@ func loadable(r *embed.Registry, id string, task embed.Task) (embed.Model, error
 		}
 	}
 	return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s, or choose LIKENESS_%s=%s, which is there",
-		task, id, m.File, get, strings.ToUpper(string(task)), strings.Join(others, " or "))
+		task, id, m.File, howToGet(m), strings.ToUpper(string(task)), strings.Join(others, " or "))
+}
+
+// howToGet says what brings the file of a model.
+func howToGet(m embed.Model) string {
+	if m.URL != "" {
+		return fmt.Sprintf("run `likeness models pull %s`", m.ID)
+	}
+	return fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)
 }
 
 // PulledModels is the folder, within the data folder, that `likeness models
