@@ -7,9 +7,7 @@ import (
 	"image/png"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -18,32 +16,11 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 )
 
-// somePeople is a folder with photos of n people, two and more of each.
+// somePeople is a folder with three photos of each of n people.
 func somePeople(t *testing.T, n int) string {
 	t.Helper()
-	set, dir := sharedtest.LFW(t), t.TempDir()
-	photos := map[string][]string{}
-	for _, name := range set.Names() {
-		photos[path.Dir(name)] = append(photos[path.Dir(name)], name)
-	}
-	var chosen []string
-	for person, names := range photos {
-		if len(names) >= 2 && len(names) <= 4 {
-			chosen = append(chosen, person)
-		}
-	}
-	slices.Sort(chosen)
-	for _, person := range chosen[:n] {
-		for _, name := range photos[person] {
-			to := filepath.Join(dir, path.Base(person), path.Base(name))
-			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(to, sharedtest.Photo(t, name), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	dir := t.TempDir()
+	sharedtest.WriteFaces(t, dir, n, 3)
 	return dir
 }
 
@@ -67,7 +44,7 @@ func scratch(steps int) []string {
 // that a run makes which nobody stopped, byte for byte.
 func TestTrainKill(t *testing.T) {
 	t.Parallel()
-	data, killed, whole := somePeople(t, 10), t.TempDir(), t.TempDir()
+	data, killed, whole := somePeople(t, sharedtest.People), t.TempDir(), t.TempDir()
 	const steps = 60
 	want := trainArgs(t, data, whole, scratch(steps)...)
 	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
@@ -143,7 +120,7 @@ func TestTrainKill(t *testing.T) {
 		code int
 		says string
 	}{
-		{trainArgs(t, somePeople(t, 6), killed, scratch(steps)...), exitUsage, "of other photos"},
+		{trainArgs(t, somePeople(t, 5), killed, scratch(steps)...), exitUsage, "of other photos"},
 		{trainArgs(t, data, killed, "--from", "plain", "--width", "0.25", "--dimension", "32"), exitFailed, "another model"},
 	} {
 		if got := call(t.Context(), tt.args...); got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
@@ -161,7 +138,7 @@ func TestTrainKill(t *testing.T) {
 // An encoder is adapted, learns from a teacher, and grows a head.
 func TestTrainBase(t *testing.T) {
 	t.Parallel()
-	data := somePeople(t, 10)
+	data := somePeople(t, sharedtest.People)
 	for name, more := range map[string][]string{
 		"head":        {"--learn", "head", "--base", orttest.Encoder},
 		"last blocks": {"--learn", "last:2", "--base", orttest.Encoder, "--mining", "hard"},
