@@ -106,7 +106,8 @@ class Net(torch.nn.Module):
                 p, q = (p, q.to(p.dtype)) if q.dim() <= p.dim() and q.dtype == torch.float32 else (p.to(q.dtype), q)
             return {"Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": torch.div}[op](p, q)
         if op == "Concat":
-            return torch.cat(i, a["axis"])
+            # Shapes are computed on the host, wherever the net is.
+            return torch.cat(i if i[0].is_floating_point() else [part.cpu() for part in i], a["axis"])
         if op == "MaxPool":
             return F.max_pool2d(x, a["kernel_shape"], a.get("strides"), a.get("pads", [0, 0])[:2], ceil_mode=bool(a.get("ceil_mode", 0)))
         if op == "AveragePool":
