@@ -46,6 +46,8 @@ const People = 6
 // Face is one of three photos of one of the [People] in internal/testfaces,
 // counted from 1. They are photos of nobody, for tests of everything but
 // accuracy.
+//
+// TODO: testfaces.Photo and its People, once that package is here.
 func Face(tb testing.TB, person, photo int) []byte {
 	tb.Helper()
 	name := filepath.Join("internal", "testfaces", fmt.Sprintf("person-%d-%d.jpg", person, photo))
