@@ -7,8 +7,5 @@ import "embed"
 
 // FS holds, in its root, a manifest <id>.json of each model, and builtin-*.onnx.
 //
-// TODO: "*.json builtin-*.onnx", once there is one of the latter: a pattern
-// that matches nothing is an error.
-//
-//go:embed *.*on*
+//go:embed *.json builtin-*.onnx
 var FS embed.FS

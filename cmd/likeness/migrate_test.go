@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
@@ -23,7 +23,7 @@ func TestMigrateWithRealServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := realServer(t, func(o *app.Options) { o.ModelsDir, o.CropKeyFile = append(o.ModelsDir, dir), []string{key} })
-	sharedtest.WriteFaces(t, people, 2, 1)
+	testfaces.Write(t, people, 2, 1)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server+"/galleries", strings.NewReader(`{"name": "kept", "store_images": true}`))
 	if err != nil {
 		t.Fatal(err)

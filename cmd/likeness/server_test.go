@@ -15,7 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
@@ -60,7 +60,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
 	dir := t.TempDir()
-	sharedtest.WriteFaces(t, dir, 2, 2)
+	testfaces.Write(t, dir, 2, 2)
 	if err := os.Remove(filepath.Join(dir, "person-2", "2.jpg")); err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/embed"
 )
 
@@ -20,7 +20,7 @@ import (
 func somePeople(t *testing.T, n int) string {
 	t.Helper()
 	dir := t.TempDir()
-	sharedtest.WriteFaces(t, dir, n, 3)
+	testfaces.Write(t, dir, n, 3)
 	return dir
 }
 
@@ -44,7 +44,7 @@ func scratch(steps int) []string {
 // that a run makes which nobody stopped, byte for byte.
 func TestTrainKill(t *testing.T) {
 	t.Parallel()
-	data, killed, whole := somePeople(t, sharedtest.People), t.TempDir(), t.TempDir()
+	data, killed, whole := somePeople(t, testfaces.People), t.TempDir(), t.TempDir()
 	const steps = 60
 	want := trainArgs(t, data, whole, scratch(steps)...)
 	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
@@ -138,7 +138,7 @@ func TestTrainKill(t *testing.T) {
 // An encoder is adapted, learns from a teacher, and grows a head.
 func TestTrainBase(t *testing.T) {
 	t.Parallel()
-	data := somePeople(t, sharedtest.People)
+	data := somePeople(t, testfaces.People)
 	for name, more := range map[string][]string{
 		"head":        {"--learn", "head", "--base", orttest.Encoder},
 		"last blocks": {"--learn", "last:2", "--base", orttest.Encoder, "--mining", "hard"},

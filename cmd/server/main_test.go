@@ -17,7 +17,7 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 )
 
 // bin is the folder with the two commands, built once.
@@ -182,7 +182,7 @@ func (s *server) call(method, path, key string, want int, contentType string, bo
 func TestServe(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
-	first, second, stranger := sharedtest.Face(t, 1, 1), sharedtest.Face(t, 1, 2), sharedtest.Face(t, 2, 1)
+	first, second, stranger := testfaces.Photo(t, 1, 1), testfaces.Photo(t, 1, 2), testfaces.Photo(t, 2, 1)
 
 	s := start(t, data)
 	// A key made while the server runs is good at once; without one nothing is.
@@ -247,7 +247,7 @@ func TestServe(t *testing.T) {
 // end, the second does not.
 func TestSignals(t *testing.T) {
 	t.Parallel()
-	photo := sharedtest.Face(t, 1, 1)
+	photo := testfaces.Photo(t, 1, 1)
 	for name, cut := range map[string]bool{"drain": false, "cut": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

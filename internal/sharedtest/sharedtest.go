@@ -1,12 +1,8 @@
-// Package sharedtest gives tests the photos that they look at: the synthetic
-// faces of internal/testfaces, and the real photos and further weights that lie
-// beside a checkout, in ../shared, and are never part of it.
+// Package sharedtest gives tests the real photos and the further weights that
+// lie beside a checkout, in ../shared, and are never part of it.
 package sharedtest
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -38,44 +34,6 @@ func Path(tb testing.TB, rel string) string {
 		Missing(tb, "../shared/"+rel)
 	}
 	return p
-}
-
-// People is how many there are in internal/testfaces.
-const People = 6
-
-// Face is one of three photos of one of the [People] in internal/testfaces,
-// counted from 1. They are photos of nobody, for tests of everything but
-// accuracy.
-//
-// TODO: testfaces.Photo and its People, once that package is here.
-func Face(tb testing.TB, person, photo int) []byte {
-	tb.Helper()
-	name := filepath.Join("internal", "testfaces", fmt.Sprintf("person-%d-%d.jpg", person, photo))
-	b, err := os.ReadFile(filepath.Join(Root(tb), name))
-	if errors.Is(err, fs.ErrNotExist) {
-		Missing(tb, name)
-	}
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return b
-}
-
-// WriteFaces writes photos of [Face] into a folder, for each of the first so
-// many people so many in a sub-folder person-1, person-2, ...
-func WriteFaces(tb testing.TB, dir string, people, photos int) {
-	tb.Helper()
-	for p := range people {
-		own := filepath.Join(dir, fmt.Sprintf("person-%d", p+1))
-		if err := os.MkdirAll(own, 0o755); err != nil {
-			tb.Fatal(err)
-		}
-		for n := range photos {
-			if err := os.WriteFile(filepath.Join(own, fmt.Sprintf("%d.jpg", n+1)), Face(tb, p+1, n+1), 0o600); err != nil {
-				tb.Fatal(err)
-			}
-		}
-	}
 }
 
 // Root is the root of the module that the test runs in.

@@ -24,6 +24,7 @@ import (
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
@@ -278,10 +279,10 @@ type couple struct {
 // more than are at hand.
 func (w *town) couples(n int) []couple {
 	w.t.Helper()
-	if n <= sharedtest.People {
+	if n <= testfaces.People {
 		out := make([]couple, n)
 		for i := range out {
-			out[i] = couple{fmt.Sprintf("person-%d", i+1), sharedtest.Face(w.t, i+1, 1), sharedtest.Face(w.t, i+1, 2)}
+			out[i] = couple{fmt.Sprintf("person-%d", i+1), testfaces.Photo(w.t, i+1, 1), testfaces.Photo(w.t, i+1, 2)}
 		}
 		return out
 	}

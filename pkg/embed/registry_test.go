@@ -449,11 +449,6 @@ func TestBuiltIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for id := range most {
-		if m, err := r.Model(id); err != nil || !m.BuiltIn() {
-			sharedtest.Missing(t, "models/"+id+".onnx") // TODO: an error, once the weights are here
-		}
-	}
 	files, err := fs.Glob(models.FS, "*.onnx")
 	if err != nil || len(files) != len(most) {
 		t.Errorf("the programs carry %q, %v", files, err)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
@@ -37,20 +37,20 @@ func TestFaces(t *testing.T) {
 	h := open(t, func(o *handlers.Options) { o.Pipeline, o.Policy, o.OperatingPoint = p, policy, "fmr_1e-3" })
 
 	var people []string
-	for i := range sharedtest.People {
+	for i := range testfaces.People {
 		people = append(people, fmt.Sprintf("person-%d", i+1))
 	}
 	for i, name := range people {
 		path := "/galleries/default/subjects"
 		good[api.Subject](t, h.post(t, path, fields{"subject_id": name}), 201)
-		enrol := fields{"image": sharedtest.Face(t, i+1, 1), "quality_gate": "off"}
+		enrol := fields{"image": testfaces.Photo(t, i+1, 1), "quality_gate": "off"}
 		e := good[api.EnrolResponse](t, h.ask(t, enrol.form(t, http.MethodPost, path+"/"+name+"/templates")), 201)
 		if len(e.Warnings) != 0 {
 			t.Errorf("%s is taken for somebody else: %+v", name, e.Warnings)
 		}
 	}
 	for i, name := range people {
-		again := sharedtest.Face(t, i+1, 2)
+		again := testfaces.Photo(t, i+1, 2)
 		same := fields{"probe": again, "subject_id": name, "face": "largest"}
 		if v := good[api.VerifyResponse](t, h.ask(t, same.form(t, http.MethodPost, "/verify")), 200); !v.Match {
 			t.Errorf("%s: score %.3f, threshold %.3f", name, v.Score, v.Threshold)
