@@ -132,6 +132,8 @@ func (b *blocker) rewrite(n *node) *Value {
 		v = b.batchNorm(n)
 	case "Relu", "HardSigmoid", "LeakyRelu", "Sigmoid", "Neg", "Add", "Sub", "Mul", "Div", "Sum", "Identity":
 		v = b.elementwise(n)
+	case "Slice":
+		v = b.everyOther(n)
 	case "Reshape":
 		if in := n.inputs[0]; b.is(in) && b.fits(in) && b.fits(out) && slices.Equal(in.shape[2:], out.shape[2:]) {
 			v = b.reshape(b.blocked[in], out.shape...)
@@ -247,6 +249,29 @@ func (b *blocker) convTranspose(n *node) *Value {
 	return b.reshape(b.concat(1, rows), out.shape...)
 }
 
+// everyOther takes places in strides out of a map, of one with zeros around it
+// too: a convolution of one number a channel.
+func (b *blocker) everyOther(n *node) *Value {
+	x, out := n.inputs[0], n.outputs[0]
+	pads := make([]int64, 8)
+	if p := x.from; p != nil && p.op == "Pad" && p.attrs.str("mode", "constant") == "constant" && len(p.inputs) == 2 {
+		x, pads = p.inputs[0], p.inputs[1].ints
+	}
+	if !b.is(x) || !b.fits(x) || len(n.inputs) != 5 || !slices.Equal(n.inputs[3].ints, []int64{2, 3}) || pads[0]+pads[1]+pads[4]+pads[5] != 0 {
+		return nil
+	}
+	win := window{kernel: []int64{1, 1}, strides: n.inputs[4].ints, dilations: []int64{1, 1}, before: []int64{0, 0}, after: []int64{0, 0}, group: x.shape[1]}
+	for i, stride := range win.strides {
+		size := x.shape[2+i]
+		win.before[i] = pads[2+i] - n.inputs[1].ints[i]
+		win.after[i] = max(0, (out.shape[2+i]-1)*stride+1-win.before[i]-size)
+		if fit, err := win.over(i, size); err != nil || stride < 1 || win.before[i] < 0 || n.inputs[1].ints[i] < 0 || pads[6+i] < win.after[i] || fit != out.shape[2+i] {
+			return nil
+		}
+	}
+	return b.convolve(b.blocked[x], b.g.Constant(slices.Repeat([]float32{1}, int(x.shape[1])), x.shape[1], 1, 1, 1), win, out.shape)
+}
+
 // concat joins tensors of one shape.
 func (b *blocker) concat(axis int, all []*Value) *Value {
 	if len(all) == 1 {
@@ -349,6 +374,16 @@ func (b *blocker) elementwise(n *node) *Value {
 	for i, in := range n.inputs {
 		if inputs[i] = in; in.Len() != 1 {
 			inputs[i] = b.toBlocked(in)
+		}
+	}
+	if n.op == "Add" && out.shape[2]*out.shape[3] > 1 {
+		for i, in := range inputs {
+			// A convolution that nothing else reads adds in the same pass.
+			conv := in.from
+			if conv.op == "Conv" && conv.domain == blockedDomain && conv.attrs["activation"] == nil && len(conv.inputs) < 4 && b.readers[n.inputs[i]] == 1 {
+				more := append(slices.Clone(conv.inputs), nil)[:3]
+				return b.apply("Conv", blockedDomain, conv.attrs, out.shape, append(more, inputs[1-i])...)
+			}
 		}
 	}
 	if n.op == "Relu" && inputs[0].from.domain == blockedDomain && inputs[0].from.op == "Conv" && b.readers[n.inputs[0]] == 1 {
