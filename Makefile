@@ -67,6 +67,10 @@ bench-style: build runtime ## measure style transfer, against torch where it is 
 bench-train: build runtime ## measure training, against torch where it is installed; see bench/README.md (TRAIN="--train-batch 32")
 	$(GO) run $(TAGS) ./bench --only train --report out/bench-train.md $(TRAIN)
 
+.PHONY: bench-detect
+bench-detect: build runtime ## measure the built-in detector against YuNet on unseen people; see bench/README.md (DETECT="--scenes 20")
+	$(GO) run $(TAGS) ./bench --only detect --report out/bench-detect.md $(DETECT)
+
 .PHONY: gallery
 gallery: build runtime ## paint docs/gallery again with bin/likeness; takes minutes
 	$(GO) run ./docs/gallery bin/likeness docs/gallery

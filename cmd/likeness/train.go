@@ -41,7 +41,7 @@ type trainCmd struct {
 
 	Data []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos; may be given more than once. Where they lie in several folders, a folder is a person; photos of one folder are nobody's in particular, and serve a teacher only."`
 	Base string   `xor:"begin" required:"" placeholder:"ID" help:"The encoder to adapt."`
-	From string   `xor:"begin" required:"" enum:"plain,mobile," placeholder:"NAME" help:"Begin with random weights instead: plain (3x3 convolutions) or mobile (depthwise ones)."`
+	From string   `xor:"begin" required:"" enum:"plain,mobile,residual," placeholder:"NAME" help:"Begin with random weights instead: plain (3x3 convolutions), mobile (depthwise ones) or residual (the built-in encoder's)."`
 	Dim  int      `name:"dimension" default:"128" help:"Length of the embedding of --from, 8..1024."`
 	Wide float64  `name:"width" default:"1" help:"Factor to the channels of --from, 0.25..4."`
 	Run_ string   `name:"run" required:"" type:"path" placeholder:"DIR" help:"Where the run lives: checkpoints, curves, aligned crops. The same command with the same folder goes on where it stopped."`

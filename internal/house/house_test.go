@@ -53,11 +53,15 @@ func rooms() map[string][]string {
 		"internal/artwork":    {},
 		"internal/searchload": {"pkg/face"},
 		"internal/series":     {"pkg/face"},
+		"internal/testfaces":  {},
 		"pkg/jobs":            {"pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
 		"pkg/app": {
 			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
 			"pkg/jobs", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
+		},
+		"internal/testfaces/generate": {
+			"internal/artwork", "internal/photos", "pkg/app", "pkg/embed", "pkg/face", "pkg/imaging",
 		},
 		"cmd/server": {"pkg/app"},
 		"cmd/likeness": {

@@ -394,7 +394,7 @@ func TestBuiltinManifests(t *testing.T) {
 	for _, m := range r.Models() {
 		ids = append(ids, m.ID)
 	}
-	if diff := cmp.Diff([]string{"mobileface-v2", "sface", "squeezenet11", "vgg19", "yunet-2023mar", "yunet_n", "yunet_n_640"}, ids); diff != "" {
+	if diff := cmp.Diff([]string{"builtin-features", "mobileface-v2", "sface", "squeezenet11", "vgg19", "yunet-2023mar", "yunet_n", "yunet_n_640"}, ids); diff != "" {
 		t.Errorf("ids (-want +got):\n%s", diff)
 	}
 

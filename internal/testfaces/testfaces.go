@@ -1,0 +1,47 @@
+// Package testfaces holds photos of people who do not exist, so that tests and
+// the demo can enrol, verify and identify on any machine without anybody's
+// face. README.md says how they were made.
+package testfaces
+
+import (
+	"embed"
+	"fmt"
+	"testing"
+)
+
+const (
+	// People is how many people there are: 1..People.
+	People = 6
+	// Photos is how many photos there are of each: 1..Photos.
+	Photos = 3
+)
+
+//go:embed *.jpg
+var files embed.FS
+
+// Photo is a photo of one person, alone: a JPEG. Both count from 1.
+func Photo(tb testing.TB, person, photo int) []byte {
+	tb.Helper()
+	return read(tb, fmt.Sprintf("person-%d-%d.jpg", person, photo))
+}
+
+// Group is a photo of several, and who they are, from the left.
+func Group(tb testing.TB) (photo []byte, people []int) {
+	tb.Helper()
+	return read(tb, "group.jpg"), []int{1, 2, 3}
+}
+
+// Nobody is a photo without a face.
+func Nobody(tb testing.TB) []byte {
+	tb.Helper()
+	return read(tb, "nobody.jpg")
+}
+
+func read(tb testing.TB, name string) []byte {
+	tb.Helper()
+	b, err := files.ReadFile(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return b
+}
