@@ -334,11 +334,8 @@ func (b *blocker) batchNorm(n *node) *Value {
 	}
 	scale, bias, mean, variance := n.inputs[1], n.inputs[2], n.inputs[3], n.inputs[4]
 	c := scale.shape
-	a := scale
-	if eps := n.attrs.float("epsilon", 1e-5); eps != 0 || variance.kind != computed {
-		v := b.apply("Add", "", nil, c, variance, b.g.Scalar(float64(eps)))
-		a = b.apply("Div", "", nil, c, scale, b.apply("Sqrt", "", nil, c, v))
-	}
+	deviation := b.apply("Sqrt", "", nil, c, b.apply("Add", "", nil, c, variance, b.g.Scalar(float64(n.attrs.float("epsilon", 1e-5)))))
+	a := b.apply("Div", "", nil, c, scale, deviation)
 	bias = b.apply("Sub", "", nil, c, bias, b.apply("Mul", "", nil, c, mean, a))
 	return b.affine(b.blocked[x], a, bias)
 }
@@ -407,6 +404,10 @@ func (b *blocker) reduce(n *node) bool {
 	if !b.is(x) || len(x.shape) != 4 || len(n.inputs) != 2 || !slices.Equal(n.inputs[1].ints, []int64{0, 2, 3}) || n.attrs.int("keepdims", 1) != 1 {
 		return false
 	}
+	// The kernels add one after the other, which is exact enough of so many.
+	if x.shape[2]*x.shape[3] > 1<<14 {
+		return false
+	}
 	perPhoto := []int64{x.shape[0], x.shape[1], 1, 1}
 	var sums *Value
 	op, factor := n.op, 1.0
@@ -439,6 +440,15 @@ func (b *blocker) dot(x, y *Value, shape []int64) *Value {
 	win := window{kernel: []int64{h, w}, strides: []int64{1, 1}, dilations: []int64{1, 1}, before: []int64{0, 0}, after: []int64{0, 0}, group: all}
 	v := b.convolve(b.reshape(x, 1, all, h, w), b.reshape(y, all, 1, h, w), win, []int64{1, all, 1, 1})
 	return b.reshape(v, shape...)
+}
+
+// learns says whether some values need a convolution over maps whose weights
+// are not constant.
+func (g *Graph) learns(outputs []*Value) bool {
+	used := g.used(g.nodes, outputs)
+	return slices.ContainsFunc(g.nodes, func(n *node) bool {
+		return (n.op == "Conv" || n.op == "ConvTranspose") && len(n.inputs[1].shape) == 4 && n.inputs[1].kind != constant && used[n.outputs[0]]
+	})
 }
 
 // channelBlock asks a backend for the size of its blocks of channels, by a

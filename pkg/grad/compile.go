@@ -26,6 +26,10 @@ type Port struct {
 
 // Backend runs graphs. internal/ort implements it; this package knows no
 // runtime.
+//
+// One that has a method Provider() string which returns "cpu" is asked, by a
+// small program, whether it has ONNX Runtime's convolutions over blocks of
+// channels; those whose weights are not constant are written for them.
 type Backend interface {
 	// Compile makes a program of an ONNX model with tensors for its inputs
 	// and outputs, which have the given names and shapes. Invalid: the runtime
@@ -63,8 +67,10 @@ func (g *Graph) Compile(b Backend, outputs ...*Value) (Program, error) {
 		}
 	}
 	nodes := g.nodes
-	if block := channelBlock(b); block > 0 && g.err == nil {
-		nodes = g.blockedNodes(outputs, block)
+	if g.err == nil && g.learns(outputs) {
+		if block := channelBlock(b); block > 0 {
+			nodes = g.blockedNodes(outputs, block)
+		}
 	}
 	model, err := g.marshal(nodes, outputs...)
 	if err != nil {
