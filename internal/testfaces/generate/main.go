@@ -57,9 +57,9 @@ type generator struct {
 func main() {
 	var g generator
 	flag.StringVar(&g.images, "images", "../shared/data/lfw-dev.tar", "photos to average, a folder a person: TAR or DIR")
-	flag.StringVar(&g.models, "models", "../shared/models", "folder with models")
-	flag.StringVar(&g.detector, "detector", "yunet_n", "detector's id")
-	flag.StringVar(&g.encoder, "encoder", "mobileface-v2", "encoder's id")
+	flag.StringVar(&g.models, "models", "", "folder with models of your own")
+	flag.StringVar(&g.detector, "detector", "builtin-detector", "detector's id")
+	flag.StringVar(&g.encoder, "encoder", "builtin-encoder", "encoder's id")
 	flag.StringVar(&g.out, "out", "internal/testfaces", "where the photos are written")
 	flag.StringVar(&g.cache, "cache", "", "folder to keep found faces and averages in, for another start; none: they are not kept")
 	flag.IntVar(&g.clusters, "clusters", 24, "clusters of likenesses to choose the people from")
@@ -79,7 +79,7 @@ func main() {
 
 func (g *generator) run() (err error) {
 	if g.pipeline, err = app.OpenPipeline(g.ctx, app.PipelineOptions{
-		ModelsDirs: []string{g.models}, Detector: g.detector, Encoder: g.encoder, Slots: 2,
+		ModelsDirs: slices.DeleteFunc([]string{g.models}, func(dir string) bool { return dir == "" }), Detector: g.detector, Encoder: g.encoder, Slots: 2,
 	}); err != nil {
 		return err
 	}
