@@ -23,7 +23,7 @@ import (
 // styleFlags say what of style transfer is measured.
 type styleFlags struct {
 	StyleSizes      []int         `default:"256,512,1024" help:"style: sides of the square pictures."`
-	StyleNets       []string      `default:"squeezenet,vgg19" enum:"squeezenet,vgg19" help:"style: feature networks; VGG-19 is its shape with random weights."`
+	StyleNets       []string      `default:"builtin,squeezenet,vgg19" enum:"builtin,squeezenet,vgg19" help:"style: feature networks; VGG-19 is its shape with random weights."`
 	StyleRounds     int           `default:"11" help:"style: evaluations of each side, taking turns; the median counts."`
 	StyleBudget     time.Duration `default:"3m" help:"style: no more rounds of one case, but three, after this."`
 	StyleIterations int           `default:"15" help:"style: steps of the optimiser at the full size."`
@@ -61,8 +61,8 @@ func (b *bench) style(ctx context.Context) error {
 	b.printf("| network | size | s per iteration | peak RSS MiB | GFLOP | s per evaluation | of the GEMM peak | torch s | ours / torch | torch peak MiB | losses differ by | gradient by |\n" +
 		"|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	var notes []string
-	for _, net := range b.StyleNets {
-		for _, size := range b.StyleSizes {
+	for _, size := range b.StyleSizes {
+		for _, net := range b.StyleNets {
 			r, err := b.styleChild(ctx, net, size)
 			if err != nil {
 				return fmt.Errorf("%s at %d: %w", net, size, err)
@@ -104,11 +104,17 @@ func (b *bench) styleCase(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	net := vgg19()
-	if name == "squeezenet" {
-		if net, err = squeezeNet(b.ModelsDir); err != nil {
-			return err
-		}
+	var net *stylenet
+	switch name {
+	case "builtin":
+		net, err = builtinFeatures(b.ModelsDir)
+	case "squeezenet":
+		net, err = squeezeNet(b.ModelsDir)
+	default:
+		net = vgg19()
+	}
+	if err != nil {
+		return err
 	}
 	rt, err := ort.Open(ort.Options{Threads: b.threads()})
 	if err != nil {

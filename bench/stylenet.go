@@ -116,18 +116,55 @@ func squeezeNet(dirs []string) (*stylenet, error) {
 			in = pool
 		}
 	}
+	found, err := n.load("squeezenet11-features.onnx", dirs)
+	if found {
+		n.name = "SqueezeNet 1.1"
+	}
+	return n, err
+}
+
+// builtinFeatures is builtin-features as models/recipe/features.py makes it:
+// SqueezeNet's stages as a chain of a 1x1 and a 3x3 each, the narrow part half
+// again as wide.
+func builtinFeatures(dirs []string) (*stylenet, error) {
+	rng := rand.New(rand.NewPCG(8, 0))
+	n := &stylenet{
+		name: "builtin-features", content: "conv3", contentWeight: 0.2, tvWeight: 1e-4,
+		style: []weighted{{"conv1", 8}, {"conv2", 4}, {"conv4", 2}, {"conv6", 1}, {"conv8", 0.5}},
+	}
+	n.conv(rng, "conv1", styleImage, 3, 64, 3, 2, 0)
+	from, in := int64(64), "conv1"
+	for i, s := range []struct{ narrow, channels int64 }{{24, 128}, {24, 128}, {48, 256}, {48, 256}, {72, 384}, {72, 384}, {96, 512}} {
+		if i%2 == 0 && i < 6 {
+			pool := fmt.Sprintf("pool%d", i+1)
+			n.pool(pool, in, 3, 2)
+			in = pool
+		}
+		squeeze, conv := fmt.Sprintf("squeeze%d", i+2), fmt.Sprintf("conv%d", i+2)
+		n.conv(rng, squeeze, in, from, s.narrow, 1, 1, 0)
+		n.conv(rng, conv, squeeze, s.narrow, s.channels, 3, 1, 1)
+		from, in = s.channels, conv
+	}
+	found, err := n.load("builtin-features.onnx", append(dirs, "models"))
+	if err == nil && !found {
+		err = errors.New("no models/builtin-features.onnx here")
+	}
+	return n, err
+}
+
+// load takes the weights from the first of the folders that has the file.
+func (n *stylenet) load(file string, dirs []string) (found bool, err error) {
 	for _, dir := range dirs {
-		data, err := os.ReadFile(filepath.Join(dir, "squeezenet11-features.onnx"))
+		data, err := os.ReadFile(filepath.Join(dir, file))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return false, err
 		}
-		n.name = "SqueezeNet 1.1"
-		return n, n.read(data)
+		return true, n.read(data)
 	}
-	return n, nil
+	return false, nil
 }
 
 // read takes the weights from a model whose convolutions have the same names.
@@ -148,13 +185,22 @@ func (n *stylenet) read(model []byte) error {
 		if op.Kind != "conv" {
 			continue
 		}
-		w, b := im.Initial[op.Name+".w"], im.Initial[op.Name+".b"]
+		w, b := initial(im, op.Name+".w"), initial(im, op.Name+".b")
 		if len(w) != len(op.weights) || len(b) != len(op.bias) {
 			return fmt.Errorf("the model has %d weights and %d biases for %s, not %d and %d", len(w), len(b), op.Name, len(op.weights), len(op.bias))
 		}
 		op.weights, op.bias = w, b
 	}
 	return nil
+}
+
+// initial is a weight as it stands in the model, or as the half floats that a
+// Cast makes it of.
+func initial(im *grad.Imported, name string) []float32 {
+	if w := im.Initial[name]; w != nil {
+		return w
+	}
+	return im.Initial[name+"/half"]
 }
 
 // build adds the network to a graph and returns its values by name. flops is

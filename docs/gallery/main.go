@@ -6,7 +6,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"image"
 	"image/jpeg"
+	"image/png"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -17,7 +19,7 @@ import (
 	"github.com/likeness-id/likeness/internal/artwork"
 )
 
-// run is one call of likeness style.
+// picture is one call of likeness style.
 type picture struct {
 	content, style, features string
 	size                     int
@@ -28,11 +30,14 @@ func pictures() []picture {
 	var all []picture
 	contents, styles := artwork.Contents(), artwork.Styles()
 	for i, content := range contents {
-		for _, features := range []string{"learned", "squeezenet11"} {
+		for _, features := range []string{"learned", "builtin-features", "squeezenet11"} {
 			all = append(all, picture{content, styles[i], features, 512, i == 0 && features == "learned"})
 		}
 	}
-	return append(all, picture{contents[0], styles[0], "squeezenet11", 1024, false})
+	for _, features := range []string{"builtin-features", "squeezenet11"} {
+		all = append(all, picture{contents[0], styles[0], features, 1024, false})
+	}
+	return all
 }
 
 func main() {
@@ -56,15 +61,24 @@ func makeAll(ctx context.Context, likeness, folder string, more []string) error 
 		return err
 	}
 	for _, name := range append(artwork.Contents(), artwork.Styles()...) {
-		if err := draw(filepath.Join(folder, name+".jpg"), name); err != nil {
+		if err := write(filepath.Join(folder, name+".jpg"), artwork.Draw(name, inputSize), 88); err != nil {
 			return err
 		}
 	}
+	temp, err := os.MkdirTemp("", "gallery")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp)
 	for _, p := range pictures() {
 		in := func(name string) string { return filepath.Join(folder, name+".jpg") }
 		name := strings.Join([]string{p.content, p.style, p.features, strconv.Itoa(p.size)}, "-")
+		out := in(name)
+		if p.size > 512 { // smaller than the command writes it
+			out = filepath.Join(temp, name+".png")
+		}
 		args := []string{
-			"style", "--content", in(p.content), "--style", in(p.style), "--out", in(name),
+			"style", "--content", in(p.content), "--style", in(p.style), "--out", out,
 			"--features", p.features, "--size", strconv.Itoa(p.size),
 		}
 		if p.sheet {
@@ -76,16 +90,35 @@ func makeAll(ctx context.Context, likeness, folder string, more []string) error 
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
+		if out == in(name) {
+			continue
+		}
+		img, err := read(out)
+		if err != nil {
+			return err
+		}
+		if err := write(in(name), img, 84); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func draw(name, what string) error {
+func read(name string) (image.Image, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return png.Decode(f)
+}
+
+func write(name string, img image.Image, quality int) error {
 	f, err := os.Create(name)
 	if err != nil {
 		return err
 	}
-	err = jpeg.Encode(f, artwork.Draw(what, inputSize), &jpeg.Options{Quality: 88})
+	err = jpeg.Encode(f, img, &jpeg.Options{Quality: quality})
 	if cerr := f.Close(); err == nil {
 		err = cerr
 	}
