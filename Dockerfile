@@ -1,7 +1,6 @@
-# Likeness in one image: the server, the operator's tool and ONNX Runtime,
-# nothing else, not run as root. Build for both architectures with
+# Likeness in one image: the server and the operator's tool, which carry their
+# models, and ONNX Runtime, nothing else, not run as root. Build for both architectures with
 #   docker buildx build --platform linux/amd64,linux/arm64 .
-# Weights are not in it: mount a folder at /models (see README).
 FROM golang:1.26-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev pkg-config libturbojpeg0-dev \
  && rm -rf /var/lib/apt/lists/*
@@ -23,7 +22,6 @@ COPY --from=build /out/libonnxruntime.so /out/libturbojpeg.so.0 /usr/lib/
 COPY --from=build --chown=nonroot:nonroot /out/data /data
 ENV LIKENESS_LISTEN=0.0.0.0:8080 \
     LIKENESS_DATA_DIR=/data \
-    LIKENESS_MODELS_DIR=/models \
     LIKENESS_ORT_LIBRARY=/usr/lib/libonnxruntime.so
 VOLUME /data
 EXPOSE 8080

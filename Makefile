@@ -9,9 +9,8 @@ GOTAGS  = $(shell pkg-config --exists libturbojpeg 2>/dev/null && echo turbojpeg
 TAGS    = $(if $(GOTAGS),-tags $(GOTAGS))
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-# Weights: what the caller says, else those beside the checkout.
-LIKENESS_MODELS_DIR ?= $(abspath $(wildcard ../shared/models))
-export LIKENESS_MODELS_DIR
+# Weights that are not built in, for measurements: what the caller says, else those beside the checkout.
+bench bench-% gallery: export LIKENESS_MODELS_DIR ?= $(abspath $(wildcard ../shared/models))
 
 .PHONY: help
 help: ## print this

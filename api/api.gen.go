@@ -1057,7 +1057,7 @@ type StyleParams struct {
 	// ContentWeight More keeps more of the photo.
 	ContentWeight *float64 `json:"content_weight,omitempty"`
 
-	// Features The network whose activations are compared: `learned`, fitted to the pictures themselves, or the id of a model with the task `features`.
+	// Features The network whose activations are compared: the id of a model with the task `features`, or `learned`, fitted to the pictures themselves.
 	Features *string `json:"features,omitempty"`
 
 	// Init What the picture starts from.

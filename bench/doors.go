@@ -33,7 +33,7 @@ func (b *bench) doors(ctx context.Context) error {
 	if err := errors.Join(png.Encode(&content, waves(640, 480, 0.02)), png.Encode(&style, waves(512, 512, 0.15))); err != nil {
 		return err
 	}
-	b.printf("## POST /verify beside a style-transfer job (512 px, `learned`), 250x250 photos\n\n%d rounds of %s a side, taking turns; "+
+	b.printf("## POST /verify beside a style-transfer job (512 px), 250x250 photos\n\n%d rounds of %s a side, taking turns; "+
 		"quantiles over all requests of a side.\n\n| clients | p50 ms alone | p50 ms with a job | p95 ms alone | p95 ms with a job | p95 ratio | iterations/s of the job |\n|---|---|---|---|---|---|---|\n",
 		b.Rounds, b.Round)
 	for _, clients := range []int{1, 2} {

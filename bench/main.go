@@ -87,7 +87,7 @@ func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, 
 // open is the bare pipeline: the yardstick, in this process, without HTTP.
 func (b *bench) open(ctx context.Context, observe func(string, float64)) (*app.Pipeline, error) {
 	return app.OpenPipeline(ctx, app.PipelineOptions{
-		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: "mobileface-v2",
+		ModelsDirs: b.ModelsDir, Detector: "builtin-detector", Encoder: "builtin-encoder",
 		Queue: 64, Limits: imaging.DefaultLimits(), Observe: observe,
 	})
 }

@@ -402,7 +402,6 @@ func TestComposeAccepts(t *testing.T) {
 			args = append(args, "-f", f)
 		}
 		cmd := exec.CommandContext(t.Context(), "docker", append(args, "config", "-q")...)
-		cmd.Env = append(os.Environ(), "LIKENESS_MODELS_DIR=/srv/models")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v: %v\n%s", files, err, out)
 		}

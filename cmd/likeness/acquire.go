@@ -21,8 +21,8 @@ import (
 // pipelineFlags choose the pipeline that a measurement runs: the server's own.
 type pipelineFlags struct {
 	modelFolders
-	Detector    string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: yunet_n)."`
-	Encoder     string `default:"mobileface-v2" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: mobileface-v2)."`
+	Detector    string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: builtin-detector)."`
+	Encoder     string `default:"builtin-encoder" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: builtin-encoder)."`
 	ORTLibrary  string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
 	Provider    string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
 	Parallel    int    `default:"0" placeholder:"N" help:"Photos worked on at the same time (default: one a core)."`

@@ -15,12 +15,20 @@ import (
 	"github.com/likeness-id/likeness/pkg/match"
 )
 
-// measured is a call of eval or calibrate on the real weights and photos.
+// alone are the flags of a call that looks at no other model than what is
+// built in.
+func alone(t *testing.T) []string {
+	t.Helper()
+	orttest.Library(t)
+	return []string{"--data-dir", t.TempDir()}
+}
+
+// measured is a call of eval or calibrate on the real weights and photos of
+// ../shared.
 func measured(t *testing.T, args ...string) result {
 	t.Helper()
 	weights := filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))
-	orttest.Library(t)
-	return call(t.Context(), append(args, "--models-dir", weights, "--data-dir", t.TempDir())...)
+	return call(t.Context(), append(append(args, "--models-dir", weights, "--detector=yunet_n"), alone(t)...)...)
 }
 
 // firstPairs writes the first n mated and the first n impostor pairs to a file.
@@ -52,7 +60,7 @@ func TestEval(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	report, det := filepath.Join(dir, "report.json"), filepath.Join(dir, "det.png")
-	got := measured(t, "eval", "--pairs", firstPairs(t, 40), "--images", sharedtest.Path(t, "data/lfw-dev.tar"), "--json", report, "--det", det)
+	got := measured(t, "eval", "--encoder=mobileface-v2", "--pairs", firstPairs(t, 40), "--images", sharedtest.Path(t, "data/lfw-dev.tar"), "--json", report, "--det", det)
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)
 	}
@@ -190,7 +198,7 @@ func TestCalibrate(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "lfw", "readme.txt"), []byte("no photo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := measured(t, "calibrate", "--images", dir)
+	got := measured(t, "calibrate", "--encoder=mobileface-v2", "--images", dir)
 	if got.code != exitOK || !strings.Contains(got.stderr, "1 of 91 1 unsupported_image") {
 		t.Fatalf("%+v", got)
 	}

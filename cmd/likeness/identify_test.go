@@ -283,7 +283,7 @@ func TestEvalIdentify(t *testing.T) {
 		}
 	}
 	out, html := filepath.Join(dir, "r.json"), filepath.Join(dir, "r.html")
-	got := measured(t, "eval", "--images", images, "--identify", "--one-shot", "--against", "mobileface-v2", "--json", out, "--html", html)
+	got := measured(t, "eval", "--encoder=mobileface-v2", "--images", images, "--identify", "--one-shot", "--against", "mobileface-v2", "--json", out, "--html", html)
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)
 	}

@@ -39,7 +39,7 @@ type inspectCmd struct {
 	Steps   int      `default:"150" placeholder:"N" help:"Steps of gradient ascent to the picture that excites a unit, 0 (none)..5000 (default: 150)."`
 	Seed    uint64   `default:"1" placeholder:"N" help:"Seed of the noise that the ascent begins with (default: 1)."`
 
-	Detector   string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: yunet_n)."`
+	Detector   string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: builtin-detector)."`
 	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
 	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
 	Threads    int    `default:"0" placeholder:"N" help:"Threads to compute with (default: one a core)."`
@@ -175,7 +175,7 @@ func (c *inspectCmd) model() (embed.Model, error) {
 		return embed.Model{}, err
 	}
 	for _, m := range registry.Models() {
-		if m.Path != "" && sameFile(m.Path, c.Model) {
+		if !m.BuiltIn() && m.Path != "" && sameFile(m.Path, c.Model) {
 			return m, nil
 		}
 	}

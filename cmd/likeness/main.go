@@ -149,7 +149,7 @@ type dataDir struct {
 // `models pull` writes to, once it is there, and those of the operator.
 type modelFolders struct {
 	dataDir
-	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with model files and manifests of your own, separated by commas."`
+	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with models of your own, separated by commas; the defaults need none."`
 }
 
 func (m modelFolders) all() []string { return app.ModelFolders(m.DataDir, m.ModelsDir) }

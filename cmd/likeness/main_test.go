@@ -107,8 +107,12 @@ func TestModelsList(t *testing.T) {
 	if got.code != exitOK || !strings.Contains(got.stdout, "likeness models pull sface") || !strings.Contains(got.stdout, "mobileface-v2") {
 		t.Errorf("%+v", got)
 	}
-	if got := call(t.Context(), "models", "verify", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitFailed {
-		t.Errorf("nothing to verify: %+v", got)
+	if got := call(t.Context(), "models", "verify", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitOK ||
+		!strings.Contains(got.stdout, "ok\tbuiltin-encoder\tbuilt in\n") {
+		t.Errorf("what is built in: %+v", got)
+	}
+	if got := call(t.Context(), "models", "pull", "builtin-encoder", "--data-dir", t.TempDir()); got.code != exitOK || !strings.Contains(got.stderr, "built in") {
+		t.Errorf("a model that is built in: %+v", got)
 	}
 	if got := call(t.Context(), "models", "pull", "mobileface-v2", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitFailed ||
 		!strings.Contains(got.stderr, "source") {

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
@@ -23,15 +23,7 @@ func TestMigrateWithRealServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := realServer(t, func(o *app.Options) { o.ModelsDir, o.CropKeyFile = append(o.ModelsDir, dir), []string{key} })
-	for _, name := range []string{"Mike_Weir/Mike_Weir_0001.jpg", "Tim_Robbins/Tim_Robbins_0004.jpg"} {
-		to := filepath.Join(people, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(to, sharedtest.Photo(t, "lfw/"+name), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	testfaces.Write(t, people, 2, 1)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server+"/galleries", strings.NewReader(`{"name": "kept", "store_images": true}`))
 	if err != nil {
 		t.Fatal(err)
@@ -63,10 +55,10 @@ func TestMigrateWithRealServer(t *testing.T) {
 	}
 	models(exitOK, "kept done 2 2 0 0 -", "status", next)
 	models(exitOK, "kept done 2 2 0 0 -", "status", next, "--gallery", "kept")
-	models(exitOK, "default Mike_Weir no_crop default Tim_Robbins no_crop", "status", next, "--uncovered")
+	models(exitOK, "default person-1 no_crop default person-2 no_crop", "status", next, "--uncovered")
 	models(exitOK, "default canceled 2 0 0 2 -", "migrate", next, "--cancel")
-	models(exitOK, "kept done 2 2 0 0 -", "migrate", "mobileface-v2", "--gallery", "kept", "--wait")
+	models(exitOK, "kept done 2 2 0 0 -", "migrate", orttest.Encoder, "--gallery", "kept", "--wait")
 	models(exitFailed, "", "migrate", "nonsense")
-	models(exitFailed, "", "migrate", "yunet_n")
+	models(exitFailed, "", "migrate", orttest.Detector)
 	models(exitFailed, "", "migrate", "sface") // whose file is not there
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -39,7 +38,7 @@ func (c modelsList) Run(t *tool) error {
 	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tTASK\tSIZE\tLICENCE\tSOURCE\tOPERATING POINTS\tFILE")
 	for _, m := range registry.Models() {
-		file := m.Path
+		file := place(m)
 		switch {
 		case file == "" && m.URL != "":
 			file = "not here: likeness models pull " + m.ID
@@ -54,6 +53,14 @@ func (c modelsList) Run(t *tool) error {
 			m.ID, m.Task, float64(size)/1e6, m.License, m.Source, points(m), file)
 	}
 	return w.Flush()
+}
+
+// place is where a model's file is, for people; empty: nowhere.
+func place(m embed.Model) string {
+	if m.BuiltIn() {
+		return "built in"
+	}
+	return m.Path
 }
 
 // points are the operating points that a model supports, in words.
@@ -89,9 +96,6 @@ func (c modelsVerify) Run(t *tool) error {
 			list = append(list, m)
 		}
 	}
-	if len(list) == 0 {
-		return errors.New("no model's file is there; `likeness models list` says how to get them")
-	}
 	var wrong []string
 	for _, m := range list {
 		if _, err := m.ReadVerified(); err != nil {
@@ -99,7 +103,7 @@ func (c modelsVerify) Run(t *tool) error {
 			fmt.Fprintf(t.stdout, "wrong\t%s\t%s\n", m.ID, explain(err))
 			continue
 		}
-		fmt.Fprintf(t.stdout, "ok\t%s\t%s\n", m.ID, m.Path)
+		fmt.Fprintf(t.stdout, "ok\t%s\t%s\n", m.ID, place(m))
 	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("these models cannot be used: %s", strings.Join(wrong, ", "))
@@ -120,6 +124,10 @@ func (c modelsPull) Run(t *tool) error {
 	m, err := registry.Model(c.ID)
 	if err != nil {
 		return usageError{err}
+	}
+	if m.BuiltIn() {
+		fmt.Fprintf(t.stderr, "%s is built in: there is nothing to fetch\n", m.ID)
+		return nil
 	}
 	if m.URL == "" {
 		return fmt.Errorf("%s cannot be fetched, for nobody publishes it at a known address: its source is %s", m.ID, m.Source)

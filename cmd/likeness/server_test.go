@@ -15,12 +15,11 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
-// realServer starts the service itself on real weights, without keys, and
-// returns its address.
+// realServer starts the service itself, without keys, and returns its address.
 func realServer(t *testing.T, changes ...func(*app.Options)) string {
 	t.Helper()
 	url, _ := startServer(t, changes...)
@@ -30,14 +29,13 @@ func realServer(t *testing.T, changes ...func(*app.Options)) string {
 // startServer is realServer with what stops it before the test ends.
 func startServer(t *testing.T, changes ...func(*app.Options)) (url string, stop func()) {
 	t.Helper()
-	weights := filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))
 	library := orttest.Library(t)
 	var o app.Options
 	if err := kong.ApplyDefaults(&o); err != nil {
 		t.Fatal(err)
 	}
 	o.Listen, o.Auth, o.DataDir, o.DatabaseURL = "127.0.0.1:0", "off", t.TempDir(), ""
-	o.ModelsDir, o.ORTLibrary = []string{weights}, library
+	o.ModelsDir, o.ORTLibrary = nil, library
 	for _, change := range changes {
 		change(&o)
 	}
@@ -62,14 +60,9 @@ func TestEnrolWithRealServer(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
 	dir := t.TempDir()
-	for _, name := range []string{"Mike_Weir/Mike_Weir_0001.jpg", "Mike_Weir/Mike_Weir_0002.jpg", "Tim_Robbins/Tim_Robbins_0004.jpg"} {
-		to := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(to, sharedtest.Photo(t, "lfw/"+name), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	testfaces.Write(t, dir, 2, 2)
+	if err := os.Remove(filepath.Join(dir, "person-2", "2.jpg")); err != nil {
+		t.Fatal(err)
 	}
 	enrol := func() (lines []string) {
 		t.Helper()
@@ -96,7 +89,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	if again := enrol(); !slices.Equal(first, again) || templates() != 3 {
 		t.Errorf("first:\n%v\nagain:\n%v\n%d templates", first, again, templates())
 	}
-	resp := ask(t, http.MethodDelete, server+"/galleries/default/subjects/Mike_Weir")
+	resp := ask(t, http.MethodDelete, server+"/galleries/default/subjects/person-1")
 	if resp.Body.Close(); resp.StatusCode != http.StatusOK || templates() != 1 {
 		t.Fatalf("erase: %s, %d templates left", resp.Status, templates())
 	}
@@ -105,7 +98,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	}
 	// A line is the result, the photo and the template's id.
 	template := strings.Split(first[2], "\t")[2]
-	resp = ask(t, http.MethodDelete, server+"/galleries/default/subjects/Tim_Robbins/templates/"+template)
+	resp = ask(t, http.MethodDelete, server+"/galleries/default/subjects/person-2/templates/"+template)
 	if resp.Body.Close(); resp.StatusCode != http.StatusOK || templates() != 2 {
 		t.Fatalf("erase of a template: %s, %d templates left", resp.Status, templates())
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,7 @@ type styleCmd struct {
 // styleParams are [style.Params] as flags. Their defaults are those of
 // [style.DefaultParams]; a test holds them together.
 type styleParams struct {
-	Features      string             `default:"learned" placeholder:"ID" help:"Whose activations are compared: learned (default; filters fitted to these very images, nothing to download), or a model with the task features."`
+	Features      string             `placeholder:"ID" help:"Whose activations are compared: a model with the task features (default for a picture: builtin-features), or learned, filters fitted to these very inputs (default for a signal or a volume)."`
 	Size          int                `default:"512" placeholder:"PX" help:"Long side of the result, 64..2048 (default: 512). Time grows with its square."`
 	Iterations    int                `default:"300" placeholder:"N" help:"Steps of the optimiser over all scales, 1..5000 (default: 300). More is sharper and closer to the style."`
 	Weights       string             `default:"auto" placeholder:"HOW" help:"auto (default): each loss is divided by its size, and the weights below are factors, 1 looking right. literal: they are alpha, beta and the factor of L_tv in the formulas."`
@@ -66,7 +67,7 @@ type styleParams struct {
 
 func (p styleParams) params() style.Params {
 	return style.Params{
-		Features: p.Features, Size: p.Size, Iterations: p.Iterations, Weights: p.Weights,
+		Features: cmp.Or(p.Features, style.BuiltIn), Size: p.Size, Iterations: p.Iterations, Weights: p.Weights,
 		ContentWeight: p.ContentWeight, StyleWeight: p.StyleWeight, TVWeight: p.TVWeight,
 		Layers:    style.Layers{Content: p.ContentLayers, Style: p.StyleLayers},
 		Optimizer: p.Optimizer, Init: p.Init, PreserveColor: p.PreserveColor,
@@ -300,9 +301,11 @@ func (c styleCmd) transferField(t *tool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
+	params := c.params()
+	params.Features = cmp.Or(c.Features, style.Learned)
 	var result style.Field
 	return c.flagged(c.follow(t, func(ctx context.Context, _ []byte, observe func(style.Report) error) (err error) {
-		result, err = engine.TransferField(ctx, asField(content), asField(like), c.params(), observe)
+		result, err = engine.TransferField(ctx, asField(content), asField(like), params, observe)
 		return err
 	}, func() error {
 		out := *content

@@ -21,7 +21,6 @@ import (
 	"github.com/likeness-id/likeness/internal/artwork"
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/series"
-	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/style"
 )
@@ -62,15 +61,6 @@ func paintings(t *testing.T) (path func(name string) string) {
 	return path
 }
 
-// squeezenet are the flags for features that are there at once: to fit some
-// takes long under the race detector.
-func squeezenet(t *testing.T) []string {
-	t.Helper()
-	weights := filepath.Dir(sharedtest.Path(t, "models/squeezenet11-features.onnx"))
-	orttest.Library(t)
-	return []string{"--features=squeezenet11", "--models-dir", weights, "--data-dir", t.TempDir()}
-}
-
 func readImage(t *testing.T, name string) (img image.Image, format string) {
 	t.Helper()
 	b, err := os.ReadFile(name)
@@ -86,7 +76,7 @@ func readImage(t *testing.T, name string) (img image.Image, format string) {
 
 func TestStyle(t *testing.T) {
 	t.Parallel()
-	flags := squeezenet(t)
+	flags := alone(t)
 	path := paintings(t)
 	got := call(t.Context(), append([]string{
 		"style", "-c", path("content.png"), "-s", path("strokes.jpg"), "-s", path("grey.png"),
@@ -144,7 +134,7 @@ func (s *stopAt) Write(b []byte) (int, error) {
 // What is stopped and goes on gives the same picture as what never stopped.
 func TestStyleResume(t *testing.T) {
 	t.Parallel()
-	flags := squeezenet(t)
+	flags := alone(t)
 	path := paintings(t)
 	args := func(out string, more ...string) []string {
 		return append([]string{
@@ -236,14 +226,14 @@ func TestStyleRefuses(t *testing.T) {
 		{"--mask: 1 masks for 2 styles", true, []string{content, style, style, "--mask=" + path("half.png"), out}},
 		{"--mask: " + path("black.png") + ": nothing of it is white", true, []string{content, style, "--mask=" + path("black.png"), out}},
 		{"--features: \"vgg99\" is not one of", true, []string{content, style, out, "--features=vgg99"}},
-		{"--content-layers: \"learned\" has no layer \"l99\"", true, []string{content, style, out, "--content-layers=l99=1"}},
-		{"--checkpoint", true, []string{content, style, out, "--checkpoint=" + path("torn.checkpoint"), "--features=squeezenet11"}},
+		{"--content-layers: \"builtin-features\" has no layer \"l99\"", true, []string{content, style, out, "--content-layers=l99=1"}},
+		{"--checkpoint", true, []string{content, style, out, "--checkpoint=" + path("torn.checkpoint")}},
 	} {
 		t.Run(tt.says, func(t *testing.T) {
 			t.Parallel()
 			args := append([]string{"style", "--size=64"}, tt.args...)
 			if tt.runtime {
-				args = append(args, squeezenet(t)[1:]...)
+				args = append(args, alone(t)...)
 			}
 			got := call(t.Context(), args...)
 			if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {

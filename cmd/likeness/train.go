@@ -35,7 +35,7 @@ import (
 
 type trainCmd struct {
 	modelFolders
-	Detector   string `default:"yunet_n" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector."`
+	Detector   string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector."`
 	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
 	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider."`
 
@@ -292,7 +292,7 @@ func (c trainCmd) crops(t *tool) (all []trained, err error) {
 		encoder = c.Base
 	}
 	if encoder == "" {
-		encoder = "mobileface-v2" // it only has to be there: its embeddings are not looked at
+		encoder = "builtin-encoder" // it only has to be there: its embeddings are not looked at
 	}
 	pipeline, err := pipelineFlags{
 		modelFolders: c.modelFolders, Detector: c.Detector, Encoder: encoder, ORTLibrary: c.ORTLibrary, Provider: c.Provider, Face: "largest",

@@ -7,43 +7,20 @@ import (
 	"image/png"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/embed"
 )
 
-// somePeople is a folder with photos of n people, two and more of each.
+// somePeople is a folder with three photos of each of n people.
 func somePeople(t *testing.T, n int) string {
 	t.Helper()
-	set, dir := sharedtest.LFW(t), t.TempDir()
-	photos := map[string][]string{}
-	for _, name := range set.Names() {
-		photos[path.Dir(name)] = append(photos[path.Dir(name)], name)
-	}
-	var chosen []string
-	for person, names := range photos {
-		if len(names) >= 2 && len(names) <= 4 {
-			chosen = append(chosen, person)
-		}
-	}
-	slices.Sort(chosen)
-	for _, person := range chosen[:n] {
-		for _, name := range photos[person] {
-			to := filepath.Join(dir, path.Base(person), path.Base(name))
-			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(to, sharedtest.Photo(t, name), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	dir := t.TempDir()
+	testfaces.Write(t, dir, n, 3)
 	return dir
 }
 
@@ -51,7 +28,7 @@ func somePeople(t *testing.T, n int) string {
 func trainArgs(t *testing.T, data, dir string, more ...string) []string {
 	t.Helper()
 	return append([]string{
-		"train", "--models-dir", filepath.Dir(sharedtest.Path(t, "models/README.md")), "--data-dir", t.TempDir(),
+		"train", "--data-dir", t.TempDir(),
 		"--ort-library", orttest.Library(t),
 		"--data", data, "--run", filepath.Join(dir, "run"), "--out", filepath.Join(dir, "models"), "--id", "ours",
 		"--people", "3", "--each", "2", "--every", "5", "--warm-up", "2", "--threads", "1", "--checkpoint", "1ns",
@@ -67,7 +44,7 @@ func scratch(steps int) []string {
 // that a run makes which nobody stopped, byte for byte.
 func TestTrainKill(t *testing.T) {
 	t.Parallel()
-	data, killed, whole := somePeople(t, 10), t.TempDir(), t.TempDir()
+	data, killed, whole := somePeople(t, testfaces.People), t.TempDir(), t.TempDir()
 	const steps = 60
 	want := trainArgs(t, data, whole, scratch(steps)...)
 	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
@@ -143,7 +120,7 @@ func TestTrainKill(t *testing.T) {
 		code int
 		says string
 	}{
-		{trainArgs(t, somePeople(t, 6), killed, scratch(steps)...), exitUsage, "of other photos"},
+		{trainArgs(t, somePeople(t, 5), killed, scratch(steps)...), exitUsage, "of other photos"},
 		{trainArgs(t, data, killed, "--from", "plain", "--width", "0.25", "--dimension", "32"), exitFailed, "another model"},
 	} {
 		if got := call(t.Context(), tt.args...); got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
@@ -161,11 +138,11 @@ func TestTrainKill(t *testing.T) {
 // An encoder is adapted, learns from a teacher, and grows a head.
 func TestTrainBase(t *testing.T) {
 	t.Parallel()
-	data := somePeople(t, 10)
+	data := somePeople(t, testfaces.People)
 	for name, more := range map[string][]string{
-		"head":        {"--learn", "head", "--base", "mobileface-v2"},
-		"last blocks": {"--learn", "last:2", "--base", "mobileface-v2", "--mining", "hard"},
-		"teacher":     {"--teacher", "mobileface-v2", "--from", "mobile", "--width", "0.25", "--dimension", "256"},
+		"head":        {"--learn", "head", "--base", orttest.Encoder},
+		"last blocks": {"--learn", "last:2", "--base", orttest.Encoder, "--mining", "hard"},
+		"teacher":     {"--teacher", orttest.Encoder, "--from", "mobile", "--width", "0.25", "--dimension", "256"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -176,7 +153,7 @@ func TestTrainBase(t *testing.T) {
 			}
 			// What was written is an encoder like any other.
 			again := call(t.Context(), "eval", "--one-shot", "--images", data, "--encoder", "ours", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t),
-				"--models-dir", filepath.Join(dir, "models")+","+filepath.Dir(sharedtest.Path(t, "models/README.md")))
+				"--models-dir", filepath.Join(dir, "models"))
 			if again.code != exitOK || !strings.Contains(again.stdout, "ours") {
 				t.Errorf("%+v", again)
 			}
@@ -187,7 +164,7 @@ func TestTrainBase(t *testing.T) {
 func TestTrainRefuses(t *testing.T) {
 	t.Parallel()
 	few, empty := somePeople(t, 2), t.TempDir()
-	base := []string{"--base", "mobileface-v2"}
+	base := []string{"--base", orttest.Encoder}
 	for _, tt := range []struct {
 		data string
 		args []string
@@ -196,14 +173,14 @@ func TestTrainRefuses(t *testing.T) {
 	}{
 		{few, nil, exitUsage, "--base"},
 		{few, []string{"--base", "nobody"}, exitFailed, "nobody"},
-		{few, []string{"--base", "yunet_n"}, exitUsage, "no encoder"},
+		{few, []string{"--base", orttest.Detector}, exitUsage, "no encoder"},
 		{few, []string{"--from", "grand"}, exitUsage, "--from"},
 		{few, []string{"--from", "plain", "--width", "9"}, exitUsage, "width"},
 		{few, append(base, "--every", "0"), exitUsage, "--every"},
 		{few, append(base, "--validate", "1"), exitUsage, "--validate"},
 		{few, append(base, "--learn", "some"), exitUsage, "--learn"},
 		{few, append(base, "--id", "../up"), exitUsage, "/id"},
-		{few, append(base, "--id", "mobileface-v2"), exitUsage, "stays as it is"},
+		{few, append(base, "--id", orttest.Encoder), exitUsage, "stays as it is"},
 		{filepath.Join(empty, "none"), base, exitUsage, "none"},
 		{few, append(base, "--margin=-1"), exitFailed, "margin"},
 		{few, append(base, "--people", "9"), exitFailed, "two photos"},

@@ -17,7 +17,7 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 )
 
 // bin is the folder with the two commands, built once.
@@ -67,7 +67,6 @@ func start(t *testing.T, dataDir string, extra ...string) *server {
 	s := &server{tb: t, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "server")), lines: make(chan string, 10000), exited: make(chan error, 1)}
 	s.cmd.Env = environ(append([]string{
 		"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_DATA_DIR=" + dataDir,
-		"LIKENESS_MODELS_DIR=" + filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx")),
 	}, extra...)...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -183,9 +182,7 @@ func (s *server) call(method, path, key string, want int, contentType string, bo
 func TestServe(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
-	first := sharedtest.Photo(t, "lfw/Mike_Weir/Mike_Weir_0001.jpg")
-	second := sharedtest.Photo(t, "lfw/Mike_Weir/Mike_Weir_0004.jpg")
-	stranger := sharedtest.Photo(t, "lfw/Jean_Chretien/Jean_Chretien_0002.jpg")
+	first, second, stranger := testfaces.Photo(t, 1, 1), testfaces.Photo(t, 1, 2), testfaces.Photo(t, 2, 1)
 
 	s := start(t, data)
 	// A key made while the server runs is good at once; without one nothing is.
@@ -250,7 +247,7 @@ func TestServe(t *testing.T) {
 // end, the second does not.
 func TestSignals(t *testing.T) {
 	t.Parallel()
-	photo := sharedtest.Photo(t, "lfw/Jean_Chretien/Jean_Chretien_0001.jpg")
+	photo := testfaces.Photo(t, 1, 1)
 	for name, cut := range map[string]bool{"drain": false, "cut": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -358,7 +355,7 @@ func TestUsage(t *testing.T) {
 		{"environment over file", []string{"--config", file}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:2"},
 		{"flag over environment", []string{"--config", file, "--listen=0.0.0.0:3"}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:3"},
 		{"unknown name in the file", []string{"--config", bad}, nil, 2, "lissten"},
-		{"no models", nil, []string{"LIKENESS_DATA_DIR=" + dir, "LIKENESS_MODELS_DIR=" + t.TempDir()}, 1, "likeness models pull"},
+		{"a model that is not there", nil, []string{"LIKENESS_DATA_DIR=" + dir, "LIKENESS_ENCODER=sface"}, 1, "likeness models pull sface"},
 		{"help", []string{"--help"}, nil, 0, "LIKENESS_LISTEN"},
 	}
 	for _, tt := range tests {

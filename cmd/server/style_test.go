@@ -16,7 +16,6 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
 // rings is a picture with lines in it.
@@ -113,7 +112,6 @@ func TestStyleKill(t *testing.T) {
 // twenty pictures: each is made once, whoever makes it.
 func TestStyleTwoServers(t *testing.T) {
 	t.Parallel()
-	sharedtest.Path(t, "models/squeezenet11-features.onnx") // quicker than features that are learned
 	url := pgtest.Database(t, nil)
 	begin := func() *server {
 		return start(t, t.TempDir(), "LIKENESS_AUTH=off", "LIKENESS_DATABASE_URL="+url, "LIKENESS_MIGRATE=true",
@@ -124,7 +122,7 @@ func TestStyleTwoServers(t *testing.T) {
 	var paths []string
 	for seed := range 20 {
 		body, kind := form(t, map[string]any{
-			"content": content, "style": manner, "params": fmt.Sprintf(`{"features":"squeezenet11","size":64,"iterations":30,"init":"noise","seed":%d}`, seed%10),
+			"content": content, "style": manner, "params": fmt.Sprintf(`{"size":64,"iterations":30,"init":"noise","seed":%d}`, seed%10),
 		})
 		by := []*server{one, two}[seed%2]
 		paths = append(paths, "/style-transfer/"+by.call("POST", "/style-transfer", "", http.StatusAccepted, kind, body)["job_id"].(string))

@@ -71,6 +71,9 @@ func rooms() map[string][]string {
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},
 		"bench":        nil, // measures any room
+
+		"models/recipe/pairs":     {},
+		"models/recipe/untrained": {"pkg/siamese"},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -68,10 +69,9 @@ func TestShapes(t *testing.T) {
 		shape   []int64
 		outputs []int // lengths
 	}{
-		{"mobileface-v2", []int64{1, 3, 112, 112}, []int{256}},
-		{"yunet_n_640", []int64{1, 3, 640, 640}, []int{6400, 1600, 400, 6400, 1600, 400, 25600, 6400, 1600, 64000, 16000, 4000}},
-		{"yunet_n", []int64{1, 3, 320, 256}, []int{1280, 320, 80, 1280, 320, 80, 5120, 1280, 320, 12800, 3200, 800}},
-		{"yunet_n", []int64{2, 3, 64, 64}, []int{128, 32, 8, 128, 32, 8, 512, 128, 32, 1280, 320, 80}},
+		{orttest.Encoder, []int64{1, 3, 112, 112}, []int{256}},
+		{orttest.Detector, []int64{1, 3, 320, 256}, []int{1280, 320, 80, 1280, 320, 80, 5120, 1280, 320, 12800, 3200, 800}},
+		{orttest.Detector, []int64{2, 3, 64, 64}, []int{128, 32, 8, 128, 32, 8, 512, 128, 32, 1280, 320, 80}},
 	} {
 		t.Run(c.model, func(t *testing.T) {
 			t.Parallel()
@@ -99,7 +99,7 @@ func TestShapes(t *testing.T) {
 // network do not share tensors.
 func TestConcurrentSessions(t *testing.T) {
 	t.Parallel()
-	n := orttest.Network(t, "mobileface-v2")
+	n := orttest.Network(t, orttest.Encoder)
 	want := make([][]float32, 4)
 	for i := range want {
 		s := open(t, n, 1, 3, 112, 112)
@@ -133,7 +133,7 @@ func TestConcurrentSessions(t *testing.T) {
 
 func TestRunCanceled(t *testing.T) {
 	t.Parallel()
-	s := open(t, orttest.Network(t, "yunet_n"), 1, 3, 2048, 2048)
+	s := open(t, orttest.Network(t, orttest.Detector), 1, 3, 2048, 2048)
 	fill(s.Input(), 7)
 	if err := s.Run(context.Background()); err != nil {
 		t.Fatal(err)
@@ -173,7 +173,7 @@ func TestRunCanceled(t *testing.T) {
 
 func TestSessionShapeRefused(t *testing.T) {
 	t.Parallel()
-	free, fixed := orttest.Network(t, "yunet_n"), orttest.Network(t, "mobileface-v2")
+	free, fixed := orttest.Network(t, orttest.Detector), orttest.Network(t, orttest.Encoder)
 	for name, c := range map[string]struct {
 		net   embed.Network
 		shape []int64
@@ -198,39 +198,40 @@ func TestSessionShapeRefused(t *testing.T) {
 
 func TestLoadRefusesContradictions(t *testing.T) {
 	t.Parallel()
-	r, model := orttest.Runtime(t), orttest.Model(t, "mobileface-v2")
+	r, model := orttest.Runtime(t), orttest.Model(t, orttest.Encoder)
 	data, err := model.ReadVerified()
 	if err != nil {
 		t.Fatal(err)
 	}
+	in, out := model.Input.Name, model.Outputs[0].Name
 	for name, c := range map[string]struct {
 		change func(*embed.Manifest)
 		words  []string
 	}{
-		"input name":  {func(m *embed.Manifest) { m.Input.Name = "image" }, []string{`"data"`, `"image"`}},
+		"input name":  {func(m *embed.Manifest) { m.Input.Name = "else" }, []string{strconv.Quote(in), `"else"`}},
 		"input size":  {func(m *embed.Manifest) { m.Input.Width = 128 }, []string{"[1 3 112 112]", "[-1 3 112 128]"}},
 		"free size":   {func(m *embed.Manifest) { m.Input.Width, m.Input.Height, m.Input.Multiple = 0, 0, 32 }, []string{"[-1 3 -1 -1]"}},
-		"output name": {func(m *embed.Manifest) { m.Outputs = []embed.Output{{Name: "fc1", Shape: []int64{1, 256}}} }, []string{`"fc1"`, "fc5_bn"}},
-		"output size": {func(m *embed.Manifest) { m.Outputs = []embed.Output{{Name: "fc5_bn", Shape: []int64{1, 128}}} }, []string{"[1 256]", "[1 128]"}},
-		"output rank": {func(m *embed.Manifest) { m.Outputs = []embed.Output{{Name: "fc5_bn", Shape: []int64{256}}} }, []string{"[256]"}},
+		"output name": {func(m *embed.Manifest) { m.Outputs = []embed.Output{{Name: "fc1", Shape: []int64{1, 256}}} }, []string{`"fc1"`, out}},
+		"output size": {func(m *embed.Manifest) { m.Outputs = []embed.Output{{Name: out, Shape: []int64{1, 128}}} }, []string{"[1 256]", "[1 128]"}},
+		"output rank": {func(m *embed.Manifest) { m.Outputs = []embed.Output{{Name: out, Shape: []int64{256}}} }, []string{"[256]"}},
 		"both": {func(m *embed.Manifest) {
-			m.Input.Name = "image"
+			m.Input.Name = "else"
 			m.Outputs = []embed.Output{{Name: "fc1", Shape: []int64{1, 256}}}
-		}, []string{`"image"`, `"fc1"`}},
+		}, []string{`"else"`, `"fc1"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := model.Manifest
 			c.change(&m)
 			_, err := r.Load(data, m)
-			wantError(t, err, face.Invalid, append(c.words, "mobileface-v2")...)
+			wantError(t, err, face.Invalid, append(c.words, model.ID)...)
 		})
 	}
 	for name, data := range map[string][]byte{"empty": nil, "text": []byte("not a model"), "truncated": data[:len(data)/2]} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := r.Load(data, model.Manifest)
-			wantError(t, err, face.Invalid, "mobileface-v2")
+			wantError(t, err, face.Invalid, model.ID)
 		})
 	}
 }
@@ -271,7 +272,7 @@ func TestOpenRefuses(t *testing.T) {
 // Whatever is closed first, the last one to be closed frees, and only once.
 func TestCloseInAnyOrder(t *testing.T) {
 	t.Parallel()
-	model := orttest.Model(t, "yunet_n")
+	model := orttest.Model(t, orttest.Detector)
 	data, err := model.ReadVerified()
 	if err != nil {
 		t.Fatal(err)

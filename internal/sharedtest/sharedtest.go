@@ -1,5 +1,5 @@
-// Package sharedtest gives tests the real weights and photos that lie beside
-// a checkout, in ../shared, and are never part of it.
+// Package sharedtest gives tests the real photos and the further weights that
+// lie beside a checkout, in ../shared, and are never part of it.
 package sharedtest
 
 import (

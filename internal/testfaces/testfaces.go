@@ -6,6 +6,8 @@ package testfaces
 import (
 	"embed"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -23,6 +25,23 @@ var files embed.FS
 func Photo(tb testing.TB, person, photo int) []byte {
 	tb.Helper()
 	return read(tb, fmt.Sprintf("person-%d-%d.jpg", person, photo))
+}
+
+// Write puts photos into a folder: of each of the first so many people so many,
+// in a sub-folder person-1, person-2, ...
+func Write(tb testing.TB, dir string, people, photos int) {
+	tb.Helper()
+	for p := range people {
+		own := filepath.Join(dir, fmt.Sprintf("person-%d", p+1))
+		if err := os.MkdirAll(own, 0o755); err != nil {
+			tb.Fatal(err)
+		}
+		for n := range photos {
+			if err := os.WriteFile(filepath.Join(own, fmt.Sprintf("%d.jpg", n+1)), Photo(tb, p+1, n+1), 0o600); err != nil {
+				tb.Fatal(err)
+			}
+		}
+	}
 }
 
 // Group is a photo of several, and who they are, from the left.

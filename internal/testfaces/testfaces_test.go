@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	detector = "yunet_n"
-	encoder  = "mobileface-v2"
+	detector = orttest.Detector
+	encoder  = orttest.Encoder
 	point    = "fmr_1e-4" // the operating point that decisions are made at
 )
 

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,17 +14,15 @@ import (
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/pgtest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
 
-// options are the defaults, on a free port, without keys, on real weights.
+// options are the defaults, on a free port, without keys.
 func options(t *testing.T) app.Options {
 	t.Helper()
 	o := defaults(t)
-	o.ModelsDir = []string{filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))}
 	o.ORTLibrary = orttest.Library(t)
 	return o
 }
@@ -78,7 +75,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestNewNeedsModels reads what an operator without weights is told.
+// TestNewNeedsModels reads what an operator is told whose model is not there.
 func TestNewNeedsModels(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -86,14 +83,12 @@ func TestNewNeedsModels(t *testing.T) {
 		change func(*app.Options)
 		says   string
 	}{
-		{"no file", func(*app.Options) {}, "likeness models pull"},
+		{"no file", func(o *app.Options) { o.Encoder = "sface" }, "`likeness models pull sface`, or choose LIKENESS_ENCODER=builtin-encoder"},
+		{"no address", func(o *app.Options) { o.Detector = "yunet_n_640" }, "put yunet_n_640.onnx into a folder"},
 		{"no such model", func(o *app.Options) { o.Encoder = "facenet" }, `no model is called "facenet"`},
-		{"a detector as encoder", func(o *app.Options) { o.Encoder = "yunet_n" }, "another kind"},
+		{"a detector as encoder", func(o *app.Options) { o.Encoder = o.Detector }, "another kind"},
 	} {
-		o := defaults(t)
-		if tt.name != "no file" {
-			o = options(t)
-		}
+		o := options(t)
 		tt.change(&o)
 		if _, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %v", tt.name, err)

@@ -85,7 +85,17 @@ func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slo
 		if g.StoreImages && c.keys == nil {
 			return fmt.Errorf("--crop-key-file: the gallery %s stores images, and there is no key to seal them with", name)
 		}
+		g, err := keepEncoder(ctx, s, p, tenant, g, log)
+		if errors.Is(err, face.NotFound) {
+			return nil // erased meanwhile
+		}
+		if err != nil {
+			return err
+		}
 		if g.ModelID != "" {
+			if m, err := p.Registry.Model(g.ModelID); err == nil && m.Path == "" {
+				return fmt.Errorf("the gallery %s needs the encoder %s, whose file (%s) is not there: %s", name, m.ID, m.File, howToGet(m))
+			}
 			if err := p.Prepare(ctx, g.ModelID); err != nil {
 				return fmt.Errorf("the gallery %s needs the encoder %s: %w", name, g.ModelID, err)
 			}
@@ -98,6 +108,47 @@ func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slo
 		}
 		return nil
 	})
+}
+
+// keepEncoder lets a gallery that was never moved keep the encoder that
+// everybody in it was enrolled with, where the server's is another one since:
+// nobody would be known otherwise.
+func keepEncoder(ctx context.Context, s store.Store, p *Pipeline, tenant string, g face.Gallery, log *slog.Logger) (face.Gallery, error) {
+	if g.ModelID != "" || g.Templates == 0 {
+		return g, nil
+	}
+	own := p.Encoder().ID
+	c, err := s.Coverage(ctx, tenant, g.ID, own)
+	if err != nil || c.Covered > 0 {
+		return g, err
+	}
+	for _, m := range p.Registry.Models() {
+		if m.Task != embed.TaskEncoder || m.ID == own {
+			continue
+		}
+		c, err := s.Coverage(ctx, tenant, g.ID, m.ID)
+		if err != nil {
+			return g, err
+		}
+		if c.Covered < c.Subjects {
+			continue
+		}
+		log.Info("the gallery keeps the encoder that it was enrolled with; `likeness models migrate` moves it",
+			"gallery", label(tenant, g.ID), "encoder", m.ID, "server", own)
+		next := g.NextModelID // of a move that was under way
+		if _, err := s.UpdateGallery(ctx, tenant, g.ID, store.GalleryChange{NextModelID: &m.ID}); err != nil {
+			return g, err
+		}
+		kept, err := s.CutOver(ctx, tenant, g.ID, m.ID)
+		if errors.Is(err, face.Conflict) { // another server was quicker
+			return s.Gallery(ctx, tenant, g.ID)
+		}
+		if err != nil || next == "" {
+			return kept, err
+		}
+		return s.UpdateGallery(ctx, tenant, g.ID, store.GalleryChange{NextModelID: &next})
+	}
+	return g, nil
 }
 
 // eachGallery calls f for every gallery of every tenant, until its first error.

@@ -25,9 +25,9 @@ type Options struct {
 	Search               string   `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What searches a Postgres: index, an exact one in memory; pgvector; or auto, the index as long as it fits into --search-memory."`
 	SearchMemory         int64    `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0: half of the machine's memory."`
 
-	ModelsDir  []string `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with model files and manifests of your own, separated by commas."`
-	Detector   string   `default:"yunet_n" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
-	Encoder    string   `default:"mobileface-v2" env:"LIKENESS_ENCODER" help:"Id of the face encoder."`
+	ModelsDir  []string `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas; the defaults need none."`
+	Detector   string   `default:"builtin-detector" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
+	Encoder    string   `default:"builtin-encoder" env:"LIKENESS_ENCODER" help:"Id of the face encoder, which a gallery keeps once somebody is enrolled in it."`
 	ORTLibrary string   `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
 	Provider   string   `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
 	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`

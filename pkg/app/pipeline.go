@@ -17,7 +17,7 @@ import (
 // PipelineOptions is what the face pipeline alone needs; the operator's tool
 // uses it without a server.
 type PipelineOptions struct {
-	ModelsDirs []string // folders with models, beside the built-in manifests
+	ModelsDirs []string // folders with models, beside those that are built in
 	Detector   string   // model id
 	Encoder    string   // model id
 	Library    string   // ONNX Runtime; empty: looked for
@@ -121,23 +121,22 @@ func loadable(r *embed.Registry, id string, task embed.Task) (embed.Model, error
 	if m.Path != "" {
 		return m, nil
 	}
-	get := fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)
-	if m.URL != "" {
-		get = fmt.Sprintf("run `likeness models pull %s`", id)
-	}
 	var others []string
 	for _, other := range r.Models() {
 		if other.Task == task && other.Path != "" {
 			others = append(others, other.ID)
 		}
 	}
-	if len(others) > 0 {
-		return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s, or choose LIKENESS_%s=%s, which is there",
-			task, id, m.File, get, strings.ToUpper(string(task)), strings.Join(others, " or "))
+	return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s, or choose LIKENESS_%s=%s, which is there",
+		task, id, m.File, howToGet(m), strings.ToUpper(string(task)), strings.Join(others, " or "))
+}
+
+// howToGet says what brings the file of a model.
+func howToGet(m embed.Model) string {
+	if m.URL != "" {
+		return fmt.Sprintf("run `likeness models pull %s`", m.ID)
 	}
-	return m, fmt.Errorf("--%s: the file of %s (%s) is not there: %s. Weights that anyone may fetch: "+
-		"`likeness models pull yunet-2023mar` and `likeness models pull sface`, then LIKENESS_DETECTOR=yunet-2023mar LIKENESS_ENCODER=sface",
-		task, id, m.File, get)
+	return fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)
 }
 
 // PulledModels is the folder, within the data folder, that `likeness models

@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
-	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/style"
@@ -90,7 +90,7 @@ func TestStyleJobs(t *testing.T) {
 				cancel()
 				_ = a.Stop(stop) // says that it was cut
 			}
-			photo, other := sharedtest.Photo(t, "lfw/Mike_Weir/Mike_Weir_0001.jpg"), flatPNG(t)
+			photo, other := testfaces.Photo(t, 1, 1), flatPNG(t)
 			submit := func(url string, content, style []byte, seed string) (path string) {
 				t.Helper()
 				var b bytes.Buffer

@@ -17,7 +17,7 @@ const (
 type Manifest struct {
 	ID           string `json:"id"`
 	Task         Task   `json:"task"`
-	File         string `json:"file"`   // base name, beside the manifest or in the models folder
+	File         string `json:"file"`   // base name, beside the manifest or in a models folder
 	SHA256       string `json:"sha256"` // of the file, lower-case hex
 	Size         int64  `json:"size"`   // of the file, bytes
 	License      string `json:"license"`

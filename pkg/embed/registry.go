@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -28,7 +29,7 @@ const (
 	maxDimension     = 4096 // what the index takes
 )
 
-// Registry is the models that are known: the built-in manifests and those of
+// Registry is the models that are known: those that are built in and those of
 // the models folders. It is read once and does not change.
 type Registry struct {
 	models []Model // sorted by id
@@ -37,26 +38,33 @@ type Registry struct {
 // Model is a manifest with the place of its file.
 type Model struct {
 	Manifest
-	Path string // of the file; empty when no folder has it
+	Path string // of the file; empty when neither the program nor a folder has it
+
+	builtin fs.FS // what Path is in; nil: the disk
 }
 
+// BuiltIn reports whether the program itself carries the model's file.
+func (m Model) BuiltIn() bool { return m.builtin != nil }
+
 // OpenRegistry reads every <id>.json in the root of builtin and in the
-// folders, and looks for each model's file by its base name: beside its
-// manifest first, then in the folders in their order.
+// folders, and looks for each model's file by its base name: beside a built-in
+// manifest, beside its manifest in a folder, then in the folders in their order.
 //
 // A folder may hold a manifest with the id of a built-in one, to add a
 // calibration or another threshold. Everything else that the pipeline goes by
 // must then be the same, because templates carry the id, and vectors of two
-// models are never compared. Two folders may not hold the same id.
+// models are never compared: so the file that is built in stays the one that
+// is read. Two folders may not hold the same id.
 //
 // A folder that is not there, a file that is no manifest, and a manifest that
 // breaks a rule are Invalid; the error names the file and the fields.
 func OpenRegistry(builtin fs.FS, dirs ...string) (*Registry, error) {
 	const op = "embed.OpenRegistry"
-	known, err := readManifests(builtin)
+	carried, err := readManifests(builtin)
 	if err != nil {
 		return nil, face.Wrap(face.Invalid, op, fmt.Errorf("built-in manifests: %w", err))
 	}
+	known := maps.Clone(carried)
 	beside := map[string]string{} // id -> folder of its manifest
 	var folders []string
 	for _, dir := range dirs {
@@ -84,6 +92,10 @@ func OpenRegistry(builtin fs.FS, dirs ...string) (*Registry, error) {
 
 	r := &Registry{models: make([]Model, 0, len(known))}
 	for id, m := range known {
+		if own, ok := carried[id]; ok && isFile(builtin, own.File) {
+			r.models = append(r.models, Model{Manifest: m, Path: own.File, builtin: builtin})
+			continue
+		}
 		places := folders
 		if dir, ok := beside[id]; ok {
 			places = append([]string{dir}, folders...)
@@ -158,12 +170,17 @@ func sameContract(a, b Manifest) bool {
 // findFile is the path of the first regular file of that name, or empty.
 func findFile(dirs []string, name string) string {
 	for _, dir := range dirs {
-		p := filepath.Join(dir, name)
-		if info, err := os.Stat(p); err == nil && info.Mode().IsRegular() {
-			return p
+		if isFile(os.DirFS(dir), name) {
+			return filepath.Join(dir, name)
 		}
 	}
 	return ""
+}
+
+// isFile reports whether fsys has a regular file of that name.
+func isFile(fsys fs.FS, name string) bool {
+	info, err := fs.Stat(fsys, name)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // Models lists every model by id, those without a file included.
@@ -184,8 +201,8 @@ func (r *Registry) Model(id string) (Model, error) {
 }
 
 // ReadVerified reads the model's file and checks its size and its SHA-256
-// before anything is done with it. A file that no folder has is NotFound, and
-// the detail says how to get it; one that contradicts the manifest is Invalid.
+// before anything is done with it. A file that is nowhere is NotFound, and the
+// detail says how to get it; one that contradicts the manifest is Invalid.
 func (m Model) ReadVerified() ([]byte, error) {
 	const op = "embed.ReadVerified"
 	if m.Path == "" {
@@ -200,7 +217,7 @@ func (m Model) ReadVerified() ([]byte, error) {
 		return nil, face.Errorf(face.Invalid, op,
 			"model %s: there is %s, but no manifest with its hash; `likeness models pull %s` writes both", m.ID, m.File, m.ID)
 	}
-	f, err := os.Open(m.Path)
+	f, err := m.open()
 	if err != nil {
 		return nil, face.Wrap(face.Internal, op, err)
 	}
@@ -223,6 +240,13 @@ func (m Model) ReadVerified() ([]byte, error) {
 			"model %s: %s has SHA-256 %s, its manifest says %s", m.ID, m.File, got, m.SHA256)
 	}
 	return data, nil
+}
+
+func (m Model) open() (fs.File, error) {
+	if m.BuiltIn() {
+		return m.builtin.Open(m.Path)
+	}
+	return os.Open(m.Path)
 }
 
 // ParseManifest reads one manifest: a JSON object of known fields and nothing

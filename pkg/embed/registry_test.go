@@ -78,7 +78,7 @@ func folder(t *testing.T, files map[string]any) string {
 	return dir
 }
 
-func builtin(t *testing.T, ids ...string) fs.FS {
+func builtin(t *testing.T, ids ...string) fstest.MapFS {
 	t.Helper()
 	m := fstest.MapFS{"README.md": {Data: []byte("text")}}
 	for _, id := range ids {
@@ -344,6 +344,46 @@ func TestOpenRegistryCalibrated(t *testing.T) {
 	}
 }
 
+// A file that is built in needs no folder, is checked like any other, and is
+// not put aside by what a folder has.
+func TestOpenRegistryBuiltIn(t *testing.T) {
+	t.Parallel()
+	carried := builtin(t, "a", "b", "broken")
+	carried["a.onnx"] = &fstest.MapFile{Data: weights}
+	carried["broken.onnx"] = &fstest.MapFile{Data: []byte("WEIGHTS")}
+	own := with(with(manifest("a"), "file", "mine.onnx"), "calibration", object{"source": "a test", "comparisons": 5, "points": []any{}, "curve": []any{}})
+	dir := folder(t, map[string]any{"a.json": own, "a.onnx": []byte("else"), "mine.onnx": []byte("else"), "b.onnx": weights})
+	for name, dirs := range map[string][]string{"alone": nil, "with a folder": {dir}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, err := embed.OpenRegistry(carried, dirs...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, id := range []string{"a", "b", "broken"} {
+				m, err := r.Model(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				data, err := m.ReadVerified()
+				switch {
+				case m.BuiltIn() != (id != "b"):
+					t.Errorf("%s is built in: %v", id, m.BuiltIn())
+				case id == "broken":
+					wantRefused(t, err, face.Invalid, "SHA-256")
+				case id == "b" && dirs == nil:
+					wantRefused(t, err, face.NotFound, "LIKENESS_MODELS_DIR")
+				case err != nil || !bytes.Equal(data, weights):
+					t.Errorf("%s: %q, %v", id, data, err)
+				}
+				if id == "a" && (m.Calibration != nil) != (dirs != nil) {
+					t.Errorf("calibration %v", m.Calibration)
+				}
+			}
+		})
+	}
+}
+
 func TestReadVerified(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -382,23 +422,12 @@ func TestReadVerified(t *testing.T) {
 	}
 }
 
-// The built-in manifests keep the rules, and those whose files are at hand
-// tell the truth about them.
-func TestBuiltinManifests(t *testing.T) {
+// The manifests keep the rules, and those whose files are at hand tell the
+// truth about them.
+func TestManifests(t *testing.T) {
 	t.Parallel()
-	r, err := embed.OpenRegistry(models.FS)
+	r, err := embed.OpenRegistry(models.FS, sharedtest.Path(t, "models"))
 	if err != nil {
-		t.Fatal(err)
-	}
-	var ids []string
-	for _, m := range r.Models() {
-		ids = append(ids, m.ID)
-	}
-	if diff := cmp.Diff([]string{"builtin-features", "mobileface-v2", "sface", "squeezenet11", "vgg19", "yunet-2023mar", "yunet_n", "yunet_n_640"}, ids); diff != "" {
-		t.Errorf("ids (-want +got):\n%s", diff)
-	}
-
-	if r, err = embed.OpenRegistry(models.FS, sharedtest.Path(t, "models")); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range r.Models() {
@@ -411,13 +440,40 @@ func TestBuiltinManifests(t *testing.T) {
 	}
 }
 
+// What the programs carry is three models, no larger than promised, each what
+// its manifest says. The encoder can decide at once.
+func TestBuiltIn(t *testing.T) {
+	t.Parallel()
+	most := map[string]int64{"builtin-detector": 400 << 10, "builtin-encoder": 4 << 20, "builtin-features": 3 << 20}
+	r, err := embed.OpenRegistry(models.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := fs.Glob(models.FS, "*.onnx")
+	if err != nil || len(files) != len(most) {
+		t.Errorf("the programs carry %q, %v", files, err)
+	}
+	for _, m := range r.Models() {
+		if !m.BuiltIn() {
+			continue
+		}
+		data, err := m.ReadVerified()
+		if err != nil || int64(len(data)) > most[m.ID] || m.File != m.ID+".onnx" {
+			t.Errorf("%s in %s: %d bytes of %d, %v", m.ID, m.File, len(data), most[m.ID], err)
+		}
+		if m.Task == embed.TaskEncoder && (m.Head == nil || m.Calibration == nil || len(m.Calibration.Points) < 3) {
+			t.Errorf("%s has no operating points from fmr_1e-2 to fmr_1e-4, or no head", m.ID)
+		}
+	}
+}
+
 func FuzzParseManifest(f *testing.F) {
-	entries, err := models.FS.ReadDir(".")
+	names, err := fs.Glob(models.FS, "*.json")
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, e := range entries {
-		data, err := models.FS.ReadFile(e.Name())
+	for _, name := range names {
+		data, err := models.FS.ReadFile(name)
 		if err != nil {
 			f.Fatal(err)
 		}

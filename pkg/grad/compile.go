@@ -26,6 +26,10 @@ type Port struct {
 
 // Backend runs graphs. internal/ort implements it; this package knows no
 // runtime.
+//
+// One that has a method Provider() string which returns "cpu" is asked, by a
+// small program, whether it has ONNX Runtime's convolutions over blocks of
+// channels; those whose weights are not constant are written for them.
 type Backend interface {
 	// Compile makes a program of an ONNX model with tensors for its inputs
 	// and outputs, which have the given names and shapes. Invalid: the runtime
@@ -62,7 +66,13 @@ func (g *Graph) Compile(b Backend, outputs ...*Value) (Program, error) {
 			outputs[i] = g.apply("Identity", nil, v)
 		}
 	}
-	model, err := g.Marshal(outputs...)
+	nodes := g.nodes
+	if g.err == nil && g.learns(outputs) {
+		if block := channelBlock(b); block > 0 {
+			nodes = g.blockedNodes(outputs, block)
+		}
+	}
+	model, err := g.marshal(nodes, outputs...)
 	if err != nil {
 		return nil, err
 	}
@@ -78,17 +88,17 @@ func (g *Graph) Compile(b Backend, outputs ...*Value) (Program, error) {
 
 // Inputs are the inputs that some values depend on, in their order.
 func (g *Graph) Inputs(outputs ...*Value) []*Value {
-	used := g.used(outputs)
+	used := g.used(g.nodes, outputs)
 	return slices.DeleteFunc(slices.Clone(g.inputs), func(v *Value) bool { return !used[v] })
 }
 
 // used are the values that others depend on, with themselves.
-func (g *Graph) used(outputs []*Value) map[*Value]bool {
+func (g *Graph) used(nodes []*node, outputs []*Value) map[*Value]bool {
 	used := map[*Value]bool{}
 	for _, v := range outputs {
 		used[v] = true
 	}
-	for _, n := range slices.Backward(g.nodes) {
+	for _, n := range slices.Backward(nodes) {
 		if !slices.ContainsFunc(n.outputs, func(v *Value) bool { return used[v] }) {
 			continue
 		}
@@ -103,15 +113,22 @@ func (g *Graph) used(outputs []*Value) map[*Value]bool {
 
 // Marshal writes the part of the graph that computes some values as an ONNX
 // model. Each of them must be computed by a node.
-func (g *Graph) Marshal(outputs ...*Value) ([]byte, error) {
+func (g *Graph) Marshal(outputs ...*Value) ([]byte, error) { return g.marshal(g.nodes, outputs...) }
+
+// marshal is Marshal of nodes that may be others than the graph's own.
+func (g *Graph) marshal(nodes []*node, outputs ...*Value) ([]byte, error) {
 	if g.err != nil {
 		return nil, g.err
 	}
 	if len(outputs) == 0 {
 		return nil, face.Errorf(face.Invalid, "grad.Marshal", "no outputs")
 	}
-	used := g.used(outputs)
+	used := g.used(nodes, outputs)
 	out := &onnxpb.Graph{Name: "likeness"}
+	model := &onnxpb.Model{
+		IrVersion: irVersion, ProducerName: "likeness", Graph: out,
+		OpsetImport: []*onnxpb.OperatorSet{{Version: opset}},
+	}
 	for i, v := range outputs {
 		if v.graph != g || v.from == nil || v.kind == integers {
 			return nil, face.Errorf(face.Invalid, "grad.Marshal", "output %d is not a tensor that a node of this graph computes", i)
@@ -133,11 +150,14 @@ func (g *Graph) Marshal(outputs ...*Value) ([]byte, error) {
 			out.Initializer = append(out.Initializer, tensor(v))
 		}
 	}
-	for _, n := range g.nodes {
+	for _, n := range nodes {
 		if !slices.ContainsFunc(n.outputs, func(v *Value) bool { return used[v] }) {
 			continue
 		}
-		m := &onnxpb.Node{Name: n.name, OpType: n.op, Attribute: encodeAttributes(n.attrs)}
+		if n.domain != "" && len(model.OpsetImport) == 1 {
+			model.OpsetImport = append(model.OpsetImport, &onnxpb.OperatorSet{Domain: n.domain, Version: 1})
+		}
+		m := &onnxpb.Node{Name: n.name, OpType: n.op, Domain: n.domain, Attribute: encodeAttributes(n.attrs)}
 		for _, in := range n.inputs {
 			name := ""
 			if in != nil {
@@ -153,10 +173,6 @@ func (g *Graph) Marshal(outputs ...*Value) ([]byte, error) {
 			m.Output = append(m.Output, v.name)
 		}
 		out.Node = append(out.Node, m)
-	}
-	model := &onnxpb.Model{
-		IrVersion: irVersion, ProducerName: "likeness", Graph: out,
-		OpsetImport: []*onnxpb.OperatorSet{{Version: opset}},
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(model)
 	return data, face.Wrap(face.Internal, "grad.Marshal", err)

@@ -1,7 +1,6 @@
 package grad
 
 import (
-	"encoding/binary"
 	"math"
 	"slices"
 
@@ -163,11 +162,9 @@ func (r *rewriter) write() {
 	}
 	slices.Sort(names)
 	for _, name := range names {
-		t := &onnxpb.Tensor{Name: name, Dims: r.dims[name], DataType: onnxpb.Tensor_FLOAT}
-		for _, x := range r.floats[name] {
-			t.RawData = binary.LittleEndian.AppendUint32(t.RawData, math.Float32bits(x))
-		}
-		kept = append(kept, t)
+		kept = append(kept, &onnxpb.Tensor{
+			Name: name, Dims: r.dims[name], DataType: onnxpb.Tensor_FLOAT, RawData: rawFloats(r.floats[name]),
+		})
 	}
 	r.graph.Initializer = kept
 	// Weights may be listed among the inputs; those that are gone are no longer.

@@ -50,6 +50,7 @@ const (
 // node is one operator, with the attributes of opset 18.
 type node struct {
 	op, name        string
+	domain          string   // of the operator; empty is ONNX's own
 	inputs, outputs []*Value // an input that is left out is nil
 	attrs           attributes
 	operator        operator

@@ -446,6 +446,40 @@ func refuse(t *testing.T, err error, words ...string) {
 	}
 }
 
+// Weights that are stored as halves behind a Cast are weights like others: no
+// layers, learnt by the names that their readers know, and written again.
+func TestParseHalves(t *testing.T) {
+	t.Parallel()
+	m := parse(t, model(13, []*onnxpb.Node{node("Cast", "w/half -> w", "to", 1), node("MatMul", "x, w -> a"), node("Add", "a, b -> y")},
+		raw("w/half", onnxpb.Tensor_FLOAT16, []int64{4, 1}, uint16(0x3c00), uint16(0x4000), uint16(0xb800), uint16(0x3555)), floats("b", []int64{1}, 3)))
+	if got := m.Layers(); !slices.Equal(got, []string{"a", "y"}) {
+		t.Errorf("layers %q", got)
+	}
+	if got := m.LastWeights(1); !slices.Equal(got, []string{"b", "w"}) {
+		t.Errorf("last weights %q", got)
+	}
+	for name, c := range map[string]struct {
+		others map[string][]float32
+		want   *onnxpb.Tensor
+	}{
+		"as they were": {nil, raw("w", onnxpb.Tensor_FLOAT, []int64{4, 1}, float32(1), float32(2), float32(-0.5), float32(0.33325195))},
+		"others":       {map[string][]float32{"w": {4, 3, 2, 1}}, raw("w", onnxpb.Tensor_FLOAT, []int64{4, 1}, float32(4), float32(3), float32(2), float32(1))},
+	} {
+		data, err := m.Rewrite(c.others)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var written onnxpb.Model
+		if err := proto.Unmarshal(data, &written); err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(written.Graph.Initializer, func(t *onnxpb.Tensor) bool { return t.Name == "w" })
+		if i < 0 || !proto.Equal(written.Graph.Initializer[i], c.want) || len(written.Graph.Node) != 2 {
+			t.Errorf("%s: %v", name, &written)
+		}
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	relu := func() *onnxpb.Model { return model(13, []*onnxpb.Node{node("Relu", "x -> y")}) }

@@ -32,7 +32,7 @@ func (g *Graph) Describe() string {
 
 // Nodes are the operators of what computes some values.
 func (g *Graph) Nodes(of ...*Value) []string {
-	used := g.used(of)
+	used := g.used(g.nodes, of)
 	var ops []string
 	for _, n := range g.nodes {
 		if used[n.outputs[0]] {
@@ -47,7 +47,7 @@ func (g *Graph) Nodes(of ...*Value) []string {
 // gives the inputs, and may stand for constants.
 func (g *Graph) Interpret(feed map[*Value][]float64, want ...*Value) [][]float64 {
 	p := plain(maps.Clone(feed))
-	used := g.used(want)
+	used := g.used(g.nodes, want)
 	for _, n := range g.nodes {
 		if !slices.ContainsFunc(n.outputs, func(v *Value) bool { return used[v] }) {
 			continue

@@ -46,6 +46,7 @@ func Parse(data []byte) (*Model, error) {
 	if m.opset < oldestOpset {
 		return nil, face.Errorf(face.Invalid, op, "opset %d is older than %d", m.opset, oldestOpset)
 	}
+	widen(m.graph)
 	for _, t := range m.graph.Initializer {
 		if m.tensor[t.Name] != nil {
 			return nil, face.Errorf(face.Invalid, op, "two weights are called %q", t.Name)
@@ -68,6 +69,48 @@ func Parse(data []byte) (*Model, error) {
 		}
 	}
 	return m, nil
+}
+
+// widen makes a weight that is stored in half precision, with a Cast behind it,
+// what the Cast makes of it: one tensor, by the name that the others know.
+func widen(g *onnxpb.Graph) {
+	readers := map[string]int{}
+	for _, n := range g.Node {
+		for _, in := range n.Input {
+			readers[in]++
+		}
+	}
+	stored := map[string]*onnxpb.Tensor{}
+	for _, t := range g.Initializer {
+		if t.DataType == onnxpb.Tensor_FLOAT16 && readers[t.Name] == 1 {
+			stored[t.Name] = t
+		}
+	}
+	g.Node = slices.DeleteFunc(g.Node, func(n *onnxpb.Node) bool {
+		if n.OpType != "Cast" || len(n.Input) != 1 || len(n.Output) != 1 || len(n.Attribute) != 1 ||
+			n.Attribute[0].GetI() != int64(onnxpb.Tensor_FLOAT) || readers[n.Output[0]] == 0 {
+			return false
+		}
+		t := stored[n.Input[0]]
+		if t == nil {
+			return false
+		}
+		_, numbers, _, err := readTensor(t)
+		if err != nil {
+			return false // importing it says so
+		}
+		t.Name, t.DataType, t.RawData, t.Int32Data = n.Output[0], onnxpb.Tensor_FLOAT, rawFloats(numbers), nil
+		return true
+	})
+}
+
+// rawFloats are numbers as a tensor keeps them.
+func rawFloats(numbers []float32) []byte {
+	raw := make([]byte, 0, 4*len(numbers))
+	for _, x := range numbers {
+		raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(x))
+	}
+	return raw
 }
 
 // Inputs are the names of the model's inputs, without weights.

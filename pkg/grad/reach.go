@@ -27,7 +27,7 @@ func (g *Graph) Reach(v, of *Value) (Reach, error) {
 	known := map[*Value]Reach{of: {
 		slices.Repeat([]int64{1}, rank), make([]int64, rank), make([]int64, rank),
 	}}
-	wanted := g.used([]*Value{v})
+	wanted := g.used(g.nodes, []*Value{v})
 	for _, n := range g.nodes {
 		if !slices.ContainsFunc(n.outputs, func(o *Value) bool { return wanted[o] }) {
 			continue

@@ -339,7 +339,7 @@ func (g *Graph) flatWeightGradient(x, dy *Value, w []int64, win window) *Value {
 			return x
 		}
 		size := of.shape[2:]
-		// dy for each distance along the last axis, one below the other.
+		// dy for each distance along the last axis.
 		var shifted []*Value
 		length := int64(0)
 		for j := range kernel[last] {
@@ -356,10 +356,6 @@ func (g *Graph) flatWeightGradient(x, dy *Value, w []int64, win window) *Value {
 			length = elements(v.shape[2:])
 			shifted = append(shifted, g.Reshape(v, n, out, length))
 		}
-		below := shifted[0]
-		if len(shifted) > 1 {
-			below = g.Concat(1, shifted...)
-		}
 		of = g.Reshape(of, n, in, -1)
 		for at := range places(kernel[:last]) {
 			distance := int64(0)
@@ -370,12 +366,13 @@ func (g *Graph) flatWeightGradient(x, dy *Value, w []int64, win window) *Value {
 			if distance > 0 || length < of.shape[2] {
 				seen = g.Slice(of, 2, distance, distance+length)
 			}
-			each := g.ReduceSum(g.MatMul(below, g.transposed(seen)), 0)
-			parts = append(parts, g.Reshape(each, kernel[last], out, in))
-			for j := range kernel[last] {
+			seen = g.transposed(seen)
+			for j, v := range shifted {
+				each := g.ReduceSum(g.MatMul(v, seen), 0)
+				parts = append(parts, g.Reshape(each, 1, out, in))
 				number := int64(0)
 				for i := range rank {
-					q := j
+					q := int64(j)
 					if i < last {
 						q = at[i]
 					}

@@ -33,7 +33,7 @@ type painter struct {
 }
 
 func (painter) Check(t style.Task) error {
-	if t.Params.Features != style.Learned {
+	if t.Params.Features != style.BuiltIn {
 		return face.Errorf(face.Invalid, "painter", "params.features: no model is called %q", t.Params.Features)
 	}
 	return nil
@@ -144,7 +144,7 @@ func TestStyleTransfer(t *testing.T) {
 		}
 		task := <-p.took
 		if diff := cmp.Diff(style.Params{
-			Features: "learned", Size: 64, Iterations: 12, Seed: 1 << 63, Weights: "literal", Optimizer: "adam", Init: "noise",
+			Features: "builtin-features", Size: 64, Iterations: 12, Seed: 1 << 63, Weights: "literal", Optimizer: "adam", Init: "noise",
 			PreserveColor: "luminance", StyleScale: 0.5, ContentWeight: 2, StyleWeight: 3, StyleWeights: []float64{2, 1},
 			Layers: style.Layers{Content: map[string]float64{"relu4_2": 1}, Style: map[string]float64{"relu1.1": 0.5}},
 		}, task.Params); diff != "" || len(task.Masks) != 2 || task.Masks[0].GrayAt(0, 0).Y != 90 {

@@ -343,7 +343,7 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	o, _ := options()
 	o.Transferrer = walker{check: func(t style.Task) error {
-		if t.Params.Features != style.Learned {
+		if t.Params.Features != style.BuiltIn {
 			return face.Errorf(face.Invalid, "walker", "params.layers.style.r11: no such layer")
 		}
 		return nil

@@ -121,7 +121,7 @@ func TestTransferFieldRefuses(t *testing.T) {
 		"content: sizes [65536": {style.Field{Channels: 1, Size: []int{1 << 16, 1 << 16, 1 << 16}}, good, nil},
 	} {
 		p := style.DefaultParams()
-		p.Iterations = 2
+		p.Features, p.Iterations = style.Learned, 2
 		if tt.change != nil {
 			tt.change(&p)
 		}

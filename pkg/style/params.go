@@ -11,9 +11,9 @@ import (
 // Params say how a picture is made. Start from [DefaultParams]: what is not
 // said has its default, and an explicit 0 is a value, often a refused one.
 type Params struct {
-	// Features names the network whose activations are compared: "learned"
-	// (fitted to the task's own images, nothing to download), or the id of a
-	// model with the task "features".
+	// Features names the network whose activations are compared: the id of a
+	// model with the task "features", or "learned" (fitted to the task's own
+	// images).
 	Features string `json:"features"`
 	// Size is the long side of the result in pixels, 64..2048.
 	Size int `json:"size"`
@@ -58,8 +58,11 @@ type Layers struct {
 	Style   map[string]float64 `json:"style,omitempty"`
 }
 
-// Learned names the features that are fitted to the task's own images.
-const Learned = "learned"
+// What [Params.Features] may be beside the id of any other network.
+const (
+	BuiltIn = "builtin-features" // the network that the programs carry
+	Learned = "learned"          // fitted to the task's own images
+)
 
 // Limits of the parameters.
 const (
@@ -71,7 +74,7 @@ const (
 // DefaultParams are the defaults of every parameter.
 func DefaultParams() Params {
 	return Params{
-		Features: Learned, Size: 512, Iterations: 300, Weights: "auto",
+		Features: BuiltIn, Size: 512, Iterations: 300, Weights: "auto",
 		ContentWeight: 1, StyleWeight: 1, TVWeight: 1,
 		Optimizer: "lbfgs", Init: "content", PreserveColor: "none", StyleScale: 1,
 	}

@@ -31,18 +31,19 @@ func Runtime(tb testing.TB) *ort.Runtime {
 	return r
 }
 
-// Model finds a built-in model whose file lies in ../shared/models. A test
-// whose model is not there skips.
+// The models that are built in, for tests that need some.
+const (
+	Detector = "builtin-detector"
+	Encoder  = "builtin-encoder"
+)
+
+// Model finds a model that is built in, or one whose file lies in
+// ../shared/models. A test whose model is not there skips.
 func Model(tb testing.TB, id string) embed.Model {
 	tb.Helper()
-	dir := sharedtest.Path(tb, "models")
-	r, err := embed.OpenRegistry(models.FS, dir)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	m, err := r.Model(id)
-	if err != nil {
-		tb.Fatal(err)
+	m := find(tb, id)
+	if m.Path == "" {
+		m = find(tb, id, sharedtest.Path(tb, "models"))
 	}
 	if m.Path == "" {
 		sharedtest.Missing(tb, "../shared/models/"+m.File)
@@ -50,7 +51,20 @@ func Model(tb testing.TB, id string) embed.Model {
 	return m
 }
 
-// Network loads a model of ../shared/models by its id until the test ends.
+func find(tb testing.TB, id string, dirs ...string) embed.Model {
+	tb.Helper()
+	r, err := embed.OpenRegistry(models.FS, dirs...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	m, err := r.Model(id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
+// Network loads a [Model] by its id until the test ends.
 func Network(tb testing.TB, id string) embed.Network {
 	tb.Helper()
 	m := Model(tb, id)

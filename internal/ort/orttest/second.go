@@ -18,12 +18,12 @@ import (
 const secondDimension = 320
 
 // SecondEncoder writes another encoder into a models folder, with its
-// manifest, and returns its id: the network of mobileface-v2 whose embeddings
+// manifest, and returns its id: the built-in network whose embeddings
 // are turned into another space, of another dimension, in which scores are the
 // same and vectors of the first one mean nothing.
 func SecondEncoder(tb testing.TB, dir string) (id string) {
 	tb.Helper()
-	m := Model(tb, "mobileface-v2")
+	m := Model(tb, Encoder)
 	onnx, err := m.ReadVerified()
 	if err != nil {
 		tb.Fatal(err)
@@ -45,7 +45,7 @@ func SecondEncoder(tb testing.TB, dir string) (id string) {
 	graph = protobuf(graph, 12, protobuf(protobuf(nil, 1, []byte(out)), 2, kind))
 	onnx = protobuf(onnx, 7, graph)
 
-	m.ID, m.File, m.Size = "mobileface-turned", "mobileface-turned.onnx", int64(len(onnx))
+	m.ID, m.File, m.Size = "turned", "turned.onnx", int64(len(onnx))
 	sum := sha256.Sum256(onnx)
 	m.SHA256 = hex.EncodeToString(sum[:])
 	m.Dimension, m.Outputs = secondDimension, []embed.Output{{Name: out, Shape: []int64{1, secondDimension}}}
