@@ -67,7 +67,7 @@ func (f found) pointsError(truth found) float64 {
 	return sum / 5 / truth.interocular()
 }
 
-// sitter is an unseen photo with one face, which is known.
+// sitter is a photo with one face, which is known.
 type sitter struct {
 	img   image.Image
 	truth found
@@ -107,9 +107,9 @@ func sceneKinds() []sceneKind {
 	}
 }
 
-// detect compares two detectors on people that neither training nor the other
-// measurement of this project has seen, where the faces are known because the
-// scenes were composed of photos that have one face each.
+// detect compares two detectors where the faces are known, because the scenes
+// were composed of photos that have one face each: of people whom training has
+// not seen, unless the others are asked for.
 func (b *bench) detect(ctx context.Context) (err error) {
 	d, err := b.openDetectors()
 	if err != nil {
