@@ -27,7 +27,7 @@ type server struct {
 	exited chan error
 }
 
-func (b *bench) startServer(ctx context.Context) (_ *server, err error) {
+func (b *bench) startServer(ctx context.Context, env ...string) (_ *server, err error) {
 	s := &server{exited: make(chan error, 1), idle: make(chan *connection, 64)}
 	if s.dir, err = os.MkdirTemp("", "likeness-bench-"); err != nil {
 		return nil, err
@@ -53,6 +53,7 @@ func (b *bench) startServer(ctx context.Context) (_ *server, err error) {
 	s.cmd.Env = append(os.Environ(),
 		"LIKENESS_LISTEN="+listen, "LIKENESS_AUTH=off", "LIKENESS_RATE_LIMIT=0", "LIKENESS_DATA_DIR="+s.dir,
 		"LIKENESS_MODELS_DIR="+strings.Join(b.ModelsDir, ","))
+	s.cmd.Env = append(s.cmd.Env, env...)
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -151,13 +152,13 @@ func (s *server) send(ctx context.Context, r request) error {
 }
 
 // populated is a server with n people enrolled, as far as the quality gate
-// takes them.
-func (b *bench) populated(ctx context.Context, n int) (s *server, subjects []string, photos [][]byte, err error) {
+// takes them. env is added to the server's environment.
+func (b *bench) populated(ctx context.Context, n int, env ...string) (s *server, subjects []string, photos [][]byte, err error) {
 	people, err := b.people(n)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if s, err = b.startServer(ctx); err != nil {
+	if s, err = b.startServer(ctx, env...); err != nil {
 		return nil, nil, nil, err
 	}
 	subjects, photos, err = s.enrol(ctx, people)
@@ -168,11 +169,11 @@ func (b *bench) populated(ctx context.Context, n int) (s *server, subjects []str
 func (s *server) enrol(ctx context.Context, people [][]byte) (subjects []string, photos [][]byte, err error) {
 	for i, photo := range people {
 		id := "s" + strconv.Itoa(i)
-		r := request{"POST", "/galleries/default/subjects", "application/json", []byte(`{"subject_id":"` + id + `"}`), http.StatusCreated}
-		if err := s.send(ctx, r); err != nil {
+		taken, err := s.enrolOne(ctx, id, photo)
+		if err != nil {
 			return nil, nil, err
 		}
-		if s.send(ctx, form("POST", "/galleries/default/subjects/"+id+"/templates", http.StatusCreated, "image", photo)) == nil {
+		if taken {
 			subjects, photos = append(subjects, id), append(photos, photo)
 		}
 	}
@@ -180,6 +181,15 @@ func (s *server) enrol(ctx context.Context, people [][]byte) (subjects []string,
 		return nil, nil, fmt.Errorf("only %d of %d photos could be enrolled", len(subjects), len(people))
 	}
 	return subjects, photos, nil
+}
+
+// enrolOne makes a subject of a photo; taken says whether the quality gate took it.
+func (s *server) enrolOne(ctx context.Context, id string, photo []byte) (taken bool, err error) {
+	r := request{"POST", "/galleries/default/subjects", "application/json", []byte(`{"subject_id":"` + id + `"}`), http.StatusCreated}
+	if err := s.send(ctx, r); err != nil {
+		return false, err
+	}
+	return s.send(ctx, form("POST", "/galleries/default/subjects/"+id+"/templates", http.StatusCreated, "image", photo)) == nil, nil
 }
 
 // metric is one sample of /metrics without labels.
