@@ -443,8 +443,8 @@ func replaceMember(object []byte, member string, value []byte) ([]byte, error) {
 			return bytes.Join([][]byte{object[:end-len(old)], value, object[end:]}, nil), nil
 		}
 	}
-	end := int(d.InputOffset())
-	return bytes.Join([][]byte{object[:end], []byte(",\n  " + string(quoted(member)) + ": "), value, object[end:]}, nil), nil
+	last := bytes.TrimRight(object[:d.InputOffset()], " \t\r\n")
+	return bytes.Join([][]byte{last, []byte(",\n  " + string(quoted(member)) + ": "), value, object[len(last):]}, nil), nil
 }
 
 // replaceFile writes a file so that it is the old one or the new one, whatever

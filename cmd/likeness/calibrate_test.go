@@ -153,6 +153,7 @@ func TestReplaceMember(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ in, want string }{
 		{`{"a": 1}`, "{\"a\": 1,\n  \"b\": [2]}"},
+		{"{\n  \"a\": 1\n}\n", "{\n  \"a\": 1,\n  \"b\": [2]\n}\n"},
 		{`{"a": 1, "b":  {"b": 3} , "c": "}"}`, `{"a": 1, "b":  [2] , "c": "}"}`},
 		{"{\n  \"b\": null\n}\n", "{\n  \"b\": [2]\n}\n"},
 	} {
