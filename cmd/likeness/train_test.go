@@ -45,7 +45,7 @@ func scratch(steps int) []string {
 func TestTrainKill(t *testing.T) {
 	t.Parallel()
 	data, killed, whole := somePeople(t, testfaces.People), t.TempDir(), t.TempDir()
-	const steps = 60
+	const steps = 40
 	want := trainArgs(t, data, whole, scratch(steps)...)
 	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
 		t.Fatalf("%+v", got)
