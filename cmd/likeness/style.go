@@ -353,7 +353,10 @@ func (c styleCmd) follow(t *tool, transfer func(ctx context.Context, checkpoint 
 	err := transfer(ctx, checkpoint, func(r style.Report) error {
 		under.Store(r.Checkpoint != nil)
 		line.Show(r)
-		if t.ctx.Err() != nil && r.Checkpoint != nil {
+		if err := t.ctx.Err(); err != nil {
+			if r.Checkpoint == nil {
+				return err // nothing to keep, and no step more
+			}
 			state, err := r.Checkpoint()
 			if err == nil {
 				err = replaceFile(c.checkpointFile(), state)
