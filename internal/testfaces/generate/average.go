@@ -150,8 +150,19 @@ type shape [5]face.Point
 func anchors() [][2]float64 {
 	const w, h = frameWidth, frameHeight
 	return [][2]float64{
-		{0, 0}, {w / 2, 0}, {w, 0}, {0, eyesDown}, {w, eyesDown}, {0, h}, {w / 2, h}, {w, h},
-		{0.22 * w, 0.2 * h}, {0.78 * w, 0.2 * h}, {0.25 * w, 0.78 * h}, {0.75 * w, 0.78 * h}, {0.5 * w, 0.85 * h},
+		{0, 0},
+		{w / 2, 0},
+		{w, 0},
+		{0, eyesDown},
+		{w, eyesDown},
+		{0, h},
+		{w / 2, h},
+		{w, h},
+		{0.22 * w, 0.2 * h},
+		{0.78 * w, 0.2 * h},
+		{0.25 * w, 0.78 * h},
+		{0.75 * w, 0.78 * h},
+		{0.5 * w, 0.85 * h},
 	}
 }
 
@@ -177,8 +188,11 @@ func (s shape) toFace(points [5]face.Point) (spline, error) {
 // meanShape is the mean of faces brought onto each other as a whole.
 func meanShape(faces []source) (shape, error) {
 	mean := shape{
-		{X: frameWidth/2 - eyesApart/2, Y: eyesDown}, {X: frameWidth/2 + eyesApart/2, Y: eyesDown},
-		{X: frameWidth / 2, Y: eyesDown + 47}, {X: frameWidth/2 - 33, Y: eyesDown + 87}, {X: frameWidth/2 + 33, Y: eyesDown + 87},
+		{X: frameWidth/2 - eyesApart/2, Y: eyesDown},
+		{X: frameWidth/2 + eyesApart/2, Y: eyesDown},
+		{X: frameWidth / 2, Y: eyesDown + 47},
+		{X: frameWidth/2 - 33, Y: eyesDown + 87},
+		{X: frameWidth/2 + 33, Y: eyesDown + 87},
 	}
 	start := mean
 	for range 3 {
