@@ -2,6 +2,7 @@ package grad
 
 import (
 	"context"
+	"maps"
 	"slices"
 )
 
@@ -47,7 +48,7 @@ func (g *Graph) blockedNodes(outputs []*Value, block int64) []*node {
 			b.blocked[n.outputs[0]] = v
 			continue
 		}
-		if b.reduce(n) {
+		if b.reduce(n) || b.channelsLast(n) {
 			continue
 		}
 		for _, in := range n.inputs {
@@ -385,10 +386,8 @@ func (b *blocker) elementwise(n *node) *Value {
 	}
 	if n.op == "Relu" && inputs[0].from.domain == blockedDomain && inputs[0].from.op == "Conv" && b.readers[n.inputs[0]] == 1 {
 		conv := inputs[0].from
-		attrs := attributes{"activation": "Relu"}
-		for k, v := range conv.attrs {
-			attrs[k] = v
-		}
+		attrs := maps.Clone(conv.attrs)
+		attrs["activation"] = "Relu"
 		return b.apply("Conv", blockedDomain, attrs, out.shape, conv.inputs...)
 	}
 	return b.apply(n.op, "", n.attrs, out.shape, inputs...)
@@ -430,6 +429,20 @@ func (b *blocker) reduce(n *node) bool {
 		last = &node{op: "Mul", name: b.g.name("Mul"), inputs: []*Value{total, b.g.Scalar(factor)}, outputs: n.outputs}
 	}
 	b.nodes = append(b.nodes, last)
+	return true
+}
+
+// channelsLast puts the channels of a blocked map behind the places, if that is
+// what the node does.
+func (b *blocker) channelsLast(n *node) bool {
+	if n.op != "Transpose" || !b.is(n.inputs[0]) || !slices.Equal(n.attrs.ints("perm"), []int64{0, 2, 3, 1}) {
+		return false
+	}
+	x := n.inputs[0]
+	b.nodes = append(b.nodes, &node{
+		op: "ReorderOutput", domain: blockedDomain, name: b.g.name("ReorderOutput"),
+		attrs: attributes{"channels": x.shape[1], "channels_last": int64(1)}, inputs: []*Value{b.blocked[x]}, outputs: n.outputs,
+	})
 	return true
 }
 

@@ -3,7 +3,6 @@ package grad
 import (
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 )
 
@@ -249,178 +248,55 @@ func (g *Graph) convWeightGradient(x, dy *Value, w []int64, win window) *Value {
 		each := g.MatMul(g.Reshape(dy, n, out, area), g.transposed(g.Reshape(x, n, perGroup, area)))
 		return g.Reshape(g.ReduceSum(each, 0), w...)
 	}
-	if win.flat(perGroup) {
-		return g.flatWeightGradient(x, dy, w, win)
-	}
-	spatial := x.shape[2:]
-	over := window{kernel: dy.shape[2:], strides: win.dilations, dilations: win.strides, group: win.group}
+	over := window{kernel: dy.shape[2:], strides: win.dilations, dilations: slices.Clone(win.strides), group: win.group}
 	for i := range rank {
 		// What the last window did not reach is left out, so that exactly the
 		// kernel's size comes out.
 		reach := (dy.shape[2+i]-1)*win.strides[i] + win.extent(i)
 		over.before, over.after = append(over.before, win.before[i]), append(over.after, reach-x.shape[2+i]-win.before[i])
 	}
-	if perGroup == 1 && out == win.group {
-		// Depthwise: each channel of each of the batch is a group of its own,
-		// and nothing has to be moved.
-		x, over.after = g.cropped(x, over.after)
-		over.group = n * out
-		xs := g.Reshape(x, slices.Concat([]int64{1, n * out}, x.shape[2:])...)
-		dw := g.apply("Conv", over.attributes(), xs, g.Reshape(dy, slices.Concat([]int64{n * out, 1}, dy.shape[2:])...))
-		return g.Reshape(g.ReduceSum(g.Reshape(dw, n, -1), 0), w...)
+	x, over.after = g.cropped(x, over.after)
+	spatial, last := x.shape[2:], rank-1
+	if perGroup > 1 && win.dilations[last] > 1 {
+		// [N, G, I/G, ...] -> [I/G, G*N, ...] and [N, O, ...] -> [O, N, ...]: a
+		// convolution in G groups whose channels are the batch.
+		perm := []int64{2, 1, 0}
+		swap := []int64{1, 0}
+		for i := range int64(rank) {
+			perm = append(perm, 3+i)
+			swap = append(swap, 2+i)
+		}
+		xs := g.Reshape(x, slices.Concat([]int64{n, win.group, perGroup}, spatial)...)
+		xs = g.Reshape(g.Transpose(xs, perm...), slices.Concat([]int64{perGroup, win.group * n}, spatial)...)
+		dw := g.apply("Conv", over.attributes(), xs, g.Transpose(dy, swap...)) // [I/G, O, k...]
+		return g.Transpose(dw, swap...)
 	}
-	// [N, G, I/G, ...] -> [I/G, G*N, ...] and [N, O, ...] -> [O, N, ...]: a
-	// convolution in G groups whose channels are the batch.
-	perm := []int64{2, 1, 0}
-	swap := []int64{1, 0}
+	// Each group of each of the batch is a group of its own. With its channels
+	// side by side at every place it is as one channel with a longer last axis,
+	// on which the kernel steps from place to place: all of [O, k... * I/G] comes
+	// out of one product, which is large enough to be fast.
+	over.group = n * win.group
+	if perGroup > 1 {
+		perm := []int64{0}
+		for i := range int64(rank) {
+			perm = append(perm, 2+i)
+		}
+		x = g.Transpose(g.Reshape(x, slices.Concat([]int64{over.group, perGroup}, spatial)...), append(perm, 1)...)
+	}
+	wide := slices.Concat([]int64{1, over.group}, spatial)
+	for _, along := range [][]int64{wide[2:], over.dilations, over.before, over.after} {
+		along[last] *= perGroup
+	}
+	dw := g.apply("Conv", over.attributes(), g.Reshape(x, wide...), g.Reshape(dy, slices.Concat([]int64{n * out, 1}, dy.shape[2:])...))
+	dw = g.ReduceSum(g.Reshape(dw, n, -1), 0)
+	if perGroup == 1 {
+		return g.Reshape(dw, w...)
+	}
+	perm := []int64{0, int64(1 + rank)}
 	for i := range int64(rank) {
-		perm = append(perm, 3+i)
-		swap = append(swap, 2+i)
+		perm = append(perm, 1+i)
 	}
-	xs := g.Reshape(x, slices.Concat([]int64{n, win.group, perGroup}, spatial)...)
-	xs = g.Reshape(g.Transpose(xs, perm...), slices.Concat([]int64{perGroup, win.group * n}, spatial)...)
-	xs, over.after = g.cropped(xs, over.after)
-	dw := g.apply("Conv", over.attributes(), xs, g.Transpose(dy, swap...)) // [I/G, O, k...]
-	return g.Transpose(dw, swap...)
-}
-
-// flat says whether flatWeightGradient is worth it: it copies for each number
-// of the kernel, and wants channels to multiply.
-func (w window) flat(channels int64) bool {
-	ok := w.group == 1 && channels >= 8 && elements(w.kernel) <= 27
-	for i := range w.kernel {
-		ok = ok && (w.strides[i] == 1 || w.dilations[i] == 1)
-	}
-	return ok
-}
-
-// flatWeightGradient is convWeightGradient as products of matrices over all
-// places at once. A convolution of x with dy would be a product whose one side
-// is as short as the kernel, which is slow.
-//
-// A stride is taken away first: each number of the kernel sees every other
-// number of x only, one of few phases. Where x and dy then have rows of the
-// same padded length, a number of the kernel is a fixed distance in memory.
-// Distances along the last axis are taken from dy, all others from x.
-func (g *Graph) flatWeightGradient(x, dy *Value, w []int64, win window) *Value {
-	rank := len(win.kernel)
-	last := rank - 1
-	n, in, out := x.shape[0], w[1], w[0]
-	pads := make([]int64, 2*len(x.shape))
-	for i := range rank {
-		reach := (dy.shape[2+i]-1)*win.strides[i] + win.extent(i)
-		pads[2+i], pads[len(x.shape)+2+i] = win.before[i], reach-x.shape[2+i]-win.before[i]
-	}
-	if slices.ContainsFunc(pads, func(p int64) bool { return p != 0 }) {
-		x = g.pad(x, pads)
-	}
-	var parts []*Value
-	var order []int64 // where in the kernel each part is
-	for phase := range places(win.phases()) {
-		kernel, step := make([]int64, rank), slices.Clone(win.dilations)
-		for i, s := range win.strides {
-			kernel[i] = (win.kernel[i] - phase[i] + s - 1) / s
-		}
-		of := x
-		if elements(win.strides) > 1 {
-			var axes, ends []int64
-			for i, s := range win.strides {
-				axes = append(axes, int64(2+i))
-				ends = append(ends, phase[i]+(dy.shape[2+i]-1+(kernel[i]-1)*step[i])*s+1)
-			}
-			of = g.apply("Slice", nil, x, g.integers(slices.Clone(phase)...), g.integers(ends...), g.integers(axes...), g.integers(win.strides...))
-		}
-		if rank > 2 { // the farthest distances go past the end
-			more := make([]int64, 2*len(x.shape))
-			more[len(x.shape)+2] = 1
-			of = g.pad(of, more)
-		}
-		if g.err != nil {
-			return x
-		}
-		size := of.shape[2:]
-		// dy for each distance along the last axis.
-		var shifted []*Value
-		length := int64(0)
-		for j := range kernel[last] {
-			pads := make([]int64, 2*len(x.shape))
-			for i := 1; i < rank; i++ {
-				pads[len(x.shape)+2+i] = size[i] - dy.shape[2+i]
-			}
-			pads[2+last] = j * step[last]
-			pads[len(x.shape)+2+last] = size[last] - dy.shape[2+last] - j*step[last]
-			v := dy
-			if slices.ContainsFunc(pads, func(p int64) bool { return p != 0 }) {
-				v = g.pad(dy, pads)
-			}
-			length = elements(v.shape[2:])
-			shifted = append(shifted, g.Reshape(v, n, out, length))
-		}
-		of = g.Reshape(of, n, in, -1)
-		for at := range places(kernel[:last]) {
-			distance := int64(0)
-			for i := range last {
-				distance += at[i] * step[i] * elements(size[i+1:])
-			}
-			seen := of
-			if distance > 0 || length < of.shape[2] {
-				seen = g.Slice(of, 2, distance, distance+length)
-			}
-			seen = g.transposed(seen)
-			for j, v := range shifted {
-				each := g.ReduceSum(g.MatMul(v, seen), 0)
-				parts = append(parts, g.Reshape(each, 1, out, in))
-				number := int64(0)
-				for i := range rank {
-					q := int64(j)
-					if i < last {
-						q = at[i]
-					}
-					number = number*win.kernel[i] + phase[i] + q*win.strides[i]
-				}
-				order = append(order, number)
-			}
-		}
-	}
-	all := parts[0]
-	if len(parts) > 1 {
-		all = g.Concat(0, parts...)
-	}
-	if !slices.IsSorted(order) {
-		back := make([]int64, len(order))
-		for i, number := range order {
-			back[number] = int64(i)
-		}
-		all = g.apply("Gather", attributes{"axis": int64(0)}, all, g.integers(back...))
-	}
-	return g.Reshape(g.Transpose(all, 1, 2, 0), w...)
-}
-
-// phases are how many residues of each stride the kernel meets.
-func (w window) phases() []int64 {
-	all := slices.Clone(w.strides)
-	for i := range all {
-		all[i] = min(all[i], w.kernel[i])
-	}
-	return all
-}
-
-// places counts through a block of a size, the last axis fastest.
-func places(size []int64) iter.Seq[[]int64] {
-	return func(yield func([]int64) bool) {
-		at := make([]int64, len(size))
-		for range elements(size) {
-			if !yield(at) {
-				return
-			}
-			for i := len(at) - 1; i >= 0; i-- {
-				if at[i]++; at[i] < size[i] {
-					break
-				}
-				at[i] = 0
-			}
-		}
-	}
+	return g.Transpose(g.Reshape(dw, slices.Concat([]int64{out}, w[2:], []int64{perGroup})...), perm...)
 }
 
 // cropped cuts as much from the ends of the spatial axes as the paddings there
