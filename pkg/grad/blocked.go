@@ -155,10 +155,18 @@ func (b *blocker) convolve(x, w *Value, win window, shape []int64, more ...*Valu
 // group. nil: there are no blocks in them.
 func (b *blocker) filter(w *Value, group int64) *Value {
 	out, in, h, width := w.shape[0], w.shape[1], w.shape[2], w.shape[3]
-	switch {
-	case out%b.block != 0:
+	depthwise := in == 1 && group == out
+	if out%b.block != 0 || !depthwise && (group != 1 || in%b.block != 0 && in >= b.block) {
 		return nil
-	case in == 1 && group == out:
+	}
+	if of := b.g.turned[w]; of != nil && (depthwise || in%b.block == 0) {
+		var numbers []int64
+		for i := h*width - 1; i >= 0; i-- {
+			numbers = append(numbers, i)
+		}
+		return b.turned(of, group, numbers, h, width)
+	}
+	if depthwise {
 		// One kernel a channel: a picture of as many channels.
 		image := []int64{1, out, h, width}
 		if n := w.from; n != nil && n.op == "Reshape" && b.fits(n.inputs[0]) && slices.Equal(n.inputs[0].shape[2:], w.shape[2:]) {
@@ -168,21 +176,40 @@ func (b *blocker) filter(w *Value, group int64) *Value {
 			return b.toPlain(w)
 		}
 		return b.reshape(b.apply("ReorderInput", blockedDomain, nil, image, b.reshape(b.toPlain(w), image...)), w.shape...)
-	case group != 1 || in%b.block != 0 && in >= b.block:
-		return nil
 	}
-	inner := min(in, b.block)
-	split := []int64{out / b.block, b.block, in / inner, inner, h, width}
-	perm := []int64{0, 2, 4, 5, 3, 1}
-	if inner < b.block { // a plain picture of few channels is read as it is
-		perm = []int64{0, 2, 3, 4, 5, 1}
+	// [O/block, I, h, w, block], which is all for a plain picture of few channels.
+	image := []int64{1, out, in * h, width}
+	v := b.apply("ReorderInput", blockedDomain, nil, image, b.reshape(b.toPlain(w), image...))
+	if in >= b.block && h*width > 1 {
+		split := []int64{out / b.block, in / b.block, b.block, h * width, b.block}
+		v = b.apply("Transpose", "", attributes{"perm": []int64{0, 1, 3, 2, 4}}, []int64{split[0], split[1], split[3], split[2], split[4]}, b.reshape(v, split...))
 	}
-	moved := make([]int64, len(perm))
-	for i, axis := range perm {
-		moved[i] = split[axis]
+	return b.reshape(v, w.shape...)
+}
+
+// turned orders weights for the convolution back: from the channels O of
+// [O,I,h,w] to I, or depthwise, with some numbers of each kernel as its own.
+func (b *blocker) turned(w *Value, group int64, numbers []int64, h, width int64) *Value {
+	all, taps := w.shape[2]*w.shape[3], h*width
+	if group > 1 {
+		blocks := w.shape[0] / b.block
+		v := b.reshape(b.filter(w, group), blocks, all, b.block)
+		return b.reshape(b.gather(1, v, numbers), w.shape[0], 1, h, width)
 	}
-	t := b.apply("Transpose", "", attributes{"perm": perm}, moved, b.reshape(b.toPlain(w), split...))
-	return b.reshape(t, w.shape...)
+	in, out := w.shape[0]/b.block, w.shape[1]/b.block
+	v := b.gather(3, b.reshape(b.toBlocked(w), in, b.block, out, all, b.block), numbers)
+	v = b.apply("Transpose", "", attributes{"perm": []int64{2, 0, 3, 1, 4}}, []int64{out, in, taps, b.block, b.block}, v)
+	return b.reshape(v, w.shape[1], w.shape[0], h, width)
+}
+
+// gather picks from an axis.
+func (b *blocker) gather(axis int, v *Value, which []int64) *Value {
+	if len(which) == 1 && v.shape[axis] == 1 {
+		return v
+	}
+	shape := slices.Clone(v.shape)
+	shape[axis] = int64(len(which))
+	return b.apply("Gather", "", attributes{"axis": int64(axis)}, shape, v, b.g.integers(which...))
 }
 
 func (b *blocker) conv(n *node) *Value {
@@ -226,9 +253,6 @@ func (b *blocker) convTranspose(n *node) *Value {
 			phases[i] = append(phases[i], p)
 		}
 	}
-	if !depthwise {
-		w = b.apply("Transpose", "", attributes{"perm": []int64{1, 0, 2, 3}}, []int64{w.shape[1], w.shape[0], w.shape[2], w.shape[3]}, b.toPlain(w))
-	}
 	from := b.toBlocked(x)
 	size := []int64{out.shape[0], out.shape[1], out.shape[2] / win.strides[0], out.shape[3] / win.strides[1]}
 	blocks := size[0] * size[1] / b.block
@@ -236,13 +260,17 @@ func (b *blocker) convTranspose(n *node) *Value {
 	for _, p := range phases[0] {
 		var columns []*Value
 		for _, q := range phases[1] {
-			part := b.apply("Slice", "", nil, []int64{w.shape[0], w.shape[1], p.taps, q.taps}, b.toPlain(w),
-				b.g.integers(p.last, q.last), b.g.integers(-win.kernel[0]-1, -win.kernel[1]-1), b.g.integers(2, 3), b.g.integers(-win.strides[0], -win.strides[1]))
 			over := window{
 				kernel: []int64{p.taps, q.taps}, strides: []int64{1, 1}, dilations: []int64{1, 1},
 				before: []int64{p.before, q.before}, after: []int64{p.after, q.after}, group: win.group,
 			}
-			y := b.convolve(from, b.filter(part, win.group), over, size)
+			var numbers []int64
+			for i := range p.taps {
+				for j := range q.taps {
+					numbers = append(numbers, (p.last-i*win.strides[0])*win.kernel[1]+q.last-j*win.strides[1])
+				}
+			}
+			y := b.convolve(from, b.turned(w, win.group, numbers, p.taps, q.taps), over, size)
 			columns = append(columns, b.reshape(y, blocks*size[2], size[3], 1, b.block))
 		}
 		rows = append(rows, b.reshape(b.concat(2, columns), blocks*size[2], 1, out.shape[3]*b.block))
@@ -334,9 +362,15 @@ func (b *blocker) batchNorm(n *node) *Value {
 		b.toPlain(p)
 	}
 	scale, bias, mean, variance := n.inputs[1], n.inputs[2], n.inputs[3], n.inputs[4]
-	c := scale.shape
-	deviation := b.apply("Sqrt", "", nil, c, b.apply("Add", "", nil, c, variance, b.g.Scalar(float64(n.attrs.float("epsilon", 1e-5)))))
+	c, epsilon := scale.shape, n.attrs.float("epsilon", 1e-5)
+	if mean.filled(0) && variance.filled(1) && epsilon == 0 {
+		return b.affine(b.blocked[x], scale, bias)
+	}
+	deviation := b.apply("Sqrt", "", nil, c, b.apply("Add", "", nil, c, variance, b.g.Scalar(float64(epsilon))))
 	a := b.apply("Div", "", nil, c, scale, deviation)
+	if b.is(n.centred) {
+		return b.affine(b.blocked[n.centred], a, bias)
+	}
 	bias = b.apply("Sub", "", nil, c, bias, b.apply("Mul", "", nil, c, mean, a))
 	return b.affine(b.blocked[x], a, bias)
 }

@@ -54,13 +54,20 @@ func TestBlocked(t *testing.T) {
 		"depthwise, dilated": func(s *tensors) *grad.Value {
 			return depthwise(s, s.in(2, 16, 6, 7), grad.Window{Dilations: []int64{2, 1}, Pads: []int64{2, 1, 2, 1}}, 3, 3)
 		},
-		"depthwise, whole": func(s *tensors) *grad.Value { return depthwise(s, s.in(2, 16, 4, 3), grad.Window{}, 4, 3) },
-		"dense":            func(s *tensors) *grad.Value { return s.Conv(s.in(2, 16, 5, 6), s.in(32, 16, 3, 3), nil, same) },
+		"depthwise, one number": func(s *tensors) *grad.Value { return depthwise(s, s.in(2, 16, 4, 3), grad.Window{}, 1, 1) },
+		"depthwise, whole":      func(s *tensors) *grad.Value { return depthwise(s, s.in(2, 16, 4, 3), grad.Window{}, 4, 3) },
+		"dense":                 func(s *tensors) *grad.Value { return s.Conv(s.in(2, 16, 5, 6), s.in(32, 16, 3, 3), nil, same) },
 		"dense, strides": func(s *tensors) *grad.Value {
 			return s.Conv(s.Relu(s.Conv(s.in(1, 16, 8, 6), s.in(16, 16, 1, 1), nil, grad.Window{})), s.in(32, 16, 3, 3), nil, strided)
 		},
 		"dense, large strides": func(s *tensors) *grad.Value {
 			return s.Conv(s.in(1, 16, 8, 9), s.in(16, 16, 2, 2), nil, grad.Window{Strides: []int64{4, 3}})
+		},
+		"dense, dilated": func(s *tensors) *grad.Value {
+			return s.Conv(s.in(2, 16, 6, 7), s.in(16, 16, 3, 3), nil, grad.Window{Dilations: []int64{2, 1}, Pads: []int64{2, 1, 2, 1}})
+		},
+		"dense, dilated along rows": func(s *tensors) *grad.Value {
+			return s.Conv(s.in(2, 16, 6, 7), s.in(16, 16, 3, 3), nil, grad.Window{Dilations: []int64{1, 2}, Pads: []int64{1, 2, 1, 2}})
 		},
 		"of three colours": func(s *tensors) *grad.Value { return s.Conv(s.in(2, 3, 6, 6), s.in(16, 3, 3, 3), nil, strided) },
 		"of one colour":    func(s *tensors) *grad.Value { return s.Conv(s.in(2, 1, 4, 6), s.in(16, 1, 3, 2), nil, grad.Window{}) },

@@ -135,11 +135,12 @@ func (g *Graph) BatchNormTraining(x, scale, bias *Value, epsilon float64) (y, me
 	mean = g.ReduceMean(x, axes...)
 	// From the centred numbers: the mean of the squares less the square of the
 	// mean would lose what the two have in common.
-	squares := g.reduce("ReduceSumSquare", g.Sub(x, mean), axes...)
+	centred := g.Sub(x, mean)
+	squares := g.reduce("ReduceSumSquare", centred, axes...)
 	variance = g.Div(squares, g.Scalar(float64(x.Len())/float64(x.Dim(1))))
 	mean, variance = g.Reshape(mean, x.Dim(1)), g.Reshape(variance, x.Dim(1))
 	y = g.add(&node{
-		op: "BatchNormalization", attrs: attributes{"epsilon": float32(epsilon)}, training: true,
+		op: "BatchNormalization", attrs: attributes{"epsilon": float32(epsilon)}, centred: centred,
 		inputs: []*Value{x, scale, bias, mean, variance},
 	})
 	return y, mean, variance

@@ -23,6 +23,7 @@ type Graph struct {
 	nodes  []*node // each after what it reads
 	inputs []*Value
 	names  map[string]bool
+	turned map[*Value]*Value // what flipped weights were before
 	err    error
 }
 
@@ -54,9 +55,9 @@ type node struct {
 	inputs, outputs []*Value // an input that is left out is nil
 	attrs           attributes
 	operator        operator
-	// training says that the mean and the variance of a BatchNormalization
-	// are those of its own input.
-	training bool
+	// centred is the input of a BatchNormalization less its mean, where the mean
+	// and the variance are those of that input.
+	centred *Value
 }
 
 // attributes are int64, []int64, float32 and string values by name.
@@ -97,7 +98,7 @@ const (
 
 // NewGraph makes an empty graph.
 func NewGraph() *Graph {
-	return &Graph{names: map[string]bool{}}
+	return &Graph{names: map[string]bool{}, turned: map[*Value]*Value{}}
 }
 
 // Err is the first error of building: Invalid, naming the node.
@@ -330,6 +331,14 @@ func (g *Graph) Gradient(loss *Value, with ...*Value) ([]*Value, error) {
 		}
 	}
 	return all, g.err
+}
+
+// filled says whether v is x everywhere, by construction.
+func (v *Value) filled(x float32) bool {
+	if v.from != nil && v.from.op == "Expand" {
+		v = v.from.inputs[0]
+	}
+	return v.kind == constant && !slices.ContainsFunc(v.floats, func(f float32) bool { return f != x })
 }
 
 // fill makes a tensor of one repeated number.

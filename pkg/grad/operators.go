@@ -448,11 +448,13 @@ func inferBatchNorm(n *node) ([][]int64, error) {
 //
 //	dx = scale/sqrt(var+eps) (dy - sum(dy)/m - xhat sum(dy xhat)/m)
 func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
-	if (need[3] || need[4]) && (!n.training || !need[0]) {
+	training := n.centred != nil
+	if (need[3] || need[4]) && (!training || !need[0]) {
 		return nil, errors.New("the mean and the variance have no gradient")
 	}
 	x, scale, mean, variance := n.inputs[0], n.inputs[1], n.inputs[3], n.inputs[4]
 	eps := float64(n.attrs.float("epsilon", 1e-5))
+	inverse := g.Div(g.Scalar(1), g.Sqrt(g.Add(variance, g.Scalar(eps)))) // [C]
 	channels := x.shape[1]
 	perChannel := make([]int64, len(x.shape)) // [1,C,1,...]
 	var others []int64
@@ -465,27 +467,27 @@ func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 		}
 	}
 	perChannel[1] = channels
-	overM := func(v *Value) *Value { return g.Div(v, g.Scalar(float64(m))) }
-	inverse := g.Div(g.Scalar(1), g.Sqrt(g.Add(variance, g.Scalar(eps)))) // [C]
+	sum := func(v *Value) *Value { return g.Reshape(g.ReduceSum(v, others...), channels) }
 	var sumDy, sumDyXhat *Value
-	if n.training || need[1] || need[2] {
-		sumDy = g.Reshape(g.ReduceSum(dy, others...), channels)
+	if training || need[1] || need[2] {
+		sumDy = sum(dy)
 	}
-	if n.training || need[1] {
-		sumDyX := g.Reshape(g.ReduceSum(g.Mul(dy, x), others...), channels)
-		sumDyXhat = g.Mul(inverse, g.Sub(sumDyX, g.Mul(mean, sumDy)))
+	switch {
+	case training:
+		sumDyXhat = g.Mul(inverse, sum(g.Mul(dy, n.centred)))
+	case need[1]:
+		sumDyXhat = g.Mul(inverse, g.Sub(sum(g.Mul(dy, x)), g.Mul(mean, sumDy)))
 	}
 	grads := []*Value{nil, sumDyXhat, sumDy, nil, nil}
-	switch {
+	switch a := g.Mul(scale, inverse); {
 	case !need[0]:
-	case n.training:
+	case training:
 		// One pass over x and one over dy, each an affine map per channel.
-		a := g.Mul(scale, inverse)
-		b := g.apply("Neg", nil, g.Mul(g.Mul(a, inverse), overM(sumDyXhat)))
-		c := g.Sub(g.apply("Neg", nil, g.Mul(b, mean)), g.Mul(a, overM(sumDy)))
-		grads[0] = g.Add(g.Mul(dy, g.Reshape(a, perChannel...)), g.affine(x, b, c))
+		share := g.Mul(a, g.Scalar(-1/float64(m)))
+		b := g.Mul(g.Mul(share, inverse), sumDyXhat)
+		grads[0] = g.Add(g.Mul(dy, g.Reshape(a, perChannel...)), g.affine(n.centred, b, g.Mul(share, sumDy)))
 	default:
-		grads[0] = g.Mul(dy, g.Reshape(g.Mul(scale, inverse), perChannel...))
+		grads[0] = g.Mul(dy, g.Reshape(a, perChannel...))
 	}
 	return grads, nil
 }

@@ -211,6 +211,7 @@ func (g *Graph) flipped(w *Value, groups int64) *Value {
 			axes, starts, ends, steps = append(axes, int64(i)), append(starts, -1), append(ends, -w.shape[i]-1), append(steps, -1)
 		}
 	}
+	of := w
 	out, in, kernel := w.shape[0]/groups, w.shape[1], w.shape[2:]
 	if out > 1 || in > 1 {
 		perm := []int64{0, 2, 1}
@@ -222,6 +223,9 @@ func (g *Graph) flipped(w *Value, groups int64) *Value {
 	}
 	if axes != nil {
 		w = g.apply("Slice", nil, w, g.integers(starts...), g.integers(ends...), g.integers(axes...), g.integers(steps...))
+	}
+	if w != of {
+		g.turned[w] = of
 	}
 	return w
 }
