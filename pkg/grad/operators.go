@@ -483,7 +483,7 @@ func vjpBatchNorm(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 	case !need[0]:
 	case training:
 		// One pass over x and one over dy, each an affine map per channel.
-		share := g.Mul(a, g.Scalar(-1/float64(m)))
+		share := g.Div(a, g.Scalar(-float64(m)))
 		b := g.Mul(g.Mul(share, inverse), sumDyXhat)
 		grads[0] = g.Add(g.Mul(dy, g.Reshape(a, perChannel...)), g.affine(n.centred, b, g.Mul(share, sumDy)))
 	default:
