@@ -40,6 +40,8 @@ func (calibrateCmd) Help() string {
 		"30 false matches support. Two photos of one person must not be compared, so it must be known who is on them: " +
 		"in a set whose photos lie in several folders, a folder is a person. A set whose photos lie in one folder tells nobody apart: " +
 		"its photos are compared with those of the other sets only, which must show other people. " +
+		"Strangers of one set are more alike than those of two, so both are counted, those within a set and all, and a threshold " +
+		"keeps to its rate among either. " +
 		"The 95 % interval of each threshold's rate comes from drawing people, not comparisons. " +
 		"A photo takes about 1 KB of memory and a person 2 KB, however many comparisons that makes. " +
 		"A restart of the server takes what was written up; LIKENESS_MODELS_DIR may hold the manifest."
@@ -119,7 +121,7 @@ func calibrated(t *tool, portraits []portrait, workers int, source string) (face
 	if err != nil {
 		return face.Calibration{}, err
 	}
-	cal, err := counted.Calibration(source)
+	cal, err := counted.calibration(source)
 	if err != nil {
 		return face.Calibration{}, err
 	}
@@ -127,13 +129,14 @@ func calibrated(t *tool, portraits []portrait, workers int, source string) (face
 	if err != nil {
 		return face.Calibration{}, err
 	}
-	for i := range cal.Points {
-		cal.Points[i].Interval = intervals[i]
-	}
 	w := tabwriter.NewWriter(t.stderr, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%d impostor comparisons support\nOPERATING POINT\tTHRESHOLD\tFALSE MATCHES\t95 %% INTERVAL OF ITS RATE\n", cal.Comparisons)
-	for _, p := range cal.Points {
-		fmt.Fprintf(w, "%s\t%.5f\t%d\t[%.3g, %.3g]\n", p.Name, p.Threshold, counted.FMR(p.Threshold).Count, p.Interval.Low, p.Interval.High)
+	fmt.Fprintf(w, "%d impostor comparisons, %d of them within a set, support\nOPERATING POINT\tTHRESHOLD\tSET BY\tFALSE MATCHES\t95 %% INTERVAL OF THE RATE\n",
+		cal.Comparisons, counted[withinSet].Total())
+	for i := range cal.Points {
+		p := &cal.Points[i]
+		which := counted.strictest(p.Threshold)
+		p.Interval = intervals[which][i]
+		fmt.Fprintf(w, "%s\t%.5f\t%s\t%d\t[%.3g, %.3g]\n", p.Name, p.Threshold, which, counted[which].FMR(p.Threshold).Count, p.Interval.Low, p.Interval.High)
 	}
 	fmt.Fprintln(w)
 	printGalleries(w, cal)
@@ -197,45 +200,89 @@ func (c calibrateCmd) portraits(t *tool, pipeline *app.Pipeline, index int) (out
 	return out, description, nil
 }
 
-// compareAll counts the scores of all impostor comparisons. It needs 1.6 MB a
-// worker beside the embeddings.
-func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, workers int) (*match.Impostors, error) {
-	parts := make([]*match.Impostors, workers)
-	for w := range parts {
-		parts[w] = match.NewImpostors()
+// kind is which impostor comparisons are counted.
+type kind int
+
+const (
+	ofAll kind = iota
+	withinSet
+	kinds
+)
+
+func (k kind) String() string { return [...]string{"all", "within a set"}[k] }
+
+// comparisons are counted impostor comparisons, by kind.
+type comparisons [kinds]*match.Impostors
+
+func (c comparisons) add(a, b *portrait, score float64) {
+	c[ofAll].Add(score)
+	if a.set == b.set {
+		c[withinSet].Add(score)
 	}
-	err := eachImpostors(ctx, stderr, "comparing", portraits, workers, func(worker, i, j int, score float64) { parts[worker].Add(score) })
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range parts[1:] {
-		parts[0].Merge(p)
-	}
-	return parts[0], nil
 }
 
-// spreadOf finds the intervals of the points' false match rates.
-func spreadOf(ctx context.Context, stderr io.Writer, portraits []portrait, points []face.OperatingPoint, workers int) ([]match.Interval, error) {
+// calibration is that of all kinds; of a single set there is one.
+func (c comparisons) calibration(source string) (face.Calibration, error) {
+	if n := c[withinSet].Total(); n == 0 || n == c[ofAll].Total() {
+		return match.Calibrate(source, c[ofAll])
+	}
+	return match.Calibrate(source, c[:]...)
+}
+
+// strictest is the kind of which the larger share passes a threshold.
+func (c comparisons) strictest(threshold float64) kind {
+	if r := c[withinSet].FMR(threshold); r.Count >= match.Rule30 && r.Value() > c[ofAll].FMR(threshold).Value() {
+		return withinSet
+	}
+	return ofAll
+}
+
+// compareAll counts the scores of all impostor comparisons. It needs 3.2 MB a
+// worker beside the embeddings.
+func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, workers int) (comparisons, error) {
+	parts := make([]comparisons, workers)
+	for w := range parts {
+		parts[w] = comparisons{match.NewImpostors(), match.NewImpostors()}
+	}
+	err := eachImpostors(ctx, stderr, "comparing", portraits, workers, func(worker, i, j int, score float64) {
+		parts[worker].add(&portraits[i], &portraits[j], score)
+	})
+	for _, p := range parts[1:] {
+		for k := range kinds {
+			parts[0][k].Merge(p[k])
+		}
+	}
+	return parts[0], err
+}
+
+// spreadOf finds the intervals of the points' false match rates, by kind.
+func spreadOf(ctx context.Context, stderr io.Writer, portraits []portrait, points []face.OperatingPoint, workers int) (intervals [kinds][]match.Interval, err error) {
 	units, of := unitsOf(portraits)
 	thresholds := make([]float64, len(points))
 	for i, p := range points {
 		thresholds[i] = p.Threshold
 	}
-	all := match.NewSpread(units, thresholds, replicates, seed)
-	parts := make([]*match.Spread, workers)
-	for w := range parts {
-		parts[w] = all.Fork()
+	var sums [kinds]*match.Spread
+	parts := make([][kinds]*match.Spread, workers)
+	for k := range kinds {
+		sums[k] = match.NewSpread(units, thresholds, k == ofAll, replicates, seed)
+		for w := range parts {
+			parts[w][k] = sums[k].Fork()
+		}
 	}
-	err := eachImpostors(ctx, stderr, "drawing people", portraits, workers, func(worker, i, j int, score float64) {
-		parts[worker].Add(of[i], of[j], score)
+	err = eachImpostors(ctx, stderr, "drawing people", portraits, workers, func(worker, i, j int, score float64) {
+		parts[worker][ofAll].Add(of[i], of[j], score)
+		if portraits[i].set == portraits[j].set {
+			parts[worker][withinSet].Add(of[i], of[j], score)
+		}
 	})
-	if err != nil {
-		return nil, err
+	for k, sum := range sums {
+		for _, p := range parts {
+			sum.Merge(p[k])
+		}
+		intervals[k] = sum.Intervals(confidence)
 	}
-	for _, p := range parts {
-		all.Merge(p)
-	}
-	return all.Intervals(confidence), nil
+	return intervals, err
 }
 
 // unitsOf are the people on the portraits, and the photos of unlabelled sets,
@@ -305,13 +352,13 @@ func halves(portraits []portrait) (parts [2][]portrait) {
 func split(t *tool, portraits []portrait, workers int) error {
 	parts := halves(portraits)
 	w := tabwriter.NewWriter(t.stderr, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nCALIBRATED ON\tPOINT\tTHRESHOLD\tON THE OTHER HALF\tFMR\t95 % INTERVAL\tFACTOR")
+	fmt.Fprintln(w, "\nCALIBRATED ON\tPOINT\tTHRESHOLD\tSET BY\tOF THOSE OF THE OTHER HALF\tFMR\t95 % INTERVAL\tFACTOR")
 	for i, name := range []string{"first half", "second half"} {
 		counted, err := compareAll(t.ctx, t.stderr, parts[i], workers)
 		if err != nil {
 			return err
 		}
-		cal, err := counted.Calibration(name)
+		cal, err := counted.calibration(name)
 		if err != nil {
 			return err
 		}
@@ -324,9 +371,12 @@ func split(t *tool, portraits []portrait, workers int) error {
 			return err
 		}
 		for j, p := range cal.Points {
-			got := other.FMR(p.Threshold)
-			fmt.Fprintf(w, "%s\t%s\t%.5f\t%s\t%.3g\t[%.3g, %.3g]\t%.2f\n",
-				name, p.Name, p.Threshold, got, got.Value(), intervals[j].Low, intervals[j].High, got.Value()/p.FMR)
+			// Of the kind that set the threshold.
+			which := counted.strictest(p.Threshold)
+			got := other[which].FMR(p.Threshold)
+			in := intervals[which][j]
+			fmt.Fprintf(w, "%s\t%s\t%.5f\t%s\t%s\t%.3g\t[%.3g, %.3g]\t%.2f\n",
+				name, p.Name, p.Threshold, which, got, got.Value(), in.Low, in.High, got.Value()/p.FMR)
 		}
 	}
 	fmt.Fprintln(w)

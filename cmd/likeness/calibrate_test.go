@@ -41,13 +41,16 @@ func TestCompareAll(t *testing.T) {
 		add(1, "")
 		add(2, string(rune('a'+i%3))) // the same names as in set 0, other people
 	}
-	want := match.NewImpostors()
+	want := comparisons{match.NewImpostors(), match.NewImpostors()}
 	for i, a := range portraits {
 		for _, b := range portraits[:i] {
 			if a.set == b.set && (a.set == 1 || a.person == b.person) {
 				continue
 			}
-			want.Add(a.embedding.Cosine(b.embedding))
+			score := a.embedding.Cosine(b.embedding)
+			if want[ofAll].Add(score); a.set == b.set {
+				want[withinSet].Add(score)
+			}
 		}
 	}
 	for _, workers := range []int{1, 3} {

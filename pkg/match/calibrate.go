@@ -67,32 +67,44 @@ func (c *Impostors) FMR(threshold float64) Rate {
 // Total is the number of scores counted.
 func (c *Impostors) Total() int64 { return c.total }
 
-// Calibration makes a calibration of the counted scores. It holds those
-// operating points of [TargetFMRs] that at least [Rule30] impostors support,
-// each at the least threshold of five decimals whose false match rate is at
-// most the target, and the curve of the rate: at the operating points, and in
-// steps of 0.01 from where every impostor matches to where [Rule30] do. Rates
-// have five significant digits. The source says, for people, what was compared.
-// Invalid: so few comparisons that no point is supported.
-func (c *Impostors) Calibration(source string) (face.Calibration, error) {
-	cal := face.Calibration{Source: source, Comparisons: c.total}
+// Calibrate makes a calibration of one or more kinds of impostor comparisons,
+// those within one set of photos, say, and all: strangers under one camera are
+// more alike than those under two, and who decides may have either before them.
+// The rate at a score is the highest that any kind shows, of those of which
+// [Rule30] impostors reach the score. It holds those operating points of
+// [TargetFMRs] that at least so many impostors of the largest kind support,
+// each at the least threshold of five decimals whose rate is at most the target,
+// and the curve of the rate: at the operating points, and in steps of 0.01 from
+// where every impostor matches to where [Rule30] do. Rates have five significant
+// digits. The source says, for people, what was compared; the comparisons are
+// those of the largest kind. Invalid: so few that no point is supported.
+func Calibrate(source string, kinds ...*Impostors) (face.Calibration, error) {
+	c := tail{kinds: kinds, above: make([]int64, len(kinds))}
+	for i, k := range kinds {
+		if k.total > kinds[c.largest].total {
+			c.largest = i
+		}
+	}
+	most := kinds[c.largest].total
+	cal := face.Calibration{Source: source, Comparisons: most}
 	targets := TargetFMRs()
 	next := len(targets) - 1 // the strictest target still sought, walking down from the top
-	for next >= 0 && allowed(targets[next], c.total) < Rule30 {
+	for next >= 0 && allowed(targets[next], most) < Rule30 {
 		next--
 	}
 	if next < 0 {
-		return face.Calibration{}, face.Errorf(face.Invalid, "match.Calibration",
+		return face.Calibration{}, face.Errorf(face.Invalid, "match.Calibrate",
 			"%d impostor comparisons support no operating point: %s needs %d",
-			c.total, PointName(targets[0]), int64(math.Ceil(Rule30/targets[0])))
+			most, PointName(targets[0]), int64(math.Ceil(Rule30/targets[0])))
 	}
 
-	var above int64 // scores at or above line i
 	for i := gridLines - 1; i >= 0; i-- {
-		before := above // at or above line i+1
-		above += c.counts[i]
+		before := c.rate() // at line i+1
+		for k, of := range kinds {
+			c.above[k] += of.counts[i]
+		}
 		point := false
-		for next >= 0 && above > allowed(targets[next], c.total) {
+		for next >= 0 && c.beyond(targets[next]) {
 			// Line i lets too many pass, so the line above it is the threshold.
 			cal.Points = append(cal.Points, face.OperatingPoint{
 				Name: PointName(targets[next]), FMR: targets[next], Threshold: line(i + 1),
@@ -101,10 +113,10 @@ func (c *Impostors) Calibration(source string) (face.Calibration, error) {
 			next--
 		}
 		if point && before > 0 {
-			cal.Curve = appendPoint(cal.Curve, line(i+1), before, c.total)
+			cal.Curve = appendPoint(cal.Curve, line(i+1), before)
 		}
-		if above >= Rule30 && i%curveStep == 0 {
-			cal.Curve = appendPoint(cal.Curve, line(i), above, c.total)
+		if slices.Max(c.above) >= Rule30 && i%curveStep == 0 {
+			cal.Curve = appendPoint(cal.Curve, line(i), c.rate())
 		}
 		if n := len(cal.Curve); n > 0 && cal.Curve[n-1].FMR == 1 {
 			break
@@ -115,13 +127,41 @@ func (c *Impostors) Calibration(source string) (face.Calibration, error) {
 	return cal, nil
 }
 
+// tail counts, for each kind, the scores at or above a line.
+type tail struct {
+	kinds   []*Impostors
+	above   []int64
+	largest int
+}
+
+// rate is the highest of the kinds that count here, or that of the largest.
+func (t tail) rate() float64 {
+	rate := float64(t.above[t.largest]) / float64(t.kinds[t.largest].total)
+	for k, n := range t.above {
+		if n >= Rule30 {
+			rate = max(rate, float64(n)/float64(t.kinds[k].total))
+		}
+	}
+	return rate
+}
+
+// beyond reports whether the rate is above a target, in exact numbers.
+func (t tail) beyond(target float64) bool {
+	for k, n := range t.above {
+		if n > allowed(target, t.kinds[k].total) && (k == t.largest || n >= Rule30) {
+			return true
+		}
+	}
+	return false
+}
+
 // appendPoint appends a point of the curve, walked from the top, unless its
 // score is there already.
-func appendPoint(curve []face.CurvePoint, score float64, above, total int64) []face.CurvePoint {
+func appendPoint(curve []face.CurvePoint, score, rate float64) []face.CurvePoint {
 	if n := len(curve); n > 0 && curve[n-1].Score == score {
 		return curve
 	}
-	return append(curve, face.CurvePoint{Score: score, FMR: significant(float64(above) / float64(total))})
+	return append(curve, face.CurvePoint{Score: score, FMR: significant(rate)})
 }
 
 // significant rounds to five significant digits.

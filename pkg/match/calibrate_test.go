@@ -34,7 +34,7 @@ func TestCalibrationBruteForce(t *testing.T) {
 		}
 		all := half[0]
 		all.Merge(half[1])
-		cal, err := all.Calibration("made up")
+		cal, err := match.Calibrate("made up", all)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,17 +97,64 @@ func TestCalibrationBruteForce(t *testing.T) {
 	}
 }
 
+// Of two kinds the one whose strangers are more alike sets each point that it
+// has the numbers for, and the curve.
+func TestCalibrateKinds(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(3, 5))
+	alike, all := match.NewImpostors(), match.NewImpostors()
+	for i := range 400_000 {
+		s := 0.1 * rng.NormFloat64()
+		if i%8 == 0 {
+			s += 0.05
+			alike.Add(s)
+		}
+		all.Add(s)
+	}
+	cals := make([]face.Calibration, 4)
+	for i, kinds := range [][]*match.Impostors{{all}, {alike}, {alike, all}, {all, alike}} {
+		cal, err := match.Calibrate("", kinds...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cals[i] = cal
+	}
+	one, few, both := cals[0], cals[1], cals[2]
+	if diff := cmp.Diff(both, cals[3]); diff != "" {
+		t.Errorf("the order counts\n%s", diff)
+	}
+	if len(one.Points) != 3 || len(few.Points) != 2 || len(both.Points) != 3 || both.Comparisons != all.Total() {
+		t.Fatalf("points %v, %v, %v of %d", one.Points, few.Points, both.Points, both.Comparisons)
+	}
+	if diff := cmp.Diff(few.Points, both.Points[:2]); diff != "" {
+		t.Errorf("points of those who are alike (-want +got)\n%s", diff)
+	}
+	// 1e-4 of those who are alike would be 5 impostors: they have a say as long as 30 pass.
+	if at := both.Points[2].Threshold; at < one.Points[2].Threshold || alike.FMR(at).Count >= match.Rule30 && alike.FMR(at).Value() > 1e-4 {
+		t.Errorf("%v, for all at %v, lets %v of those pass who are alike", at, one.Points[2].Threshold, alike.FMR(at))
+	}
+	for i, p := range both.Curve {
+		want := all.FMR(p.Score).Value()
+		if r := alike.FMR(p.Score); r.Count >= match.Rule30 {
+			want = max(want, r.Value())
+		}
+		if math.Abs(p.FMR-want) > want*5e-5 || i > 0 && p.FMR > both.Curve[i-1].FMR {
+			t.Errorf("the curve says %v, counted %v", p, want)
+		}
+	}
+}
+
 func TestCalibrationNeedsThirty(t *testing.T) {
 	t.Parallel()
 	impostors := match.NewImpostors()
 	for i := range 2999 {
 		impostors.Add(float64(i) / 3000)
 	}
-	if _, err := impostors.Calibration(""); !errors.Is(err, face.Invalid) {
+	if _, err := match.Calibrate("", impostors); !errors.Is(err, face.Invalid) {
 		t.Fatalf("2,999 comparisons: %v", err)
 	}
 	impostors.Add(0)
-	cal, err := impostors.Calibration("")
+	cal, err := match.Calibrate("", impostors)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +172,7 @@ func TestCalibrationOfAUselessModel(t *testing.T) {
 		for range 30_000 {
 			impostors.Add(score)
 		}
-		cal, err := impostors.Calibration("")
+		cal, err := match.Calibrate("", impostors)
 		if err != nil {
 			t.Fatal(err)
 		}

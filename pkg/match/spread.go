@@ -28,8 +28,9 @@ type Spread struct {
 
 // NewSpread draws the people, replicates times. The thresholds ascend; the
 // units are counted from 0 in the order given, those of each set together or
-// not. The same seed gives the same intervals.
-func NewSpread(units []Unit, thresholds []float64, replicates int, seed uint64) *Spread {
+// not; across says that those of different sets are compared, too. The same seed
+// gives the same intervals.
+func NewSpread(units []Unit, thresholds []float64, across bool, replicates int, seed uint64) *Spread {
 	s := &Spread{thresholds: thresholds, draws: make([][]uint8, len(units)), totals: make([]float64, replicates)}
 	sets := map[int][]int{}
 	for i, u := range units {
@@ -58,7 +59,9 @@ func NewSpread(units []Unit, thresholds []float64, replicates int, seed uint64) 
 				photos += n
 				squares += n * n
 			}
-			s.totals[r] += all * photos
+			if across {
+				s.totals[r] += all * photos
+			}
 			if !units[members[0]].Stranger {
 				s.totals[r] += (photos*photos - squares) / 2
 			}

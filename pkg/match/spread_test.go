@@ -45,8 +45,18 @@ func TestSpreadBruteForce(t *testing.T) {
 	}
 	thresholds := []float64{0.3, 0.4, 0.5}
 
+	for _, across := range []bool{true, false} {
+		spreadByHand(t, units, photos, scores, thresholds, func(a, b int) bool {
+			return compared(a, b) && (across || units[a].Set == units[b].Set)
+		}, across)
+	}
+}
+
+func spreadByHand(t *testing.T, units []match.Unit, photos []int, scores [][]float64, thresholds []float64, compared func(a, b int) bool, across bool) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(21, 2))
 	const replicates = 800
-	spread := match.NewSpread(units, thresholds, replicates, 5)
+	spread := match.NewSpread(units, thresholds, across, replicates, 5)
 	parts := [2]*match.Spread{spread.Fork(), spread.Fork()}
 	for i := range photos {
 		for j := range i {
@@ -101,7 +111,7 @@ func TestSpreadBruteForce(t *testing.T) {
 		slices.Sort(rates[k])
 		low, high := rates[k][replicates/20], rates[k][replicates*19/20]
 		if math.Abs(iv.Low-low) > 0.15*(high-low) || math.Abs(iv.High-high) > 0.15*(high-low) {
-			t.Errorf("at %v: %v, by hand [%v, %v]", thresholds[k], iv, low, high)
+			t.Errorf("across sets %t, at %v: %v, by hand [%v, %v]", across, thresholds[k], iv, low, high)
 		}
 	}
 }
@@ -113,7 +123,7 @@ func TestSpreadOfNothing(t *testing.T) {
 	for i := range units {
 		units[i] = match.Unit{Photos: 1}
 	}
-	spread := match.NewSpread(units, []float64{0.25, 0.5}, 100, 1)
+	spread := match.NewSpread(units, []float64{0.25, 0.5}, true, 100, 1)
 	for i := range units {
 		for j := range i {
 			spread.Add(i, j, 0.25)
