@@ -251,14 +251,14 @@ func seen(ctx context.Context, p *embed.Pipeline, photo []byte) ([]found, error)
 // in eight looks: at four sizes, as it is and mirrored. The mean is where the
 // face is. None of the looks is one that is measured, or the yardstick would be
 // compared with what it says itself.
-func (b *bench) sitters(ctx context.Context, yardstick detectNet) ([]sitter, error) {
+func (b *bench) sitters(ctx context.Context, yardstick detectNet) (out []sitter, err error) {
 	var looks []*embed.Pipeline
 	for _, side := range []int{288, 352, 416, 480} {
 		p, err := yardstick.pipeline(side, 0.4)
 		if err != nil {
 			return nil, err
 		}
-		defer p.Close()
+		defer func() { err = errors.Join(err, p.Close()) }()
 		looks = append(looks, p)
 	}
 	set, err := photos.Open(b.Images)
@@ -266,7 +266,6 @@ func (b *bench) sitters(ctx context.Context, yardstick detectNet) ([]sitter, err
 		return nil, err
 	}
 	defer set.Close()
-	var out []sitter
 next:
 	for _, name := range set.Names() {
 		h := fnv.New64a()
@@ -595,7 +594,7 @@ func (r detectRun) atPrecision(least float64) detectResult {
 }
 
 // detectSpeed times single runs of both networks, taking turns, on one thread.
-func (b *bench) detectSpeed(ctx context.Context, d *detectors) error {
+func (b *bench) detectSpeed(ctx context.Context, d *detectors) (err error) {
 	b.printf("| input | runs | %s ms | %s ms | ratio |\n|---|---|---|---|---|\n", b.Detector, b.Yardstick)
 	for _, side := range []int{320, 640, 1024} {
 		turns := max(b.Turns*320/side, 5)
@@ -605,7 +604,7 @@ func (b *bench) detectSpeed(ctx context.Context, d *detectors) error {
 			if err != nil {
 				return err
 			}
-			defer s.Close()
+			defer func() { err = errors.Join(err, s.Close()) }()
 			rng := rand.New(rand.NewPCG(1, 1))
 			for j := range s.Input() {
 				s.Input()[j] = float32(rng.IntN(256))
