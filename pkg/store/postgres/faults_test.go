@@ -171,7 +171,7 @@ func TestCutInCommit(t *testing.T) {
 // transactions, again and again, while it writes.
 func TestCutInTransaction(t *testing.T) {
 	t.Parallel()
-	const writers, each, dim = 20, 20, 32
+	const writers, each, dim = 20, 10, 32
 	url := pgtest.Database(t, migrate)
 	s := open(t, postgres.Options{URL: url})
 	defer closing(t, s)
