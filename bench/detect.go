@@ -254,9 +254,9 @@ func seen(ctx context.Context, p *embed.Pipeline, photo []byte) ([]found, error)
 func (b *bench) sitters(ctx context.Context, yardstick detectNet) (out []sitter, err error) {
 	var looks []*embed.Pipeline
 	for _, side := range []int{288, 352, 416, 480} {
-		p, err := yardstick.pipeline(side, 0.4)
-		if err != nil {
-			return nil, err
+		p, failed := yardstick.pipeline(side, 0.4)
+		if failed != nil {
+			return nil, failed
 		}
 		defer func() { err = errors.Join(err, p.Close()) }()
 		looks = append(looks, p)
@@ -600,9 +600,9 @@ func (b *bench) detectSpeed(ctx context.Context, d *detectors) (err error) {
 		turns := max(b.Turns*320/side, 5)
 		var sessions [2]embed.Session
 		for i, n := range d.nets {
-			s, err := n.network.Session(1, 3, int64(side), int64(side))
-			if err != nil {
-				return err
+			s, failed := n.network.Session(1, 3, int64(side), int64(side))
+			if failed != nil {
+				return failed
 			}
 			defer func() { err = errors.Join(err, s.Close()) }()
 			rng := rand.New(rand.NewPCG(1, 1))
