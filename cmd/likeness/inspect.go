@@ -313,7 +313,7 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 		if err != nil {
 			return nil, err
 		}
-		img, err := imaging.Decode(data, imaging.DefaultLimits(), 2*max(r.input.Width, r.input.Height))
+		img, err := imaging.Decode(r.t.ctx, data, imaging.DefaultLimits(), 2*max(r.input.Width, r.input.Height))
 		if err != nil {
 			return nil, err
 		}

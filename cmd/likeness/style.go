@@ -173,18 +173,18 @@ func (c styleCmd) Run(t *tool) (err error) {
 	if err := task.Params.Validate(len(c.Style)); err != nil {
 		return c.flagged(err)
 	}
-	if task.Content, err = readPicture("--content", c.Content, c.Size); err != nil {
+	if task.Content, err = t.readPicture("--content", c.Content, c.Size); err != nil {
 		return err
 	}
 	for _, name := range c.Style {
-		img, err := readPicture("--style", name, int(math.Ceil(float64(c.Size)*c.StyleScale)))
+		img, err := t.readPicture("--style", name, int(math.Ceil(float64(c.Size)*c.StyleScale)))
 		if err != nil {
 			return err
 		}
 		task.Styles = append(task.Styles, img)
 	}
 	for _, name := range c.Mask {
-		img, err := readPicture("--mask", name, c.Size)
+		img, err := t.readPicture("--mask", name, c.Size)
 		if err != nil {
 			return err
 		}
@@ -203,7 +203,7 @@ func (c styleCmd) Run(t *tool) (err error) {
 const maxPictureBytes = 64 << 20
 
 // readPicture decodes a picture for a long side.
-func readPicture(flag, name string, longSide int) (*image.RGBA, error) {
+func (t *tool) readPicture(flag, name string, longSide int) (*image.RGBA, error) {
 	complain := func(err error) error { return usageError{fmt.Errorf("%s: %s: %s", flag, name, explain(err))} }
 	limits := imaging.DefaultLimits()
 	limits.MaxBytes = maxPictureBytes
@@ -211,7 +211,7 @@ func readPicture(flag, name string, longSide int) (*image.RGBA, error) {
 	if err != nil {
 		return nil, complain(err)
 	}
-	img, err := imaging.Decode(data, limits, longSide)
+	img, err := imaging.Decode(t.ctx, data, limits, longSide)
 	if err != nil {
 		return nil, complain(err)
 	}

@@ -2,6 +2,7 @@ package embed
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"image"
 	"image/jpeg"
@@ -71,7 +72,7 @@ func (n near) crop() ([]byte, error) {
 // pixel of an encoder's input, whose template the alignment is, to where it
 // comes from. InvalidImage: it is no such crop.
 func AlignCrop(crop []byte, alignment [][2]float32) (*image.RGBA, imaging.Affine, error) {
-	n, err := nearOfCrop(crop)
+	n, err := nearOfCrop(context.Background(), crop) // a crop is small, so nobody waits for it
 	if err != nil {
 		return nil, imaging.Affine{}, err
 	}
@@ -84,14 +85,14 @@ func AlignCrop(crop []byte, alignment [][2]float32) (*image.RGBA, imaging.Affine
 }
 
 // nearOfCrop reads a crop.
-func nearOfCrop(crop []byte) (n near, err error) {
+func nearOfCrop(ctx context.Context, crop []byte) (n near, err error) {
 	const op = "embed.crop"
 	if len(crop) <= cropHeader || crop[0] != cropVersion {
 		return n, face.Errorf(face.InvalidImage, op, "not a crop of this version")
 	}
 	limits := imaging.DefaultLimits()
 	limits.MaxPixels = cropSide * cropSide
-	img, err := imaging.Decode(crop[cropHeader:], limits, 0)
+	img, err := imaging.Decode(ctx, crop[cropHeader:], limits, 0)
 	if err != nil {
 		return n, face.Wrap(face.InvalidImage, op, err)
 	}

@@ -190,7 +190,7 @@ func (p *Pipeline) EmbedCrop(ctx context.Context, crop []byte, encoder string) (
 		return nil, err
 	}
 	start := time.Now()
-	n, err := nearOfCrop(crop)
+	n, err := nearOfCrop(ctx, crop)
 	if err != nil {
 		return nil, err
 	}

@@ -452,9 +452,9 @@ func (v *view) certain(d detection) bool {
 
 // decode decodes a photo with at least the given number of pixels along its
 // longer side, if it has them.
-func (w *worker) decode(photo []byte, least int) (*imaging.Image, error) {
+func (w *worker) decode(ctx context.Context, photo []byte, least int) (*imaging.Image, error) {
 	defer w.observe(StageDecode, time.Now())
-	return imaging.Decode(photo, w.p.o.Limits, least)
+	return imaging.Decode(ctx, photo, w.p.o.Limits, least)
 }
 
 func (w *worker) observe(stage string, start time.Time) {
@@ -469,7 +469,7 @@ func (w *worker) observe(stage string, start time.Time) {
 // is large enough to be certain. It is taken at the smallest rung that the
 // photo fits in, or at the largest.
 func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, error) {
-	img, err := w.decode(photo, w.rungs[len(w.rungs)-1].side)
+	img, err := w.decode(ctx, photo, w.rungs[len(w.rungs)-1].side)
 	if err != nil {
 		return nil, err
 	}
@@ -546,7 +546,7 @@ func (w *worker) show(ctx context.Context, img *image.RGBA, r rung) ([]detection
 // alone and enlarged, because landmarks that are a pixel off in a small face
 // spoil its embedding.
 func (w *worker) refine(ctx context.Context, v *view, photo []byte) error {
-	if err := w.sharpen(v, photo); err != nil {
+	if err := w.sharpen(ctx, v, photo); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(v.found, w.small) {
@@ -613,7 +613,7 @@ func (w *worker) closeUp(ctx context.Context, v *view, d detection) (detection, 
 // sharpen decodes the photo again, at a larger scale, when a face found in it
 // has fewer decoded pixels than what it is warped to and the photo has more to
 // give. Faces that are doubted for their size or score anyway do not count.
-func (w *worker) sharpen(v *view, photo []byte) error {
+func (w *worker) sharpen(ctx context.Context, v *view, photo []byte) error {
 	reduction := v.reduction()
 	if reduction <= 1 {
 		return nil
@@ -633,7 +633,7 @@ func (w *worker) sharpen(v *view, photo []byte) error {
 	}
 	long := float64(longSide(v.img.RGBA)) * float64(want/least)
 	full := float64(max(v.img.Width, v.img.Height))
-	img, err := w.decode(photo, int(math.Ceil(min(long, full))))
+	img, err := w.decode(ctx, photo, int(math.Ceil(min(long, full))))
 	if err != nil {
 		return err
 	}

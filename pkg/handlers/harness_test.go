@@ -153,7 +153,7 @@ func (p pipeline) embed(ctx context.Context, photo []byte, pick embed.Pick) ([]e
 			return nil, err
 		}
 	}
-	img, err := imaging.Decode(photo, imaging.DefaultLimits(), 0)
+	img, err := imaging.Decode(ctx, photo, imaging.DefaultLimits(), 0)
 	if err != nil {
 		return nil, err
 	}

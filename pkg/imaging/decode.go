@@ -2,6 +2,7 @@ package imaging
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"image"
@@ -73,8 +74,9 @@ type Image struct {
 //
 // Errors are of kind Invalid (no bytes), TooLarge (a limit), UnsupportedImage
 // (another type, or a rare variant of these) or InvalidImage (truncated or
-// corrupt: half a picture is never returned).
-func Decode(data []byte, lim Limits, longSide int) (img *Image, err error) {
+// corrupt: half a picture is never returned), Deadline or Canceled (the end of
+// the context).
+func Decode(ctx context.Context, data []byte, lim Limits, longSide int) (img *Image, err error) {
 	// Decoders parse what strangers send. A panic in one is that image's
 	// fault and must not take the process with it.
 	defer func() {
@@ -82,6 +84,9 @@ func Decode(data []byte, lim Limits, longSide int) (img *Image, err error) {
 			img, err = nil, corrupt(fmt.Errorf("panic: %v", r))
 		}
 	}()
+	if err := ctx.Err(); err != nil {
+		return nil, face.Wrap(face.Canceled, op, err)
+	}
 	switch {
 	case len(data) == 0:
 		return nil, refuse(face.Invalid, "the image is empty")

@@ -2,6 +2,7 @@ package imaging_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -178,7 +179,7 @@ func like(t *testing.T, got, want *image.RGBA, tolerance float64) {
 
 func decode(tb testing.TB, data []byte, longSide int) *imaging.Image {
 	tb.Helper()
-	img, err := imaging.Decode(data, imaging.DefaultLimits(), longSide)
+	img, err := imaging.Decode(context.Background(), data, imaging.DefaultLimits(), longSide)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -495,7 +496,7 @@ func TestDecodeRefuses(t *testing.T) {
 	for name, tc := range refusals(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			img, err := imaging.Decode(tc.data, tc.lim, 0)
+			img, err := imaging.Decode(context.Background(), tc.data, tc.lim, 0)
 			if err == nil || face.KindOf(err) != tc.want || img != nil {
 				t.Fatalf("got %v, %v; want %v", img, err, tc.want)
 			}
@@ -518,7 +519,7 @@ func TestRefusalIsCheap(t *testing.T) {
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := imaging.Decode(tc.data, tc.lim, 0)
+		_, err := imaging.Decode(context.Background(), tc.data, tc.lim, 0)
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
 			t.Errorf("%s: %d bytes taken to say %v", name, used, err)
@@ -542,7 +543,7 @@ func TestTruncated(t *testing.T) {
 					continue
 				}
 				for _, longSide := range []int{0, 16} {
-					if img, err := imaging.Decode(data[:n], imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
+					if img, err := imaging.Decode(context.Background(), data[:n], imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
 						t.Fatalf("%d of %d bytes: %v, %v", n, len(data), img != nil, err)
 					}
 				}
@@ -558,7 +559,7 @@ func TestCorruptScan(t *testing.T) {
 	data := asJPEG(t, photo(256, 256))
 	clear(data[len(data)/2 : len(data)/2+2000])
 	for _, longSide := range []int{0, 100} {
-		if img, err := imaging.Decode(data, imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
+		if img, err := imaging.Decode(context.Background(), data, imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
 			t.Errorf("%v, %v", img != nil, err)
 		}
 	}
@@ -586,7 +587,7 @@ func FuzzDecode(f *testing.F) {
 	lim := imaging.DefaultLimits()
 	lim.MaxPixels = 1 << 18 // so that an execution is short
 	f.Fuzz(func(t *testing.T, data []byte, longSide int) {
-		img, err := imaging.Decode(data, lim, longSide)
+		img, err := imaging.Decode(context.Background(), data, lim, longSide)
 		if err != nil {
 			switch kind := face.KindOf(err); kind {
 			case face.Invalid, face.TooLarge, face.UnsupportedImage, face.InvalidImage:

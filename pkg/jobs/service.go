@@ -251,7 +251,7 @@ func (s *Service) check(ctx context.Context, r Request) error {
 		return face.Wrap(face.Canceled, "jobs.Submit", ctx.Err())
 	}
 	defer func() { <-s.checking }()
-	_, err := s.task(inputs{r.Content, r.Styles, r.Masks}, r.Params)
+	_, err := s.task(ctx, inputs{r.Content, r.Styles, r.Masks}, r.Params)
 	return err
 }
 

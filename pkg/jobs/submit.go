@@ -1,6 +1,7 @@
 package jobs
 
 import (
+	"context"
 	"fmt"
 	"image"
 	"math"
@@ -19,7 +20,7 @@ type inputs struct {
 
 // task decodes the pictures, no larger than they are of use. Errors point at
 // the field.
-func (s *Service) task(in inputs, p style.Params) (style.Task, error) {
+func (s *Service) task(ctx context.Context, in inputs, p style.Params) (style.Task, error) {
 	const op = "jobs.task"
 	t := style.Task{Params: p}
 	switch {
@@ -34,7 +35,7 @@ func (s *Service) task(in inputs, p style.Params) (style.Task, error) {
 		return t, ofParams(err)
 	}
 	decode := func(field string, data []byte, side int) (*image.RGBA, error) {
-		img, err := imaging.Decode(data, s.o.Limits, side)
+		img, err := imaging.Decode(ctx, data, s.o.Limits, side)
 		if err != nil {
 			return nil, pointed(err, field)
 		}

@@ -160,7 +160,7 @@ func (r *run) carryOut(ctx context.Context) (o outcome) {
 	if err := r.queue.load(ctx, r.c); err != nil {
 		return r.failed(ctx, fault("load", err))
 	}
-	task, err := r.task(r.c.inputs, r.c.Params)
+	task, err := r.task(ctx, r.c.inputs, r.c.Params)
 	if err != nil {
 		return r.failed(ctx, err)
 	}
