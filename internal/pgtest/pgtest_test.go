@@ -173,6 +173,7 @@ func TestServerEndsWithTheBinary(t *testing.T) {
 		select {} // until it is killed
 	}
 	t.Parallel()
+	pgtest.Bin(t) // without PostgreSQL the victim would be skipped, not this test
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), victim+"=1")
 	out, err := cmd.StdoutPipe()
@@ -184,7 +185,14 @@ func TestServerEndsWithTheBinary(t *testing.T) {
 	}
 	var url string
 	for lines := bufio.NewScanner(out); url == "" && lines.Scan(); {
-		url = strings.TrimPrefix(lines.Text(), "URL ")
+		if after, ok := strings.CutPrefix(lines.Text(), "URL "); ok {
+			url = after
+		} else {
+			t.Logf("the victim: %s", lines.Text())
+		}
+	}
+	if url == "" {
+		t.Fatal("the victim ended without a database")
 	}
 	var dir string
 	if err := connect(t, url).QueryRow(t.Context(), "SHOW data_directory").Scan(&dir); err != nil {
@@ -206,4 +214,23 @@ func TestServerEndsWithTheBinary(t *testing.T) {
 		_, err := os.Stat(dir)
 		return errors.Is(err, fs.ErrNotExist)
 	})
+}
+
+// A machine without PostgreSQL skips what needs it, and says so; CI may not.
+func TestWithoutPostgres(t *testing.T) {
+	t.Parallel()
+	for ci, want := range map[string]struct {
+		passes bool
+		says   string
+	}{
+		"":     {true, "skipped: needs PostgreSQL"},
+		"true": {false, "CI lacks PostgreSQL"},
+	} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.skip=^"+t.Name()+"$")
+		cmd.Env = append(os.Environ(), "LIKENESS_TEST_PG_BIN=none", "CI="+ci)
+		out, err := cmd.CombinedOutput()
+		if passes := err == nil; passes != want.passes || !strings.Contains(string(out), want.says) {
+			t.Errorf("CI=%q: %v\n%s", ci, err, out)
+		}
+	}
 }
