@@ -612,6 +612,9 @@ type DetectRequest struct {
 // DetectResponse defines model for DetectResponse.
 type DetectResponse struct {
 	Faces []Face `json:"faces"`
+
+	// FacesFound Faces that were found in the photo, those that `faces` leaves out included.
+	FacesFound FacesFound `json:"faces_found"`
 }
 
 // DuplicateRule defines model for DuplicateRule.
@@ -634,8 +637,11 @@ type EmbedRequest struct {
 
 // EmbedResponse defines model for EmbedResponse.
 type EmbedResponse struct {
-	Faces   []EmbeddedFace `json:"faces"`
-	ModelID string         `json:"model_id"`
+	Faces []EmbeddedFace `json:"faces"`
+
+	// FacesFound Faces that were found in the photo, those that `faces` leaves out included.
+	FacesFound FacesFound `json:"faces_found"`
+	ModelID    string     `json:"model_id"`
 }
 
 // EmbeddedFace defines model for EmbeddedFace.
@@ -692,6 +698,9 @@ type Face struct {
 
 // FaceRule `only`: the image must show exactly one face. `largest`: the largest face is taken.
 type FaceRule string
+
+// FacesFound Faces that were found in the photo, those that `faces` leaves out included.
+type FacesFound = int
 
 // FacesRule defines model for FacesRule.
 type FacesRule string
@@ -978,7 +987,7 @@ type Receipt struct {
 	Templates int     `json:"templates"`
 }
 
-// RecognizeRequest defines model for RecognizeRequest.
+// RecognizeRequest Either `probe`, or `probe_embedding` with `model_id`.
 type RecognizeRequest struct {
 	Faces *FacesRule `json:"faces,omitempty"`
 	Fuse  *bool      `json:"fuse,omitempty"`
@@ -989,16 +998,25 @@ type RecognizeRequest struct {
 	// K How many candidates at most, one per subject.
 	K *CandidateCount `json:"k,omitempty"`
 
+	// ModelID The model that made an embedding.
+	ModelID *ModelID `json:"model_id,omitempty"`
+
 	// OperatingPoint A target false match rate. The default is the server's option.
 	OperatingPoint *OperatingPointName `json:"operating_point,omitempty"`
 
 	// Probe One photo, or up to 8 frames with `fuse`.
-	Probe Images `json:"probe"`
+	Probe Images `json:"probe,omitempty"`
+
+	// ProbeEmbedding The numbers of an embedding; they are normalised to unit length.
+	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
 }
 
 // RecognizeResponse defines model for RecognizeResponse.
 type RecognizeResponse struct {
 	Faces []RecognizedFace `json:"faces"`
+
+	// FacesFound Faces that were found in the photo, those that `faces` leaves out included. Absent with `fuse`, and where an embedding was given.
+	FacesFound *int `json:"faces_found,omitempty"`
 
 	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for n templates in the gallery and the measured false match rate f of one comparison.
 	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
@@ -1015,7 +1033,9 @@ type RecognizedFace struct {
 	// Candidates Best first, one per subject.
 	Candidates []Candidate            `json:"candidates"`
 	Decision   RecognizedFaceDecision `json:"decision"`
-	Face       Face                   `json:"face"`
+
+	// Face Where in the photo. Absent where an embedding was given, and only there.
+	Face *Face `json:"face,omitempty"`
 
 	// Margin The best score less the second best. Absent with fewer than two candidates.
 	Margin *float64 `json:"margin,omitempty"`

@@ -238,7 +238,7 @@ func (n detectNet) pipeline(side int, threshold float32) (*embed.Pipeline, error
 }
 
 func seen(ctx context.Context, p *embed.Pipeline, photo []byte) ([]found, error) {
-	faces, err := p.Detect(ctx, photo, 0)
+	faces, _, err := p.Detect(ctx, photo, 0)
 	out := make([]found, len(faces))
 	for i, f := range faces {
 		out[i] = found{f.Box, f.Landmarks.Points(), f.DetectionScore}

@@ -59,6 +59,7 @@ type Sample struct {
 	Embedding  face.Embedding   // the first of Embeddings
 	Embeddings []face.Embedding // L2-normalised, one for each of Want.Encoders
 	Crop       []byte           // a JPEG that EmbedCrop takes; nil unless it was wanted
+	Found      int              // faces found in the photo, this one and those that nobody picked included
 }
 
 // Options of a [Pipeline].
@@ -199,38 +200,39 @@ func closeAll(workers []*worker) error {
 
 // Detect finds the faces of a photo, the largest first and at most maxFaces
 // (0: Options.MaxFaces). Boxes and landmarks are in pixels of the upright
-// full-size photo. No face is no error. Errors: those of imaging.Decode,
+// full-size photo. found is how many faces there are in all, those left out of
+// the list included. No face is no error. Errors: those of imaging.Decode,
 // Overloaded, Unavailable, Deadline, Canceled.
-func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error) {
+func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
 	w, err := p.enter(ctx)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer p.gate.leave(w)
 	v, err := w.look(ctx, photo, PickAll)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	v.frames = []frame{p.encoders.own.frame}
 	if maxFaces > 0 {
 		v.found = v.found[:min(maxFaces, len(v.found))]
 	}
 	if err := w.refine(ctx, v, photo); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	faces := make([]face.Face, len(v.found))
+	faces = make([]face.Face, len(v.found))
 	for i, d := range v.found {
 		start := time.Now()
 		n, err := w.near(v, d, v.frames)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if faces[i], err = w.judge(n, d); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		w.observe(StageAlign, start)
 	}
-	return faces, nil
+	return faces, v.count, nil
 }
 
 // Embed finds the faces of a photo that pick asks for, the largest first, and
@@ -282,6 +284,7 @@ func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want 
 		if samples[i], err = w.sample(ctx, v, d, heads, want.Crop); err != nil {
 			return nil, err
 		}
+		samples[i].Found = v.count
 	}
 	return samples, nil
 }
@@ -434,6 +437,7 @@ func (w *worker) close() error {
 type view struct {
 	img   *imaging.Image
 	found []detection // in pixels of the upright full-size photo
+	count int         // faces found, those left out of found included
 	// What the faces will be warped to, which says how many pixels they need.
 	frames []frame
 	// What makes a face of the first look certain: the side of its box, in
@@ -493,6 +497,7 @@ func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, erro
 		}
 	}
 	sortBySize(v.found)
+	v.count = len(v.found)
 	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
 	return v, nil
 }

@@ -27,7 +27,7 @@ func TestDetectPixels(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPipeline(t, options(newDetector(faces...), newEncoder(1)))
-			got, err := p.Detect(t.Context(), blank(t, size, size), 0)
+			got, _, err := p.Detect(t.Context(), blank(t, size, size), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -69,7 +69,7 @@ func TestSuppress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPipeline(t, options(newDetector(tt.faces...), newEncoder(1)))
-			got, err := p.Detect(t.Context(), blank(t, 320, 320), 0)
+			got, _, err := p.Detect(t.Context(), blank(t, 320, 320), 0)
 			if err != nil || len(got) != tt.want {
 				t.Fatalf("%d faces, %v; want %d", len(got), err, tt.want)
 			}
@@ -138,14 +138,14 @@ func TestMaxFaces(t *testing.T) {
 	o.MaxFaces = 2
 	p := newPipeline(t, o)
 	for _, tt := range []struct{ ask, want int }{{0, 2}, {1, 1}, {3, 2}} {
-		faces, err := p.Detect(t.Context(), blank(t, 320, 320), tt.ask)
-		if err != nil || len(faces) != tt.want || faces[0].Box.Width < 89 {
-			t.Errorf("at most %d: %d faces, %v; want %d, the largest first", tt.ask, len(faces), err, tt.want)
+		faces, found, err := p.Detect(t.Context(), blank(t, 320, 320), tt.ask)
+		if err != nil || len(faces) != tt.want || found != 3 || faces[0].Box.Width < 89 {
+			t.Errorf("at most %d: %d faces of %d, %v; want %d of 3, the largest first", tt.ask, len(faces), found, err, tt.want)
 		}
 	}
 	samples, err := p.Embed(t.Context(), blank(t, 320, 320), embed.PickAll)
-	if err != nil || len(samples) != 2 {
-		t.Errorf("%d samples, %v; want 2", len(samples), err)
+	if err != nil || len(samples) != 2 || samples[0].Found != 3 {
+		t.Errorf("%d samples, %v; want 2 of 3", len(samples), err)
 	}
 }
 
@@ -208,7 +208,7 @@ func TestBadNumbers(t *testing.T) {
 				return nil
 			}
 			p := newPipeline(t, options(d, newEncoder(1)))
-			faces, err := p.Detect(t.Context(), blank(t, 320, 320), 0)
+			faces, _, err := p.Detect(t.Context(), blank(t, 320, 320), 0)
 			if err != nil || len(faces) != 0 {
 				t.Errorf("outputs of %v: %d faces, %v", v, len(faces), err)
 			}
@@ -400,7 +400,7 @@ func TestClose(t *testing.T) {
 	if detector.open+h.open != 0 {
 		t.Error("sessions were left open")
 	}
-	if _, err := p.Detect(t.Context(), photo, 0); !errors.Is(err, face.Unavailable) {
+	if _, _, err := p.Detect(t.Context(), photo, 0); !errors.Is(err, face.Unavailable) {
 		t.Errorf("a request after Close: %v, want unavailable", err)
 	}
 }
@@ -442,7 +442,7 @@ func TestBadPhotos(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, err, tt.want)
 		}
 	}
-	if _, err := p.Detect(t.Context(), photo, 0); err != nil {
+	if _, _, err := p.Detect(t.Context(), photo, 0); err != nil {
 		t.Errorf("a good photo afterwards: %v", err)
 	}
 }
@@ -474,7 +474,7 @@ func FuzzDetect(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		numbers = data
-		faces, err := p.Detect(t.Context(), photo, 0)
+		faces, _, err := p.Detect(t.Context(), photo, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

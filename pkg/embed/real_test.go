@@ -209,11 +209,11 @@ func TestDegraded(t *testing.T) {
 			t.Parallel()
 			for _, photo := range plain() {
 				img := pixels(t, photo)
-				whole, err := p.Detect(t.Context(), encodeJPEG(t, img), 1)
+				whole, _, err := p.Detect(t.Context(), encodeJPEG(t, img), 1)
 				if err != nil || len(whole) != 1 {
 					t.Fatalf("%s: %d faces, %v", photo, len(whole), err)
 				}
-				faces, err := p.Detect(t.Context(), encodeJPEG(t, tt.spoil(img, whole[0])), 1)
+				faces, _, err := p.Detect(t.Context(), encodeJPEG(t, tt.spoil(img, whole[0])), 1)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -242,7 +242,7 @@ func TestDegraded(t *testing.T) {
 			"lfw/Larry_Brown/Larry_Brown_0006.jpg":       -1,
 			"lfw/Sherry_Fisher/Sherry_Fisher_0001.jpg":   1,
 		} {
-			faces, err := p.Detect(t.Context(), sharedtest.Photo(t, photo), 0)
+			faces, _, err := p.Detect(t.Context(), sharedtest.Photo(t, photo), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -290,7 +290,7 @@ func TestSmallFaces(t *testing.T) {
 			t.Parallel()
 			scene, at := crowd(t, tt.width, tt.height, tt.side, tt.gap, names)
 			photo := encodeJPEG(t, scene)
-			faces, err := p.Detect(t.Context(), photo, 0)
+			faces, _, err := p.Detect(t.Context(), photo, 0)
 			if err != nil {
 				t.Fatal(err)
 			}

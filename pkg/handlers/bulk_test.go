@@ -560,6 +560,7 @@ func TestAuditDecisions(t *testing.T) {
 	good[api.VerifyResponse](t, verify(1), 200)
 	good[api.VerifyResponse](t, verify(2), 200)
 	good[api.RecognizeResponse](t, recognize(), 200)
+	good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe_embedding": vector(2, 0), "model_id": modelID}), 200)
 	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "reference": photo(person{number: 1})}), 200)
 	var got []string
 	list := func() (got []string) {
@@ -575,7 +576,7 @@ func TestAuditDecisions(t *testing.T) {
 		}
 		return got
 	}
-	want := []string{"verify ada match", "verify ada non_match", "recognize grace match", "recognize  unknown", "recognize  low_quality"}
+	want := []string{"verify ada match", "verify ada non_match", "recognize grace match", "recognize  unknown", "recognize  low_quality", "recognize grace match"}
 	if got = list(); !slices.Equal(got, want) {
 		t.Error(cmp.Diff(want, got))
 	}

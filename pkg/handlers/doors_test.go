@@ -528,11 +528,13 @@ func TestMetrics(t *testing.T) {
 	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 2}), "subject_id": "ada"}), 200)
 	bad(t, h.post(t, "/verify", fields{"probe": photo(), "subject_id": "ada"}), face.NoFace, "")
 	good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe": photo(person{number: 1}, person{number: 2, poor: true})}), 200)
+	good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe_embedding": vector(9, 0), "model_id": modelID}), 200)
 	text := string(h.do(t, http.MethodGet, "/metrics").body)
 	for _, line := range []string{
 		`likeness_decisions_total{decision="match",route="/verify"} 1`,
 		`likeness_decisions_total{decision="non_match",route="/verify"} 1`,
 		`likeness_decisions_total{decision="low_quality",route="/recognize"} 1`,
+		`likeness_decisions_total{decision="unknown",route="/recognize"} 1`,
 		`likeness_failure_to_acquire_total{reason="NO_FACE"} 1`,
 		`likeness_failure_to_acquire_total{reason="LOW_SHARPNESS"} 1`,
 		`likeness_http_request_duration_seconds_count{code="422",route="/verify"} 1`,

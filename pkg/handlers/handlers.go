@@ -29,7 +29,7 @@ import (
 
 // Pipeline finds and encodes faces; [embed.Pipeline] is one.
 type Pipeline interface {
-	Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error)
+	Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error)
 	EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error)
 	Prepare(ctx context.Context, encoders ...string) error
 	Encoder() embed.Manifest

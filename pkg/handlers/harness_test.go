@@ -173,6 +173,9 @@ func (p pipeline) embed(ctx context.Context, photo []byte, pick embed.Pick) ([]e
 		}
 		samples = append(samples, embed.Sample{Face: f, Embedding: vector(c.R, c.G)})
 	}
+	for i := range samples {
+		samples[i].Found = len(samples)
+	}
 	refuse := func(kind face.Kind, reason face.Reason) ([]embed.Sample, error) {
 		e := face.Errorf(kind, "test", "")
 		e.Reasons = []face.Reason{reason}
@@ -189,13 +192,12 @@ func (p pipeline) embed(ctx context.Context, photo []byte, pick embed.Pick) ([]e
 	return samples[:1], nil
 }
 
-func (p pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.Face, error) {
+func (p pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
 	samples, err := p.embed(ctx, photo, embed.PickAll)
-	var faces []face.Face
 	for _, s := range samples[:min(maxFaces, len(samples))] {
 		faces = append(faces, s.Face)
 	}
-	return faces, err
+	return faces, len(samples), err
 }
 
 // vector is a person's direction, turned by noise.

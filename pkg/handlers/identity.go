@@ -202,8 +202,15 @@ const maxFrames = api.MaxImages
 func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (api.RecognizeResponseObject, error) {
 	b := r.JSONBody
 	fuse, k := or(b.Fuse, false), or(b.K, 5)
+	if err := oneOf(choice{"probe", b.Probe != nil}, choice{"probe_embedding", b.ProbeEmbedding != nil}); err != nil {
+		return nil, err
+	}
 	switch {
-	case len(b.Probe) < 1 || len(b.Probe) > maxFrames:
+	case b.Probe == nil && b.Faces != nil:
+		return nil, api.InvalidField("faces", "goes with probe, not with probe_embedding")
+	case b.Probe == nil && b.Fuse != nil:
+		return nil, api.InvalidField("fuse", "goes with probe, not with probe_embedding")
+	case b.Probe != nil && (len(b.Probe) < 1 || len(b.Probe) > maxFrames):
 		return nil, api.InvalidField("probe", fmt.Sprintf("must be 1 to %d images", maxFrames))
 	case len(b.Probe) > 1 && !fuse:
 		return nil, api.InvalidField("fuse", "must be true for several images")
@@ -226,15 +233,22 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.admit()
-	if err != nil {
-		return nil, err
+	if b.Probe != nil {
+		release, err := s.admit()
+		if err != nil {
+			return nil, err
+		}
+		defer release()
 	}
-	defer release()
 	var samples []embed.Sample
-	if fuse {
+	switch {
+	case b.Probe == nil:
+		var e face.Embedding
+		e, err = s.embedding(enc, "probe_embedding", b.ProbeEmbedding, b.ModelID)
+		samples = []embed.Sample{{Embedding: e}}
+	case fuse:
 		samples, err = s.fused(ctx, enc, b.Probe)
-	} else {
+	default:
 		samples, err = s.acquire(ctx, "probe", b.Probe[0], embed.PickAll, enc.want())
 	}
 	if err != nil {
@@ -243,12 +257,16 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if len(samples) == 0 {
 		s.metrics.notAcquired([]face.Reason{face.ReasonNoFace})
 	}
-	if or(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
-		samples = samples[:min(1, len(samples))]
-	}
 	answer := api.RecognizeResponse{
 		ModelID: enc.id, OperatingPoint: point.Name, Threshold: point.Threshold,
 		Faces: make([]api.RecognizedFace, 0, len(samples)),
+	}
+	if b.Probe != nil && !fuse {
+		found := facesFound(samples)
+		answer.FacesFound = &found
+	}
+	if or(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
+		samples = samples[:min(1, len(samples))]
 	}
 	if fmr, ok := enc.policy.FMRAt(point.Threshold); ok {
 		fpir := match.FPIR(fmr, g.Templates)
@@ -270,15 +288,26 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 			return nil, err
 		}
 		s.metrics.decisions.WithLabelValues("/recognize", string(f.Decision)).Inc()
+		if b.Probe != nil {
+			f.Face = new(faceOf(sample.Face))
+		}
 		answer.Faces = append(answer.Faces, f)
 	}
 	return api.Recognize200JSONResponse(answer), nil
 }
 
+// facesFound is how many faces the photo of the samples has.
+func facesFound(samples []embed.Sample) int {
+	if len(samples) == 0 {
+		return 0
+	}
+	return samples[0].Found
+}
+
 // recognize decides who a face is. The size of the gallery is nil where the
 // face was not searched for.
 func (s *server) recognize(ctx context.Context, enc encoder, gallery string, sample embed.Sample, k int, threshold float64) (api.RecognizedFace, *int, error) {
-	f := api.RecognizedFace{Face: faceOf(sample.Face), Candidates: []api.Candidate{}}
+	f := api.RecognizedFace{Candidates: []api.Candidate{}}
 	if reasons := sample.Face.Quality.Reasons; len(reasons) > 0 {
 		s.metrics.notAcquired(reasons)
 		f.Decision = api.RecognizedFaceDecisionLowQuality
@@ -398,12 +427,12 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 		return nil, err
 	}
 	defer release()
-	found, err := s.Pipeline.Detect(ctx, r.JSONBody.Image, n)
+	faces, found, err := s.Pipeline.Detect(ctx, r.JSONBody.Image, n)
 	if err != nil {
 		return nil, at(err, "image")
 	}
-	answer := api.Detect200JSONResponse{Faces: make([]api.Face, len(found))}
-	for i, f := range found {
+	answer := api.Detect200JSONResponse{Faces: make([]api.Face, len(faces)), FacesFound: found}
+	for i, f := range faces {
 		answer.Faces[i] = faceOf(f)
 	}
 	return answer, nil
@@ -427,7 +456,7 @@ func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.Embed
 	if err != nil {
 		return nil, err
 	}
-	answer := api.Embed200JSONResponse{ModelID: s.own.id, Faces: make([]api.EmbeddedFace, len(samples))}
+	answer := api.Embed200JSONResponse{ModelID: s.own.id, Faces: make([]api.EmbeddedFace, len(samples)), FacesFound: facesFound(samples)}
 	for i, sample := range samples {
 		answer.Faces[i] = api.EmbeddedFace{Face: faceOf(sample.Face), Embedding: []float32(sample.Embedding)}
 		if or(r.JSONBody.Encoding, api.EmbeddingEncodingJSON) == api.EmbeddingEncodingFloat32 {

@@ -163,13 +163,13 @@ func TestRecognize(t *testing.T) {
 	t.Run("k and largest", func(t *testing.T) {
 		t.Parallel()
 		got := ask(t, fields{"probe": photo(person{number: 9}, person{number: 1}), "k": 1, "faces": "largest"})
-		if len(got.Faces) != 1 || len(got.Faces[0].Candidates) != 1 || got.Faces[0].Decision != "ambiguous" {
+		if len(got.Faces) != 1 || len(got.Faces[0].Candidates) != 1 || got.Faces[0].Decision != "ambiguous" || *got.FacesFound != 2 {
 			t.Errorf("got %+v", got)
 		}
 	})
 	t.Run("nobody", func(t *testing.T) {
 		t.Parallel()
-		if got := ask(t, fields{"probe": photo()}); got.Faces == nil || len(got.Faces) != 0 {
+		if got := ask(t, fields{"probe": photo()}); got.Faces == nil || len(got.Faces) != 0 || *got.FacesFound != 0 {
 			t.Errorf("got %+v", got)
 		}
 	})
@@ -196,6 +196,18 @@ func TestRecognize(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+	t.Run("embedding", func(t *testing.T) {
+		t.Parallel()
+		ofPhoto := ask(t, fields{"probe": photo(person{number: 1, noise: 8})})
+		got := ask(t, fields{"probe_embedding": vector(1, 8), "model_id": modelID})
+		if got.FacesFound != nil || ofPhoto.Faces[0].Face == nil {
+			t.Errorf("got %+v, of a photo %+v", got, ofPhoto)
+		}
+		ofPhoto.FacesFound, ofPhoto.Faces[0].Face = nil, nil // an embedding is of no photo
+		if diff := cmp.Diff(ofPhoto, got); diff != "" {
+			t.Errorf("an embedding is answered otherwise than its photo (-photo +embedding):\n%s", diff)
+		}
+	})
 	one := photo(person{number: 1})
 	for _, c := range []struct {
 		name    string
@@ -204,6 +216,13 @@ func TestRecognize(t *testing.T) {
 		pointer string
 	}{
 		{"no probe", fields{"k": 3}, face.Invalid, "/probe"},
+		{"both", fields{"probe": one, "probe_embedding": vector(1, 0), "model_id": modelID}, face.Invalid, "/probe_embedding"},
+		{"embedding without its model", fields{"probe_embedding": vector(1, 0)}, face.Invalid, "/model_id"},
+		{"embedding of another model", fields{"probe_embedding": vector(1, 0), "model_id": "sface"}, face.ModelMismatch, "/model_id"},
+		{"short embedding", fields{"probe_embedding": []float32{1}, "model_id": modelID}, face.ModelMismatch, "/probe_embedding"},
+		{"zero embedding", fields{"probe_embedding": make([]float32, dimension), "model_id": modelID}, face.Invalid, "/probe_embedding"},
+		{"embedding and faces", fields{"probe_embedding": vector(1, 0), "model_id": modelID, "faces": "all"}, face.Invalid, "/faces"},
+		{"embedding and fuse", fields{"probe_embedding": vector(1, 0), "model_id": modelID, "fuse": false}, face.Invalid, "/fuse"},
 		{"frames without fuse", fields{"probe": [][]byte{one, one}}, face.Invalid, "/fuse"},
 		{"nine frames", fields{"probe": [][]byte{one, one, one, one, one, one, one, one, one}, "fuse": true}, face.Invalid, "/probe"},
 		{"k", fields{"probe": one, "k": 101}, face.Invalid, "/k"},
@@ -226,7 +245,7 @@ func TestDetect(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	got := good[api.DetectResponse](t, h.ask(t, fields{"image": three, "max_faces": 2}.form(t, http.MethodPost, "/detect")), 200)
-	if len(got.Faces) != 2 || got.Faces[1].Box.X != 1 {
+	if len(got.Faces) != 2 || got.Faces[1].Box.X != 1 || got.FacesFound != 3 {
 		t.Errorf("got %+v", got)
 	}
 	if got := good[api.DetectResponse](t, h.post(t, "/detect", fields{"image": photo()}), 200); len(got.Faces) != 0 {
@@ -250,7 +269,11 @@ func TestEmbed(t *testing.T) {
 		}
 	}
 	got = good[api.EmbedResponse](t, h.post(t, "/embed", fields{"image": photo(person{number: 4}, person{number: 5}), "face": "all"}), 200)
-	if n := got.Faces[1].Embedding.([]any); len(got.Faces) != 2 || float32(n[0].(float64)) != vector(5, 0)[0] {
+	if n := got.Faces[1].Embedding.([]any); len(got.Faces) != 2 || got.FacesFound != 2 || float32(n[0].(float64)) != vector(5, 0)[0] {
+		t.Errorf("got %+v", got)
+	}
+	got = good[api.EmbedResponse](t, h.post(t, "/embed", fields{"image": photo(person{number: 4}, person{number: 5}), "face": "largest"}), 200)
+	if len(got.Faces) != 1 || got.FacesFound != 2 {
 		t.Errorf("got %+v", got)
 	}
 	bad(t, h.post(t, "/embed", fields{"image": photo()}), face.NoFace, "/image")
