@@ -94,11 +94,13 @@ type listed struct {
 	Imports    []string
 	Module     *struct{ Path string }
 	Standard   bool
+
+	GoFiles, CgoFiles, SFiles, EmbedFiles []string
 }
 
 func list(t *testing.T, args ...string) []listed {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Imports,Module,Standard"}, args...)...)
+	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Imports,Module,Standard,GoFiles,CgoFiles,SFiles,EmbedFiles"}, args...)...)
 	cmd.Dir = sharedtest.Root(t)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
