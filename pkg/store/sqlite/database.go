@@ -59,9 +59,11 @@ type database struct {
 
 	queue     chan *change
 	closing   chan struct{} // closed by close
+	unread    chan struct{} // closed when the readers are closed
 	stopped   chan struct{} // closed when the writer is done
 	closeOnce sync.Once
 	closeErr  error
+	left      error // why the file is not whole without the log, once it is closed
 
 	// landing is held while a transaction is committed and what it means for
 	// the memory is done. Who holds it for reading sees both or neither.
@@ -224,7 +226,7 @@ func openDatabase(ctx context.Context, path string, log *slog.Logger) (_ *databa
 	d := &database{
 		log: log, wal: path + "-wal",
 		queue:   make(chan *change, maxBatch),
-		closing: make(chan struct{}), stopped: make(chan struct{}),
+		closing: make(chan struct{}), unread: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -255,17 +257,18 @@ func openDatabase(ctx context.Context, path string, log *slog.Logger) (_ *databa
 func (d *database) close() error {
 	d.closeOnce.Do(func() {
 		close(d.closing)
-		<-d.stopped
 		for range cap(d.readers) { // each ends what it is doing first
 			(<-d.readers).close()
 		}
+		close(d.unread)
+		<-d.stopped
 		d.closeErr = d.closePools()
 	})
 	return d.closeErr
 }
 
 // closePools closes the connections, the writer's last: the last connection
-// to leave a WAL database folds the log into the file.
+// to leave a WAL database removes the log.
 func (d *database) closePools() error {
 	var errs []error
 	for _, db := range []*sql.DB{d.read, d.write} {
@@ -363,6 +366,11 @@ func (c *connection) open(ctx context.Context) (err error) {
 // matters was committed or not before.
 func (c *connection) close() {
 	if c.conn != nil {
+		// database/sql leaves the statements of one connection to us, and SQLite
+		// keeps a connection with the file open while one of them is there.
+		for _, st := range c.byText {
+			_ = st.Close()
+		}
 		// A connection called bad is closed; any other the pool would keep.
 		_ = c.conn.Raw(func(any) error { return driver.ErrBadConn })
 		c.conn = nil
@@ -460,13 +468,10 @@ type writer struct {
 func (w *writer) run() {
 	defer close(w.stopped)
 	defer w.connection.close()
-	defer func() { // before the last connection moves the log into the file
-		err := w.open(context.Background())
-		if err == nil {
-			err = w.scrubber.scrub(context.Background(), w.conn, w.wal)
-		}
-		if err != nil {
-			w.log.Warn("cannot scrub the write-ahead log", "error", err)
+	defer func() {
+		<-w.unread
+		if _, whole, err := w.emptyLog(); !whole {
+			w.left = errors.Join(fmt.Errorf("the file is not whole without %s, which holds the latest changes", w.wal), err)
 		}
 	}()
 	var (
@@ -590,15 +595,27 @@ func (w *writer) logged() int64 {
 	return info.Size()
 }
 
-// checkpoint scrubs the pages in the write-ahead log, moves them into the file
-// and empties the log: because it is long, or because it still holds the pages
-// as they were before an erase. A reader on an older snapshot stands in the
-// way; the channel then says when to try again.
+// checkpoint empties the write-ahead log: because it is long, or because it
+// still holds the pages as they were before an erase. A reader on an older
+// snapshot stands in the way; the channel then says when to try again.
 func (w *writer) checkpoint() <-chan time.Time {
+	emptied, _, err := w.emptyLog()
+	if err != nil {
+		w.log.Warn("cannot empty the write-ahead log; trying again", "error", err)
+	}
+	if !emptied {
+		return time.After(checkpointRetry)
+	}
+	return nil
+}
+
+// emptyLog scrubs the pages in the write-ahead log, moves them into the file
+// and empties the log. Where somebody still reads the log, the file may be
+// whole without it nevertheless.
+func (w *writer) emptyLog() (emptied, whole bool, err error) {
 	ctx := context.Background()
 	var busy, log, moved int
-	err := w.open(ctx)
-	if err == nil {
+	if err = w.open(ctx); err == nil {
 		err = w.scrubber.scrub(ctx, w.conn, w.wal)
 	}
 	if err == nil {
@@ -610,14 +627,10 @@ func (w *writer) checkpoint() <-chan time.Time {
 		err = errors.Join(err, err2)
 	}
 	if err != nil {
-		w.log.Warn("cannot empty the write-ahead log; trying again", "error", err)
-	} else {
-		w.scrubber.frames = max(0, log)
+		return false, false, err
 	}
-	if err != nil || busy != 0 {
-		return time.After(checkpointRetry)
-	}
-	return nil
+	w.scrubber.frames = max(0, log)
+	return busy == 0, log >= 0 && moved == log, nil
 }
 
 // micros is a time as it is stored.

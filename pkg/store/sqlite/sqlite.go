@@ -81,12 +81,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 // Close waits for writes under way, ends loading, and gives the file and its
-// lock back.
+// lock back. The file alone is everything then; where another process keeps
+// that from being so, the error says which file belongs to it.
 func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.loading.cancel()
 		<-s.loading.done
-		s.closeErr = errors.Join(s.db.close(), s.lock.release())
+		s.closeErr = errors.Join(s.db.close(), s.db.left, s.lock.release())
 	})
 	return face.Wrap(face.Internal, "sqlite.Close", s.closeErr)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -413,6 +414,122 @@ func TestFullDisk(t *testing.T) {
 	s = open(t, path)
 	defer closing(t, s)
 	verify(s)
+}
+
+// TestCloseLeavesOneFile closes stores that were used in several ways: the file
+// alone is everything, and no log is left for somebody to forget.
+func TestCloseLeavesOneFile(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		use  func(t *testing.T, s *sqlite.Store)
+		want int // subjects
+	}{
+		{"nothing", func(*testing.T, *sqlite.Store) {}, 0},
+		{"subjects", func(t *testing.T, s *sqlite.Store) {
+			for i := range 5 {
+				addSubject(t, s, fmt.Sprint("s", i))
+			}
+		}, 5},
+		{"readers beside", func(t *testing.T, s *sqlite.Store) {
+			var wg sync.WaitGroup
+			for i := range 40 {
+				wg.Go(func() {
+					id := fmt.Sprint("s", i)
+					addSubject(t, s, id)
+					if err := enrol(s, "t"+id, id, embedding(i, 64)); err != nil {
+						t.Error(err)
+					}
+					if _, err := s.Search(t.Context(), tenant, face.DefaultGallery, model, embedding(i, 64), 1); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}, 40},
+		{"an erase", func(t *testing.T, s *sqlite.Store) {
+			addSubject(t, s, "a")
+			addSubject(t, s, "b")
+			if _, err := s.DeleteSubject(t.Context(), tenant, face.DefaultGallery, "a", store.Actor{}); err != nil {
+				t.Error(err)
+			}
+			addSubject(t, s, "c")
+		}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "likeness.db")
+			s := open(t, path)
+			c.use(t, s)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for _, end := range []string{"-wal", "-shm"} {
+				if _, err := os.Stat(path + end); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s is still there: %v", end, err)
+				}
+			}
+			if got := subjectsOfCopy(t, path); got != c.want {
+				t.Errorf("the file alone holds %d subjects, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+// subjectsOfCopy counts the subjects in a copy of the file alone.
+func subjectsOfCopy(t *testing.T, path string) (n int) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy.db")
+	if err := os.WriteFile(copied, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("sqlite", copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, db)
+	if err := db.QueryRow("SELECT count(*) FROM subject").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestCloseSaysWhatIsLeft closes a store while somebody else reads an older
+// snapshot of its file.
+func TestCloseSaysWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "likeness.db")
+	s := open(t, path)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := db.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if err := tx.QueryRow("SELECT count(*) FROM subject").Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	addSubject(t, s, "a")
+	if err := s.Close(); err == nil || !strings.Contains(err.Error(), "likeness.db-wal") {
+		t.Errorf("Close says %v", err)
+	}
+	if err := errors.Join(tx.Rollback(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	if _, err := s.Subject(t.Context(), tenant, face.DefaultGallery, "a"); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Enrolling and erasing while the index is loaded loses nothing, doubles
