@@ -1018,7 +1018,7 @@ type RecognizeResponse struct {
 	// FacesFound Faces that were found in the photo, those that `faces` leaves out included. Absent with `fuse`, and where an embedding was given.
 	FacesFound *int `json:"faces_found,omitempty"`
 
-	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for n templates in the gallery and the measured false match rate f of one comparison.
+	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n templates that a search compares, which are those of the model, and the measured false match rate f of one comparison.
 	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
 
 	// GallerySize Subjects with a template of the model. Absent where nothing was searched.

@@ -221,13 +221,17 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if err != nil {
 		return nil, err
 	}
-	enc, g, err := s.encoderOf(ctx, gallery)
+	enc, _, err := s.encoderOf(ctx, gallery)
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.Store.Comparisons(ctx, tenant(ctx), gallery, enc.id)
 	if err != nil {
 		return nil, err
 	}
 	point, err := s.point(enc, b.OperatingPoint)
 	if err == nil && s.WholeSearch {
-		point, err = enc.policy.Identification(point.Name, g.Templates)
+		point, err = enc.policy.Identification(point.Name, n)
 		err = at(err, "operating_point")
 	}
 	if err != nil {
@@ -269,7 +273,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 		samples = samples[:min(1, len(samples))]
 	}
 	if fmr, ok := enc.policy.FMRAt(point.Threshold); ok {
-		fpir := match.FPIR(fmr, g.Templates)
+		fpir := match.FPIR(fmr, n)
 		answer.FpirAtThreshold = &fpir
 	}
 	for _, sample := range samples {

@@ -1,14 +1,18 @@
 package handlers_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // heads are one that looks at the score alone and one that wants embeddings.
@@ -75,6 +79,19 @@ func TestWholeSearch(t *testing.T) {
 		one := good[api.RecognizeResponse](t, ask("fmr_1e-4"), 200)
 		if one.Threshold != 0.6 || one.FpirAtThreshold == nil || math.Abs(*one.FpirAtThreshold-1e-4) > 1e-12 {
 			t.Errorf("one template, whole %v: %+v", whole, one)
+		}
+		// No search compares with what another model made.
+		other := store.Record{Subject: face.Subject{ID: "cy"}}
+		for i := range 999 {
+			other.Templates = append(other.Templates, face.Template{
+				ID: fmt.Sprint("other-", i), SubjectID: "cy", ModelID: "some-other-model", Embedding: face.Embedding{1, 0},
+			})
+		}
+		if out, err := h.store.Import(t.Context(), face.DefaultTenant, "default", []store.Record{other}); err != nil || out[0].Err != nil {
+			t.Fatal(err, out)
+		}
+		if d := cmp.Diff(one, good[api.RecognizeResponse](t, ask("fmr_1e-4"), 200)); d != "" {
+			t.Errorf("beside templates of another model, whole %v: %s", whole, d)
 		}
 		h.enrolled(t, "default", "bob", person{number: 2})
 		two := good[api.RecognizeResponse](t, ask("fmr_1e-4"), 200)

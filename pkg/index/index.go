@@ -183,6 +183,15 @@ func (x *Index) Dimension(key Key) int {
 	return 0
 }
 
+// Templates is how many templates there are under a key: those that a search
+// compares the probe with.
+func (x *Index) Templates(key Key) int {
+	if p := x.find(key); p != nil {
+		return int(p.held.Load())
+	}
+	return 0
+}
+
 // Search returns the k best subjects under a key, or all when there are
 // fewer: highest score first, equal scores by subject id, each with its best
 // template, equal ones by template id. It also returns how many subjects
@@ -236,7 +245,7 @@ func (x *Index) Stats() Stats {
 	x.mu.RUnlock()
 	var s Stats
 	for _, p := range all {
-		p.count(&s)
+		p.addTo(&s)
 	}
 	return s
 }

@@ -13,6 +13,7 @@ import (
 type partition struct {
 	view     atomic.Pointer[view] // nil when empty
 	enrolled atomic.Int64         // subjects
+	held     atomic.Int64         // templates
 
 	mu       sync.Mutex
 	dropped  bool  // the gallery was removed: nothing is added any more
@@ -93,8 +94,14 @@ func (p *partition) add(b *batch) (bool, error) {
 			p.append(e, &b.rows[i])
 		}
 	}
-	p.enrolled.Store(int64(len(p.subjects)))
+	p.count()
 	return true, nil
+}
+
+// count tells readers how much is there.
+func (p *partition) count() {
+	p.enrolled.Store(int64(len(p.subjects)))
+	p.held.Store(int64(len(p.rows)))
 }
 
 // enrol gives a row to its subject.
@@ -175,7 +182,7 @@ func (p *partition) remove(r *row) {
 // tidy brings the partition in order after a removal: an empty one is free to
 // take embeddings of another length, a sparse one is compacted.
 func (p *partition) tidy() {
-	p.enrolled.Store(int64(len(p.subjects)))
+	p.count()
 	if len(p.rows) == 0 {
 		p.view.Store(nil)
 		p.tail = nil
@@ -226,7 +233,7 @@ func (p *partition) drop() int {
 	return len(p.rows)
 }
 
-func (p *partition) count(s *Stats) {
+func (p *partition) addTo(s *Stats) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	v := p.view.Load()

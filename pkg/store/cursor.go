@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"strings"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -46,6 +48,21 @@ func ReadPage(op string, p Page, list ...string) (after string, err error) {
 	}
 	return "", face.Errorf(face.Invalid, op, "the cursor is not one of this list")
 }
+
+// CheckOrder is Internal where the ids of a list do not ascend, the first of
+// them from the one that the list is to start after. A damaged store may give
+// such a list, and whoever went on behind its last id would go round for ever.
+func CheckOrder[T any, ID cmp.Ordered](op string, after ID, items []T, id func(T) ID) error {
+	for _, item := range items {
+		if id(item) <= after {
+			return &face.Error{Kind: face.Internal, Op: op, Detail: "the stored data is damaged", Err: errOrder}
+		}
+		after = id(item)
+	}
+	return nil
+}
+
+var errOrder = errors.New("the store is damaged: it gives a list out of order; `likeness store check` says what to do")
 
 // CutPage takes the one item too many off a list and makes the cursor of the
 // next page from the last that stays.

@@ -148,6 +148,10 @@ type Templates interface {
 	// A gallery without templates of the model gives an empty list.
 	// NotFound: the gallery. ModelMismatch: the probe's length. Invalid: k.
 	Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (Result, error)
+	// Comparisons is how many templates of the model a search of the gallery
+	// compares a probe with. It is cheap enough to call at each search, and 0
+	// for a gallery that is not there.
+	Comparisons(ctx context.Context, tenant, gallery, modelID string) (int, error)
 	// PurgeExpired erases the templates that are older than their gallery's
 	// retention at the given time, over all tenants, leaves an audit record
 	// for each gallery touched (several, when a great many went), and returns

@@ -319,6 +319,9 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 		}); err != nil {
 			return err
 		}
+		if err := store.CheckOrder(op, after, page, func(r store.Record) string { return r.Subject.ID }); err != nil {
+			return fault(op, err)
+		}
 		for _, r := range page {
 			if err := emit(r); err != nil {
 				return err

@@ -77,10 +77,14 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 			return err
 		})
 	})
+	byID := func(g face.Gallery) string { return g.ID }
+	if err == nil {
+		err = fault(op, store.CheckOrder(op, after, items, byID))
+	}
 	if err != nil {
 		return nil, "", err
 	}
-	items, next = store.CutPage(items, p, func(g face.Gallery) string { return g.ID }, "galleries", tenant)
+	items, next = store.CutPage(items, p, byID, "galleries", tenant)
 	return items, next, nil
 }
 

@@ -40,6 +40,9 @@ func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, af
 			ORDER BY c.sample LIMIT $5`, after, modelID, limit)
 		return err
 	})
+	if err == nil {
+		err = fault(op, store.CheckOrder(op, after, list, func(m store.Sample) string { return m.ID }))
+	}
 	return value(list, err)
 }
 
@@ -121,10 +124,14 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 			return err
 		})
 	})
+	byID := func(id string) string { return id }
+	if err == nil {
+		err = fault(op, store.CheckOrder(op, after, subjects, byID))
+	}
 	if err != nil {
 		return nil, "", err
 	}
-	subjects, next = store.CutPage(subjects, p, func(id string) string { return id }, "uncovered", tenant, gallery, modelID)
+	subjects, next = store.CutPage(subjects, p, byID, "uncovered", tenant, gallery, modelID)
 	return subjects, next, nil
 }
 

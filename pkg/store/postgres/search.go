@@ -45,6 +45,24 @@ func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, pro
 	return value(r, err)
 }
 
+// Comparisons implements [store.Templates].
+func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string) (n int, err error) {
+	err = s.db.call("Comparisons", func() error {
+		if err := s.feed.ready(); err != nil {
+			return err
+		}
+		if x := s.feed.index.Load(); x != nil {
+			n = x.Templates(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
+			return nil
+		}
+		return s.replicas.read(ctx, func(ctx context.Context, q querier) error {
+			return q.QueryRow(ctx, `SELECT coalesce(sum(m.templates), 0)::bigint FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery
+				WHERE g.tenant = $1 AND g.id = $2 AND m.model_id = $3`, tenant, gallery, modelID).Scan(&n)
+		})
+	})
+	return value(n, err)
+}
+
 // searchTries is how often a search looks again because somebody it found had
 // been erased.
 const searchTries = 10

@@ -97,10 +97,14 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p stor
 		}
 		return err
 	})
+	byID := func(s face.Subject) string { return s.ID }
+	if err == nil {
+		err = fault(op, store.CheckOrder(op, after, items, byID))
+	}
 	if err != nil {
 		return nil, "", err
 	}
-	items, next = store.CutPage(items, p, func(s face.Subject) string { return s.ID }, "subjects", tenant, gallery)
+	items, next = store.CutPage(items, p, byID, "subjects", tenant, gallery)
 	return items, next, nil
 }
 

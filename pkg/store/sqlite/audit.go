@@ -133,6 +133,9 @@ func (a *Audit) AuditTrail(ctx context.Context, after int64, emit func(store.Aud
 				return err
 			}, `SELECT `+auditColumns+` FROM audit WHERE seq > ? ORDER BY seq LIMIT ?`, after, trailChunk)
 		})
+		if err == nil {
+			err = store.CheckOrder(op, after, chunk, func(r store.AuditRecord) int64 { return r.Seq })
+		}
 		if err != nil {
 			return a.db.fault(op, err)
 		}

@@ -122,6 +122,9 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 		}); err != nil || !found {
 			break
 		}
+		if err = store.CheckOrder(op, after, []store.Record{r}, subjectOf); err != nil {
+			break
+		}
 		if err := emit(r); err != nil {
 			return err
 		}
@@ -129,6 +132,8 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 	}
 	return s.db.fault(op, err)
 }
+
+func subjectOf(r store.Record) string { return r.Subject.ID }
 
 // nextRecord is the first subject of a gallery after an id, with its templates.
 func (s session) nextRecord(gallery int64, after string) (r store.Record, found bool, err error) {

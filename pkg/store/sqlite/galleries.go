@@ -75,10 +75,14 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 		}, `SELECT `+galleryColumns+` FROM gallery g WHERE g.tenant = ? AND g.id > ? ORDER BY g.id LIMIT ?`,
 			tenant, after, p.Limit+1)
 	})
+	byID := func(g face.Gallery) string { return g.ID }
+	if err == nil {
+		err = store.CheckOrder(op, after, items, byID)
+	}
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
-	items, next := store.CutPage(items, p, func(g face.Gallery) string { return g.ID }, "galleries", tenant)
+	items, next := store.CutPage(items, p, byID, "galleries", tenant)
 	return items, next, nil
 }
 

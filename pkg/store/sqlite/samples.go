@@ -54,6 +54,9 @@ func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, af
 			WHERE c.gallery = ? AND c.sample_id > ? AND NOT EXISTS (`+templateOfSample+`)
 			ORDER BY c.sample_id LIMIT ?`, row, after, modelID, limit)
 	})
+	if err == nil {
+		err = store.CheckOrder(op, after, list, func(m store.Sample) string { return m.ID })
+	}
 	return answer(s.db, op, list, err)
 }
 
@@ -117,10 +120,14 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 			AND EXISTS (`+templateOfAny+`) AND NOT EXISTS (`+templateOfModel+`) AND NOT EXISTS (`+cropOfSubject+`)
 			ORDER BY s.id LIMIT ?`, row, after, modelID, p.Limit+1)
 	})
+	byID := func(id string) string { return id }
+	if err == nil {
+		err = store.CheckOrder(op, after, list, byID)
+	}
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
-	list, next := store.CutPage(list, p, func(id string) string { return id }, "uncovered", tenant, gallery, modelID)
+	list, next := store.CutPage(list, p, byID, "uncovered", tenant, gallery, modelID)
 	return list, next, nil
 }
 

@@ -84,10 +84,14 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p stor
 		}, `SELECT `+subjectColumns+` FROM subject s WHERE s.gallery = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
 			row, after, p.Limit+1)
 	})
+	byID := func(s face.Subject) string { return s.ID }
+	if err == nil {
+		err = store.CheckOrder(op, after, items, byID)
+	}
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
-	items, next := store.CutPage(items, p, func(s face.Subject) string { return s.ID }, "subjects", tenant, gallery)
+	items, next := store.CutPage(items, p, byID, "subjects", tenant, gallery)
 	return items, next, nil
 }
 

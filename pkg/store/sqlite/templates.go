@@ -288,6 +288,12 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 	return r, len(r.Candidates) == len(hits), nil
 }
 
+// Comparisons implements [store.Templates].
+func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string) (int, error) {
+	n := s.index.Templates(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
+	return answer(s.db, "Comparisons", n, s.Ready(ctx))
+}
+
 // PurgeExpired implements [store.Templates]. It also drops the idempotency
 // records that are past [store.IdempotencyTTL].
 func (s *Store) PurgeExpired(ctx context.Context, now time.Time) (int, error) {

@@ -40,6 +40,7 @@ func Run(t *testing.T, place Place) {
 		{"SearchIsExact", searchIsExact},
 		{"SearchTies", searchTies},
 		{"SearchEdges", searchEdges},
+		{"Comparisons", comparisons},
 		{"DeleteTemplate", deleteTemplate},
 		{"DeleteSubject", deleteSubject},
 		{"DeleteGallery", deleteGallery},

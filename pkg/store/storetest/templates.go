@@ -134,6 +134,42 @@ func dimension(t *testing.T, place Place) {
 	}
 }
 
+// comparisons counts what a search looks through, and nothing else.
+func comparisons(t *testing.T, place Place) {
+	s, ctx := start(t, place), t.Context()
+	want := func(gallery, model string, n int) {
+		t.Helper()
+		if got := must(s.Comparisons(ctx, tenant, gallery, model))(t); got != n {
+			t.Errorf("%d comparisons in %s with %s, want %d", got, gallery, model, n)
+		}
+	}
+	want("nobody", model, 0)
+	want(face.DefaultGallery, model, 0)
+	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "other"}))(t)
+	addSubject(t, s, tenant, "other", "a")
+	addTemplate(t, s, tenant, "other", "a", model, axis(4, 0, 0))
+	for _, id := range []string{"a", "b"} {
+		addSubject(t, s, tenant, face.DefaultGallery, id)
+		for i := range 3 {
+			addTemplate(t, s, tenant, face.DefaultGallery, id, model, axis(4, i, 0))
+		}
+	}
+	for range 5 {
+		addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axis(8, 0, 0))
+	}
+	want(face.DefaultGallery, model, 6)
+	want(face.DefaultGallery, "encoder-b", 5)
+	want("other", model, 1)
+	list := must(s.Templates(ctx, tenant, face.DefaultGallery, "a", model))(t)
+	must(s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "a", list[0].ID, by))(t)
+	want(face.DefaultGallery, model, 5)
+	must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, "a", by))(t)
+	want(face.DefaultGallery, model, 3)
+	want(face.DefaultGallery, "encoder-b", 0)
+	must(s.DeleteGallery(ctx, tenant, "other", by))(t)
+	want("other", model, 0)
+}
+
 func templatesOldestFirst(t *testing.T, place Place) {
 	s, ctx := start(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
