@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -32,6 +34,8 @@ type calibrateCmd struct {
 	Split       bool     `help:"Also calibrate on half of the people and count on the other half how often strangers pass at those thresholds, both ways round."`
 	Head        bool     `help:"Also train a verification head, which gives the API its probability, on the people of whom there are several photos."`
 	Reliability string   `type:"path" placeholder:"FILE.png" help:"Draw how far the head's probabilities can be believed; with --head."`
+
+	OperatingPoint string `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of the server that is to use the encoder (default: fmr_1e-4): what is missing for it is said."`
 }
 
 // Help is what --help says beside the flags.
@@ -66,6 +70,9 @@ func (c calibrateCmd) Run(t *tool) (err error) {
 	if c.Reliability != "" && !c.Head {
 		return usageError{errors.New("--reliability: only a head has probabilities, which --head trains")}
 	}
+	if !slices.Contains(match.PointNames(), c.OperatingPoint) {
+		return usageError{fmt.Errorf("--operating-point: %q is none of %s", c.OperatingPoint, strings.Join(match.PointNames(), ", "))}
+	}
 	pipeline, err := c.open(t.ctx)
 	if err != nil {
 		return err
@@ -94,6 +101,8 @@ func (c calibrateCmd) Run(t *tool) (err error) {
 			return err
 		}
 	}
+	units, _ := unitsOf(portraits)
+	fmt.Fprint(t.stderr, missing(c.OperatingPoint, cal, len(units)))
 	var head *face.Head
 	if c.Head {
 		if head, err = c.trainHead(t, portraits, source("pairs")); err != nil {
@@ -141,6 +150,23 @@ func calibrated(t *tool, portraits []portrait, workers int, source string) (face
 	fmt.Fprintln(w)
 	printGalleries(w, cal)
 	return cal, w.Flush()
+}
+
+// missing says what a calibration on so many people lacks for an operating
+// point, and what to do; nothing when it has it.
+func missing(name string, cal face.Calibration, people int) string {
+	i := slices.Index(match.PointNames(), name)
+	need := match.NeededComparisons(match.TargetFMRs()[i])
+	if cal.Comparisons >= need {
+		return ""
+	}
+	// Comparisons grow with the square of the people.
+	more := int(math.Ceil(float64(people)*math.Sqrt(float64(need)/float64(cal.Comparisons)))) - people
+	strictest := cal.Points[len(cal.Points)-1].Name
+	return fmt.Sprintf("\n%s is missing: it needs %d impostor comparisons, %d more than these. A server refuses to decide at it with this calibration.\n"+
+		"Calibrate on about %d more people (strangers to one another, with as many photos each as these %d),\n"+
+		"or start the server with --operating-point=%s (LIKENESS_OPERATING_POINT), the strictest that is supported.\n\n",
+		name, need, need-cal.Comparisons, more, people, strictest)
 }
 
 // gallerySizes are those that the 1:N table names.

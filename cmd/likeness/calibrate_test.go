@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -69,6 +70,38 @@ func someCalibration() face.Calibration {
 		Source: `photos "of" <people>`, Comparisons: 4000,
 		Points: []face.OperatingPoint{{Name: "fmr_1e-2", FMR: 1e-2, Threshold: 0.31234}},
 		Curve:  []face.CurvePoint{{Score: -0.5, FMR: 1}, {Score: 0.31234, FMR: 0.0099997}},
+	}
+}
+
+// An operator who falls short of a point is told how many strangers to add:
+// as many as make the comparisons.
+func TestMissing(t *testing.T) {
+	t.Parallel()
+	const need = 300_000
+	cal := someCalibration()
+	for _, people := range []int{90, 200, 775} {
+		cal.Comparisons = int64(people) * int64(people-1) / 2
+		got := missing("fmr_1e-4", cal, people)
+		var short, more int64
+		_, after, _ := strings.Cut(got, "impostor comparisons, ")
+		if _, err := fmt.Sscanf(after, "%d more than these", &short); err != nil || short != need-cal.Comparisons {
+			t.Errorf("%d people lack %d comparisons: %v in %s", people, need-cal.Comparisons, err, got)
+		}
+		_, after, _ = strings.Cut(got, "Calibrate on about ")
+		_, err := fmt.Sscanf(after, "%d more people", &more)
+		if n := int64(people) + more; err != nil || n*(n-1)/2 < need || (n-6)*(n-7)/2 >= need {
+			t.Errorf("%d more than %d people: %v", more, people, err)
+		}
+	}
+	cal.Comparisons = need
+	if got := missing("fmr_1e-4", cal, 776); got != "" {
+		t.Errorf("nothing is missing: %s", got)
+	}
+	for _, tt := range []struct{ point, says string }{{"strict", "fmr_1e-2, fmr_1e-3"}, {"fmr_1e-7", "--operating-point"}} {
+		got := call(t.Context(), "calibrate", "--images", t.TempDir(), "--operating-point", tt.point)
+		if got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
+			t.Errorf("%s: %+v", tt.point, got)
+		}
 	}
 }
 

@@ -209,4 +209,9 @@ func TestCalibrate(t *testing.T) {
 	if cal.Comparisons != 90*89/2 || len(cal.Points) != 1 || cal.Points[0].Threshold < 0.1 || cal.Points[0].Threshold > 0.5 {
 		t.Errorf("%d comparisons, points %v", cal.Comparisons, cal.Points)
 	}
+	// So few people carry no server's usual point.
+	if !strings.Contains(got.stderr, "fmr_1e-4 is missing: it needs 300000 impostor comparisons, 295995 more") ||
+		!strings.Contains(got.stderr, "--operating-point=fmr_1e-2 (LIKENESS_OPERATING_POINT)") {
+		t.Error(got.stderr)
+	}
 }

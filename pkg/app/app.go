@@ -82,8 +82,8 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		if face.KindOf(err) == face.Invalid {
 			return nil, fmt.Errorf("--operating-point: %w", err)
 		}
-		log.Warn("the encoder's calibration does not support the default operating point: decisions are refused until it is calibrated",
-			"encoder", encoder.ID, "operating_point", o.OperatingPoint)
+		log.Warn("requests that name no operating point are refused: set --operating-point (LIKENESS_OPERATING_POINT) to one that the encoder's calibration supports, or calibrate it on more strangers",
+			"encoder", encoder.ID, "operating_point", o.OperatingPoint, "error", err)
 	}
 
 	if o.Migrate {

@@ -1,11 +1,15 @@
 package app_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,6 +19,7 @@ import (
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/embed"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
@@ -92,6 +97,59 @@ func TestNewNeedsModels(t *testing.T) {
 		tt.change(&o)
 		if _, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+}
+
+// TestOperatingPointUnsupported reads what an operator is told whose encoder
+// cannot decide at the server's operating point.
+func TestOperatingPointUnsupported(t *testing.T) {
+	t.Parallel()
+	o, dir := options(t), t.TempDir()
+	o.Encoder = orttest.SecondEncoder(t, dir)
+	o.ModelsDir = []string{dir}
+	name := filepath.Join(dir, o.Encoder+".json")
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := embed.ParseManifest(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Head = nil
+	m.Calibration.Comparisons, m.Calibration.Points = 60_000, m.Calibration.Points[:2]
+	few, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Calibration = nil
+	none, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		manifest []byte
+		says     []string
+	}{
+		{few, []string{"--operating-point (LIKENESS_OPERATING_POINT)", "supports fmr_1e-2, fmr_1e-3; fmr_1e-4 needs 300000: 240000 more", "429 more people"}},
+		{none, []string{"likeness calibrate"}},
+	} {
+		if err := os.WriteFile(name, tt.manifest, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		a, err := app.New(t.Context(), o, "test", slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+		for _, s := range tt.says {
+			if !strings.Contains(log.String(), s) {
+				t.Errorf("the log does not say %q:\n%s", s, log.String())
+			}
 		}
 	}
 }

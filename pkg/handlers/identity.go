@@ -482,8 +482,22 @@ func littleEndian(e face.Embedding) []byte {
 
 // point is the operating point that a request asks for, or the server's.
 func (s *server) point(enc encoder, name *string) (face.OperatingPoint, error) {
-	p, err := enc.policy.Point(or(name, s.OperatingPoint))
+	if name == nil {
+		p, err := s.defaultPoint(enc)
+		return p, at(err, "operating_point")
+	}
+	p, err := enc.policy.Point(*name)
 	return p, at(err, "operating_point")
+}
+
+// defaultPoint is the operating point of requests that name none. Where the
+// encoder's calibration does not support it, the error says what to set.
+func (s *server) defaultPoint(enc encoder) (face.OperatingPoint, error) {
+	p, err := enc.policy.Point(s.OperatingPoint)
+	if e, ok := errors.AsType[*face.Error](err); ok && len(enc.policy.Points()) > 0 {
+		return p, face.Errorf(e.Kind, e.Op, "%s; a request that names no operating_point gets the server's, which --operating-point (LIKENESS_OPERATING_POINT) sets", e.Detail)
+	}
+	return p, err
 }
 
 const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -105,6 +106,32 @@ func TestVerifyRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDefaultPointUnsupported: who asks for no operating point gets the
+// server's, and where the calibration lacks it, what to set and what is missing.
+func TestDefaultPointUnsupported(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.OperatingPoint = "fmr_1e-6" })
+	h.enrolled(t, "default", "ada", person{number: 1})
+	one := photo(person{number: 1})
+	const option = "--operating-point (LIKENESS_OPERATING_POINT)"
+	missing := []string{"supports fmr_1e-3, fmr_1e-4, fmr_1e-5; fmr_1e-6 needs 30000000", "27000000 more", "more people"}
+	for name, p := range map[string]api.Problem{
+		"verify":    bad(t, h.post(t, "/verify", fields{"probe": one, "subject_id": "ada"}), face.OperatingPointUnsupported, "/operating_point"),
+		"recognize": bad(t, h.post(t, "/recognize", fields{"probe": one}), face.OperatingPointUnsupported, "/operating_point"),
+	} {
+		for _, s := range append(missing, option) {
+			if !strings.Contains(*p.Detail, s) {
+				t.Errorf("%s: %q does not say %q", name, *p.Detail, s)
+			}
+		}
+	}
+	p := bad(t, h.post(t, "/verify", fields{"probe": one, "subject_id": "ada", "operating_point": "fmr_1e-6"}), face.OperatingPointUnsupported, "/operating_point")
+	if !strings.Contains(*p.Detail, missing[0]) || strings.Contains(*p.Detail, option) {
+		t.Errorf("a point that the caller named: %q", *p.Detail)
+	}
+	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": one, "subject_id": "ada", "operating_point": "fmr_1e-4"}), 200)
 }
 
 // TestUncalibrated: without a calibration no decision is made.

@@ -147,7 +147,7 @@ func (s *server) movable(ctx context.Context, modelID string) error {
 	case s.Models[i].Path == "":
 		return face.Errorf(face.Conflict, op, "The file of the model %s is not there.", modelID)
 	}
-	if _, err := s.encoders[modelID].policy.Point(s.OperatingPoint); err != nil && modelID != s.own.id {
+	if _, err := s.defaultPoint(s.encoders[modelID]); err != nil && modelID != s.own.id {
 		return err
 	}
 	return s.Pipeline.Prepare(ctx, modelID)

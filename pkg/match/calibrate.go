@@ -94,8 +94,8 @@ func Calibrate(source string, kinds ...*Impostors) (face.Calibration, error) {
 	}
 	if next < 0 {
 		return face.Calibration{}, face.Errorf(face.Invalid, "match.Calibrate",
-			"%d impostor comparisons support no operating point: %s needs %d",
-			most, PointName(targets[0]), int64(math.Ceil(Rule30/targets[0])))
+			"%d impostor comparisons support no operating point: %s needs %d, which %d people with one photo each make",
+			most, PointName(targets[0]), NeededComparisons(targets[0]), PeopleFor(NeededComparisons(targets[0])))
 	}
 
 	for i := gridLines - 1; i >= 0; i-- {

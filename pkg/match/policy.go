@@ -75,11 +75,25 @@ func (p *Policy) Point(name string) (face.OperatingPoint, error) {
 	}
 	if len(p.points) == 0 {
 		return face.OperatingPoint{}, face.Errorf(face.OperatingPointUnsupported, op,
-			"the model has no calibration, so it supports no operating point")
+			"the model has no calibration, so it supports no operating point: likeness calibrate measures one")
 	}
-	return face.OperatingPoint{}, face.Errorf(face.OperatingPointUnsupported, op,
-		"the model's calibration rests on %d impostor comparisons and supports %s",
-		p.comparisons, strings.Join(p.supported(), ", "))
+	detail := fmt.Sprintf("the model's calibration rests on %d impostor comparisons and supports %s; %s", p.comparisons, strings.Join(p.supported(), ", "), name)
+	if need := NeededComparisons(TargetFMRs()[slices.Index(PointNames(), name)]); p.comparisons < need {
+		detail += fmt.Sprintf(" needs %d: %d more, or about %d more people with one photo each", need, need-p.comparisons, PeopleFor(need)-PeopleFor(p.comparisons))
+	} else {
+		detail += " was not measured"
+	}
+	return face.OperatingPoint{}, face.Errorf(face.OperatingPointUnsupported, op, "%s", detail)
+}
+
+// NeededComparisons is how many impostor comparisons a calibration must have
+// seen for a false match rate above 0 to count as measured: see [Rule30].
+func NeededComparisons(fmr float64) int64 { return int64(math.Round(Rule30 / fmr)) }
+
+// PeopleFor is how many people make at least so many impostor comparisons when
+// there is one photo of each and everybody is compared with everybody else.
+func PeopleFor(comparisons int64) int64 {
+	return int64(math.Ceil((1 + math.Sqrt(1+8*float64(comparisons))) / 2))
 }
 
 func (p *Policy) supported() []string {

@@ -30,13 +30,17 @@ func TestPoint(t *testing.T) {
 		err    error
 		says   []string
 	}{
-		"there":         {full, "fmr_1e-2", calibration().Points[0], nil, nil},
-		"not supported": {full, "fmr_1e-4", face.OperatingPoint{}, face.OperatingPointUnsupported, []string{"4000", "fmr_1e-2"}},
-		"uncalibrated":  {match.NewPolicy(nil), "fmr_1e-2", face.OperatingPoint{}, face.OperatingPointUnsupported, []string{"no calibration"}},
-		"empty":         {full, "", face.OperatingPoint{}, face.Invalid, []string{"fmr_1e-2", "fmr_1e-6"}},
-		"too strict":    {full, "fmr_1e-7", face.OperatingPoint{}, face.Invalid, nil},
-		"other case":    {full, "FMR_1e-2", face.OperatingPoint{}, face.Invalid, nil},
-		"a number":      {full, "0.01", face.OperatingPoint{}, face.Invalid, nil},
+		"there": {full, "fmr_1e-2", calibration().Points[0], nil, nil},
+		"not supported": {full, "fmr_1e-4", face.OperatingPoint{}, face.OperatingPointUnsupported, []string{
+			"rests on 4000 impostor comparisons and supports fmr_1e-2; fmr_1e-4 needs 300000: 296000 more, or about 686 more people with one photo each",
+		}},
+		"left out": {match.NewPolicy(&face.Calibration{Comparisons: 300_000, Points: calibration().Points}), "fmr_1e-4", face.OperatingPoint{},
+			face.OperatingPointUnsupported, []string{"rests on 300000", "fmr_1e-4 was not measured"}},
+		"uncalibrated": {match.NewPolicy(nil), "fmr_1e-2", face.OperatingPoint{}, face.OperatingPointUnsupported, []string{"no calibration"}},
+		"empty":        {full, "", face.OperatingPoint{}, face.Invalid, []string{"fmr_1e-2", "fmr_1e-6"}},
+		"too strict":   {full, "fmr_1e-7", face.OperatingPoint{}, face.Invalid, nil},
+		"other case":   {full, "FMR_1e-2", face.OperatingPoint{}, face.Invalid, nil},
+		"a number":     {full, "0.01", face.OperatingPoint{}, face.Invalid, nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -51,6 +55,25 @@ func TestPoint(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The people that are named make the comparisons, and one fewer would not.
+func TestPeopleFor(t *testing.T) {
+	t.Parallel()
+	for i, fmr := range match.TargetFMRs() {
+		need := match.NeededComparisons(fmr)
+		if want := []int64{3e3, 3e4, 3e5, 3e6, 3e7}[i]; need != want {
+			t.Errorf("%v needs %d comparisons, not %d", fmr, need, want)
+		}
+		if n := match.PeopleFor(need); n*(n-1)/2 < need || (n-1)*(n-2)/2 >= need {
+			t.Errorf("%d people make %d comparisons, and %d are needed", n, n*(n-1)/2, need)
+		}
+	}
+	for n := range int64(100) {
+		if got := match.PeopleFor(n * (n - 1) / 2); n > 1 && got != n {
+			t.Errorf("PeopleFor = %d; want %d", got, n)
+		}
 	}
 }
 
