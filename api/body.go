@@ -22,6 +22,9 @@ import (
 // one is an embedding of 4096 numbers.
 const maxField = 128 << 10
 
+// maxName bounds the name of a member, escapes included, before it is looked at.
+const maxName = 1 << 10
+
 // MaxImages is how many images one field may have.
 const MaxImages = 8
 
@@ -89,11 +92,11 @@ func (b *StyleParams) UnmarshalJSON(data []byte) error { return readObject(data,
 func (b *StyleLayers) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // InvalidField is an Invalid error about one field of a body; name is empty for
-// the body itself.
+// the body itself. A caller chose the name, so no more than an excerpt is told.
 func InvalidField(name, detail string) *face.Error {
 	pointer := ""
 	if name != "" {
-		pointer = "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+		pointer = "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(face.Excerpt(name))
 	}
 	return &face.Error{
 		Kind: face.Invalid, Op: "api.body", Detail: "The request breaks the contract.",
@@ -182,6 +185,9 @@ func readObject(data []byte, into any) error {
 	for rest[0] != '}' {
 		end := valueEnd(rest)
 		var name string
+		if end > maxName {
+			return InvalidField(string(rest[1:maxName]), "unknown field")
+		}
 		if err := json.Unmarshal(rest[:end], &name); err != nil {
 			return InvalidField("", "has a name that cannot be read")
 		}
@@ -310,7 +316,7 @@ func valueDetail(err error) string {
 	case errors.Is(err, errManyImages):
 		return errManyImages.Error()
 	case errors.As(err, &wrongType):
-		return "must not be a JSON " + wrongType.Value
+		return "must not be a JSON " + face.Excerpt(wrongType.Value) // with a number's digits
 	case errors.As(err, &notBase64):
 		return "is not standard base64 with padding (a data: URL is not read)"
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // Kind says what went wrong in terms that a caller can act on. Each kind has
@@ -156,6 +157,23 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Is(target error) bool {
 	k, ok := target.(Kind)
 	return ok && k == e.Kind
+}
+
+// maxExcerpt is how many bytes of a text an error or a log line repeats.
+const maxExcerpt = 100
+
+// Excerpt is the beginning of a text that a caller chose, in valid UTF-8, for
+// errors and logs: 100 bytes at most, and "…" where it was cut. A text as long
+// as a body must not come back as an answer, nor fill a log.
+func Excerpt(text string) string {
+	if len(text) > maxExcerpt {
+		end := maxExcerpt
+		for end > maxExcerpt-utf8.UTFMax && !utf8.RuneStart(text[end]) {
+			end--
+		}
+		text = text[:end] + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
 // KindOf returns the kind of the outermost [Error] in err's chain. A bare end

@@ -431,39 +431,6 @@ func TestFaults(t *testing.T) {
 	})
 }
 
-// TestBodiesWall: bodies under way are bounded in all, and the room comes back.
-func TestBodiesWall(t *testing.T) {
-	t.Parallel()
-	entered, leave := make(chan struct{}), make(chan struct{})
-	h := open(t, func(o *handlers.Options) {
-		o.MaxImageBytes, o.MaxBodiesBytes = 1<<10, 2<<20+3<<10
-		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
-	})
-	request := func(length int64) *http.Request {
-		r := fields{"image": photo(person{number: 1})}.json(t, "POST", "/detect")
-		r.ContentLength = length
-		return r
-	}
-	first := make(chan answer)
-	go func() { first <- h.ask(t, request(2<<20-100<<10)) }() // leaves room for a small one
-	<-entered
-	for _, r := range []*http.Request{
-		request(200 << 10), // says that it is large
-		httptest.NewRequest("POST", "/detect", io.MultiReader(strings.NewReader(strings.Repeat(" ", 200<<10)))), // turns out to be
-	} {
-		r.Header.Set("Content-Type", "application/json")
-		a := h.ask(t, r)
-		bad(t, a, face.Overloaded, "")
-		if a.header.Get("Retry-After") == "" {
-			t.Error("no Retry-After")
-		}
-	}
-	close(leave)
-	good[api.DetectResponse](t, <-first, 200)
-	go func() { <-entered }()
-	good[api.DetectResponse](t, h.ask(t, request(2<<20)), 200)
-}
-
 // TestAtWork: a request is turned away at the door or not at all, however
 // many photos it has.
 func TestAtWork(t *testing.T) {

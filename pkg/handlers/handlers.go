@@ -72,7 +72,8 @@ type Options struct {
 	// as much and 2 MiB, which is room for two images in base64.
 	MaxImageBytes int64
 	// MaxBodiesBytes bounds the bodies of all requests under way, so that
-	// uploads cannot exhaust the memory; 0 is room for 16 of the largest.
+	// uploads cannot exhaust the memory; 0 is room for 16 of the largest. With
+	// Auth each tenant and each key has a share of it.
 	MaxBodiesBytes int64
 	// RateLimit is the number of requests a minute of one API key; 0: no limit.
 	RateLimit int
@@ -119,8 +120,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxBodiesBytes == 0 {
 		o.MaxBodiesBytes = 16 * o.maxBody()
 	}
-	if o.MaxBodiesBytes < o.maxBody() {
-		errs = append(errs, fmt.Errorf("Options.MaxBodiesBytes: %d is less than one body of %d", o.MaxBodiesBytes, o.maxBody()))
+	if o.MaxBodiesBytes < 2*o.maxBody() {
+		errs = append(errs, fmt.Errorf("Options.MaxBodiesBytes: %d is less than two bodies of %d", o.MaxBodiesBytes, o.maxBody()))
 	}
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 15 * time.Second
@@ -161,10 +162,10 @@ func (o Options) maxBody() int64 { return 3*o.MaxImageBytes + 2<<20 }
 type server struct {
 	Options
 	metrics   *metrics
-	bodies    *semaphore.Weighted // bytes of bodies under way
+	bodies    *shares             // bytes of bodies under way
 	atWork    *semaphore.Weighted // requests
 	importing importing
-	followers *semaphore.Weighted
+	followers *shares
 	own       encoder            // of what names no gallery, or one that has no other
 	encoders  map[string]encoder // by id
 }
@@ -175,7 +176,7 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Options: o, bodies: semaphore.NewWeighted(o.MaxBodiesBytes), followers: semaphore.NewWeighted(maxFollowers)}
+	s := &server{Options: o, bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth)}
 	s.own, s.encoders = encodersOf(o)
 	s.importing.keys = map[string]string{}
 	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))
@@ -252,7 +253,7 @@ func (s *server) parameterError(w http.ResponseWriter, r *http.Request, err erro
 // parameter is an Invalid error about a path, query or header parameter.
 func parameter(name, detail string) *face.Error {
 	e := face.Errorf(face.Invalid, "handlers.parameter", "The request breaks the contract.")
-	e.Fields = []face.FieldError{{Pointer: name, Detail: detail}}
+	e.Fields = []face.FieldError{{Pointer: face.Excerpt(name), Detail: detail}}
 	return e
 }
 

@@ -5,9 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"mime/multipart"
 	"net"
 	"net/http"
@@ -19,7 +17,6 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -75,7 +72,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 		}
 		s.metrics.duration.WithLabelValues(route, strconv.Itoa(status)).Observe(elapsed.Seconds())
 		attrs := []slog.Attr{
-			slog.String("request_id", c.id), slog.String("method", r.Method), slog.String("route", route),
+			slog.String("request_id", c.id), slog.String("method", face.Excerpt(r.Method)), slog.String("route", route),
 			slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
 			slog.Float64("ms", float64(elapsed.Microseconds())/1000),
 		}
@@ -245,123 +242,6 @@ func (s *server) ofOperator(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// leastBody is the least that a request with a body counts for, so that very
-// many small ones are bounded too.
-const leastBody = 64 << 10
-
-// limitBody bounds a body, and the bodies of all requests under way, before
-// a byte is read, and refuses media types that the route does not take.
-func (s *server) limitBody(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet || r.Method == http.MethodDelete {
-			r.Body = http.MaxBytesReader(w, r.Body, 0)
-			next.ServeHTTP(w, r)
-			return
-		}
-		if takesLines(r) { // one by one, so that it matters not how many
-			if err := mediaType(r); err != nil {
-				s.fail(w, r, err)
-				return
-			}
-			next.ServeHTTP(w, r)
-			return
-		}
-		size := r.ContentLength // less than 0: it does not say
-		switch {
-		case size == 0:
-			s.fail(w, r, api.InvalidField("", "is empty"))
-			return
-		case size > s.maxBody():
-			s.fail(w, r, face.Errorf(face.TooLarge, "handlers.limitBody", "The body is larger than %d bytes.", s.maxBody()))
-			return
-		}
-		if err := mediaType(r); err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		size = max(size, min(leastBody, s.maxBody()))
-		if !s.bodies.TryAcquire(size) {
-			s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "too many bodies are under way"))
-			return
-		}
-		body := &body{Reader: http.MaxBytesReader(w, r.Body, s.maxBody()), wall: s.bodies, held: size}
-		defer func() { s.bodies.Release(body.held) }()
-		r.Body = body
-		next.ServeHTTP(w, r)
-	})
-}
-
-// body counts the bytes of a request towards those of all requests under way.
-type body struct {
-	io.Reader
-	wall *semaphore.Weighted
-	held int64 // bytes counted
-	read int64
-}
-
-// Read counts more where the length was not told: a sender who says nothing
-// and sends nothing holds no more room than a small body.
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p[:min(len(p), leastBody)])
-	b.read += int64(n)
-	if b.read > b.held {
-		if !b.wall.TryAcquire(leastBody) {
-			return 0, face.Errorf(face.Overloaded, "handlers.body", "too many bodies are under way")
-		}
-		b.held += leastBody
-	}
-	return n, err
-}
-
-// Close does nothing: net/http closes what it reads from.
-func (*body) Close() error { return nil }
-
-// mediaType refuses a Content-Type that the route does not take, and writes
-// what it takes as the generated code looks for it.
-func mediaType(r *http.Request) error {
-	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	switch {
-	case takesLines(r):
-		if err == nil && kind == api.NDJSON {
-			return nil
-		}
-	case err == nil && kind == "application/json":
-		r.Header.Set("Content-Type", kind)
-		return nil
-	case err == nil && kind == "multipart/form-data" && takesForm(r):
-		if params["boundary"] == "" {
-			return parameter("Content-Type", "has no boundary")
-		}
-		r.Header.Set("Content-Type", mime.FormatMediaType(kind, params))
-		return nil
-	}
-	return face.Errorf(face.UnsupportedMediaType, "handlers.mediaType", "The route takes %s.", mediaTypes(r))
-}
-
-func mediaTypes(r *http.Request) string {
-	if takesLines(r) {
-		return api.NDJSON
-	}
-	if takesForm(r) {
-		return "application/json and multipart/form-data"
-	}
-	return "application/json"
-}
-
-// takesLines reports whether the route is that of an import.
-func takesLines(r *http.Request) bool {
-	return chi.RouteContext(r.Context()).RoutePattern() == "/galleries/{gallery}/import"
-}
-
-// takesForm reports whether the route takes an image, and with it multipart.
-func takesForm(r *http.Request) bool {
-	switch chi.RouteContext(r.Context()).RoutePattern() {
-	case "/verify", "/recognize", "/detect", "/embed", "/galleries/{gallery}/subjects/{subject}/templates", "/style-transfer":
-		return true
-	}
-	return false
 }
 
 // readForm reads a multipart body into the request's JSON body, so that

@@ -141,7 +141,7 @@ func (s *server) movable(ctx context.Context, modelID string) error {
 	i := slices.IndexFunc(s.Models, func(m embed.Model) bool { return m.ID == modelID })
 	switch {
 	case i < 0:
-		return face.Errorf(face.NotFound, op, "The server knows no model %s.", modelID)
+		return face.Errorf(face.NotFound, op, "The server knows no model %s.", face.Excerpt(modelID))
 	case s.Models[i].Task != embed.TaskEncoder:
 		return parameter("model", "must be an encoder")
 	case s.Models[i].Path == "":
@@ -157,7 +157,7 @@ func (s *server) movable(ctx context.Context, modelID string) error {
 func (s *server) GetMigration(ctx context.Context, r api.GetMigrationRequestObject) (api.GetMigrationResponseObject, error) {
 	answer := api.GetMigration200JSONResponse{ModelID: r.Model, Items: []api.Migration{}}
 	if _, ok := s.encoders[r.Model]; !ok {
-		return nil, face.Errorf(face.NotFound, "handlers.GetMigration", "The server knows no encoder %s.", r.Model)
+		return nil, face.Errorf(face.NotFound, "handlers.GetMigration", "The server knows no encoder %s.", face.Excerpt(r.Model))
 	}
 	err := s.eachGallery(ctx, r.Params.Gallery, func(g face.Gallery) error {
 		if g.NextModelID != r.Model && cmp.Or(g.ModelID, s.own.id) != r.Model && r.Params.Gallery == nil {

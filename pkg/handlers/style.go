@@ -244,10 +244,11 @@ type following struct {
 // VisitFollowStyleTransferResponse sends the events. Its error is one that came
 // before anything was answered.
 func (f *following) VisitFollowStyleTransferResponse(w http.ResponseWriter) error {
-	if !f.followers.TryAcquire(1) {
-		return face.Errorf(face.Overloaded, "handlers.follow", "%d callers follow jobs", maxFollowers)
+	key := callOf(f.ctx).key
+	if !f.followers.take(key, 1) {
+		return face.Errorf(face.Overloaded, "handlers.follow", "too many callers follow jobs, or too many of the key or the tenant")
 	}
-	defer f.followers.Release(1)
+	defer f.followers.give(key, 1)
 	f.w, f.conn = w, http.NewResponseController(w)
 	_ = f.conn.SetReadDeadline(time.Time{}) // a writer without a connection has none
 	w.Header().Set("Content-Type", "text/event-stream")

@@ -351,3 +351,43 @@ func TestStyleTransferTenants(t *testing.T) {
 		t.Errorf("my own: %d %s", a.status, a.body)
 	}
 }
+
+// TestFollowersShare: one key cannot follow so many jobs that nobody else can.
+func TestFollowersShare(t *testing.T) {
+	t.Parallel()
+	draining := make(chan struct{})
+	h := studio(t, painter{gate: make(chan struct{})}, nil, func(o *handlers.Options) { o.Auth, o.Draining = true, draining })
+	server := httptest.NewServer(h)
+	defer server.Close()
+	defer close(draining)
+	follow := func(secret string) func() int {
+		r := fields{"content": grey(), "style": [][]byte{red()}}.json(t, http.MethodPost, "/style-transfer")
+		r.Header.Set("X-API-Key", secret)
+		events := server.URL + "/style-transfer/" + good[api.StyleTransferAccepted](t, h.ask(t, r), 202).JobID + "/events"
+		return func() int {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, events, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Set("X-API-Key", secret)
+			res, err := server.Client().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { res.Body.Close() })
+			return res.StatusCode
+		}
+	}
+	greedy, n := follow(h.key(t, "greedy")), 0
+	for status := 0; status != http.StatusServiceUnavailable && n < 100; n++ {
+		status = greedy()
+	}
+	if n < 20 || n == 100 {
+		t.Errorf("one key follows %d times", n-1)
+	}
+	for tenant, secret := range map[string]string{"the same": h.key(t, "greedy"), "another": h.key(t, "modest")} {
+		if status := follow(secret)(); status != http.StatusOK {
+			t.Errorf("a second key, of %s tenant, was answered %d", tenant, status)
+		}
+	}
+}

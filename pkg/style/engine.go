@@ -127,7 +127,7 @@ func (e *Engine) Check(t Task) error {
 	}
 	if id := t.Params.Features; id != Learned {
 		if _, ok := e.network(id); !ok {
-			return bad("params.features: %q is not one of %q", id, e.Features())
+			return bad("params.features: %q is not one of %q", face.Excerpt(id), e.Features())
 		}
 	}
 	if w, h := t.Content.Rect.Dx(), t.Content.Rect.Dy(); slices.Min(sides([]int{w, h}, t.Params.Size, MaxSize)) < narrowest {
@@ -143,7 +143,7 @@ func (e *Engine) Check(t Task) error {
 	for field, layers := range map[string]map[string]float64{"content": t.Params.Layers.Content, "style": t.Params.Layers.Style} {
 		for _, name := range sorted(layers) {
 			if !slices.Contains(known, name) {
-				return bad("params.layers.%s: %q has no layer %q", field, t.Params.Features, name)
+				return bad("params.layers.%s: %q has no layer %q", field, face.Excerpt(t.Params.Features), face.Excerpt(name))
 			}
 		}
 	}

@@ -79,7 +79,7 @@ func (l *learned) add(g *grad.Graph, x *grad.Value, layers []string) (map[string
 	for _, name := range layers {
 		i := slices.Index(names, name)
 		if i < 0 {
-			return nil, face.Errorf(face.Invalid, "style", "the features %q have no layer %q; they have %q", Learned, name, names)
+			return nil, face.Errorf(face.Invalid, "style", "the features %q have no layer %q; they have %q", Learned, face.Excerpt(name), names)
 		}
 		last = max(last, i)
 	}

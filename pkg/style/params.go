@@ -107,7 +107,7 @@ func (p Params) Validate(styles int) error {
 		{"preserve_color", p.PreserveColor, []string{"none", "luminance", "histogram"}},
 	} {
 		if !slices.Contains(choice.of, choice.is) {
-			return bad(choice.field, "%q is not one of %v", choice.is, choice.of)
+			return bad(choice.field, "%q is not one of %v", face.Excerpt(choice.is), choice.of)
 		}
 	}
 	for _, w := range []struct {
