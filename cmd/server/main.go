@@ -76,7 +76,7 @@ func run(args []string) int {
 	}()
 
 	if parsed.Command() == "migrate" {
-		return migrate(drain, f.Place())
+		return migrate(drain, f.Options, log)
 	}
 	if err := app.Run(drain, cut, f.Options, version, log); err != nil {
 		fmt.Fprintf(os.Stderr, "server: %v\n", err)
@@ -86,11 +86,14 @@ func run(args []string) int {
 }
 
 // migrate brings the schema up to date and says what it found.
-func migrate(ctx context.Context, p app.Place) int {
-	name, _, err := p.Name()
+func migrate(ctx context.Context, o app.Options, log *slog.Logger) int {
+	name, _, err := o.Place().Name()
 	var before, after int64
 	if err == nil {
-		before, after, err = app.Migrate(ctx, p)
+		err = app.Reach(ctx, o.DatabaseWait, log, func() (err error) {
+			before, after, err = app.Migrate(ctx, o.Place())
+			return err
+		})
 	}
 	switch {
 	case err != nil:

@@ -33,6 +33,7 @@ type App struct {
 	mover    *mover
 	jobs     *jobs.Service // nil: no style transfers
 	failed   chan error    // the accept loop's end, when nobody asked for it
+	cut      func()        // ends what requests are at work on
 	undo     teardown
 
 	purgeEvery time.Duration
@@ -74,7 +75,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	if err != nil {
 		return nil, err
 	}
-	a.undo.push("pipeline", func(context.Context) error { return pipeline.Close() })
+	a.undo.push("pipeline", func(context.Context) error { return within(closeTimeout, pipeline.Close) })
 
 	encoder := pipeline.Encoder()
 	policy := match.NewPolicy(encoder.Calibration)
@@ -86,17 +87,21 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint, "error", err)
 	}
 
-	if o.Migrate {
-		before, after, err := Migrate(ctx, o.Place())
-		if err != nil {
-			return nil, err
+	var db store.Store
+	err = Reach(ctx, o.DatabaseWait, log, func() (err error) {
+		if o.Migrate {
+			before, after, err := Migrate(ctx, o.Place())
+			if err != nil {
+				return err
+			}
+			if before != after {
+				log.Info("migrated", "schema_before", before, "schema", after)
+			}
 		}
-		if before != after {
-			log.Info("migrated", "schema_before", before, "schema", after)
-		}
-	}
-	db, err := OpenStore(ctx, StoreOptions{
-		Place: o.Place(), ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+		db, err = OpenStore(ctx, StoreOptions{
+			Place: o.Place(), ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+		})
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -143,8 +148,11 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	if err != nil {
 		return nil, fmt.Errorf("--listen: %w", err)
 	}
+	requests, cut := context.WithCancel(context.Background())
+	a.cut = cut
 	a.server = &http.Server{
 		Handler:           handler,
+		BaseContext:       func(net.Listener) context.Context { return requests },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       o.UploadTimeout,
 		WriteTimeout:      o.UploadTimeout + 10*time.Second, // the handler sets a later one once the body is in
@@ -181,7 +189,6 @@ func (a *App) Start() {
 		if err := a.jobs.Start(background); err != nil {
 			a.failed <- err // there is room for one, and Serve has not begun
 		}
-		a.undo.push("style jobs at work", a.jobs.Stop)
 	}
 	go func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -191,16 +198,32 @@ func (a *App) Start() {
 	a.log.Info("answering", "listen", a.Addr())
 }
 
-// Stop drains: it answers not ready, takes no new connections, waits for the
-// requests under way until ctx ends, then cuts what is left and releases
-// everything. It may be called more than once.
+// Stop drains: it answers not ready, takes no new connections, has style jobs
+// keep a checkpoint at once, and waits for the requests under way until ctx
+// ends. Then it cuts what is left and releases everything. That requests
+// outlasted a deadline is logged and no error. It may be called more than once.
 func (a *App) Stop(ctx context.Context) error {
 	a.drainOnce.Do(func() { close(a.draining) })
-	err := a.server.Shutdown(ctx)
-	if err != nil {
-		err = errors.Join(fmt.Errorf("requests were cut: %w", err), a.server.Close())
+	var (
+		beside sync.WaitGroup
+		kept   error
+	)
+	if a.jobs != nil {
+		beside.Go(func() { kept = a.jobs.Stop(ctx) })
 	}
-	return errors.Join(err, a.undo.unwind(ctx))
+	err := a.server.Shutdown(ctx)
+	a.cut()
+	if err != nil {
+		a.log.Warn("requests under way were cut", "error", err)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = nil
+		} else {
+			err = fmt.Errorf("requests were cut: %w", err)
+		}
+		err = errors.Join(err, a.server.Close())
+	}
+	beside.Wait()
+	return errors.Join(err, kept, a.undo.unwind(ctx))
 }
 
 // Run runs a server until drain ends, then stops it: requests under way have

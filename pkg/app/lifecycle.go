@@ -6,7 +6,24 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 )
+
+// closeTimeout is how long work that was told to end may take to do so.
+const closeTimeout = 5 * time.Second
+
+// within returns when work has, or with an error after so long. The work then
+// goes on, so it is for what ends with the process.
+func within(limit time.Duration, work func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- work() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(limit):
+		return fmt.Errorf("it does not end; given up after %s", limit)
+	}
+}
 
 // teardown undoes what was set up, last first. Each step runs once, however
 // often unwind is called, and every step runs even when an earlier one fails.

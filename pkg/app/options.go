@@ -19,11 +19,12 @@ type Options struct {
 	DataDir     string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" help:"Folder of the embedded store."`
 	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"Store to use: postgres://USER@HOST/NAME, or empty, or sqlite:PATH, for the embedded one."`
 
-	DatabasePasswordFile string   `env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" help:"File with the password of the Postgres, when its URL does not hold it; read at each connection."`
-	DatabaseReadURLs     []string `name:"database-read-urls" env:"LIKENESS_DATABASE_READ_URLS" help:"Streaming replicas of the Postgres that share the reading, separated by commas."`
-	Migrate              bool     `env:"LIKENESS_MIGRATE" help:"Bring the schema of the Postgres up to date before answering, as the command migrate does."`
-	Search               string   `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What searches a Postgres: index, an exact one in memory; pgvector; or auto, the index as long as it fits into --search-memory."`
-	SearchMemory         int64    `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0: half of the machine's memory."`
+	DatabasePasswordFile string        `env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" help:"File with the password of the Postgres, when its URL does not hold it; read at each connection."`
+	DatabaseReadURLs     []string      `name:"database-read-urls" env:"LIKENESS_DATABASE_READ_URLS" help:"Streaming replicas of the Postgres that share the reading, separated by commas."`
+	DatabaseWait         time.Duration `default:"30s" env:"LIKENESS_DATABASE_WAIT" help:"How long to go on trying at the start while the Postgres cannot be reached; 0: one try."`
+	Migrate              bool          `env:"LIKENESS_MIGRATE" help:"Bring the schema of the Postgres up to date before answering, as the command migrate does."`
+	Search               string        `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What searches a Postgres: index, an exact one in memory; pgvector; or auto, the index as long as it fits into --search-memory."`
+	SearchMemory         int64         `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0: half of the machine's memory."`
 
 	ModelsDir  []string `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas; the defaults need none."`
 	Detector   string   `default:"builtin-detector" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
@@ -111,6 +112,9 @@ func (o Options) Validate() error {
 	}
 	if o.StyleThreads < 0 {
 		wrong("style-threads", "must be 0 or more")
+	}
+	if o.DatabaseWait < 0 {
+		wrong("database-wait", "must be 0 or more")
 	}
 	if o.SearchMemory < 0 {
 		wrong("search-memory", "must be 0 or more")

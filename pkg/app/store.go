@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
@@ -96,6 +97,25 @@ func OpenStore(ctx context.Context, o StoreOptions) (store.Store, error) {
 		return nil, err
 	}
 	return sqlite.Open(ctx, sqlite.Options{Path: path, Logger: o.Logger})
+}
+
+// Reach calls open, again and again while the Postgres behind it cannot be
+// reached or cuts the connection: it may be about to start. It gives up, with
+// the last error, when the next try would begin later than wait from now.
+func Reach(ctx context.Context, wait time.Duration, log *slog.Logger, open func() error) error {
+	end := time.Now().Add(wait)
+	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := open()
+		if err == nil || !postgres.IsLost(err) || time.Now().Add(pause).After(end) {
+			return err
+		}
+		log.Warn("the database cannot be reached; trying again", "in", pause.String(), "error", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
 }
 
 // OpenKeys opens the keys of a store, beside a server too.

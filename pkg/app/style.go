@@ -50,12 +50,16 @@ func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry pro
 		Workers: o.StyleWorkers, PerTenant: o.StylePerTenant, MaxQueued: o.StyleQueue, MaxBytes: o.StyleBytes,
 		Deadline: o.StyleDeadline, TTL: o.StyleTTL, Logger: a.log, Registerer: registry,
 	}
-	if place := o.Place(); place.postgres() {
+	place := o.Place()
+	if place.postgres() {
 		config, err := postgres.PoolConfig(place.DatabaseURL, place.PasswordFile)
 		if err != nil {
 			return err
 		}
-		a.jobs, err = jobs.OpenPostgres(ctx, config, options)
+		err = Reach(ctx, o.DatabaseWait, a.log, func() (err error) {
+			a.jobs, err = jobs.OpenPostgres(ctx, config, options)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -64,8 +68,13 @@ func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry pro
 		if err != nil {
 			return err
 		}
+		// Who waits at a door has nothing to do with pictures: a file of jobs
+		// that cannot be read costs the jobs alone.
 		if a.jobs, err = jobs.OpenSQLite(ctx, path, options); err != nil {
-			return err
+			a.log.Error("style transfers are not available, all else is: their file cannot be opened. To mend it, stop the server and restore a backup, "+
+				"or move the file and those that begin with its name aside, which loses the jobs in it and nobody who is enrolled",
+				"file", path, "error", err)
+			return nil
 		}
 	}
 	a.undo.push("style jobs", func(context.Context) error { return a.jobs.Close() })

@@ -39,7 +39,7 @@ const (
 type noJobs struct{}
 
 func errNoJobs() error {
-	return face.Errorf(face.Unavailable, "handlers.style", "This server makes no style transfers.")
+	return face.Errorf(face.Unavailable, "handlers.style", "Style transfers are not available on this server; its log says why.")
 }
 
 func (noJobs) Submit(context.Context, jobs.Request) (jobs.Job, error) {

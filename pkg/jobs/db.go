@@ -224,6 +224,12 @@ func fault(op string, err error) error {
 	return e
 }
 
+// damaged reports whether the file is no longer a database.
+func damaged(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code()&0xff == sqlite3.SQLITE_CORRUPT || e.Code()&0xff == sqlite3.SQLITE_NOTADB)
+}
+
 func diagnose(err error) (face.Kind, string) {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch e.Code() & 0xff {
@@ -233,6 +239,9 @@ func diagnose(err error) (face.Kind, string) {
 			return face.Unavailable, "the storage cannot be written to"
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 			return face.Unavailable, "the storage is busy"
+		}
+		if damaged(err) {
+			return face.Unavailable, "the storage of the jobs is damaged"
 		}
 		return face.Internal, ""
 	}

@@ -158,7 +158,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 	if err == nil {
 		err = s.sweep(ctx, 0)
 	}
-	if errors.Is(fault("", err), face.Unavailable) {
+	if errors.Is(fault("", err), face.Unavailable) && !damaged(err) {
 		s.o.Logger.Warn("style jobs: those that were left are taken up later", "error", err)
 		err = nil
 	}

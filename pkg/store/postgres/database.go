@@ -218,7 +218,7 @@ func inTransaction(ctx context.Context, pool *pgxpool.Pool, work func(context.Co
 		return err
 	}
 	if err := tx.Commit(ctx); err != nil {
-		if isLost(err) || ctx.Err() != nil {
+		if IsLost(err) || ctx.Err() != nil {
 			return inDoubt{err}
 		}
 		return err // refused, and rolled back

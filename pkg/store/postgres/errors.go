@@ -64,21 +64,21 @@ func diagnose(err error) (face.Kind, string) {
 			return face.Unavailable, "others changed the same at the same moment"
 		case strings.HasPrefix(e.Code, "XX00"):
 			return face.Internal, "the stored data is damaged"
-		case isLost(err):
+		case IsLost(err):
 			return face.Unavailable, "the database cannot be reached"
 		case strings.HasPrefix(e.Code, "53"), strings.HasPrefix(e.Code, "58"):
 			return face.Unavailable, "the database reports a fault"
 		}
 		return face.Internal, ""
 	}
-	if isLost(err) {
+	if IsLost(err) {
 		return face.Unavailable, "the database cannot be reached"
 	}
 	return face.Internal, ""
 }
 
-// isLost reports whether the connection, or the server behind it, is gone.
-func isLost(err error) bool {
+// IsLost reports whether the connection, or the server behind it, is gone.
+func IsLost(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
 		case strings.HasPrefix(e.Code, "08"), // connection exception
@@ -107,7 +107,7 @@ func transient(err error) bool {
 	if _, ok := errors.AsType[*face.Error](err); ok {
 		return false
 	}
-	return isLost(err)
+	return IsLost(err)
 }
 
 // isCode reports whether the database refused with the given SQLSTATE.
