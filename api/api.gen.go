@@ -488,6 +488,24 @@ func (e UncoveredReason) Valid() bool {
 	}
 }
 
+// Defines values for ImportSubjectsParamsAnswer.
+const (
+	ImportSubjectsParamsAnswerLines   ImportSubjectsParamsAnswer = "lines"
+	ImportSubjectsParamsAnswerSummary ImportSubjectsParamsAnswer = "summary"
+)
+
+// Valid indicates whether the value is a known member of the ImportSubjectsParamsAnswer enum.
+func (e ImportSubjectsParamsAnswer) Valid() bool {
+	switch e {
+	case ImportSubjectsParamsAnswerLines:
+		return true
+	case ImportSubjectsParamsAnswerSummary:
+		return true
+	default:
+		return false
+	}
+}
+
 // Box In pixels of the upright image; it may reach over its edges.
 type Box struct {
 	Height float32 `json:"height"`
@@ -552,6 +570,9 @@ type BulkSummary struct {
 
 	// Lines Lines that were read, blank and passed over ones counted in.
 	Lines int64 `json:"lines"`
+
+	// NotTaken The first 100 lines that were refused or failed. With `answer=summary` alone.
+	NotTaken []BulkResult `json:"not_taken,omitempty"`
 
 	// OtherModels Templates of the lines that were taken, there before or not, that are neither of the model that the gallery is searched with nor of the one that it is being moved to. No search finds them.
 	OtherModels int64 `json:"other_models"`
@@ -1449,7 +1470,13 @@ type ExportSubjectsParams struct {
 type ImportSubjectsParams struct {
 	// FromLine Pass over the lines before this one without reading them. The first line is 1.
 	FromLine *int64 `form:"from_line,omitempty" json:"from_line,omitempty"`
+
+	// Answer `lines`: a result for each line, while the body is sent. `summary`: the summary alone, after its end.
+	Answer *ImportSubjectsParamsAnswer `form:"answer,omitempty" json:"answer,omitempty"`
 }
+
+// ImportSubjectsParamsAnswer defines parameters for ImportSubjects.
+type ImportSubjectsParamsAnswer string
 
 // ListSubjectsParams defines parameters for ListSubjects.
 type ListSubjectsParams struct {
@@ -2300,6 +2327,19 @@ func (siw *ServerInterfaceWrapper) ImportSubjects(w http.ResponseWriter, r *http
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "from_line"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "from_line", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "answer" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "answer", r.URL.Query(), &params.Answer, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "answer"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "answer", Err: err})
 		}
 		return
 	}
@@ -3852,6 +3892,20 @@ type ImportSubjectsRequestObject struct {
 
 type ImportSubjectsResponseObject interface {
 	VisitImportSubjectsResponse(w http.ResponseWriter) error
+}
+
+type ImportSubjects200JSONResponse BulkSummary
+
+func (response ImportSubjects200JSONResponse) VisitImportSubjectsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type ImportSubjects200ApplicationXNdjsonResponse struct {

@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -31,6 +32,8 @@ const (
 	importBatch = 256
 	// importTemplates is how many templates end a batch.
 	importTemplates = 2000
+	// maxNotTaken is how many lines a summary names that were not taken.
+	maxNotTaken = 100
 	// exportChunk is how many bytes of an export are written at a time.
 	exportChunk = 64 << 10
 )
@@ -81,12 +84,13 @@ func (s *server) ImportSubjects(ctx context.Context, r api.ImportSubjectsRequest
 	if from < 1 {
 		return nil, parameter("from_line", "must be 1 or more")
 	}
-	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
-	if err != nil {
-		return nil, err
+	answer := or(r.Params.Answer, api.ImportSubjectsParamsAnswerLines)
+	if !answer.Valid() {
+		return nil, parameter("answer", "must be lines or summary")
 	}
-	searched := []string{cmp.Or(g.ModelID, s.own.id), g.NextModelID}
-	return &subjectImport{server: s, ctx: ctx, gallery: r.Gallery, searched: searched, from: from, body: r.Body}, nil
+	return &subjectImport{
+		server: s, ctx: ctx, gallery: r.Gallery, from: from, body: r.Body, summary: answer == api.ImportSubjectsParamsAnswerSummary,
+	}, nil
 }
 
 // subjectImport answers an import while its body arrives.
@@ -97,6 +101,8 @@ type subjectImport struct {
 	searched []string // models that the gallery is searched with, or soon will be
 	from     int64    // line
 	body     io.Reader
+	summary  bool // is all that is answered, after the end of the body
+	begun    bool // lines have been taken or refused
 	out      *stream
 	sum      api.BulkSummary
 }
@@ -104,24 +110,32 @@ type subjectImport struct {
 // VisitImportSubjectsResponse carries the import out. Its error is one that
 // came before anything was answered.
 func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error {
-	end, err := i.importing.begin(callOf(i.ctx).key.ID, tenant(i.ctx))
+	conn := http.NewResponseController(w)
+	i.out = &stream{w: w, conn: conn, idle: i.BulkIdleTimeout, kind: api.NDJSON}
+	i.out.extend()
+	source := &idleReader{r: i.body, conn: conn, idle: i.BulkIdleTimeout}
+	end, err := i.begin()
 	if err != nil {
+		if i.summary {
+			_, _ = io.Copy(io.Discard, source) // who cannot send it all reads no answer
+			source.ended()
+		}
 		return err
 	}
 	defer end()
-	conn := http.NewResponseController(w)
 	_ = conn.EnableFullDuplex() // what is no HTTP/1 connection needs none
-	i.out = &stream{w: w, conn: conn, idle: i.BulkIdleTimeout}
-	i.out.extend()
 	reader := &lineReader{
-		source: &idleReader{r: i.body, conn: conn, idle: i.BulkIdleTimeout},
-		from:   i.from, parse: i.record,
+		source: source, from: i.from, parse: i.record,
 		parsed: make(chan parsedLine, importBatch), room: semaphore.NewWeighted(2 * api.MaxBulkLine),
 	}
 	ctx, cancel := context.WithCancel(i.ctx)
 	defer cancel()
 	go reader.run(ctx)
-	if err = i.takeAll(reader); err != nil {
+	switch err = i.takeAll(reader); {
+	case err == nil:
+	case i.summary, i.out.unread != nil: // nothing that is said meanwhile would be read
+		reader.discard()
+	default:
 		cancel()
 		reader.stop()
 	}
@@ -129,7 +143,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 	if err == nil {
 		err = reader.err
 	}
-	if err != nil && !i.out.begun {
+	if err != nil && !i.begun {
 		return err
 	}
 	if i.sum.Done = err == nil; err != nil {
@@ -138,11 +152,28 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		}
 		i.sum.Error = i.blame(err)
 	}
+	if i.out.unread != nil {
+		i.sum.Error.Detail = new(fmt.Sprintf("Nobody read the answer for %v. Read it while you send, or ask for answer=summary.", i.BulkIdleTimeout))
+		_ = i.out.settle() // a reader who is gone shows again below
+	}
+	if i.summary {
+		i.out.kind = "application/json"
+	}
 	i.out.add(i.sum)
 	if gone := i.out.flush(); gone != nil {
 		callOf(i.ctx).code = face.Canceled.Code()
 	}
 	return nil
+}
+
+// begin finds out about the gallery and counts the import, until end is called.
+func (i *subjectImport) begin() (end func(), err error) {
+	g, err := i.Store.Gallery(i.ctx, tenant(i.ctx), i.gallery)
+	if err != nil {
+		return nil, err
+	}
+	i.searched = []string{cmp.Or(g.ModelID, i.own.id), g.NextModelID}
+	return i.importing.begin(callOf(i.ctx).key.ID, tenant(i.ctx))
 }
 
 // takeAll imports what the reader gives, as much at a time as is there.
@@ -202,10 +233,11 @@ func (i *subjectImport) take(batch []parsedLine) error {
 		outcomes, err = i.Store.Import(ctx, tenant(ctx), i.gallery, records)
 		err = late(ctx, err)
 		cancel()
-		if err != nil && !i.out.begun {
+		if err != nil && !i.begun {
 			return err // the problem says it all
 		}
 	}
+	i.begun = true
 	for _, l := range batch {
 		result := api.BulkResult{Line: l.number, SubjectID: given(l.record.Subject.ID)}
 		out := store.Outcome{Err: err}
@@ -241,12 +273,17 @@ func (i *subjectImport) take(batch []parsedLine) error {
 			result.Status = api.BulkResultStatusUnchanged
 			i.sum.Unchanged++
 		}
-		i.out.add(result)
+		switch {
+		case !i.summary:
+			i.out.add(result)
+		case result.Error != nil && len(i.sum.NotTaken) < maxNotTaken:
+			i.sum.NotTaken = append(i.sum.NotTaken, result)
+		}
 	}
-	if err != nil {
+	if err != nil || i.summary {
 		return err
 	}
-	return i.out.flush()
+	return i.out.offer()
 }
 
 // blame is an error as a line of the answer has it.
@@ -327,6 +364,7 @@ type lineReader struct {
 	parse  func([]byte) (store.Record, error)
 	parsed chan parsedLine
 	room   *semaphore.Weighted // for the bytes of lines that are not stored yet
+	past   atomic.Bool         // what is left is read past
 
 	// For others once parsed is closed:
 	number int64 // lines read
@@ -342,13 +380,17 @@ func (l *lineReader) run(ctx context.Context) {
 	}()
 	r := bufio.NewReaderSize(l.source, 64<<10)
 	for {
-		line, tooLong, err := nextLine(r, l.number+1 < l.from)
+		past := l.past.Load()
+		line, tooLong, err := nextLine(r, past || l.number+1 < l.from)
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				l.err = api.BodyError(err)
 			}
 			l.source.ended()
 			return
+		}
+		if past {
+			continue
 		}
 		l.number++
 		p := parsedLine{number: l.number, size: int64(len(line))}
@@ -370,6 +412,14 @@ func (l *lineReader) run(ctx context.Context) {
 			l.err = face.Wrap(face.Canceled, "handlers.import", ctx.Err())
 			return
 		}
+	}
+}
+
+// discard reads past what is left of the body. It returns when run has.
+func (l *lineReader) discard() {
+	l.past.Store(true)
+	for p := range l.parsed {
+		l.room.Release(p.size)
 	}
 }
 
@@ -449,13 +499,16 @@ func (i *idleReader) stop() {
 	_ = i.conn.SetReadDeadline(time.Now()) // a writer without a connection has none
 }
 
-// stream is an NDJSON answer. Nothing is sent before the first flush.
+// stream is an answer that is sent line by line. Nothing is sent before the
+// first flush.
 type stream struct {
-	w     http.ResponseWriter
-	conn  *http.ResponseController
-	idle  time.Duration
-	buf   []byte
-	begun bool
+	w      http.ResponseWriter
+	conn   *http.ResponseController
+	idle   time.Duration
+	kind   string // Content-Type
+	buf    []byte
+	begun  bool
+	unread chan error // what becomes of an offer that nobody has read yet
 }
 
 // add appends a line of plain structs, which always encode.
@@ -469,11 +522,39 @@ func (s *stream) extend() {
 	_ = s.conn.SetWriteDeadline(time.Now().Add(s.idle)) // a writer without a connection has none
 }
 
+// offer sends what was added. Where nobody reads it in time, the error is
+// Deadline, and the offer stands until settle is called: a write that ran into
+// its own deadline would have ended the connection.
+func (s *stream) offer() error {
+	_ = s.conn.SetWriteDeadline(time.Time{}) // a writer without a connection has none
+	sent := make(chan error, 1)
+	go func() { sent <- s.write() }()
+	timer := time.NewTimer(s.idle)
+	defer timer.Stop()
+	select {
+	case err := <-sent:
+		return err
+	case <-timer.C:
+		s.unread = sent
+		return face.Errorf(face.Deadline, "handlers.stream", "nobody read the answer for %v", s.idle)
+	}
+}
+
+// settle gives the reader of an offer that stands their time again.
+func (s *stream) settle() error {
+	s.extend()
+	return <-s.unread
+}
+
 // flush sends what was added. Its error is that of a reader who is gone.
 func (s *stream) flush() error {
 	s.extend()
+	return s.write()
+}
+
+func (s *stream) write() error {
 	if !s.begun {
-		s.w.Header().Set("Content-Type", api.NDJSON)
+		s.w.Header().Set("Content-Type", s.kind)
 		s.begun = true
 	}
 	_, err := s.w.Write(s.buf)
@@ -516,7 +597,7 @@ type subjectExport struct {
 // VisitExportSubjectsResponse carries the export out. One that fails on the
 // way has its connection cut, for its end would look like a good one.
 func (e *subjectExport) VisitExportSubjectsResponse(w http.ResponseWriter) error {
-	out := &stream{w: w, conn: http.NewResponseController(w), idle: e.BulkIdleTimeout}
+	out := &stream{w: w, conn: http.NewResponseController(w), idle: e.BulkIdleTimeout, kind: api.NDJSON}
 	_ = out.conn.SetReadDeadline(time.Time{}) // that of a body, which a reader who stays would run into
 	out.extend()
 	err := e.Store.Export(e.ctx, tenant(e.ctx), e.gallery, e.after, func(r store.Record) (err error) {
