@@ -50,6 +50,13 @@ test: build runtime ## everything that CI checks: vet, formatting, tests with -r
 	LIKENESS_TEST_PG_BIN=$$bin $(GO) test $(TAGS) -race -timeout 15m ./...
 	@GOTAGS=$(GOTAGS) scripts/fuzz.sh
 
+KILLS ?= 100
+.PHONY: kills
+kills: ## kill -9 stores and servers at work, KILLS times each, and look for what they acknowledged (KILLS=100)
+	@bin=$${LIKENESS_TEST_PG_BIN:-$$(scripts/postgres.sh install)} && \
+	LIKENESS_TEST_KILLS=$(KILLS) LIKENESS_TEST_PG_BIN=$$bin $(GO) test $(TAGS) -count=1 -p 1 -v -timeout 120m -run '^TestKill$$' \
+	  ./pkg/store/sqlite ./pkg/store/postgres ./pkg/jobs
+
 .PHONY: bench
 bench: build runtime ## measure speed, memory and search; see bench/README.md
 	$(GO) run $(TAGS) ./bench

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/likeness-id/likeness/internal/killtest"
 	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/style"
@@ -120,31 +121,39 @@ func TestKill(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			place := place(t)
-			o, _ := options()
-			front, err := open(t.Context(), place, o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r := request(40)
-			j := submit(t, front, r)
-			if err := front.Close(); err != nil {
-				t.Fatal(err)
-			}
-			for kill, at := range []int{15, 17, 29} {
-				c := start(t, place)
-				c.to(at)
-				c.kill()
-				if from := []string{"", "iteration=10 ", "iteration=10 "}[kill]; from != "" && !strings.Contains(c.log.String(), "resumed\" job_id="+j.ID+" "+from) {
-					t.Errorf("the server after kill %d did not resume at %s:\n%s", kill, from, c.log)
+			kills := 0
+			for n := killtest.Kills(t, 3); kills < n; {
+				o, _ := options()
+				front, err := open(t.Context(), place, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := request(40)
+				j := submit(t, front, r)
+				if err := front.Close(); err != nil {
+					t.Fatal(err)
+				}
+				for kill, at := range []int{15, 17, 29} {
+					c := start(t, place)
+					c.to(at)
+					c.kill()
+					if from := []string{"", "iteration=10 ", "iteration=10 "}[kill]; from != "" && !strings.Contains(c.log.String(), "resumed\" job_id="+j.ID+" "+from) {
+						t.Errorf("the server after kill %d did not resume at %s:\n%s", kill, from, c.log)
+					}
+					kills++
+				}
+				o, log := options()
+				s := begun(t, place, o)
+				awaitState(t, s, j, jobs.Succeeded)
+				checkPicture(t, s, j, r)
+				if !strings.Contains(log.String(), `resumed" job_id=`+j.ID+` iteration=20 `) {
+					t.Errorf("not resumed from 20:\n%s", log)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
 				}
 			}
-			o, log := options()
-			s := begun(t, place, o)
-			awaitState(t, s, j, jobs.Succeeded)
-			checkPicture(t, s, j, r)
-			if !strings.Contains(log.String(), `resumed" job_id=`+j.ID+` iteration=20 `) {
-				t.Errorf("not resumed from 20:\n%s", log)
-			}
+			t.Logf("%d kills: %d pictures were asked for, all were made", kills, kills/3)
 		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/likeness-id/likeness/internal/killtest"
 	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -38,6 +39,7 @@ func cluster(t *testing.T, o pgtest.Options) (*pgtest.Cluster, string) {
 func TestKill(t *testing.T) {
 	t.Parallel()
 	const writers, dim = 200, 64
+	kills := (killtest.Kills(t, 4) + 1) / 2 // with each engine
 	c, url := cluster(t, pgtest.Options{})
 	for _, engine := range []string{postgres.SearchIndex, postgres.SearchPgvector} {
 		s := open(t, postgres.Options{URL: url, Search: engine, MaxStaleness: time.Minute})
@@ -48,14 +50,14 @@ func TestKill(t *testing.T) {
 			tried atomic.Int64
 			all   sync.WaitGroup
 		)
-		base := 1_000_000
+		base := 1_000_000_000
 		if engine == postgres.SearchPgvector {
-			base = 2_000_000
+			base = 2_000_000_000
 		}
 		for w := range writers {
 			all.Go(func() {
-				for i := 0; ctx.Err() == nil && i < 500; i++ {
-					seed := base + w*1000 + i
+				for i := 0; ctx.Err() == nil; i++ {
+					seed := base + i*writers + w
 					id := fmt.Sprint("s", seed)
 					tried.Add(1)
 					if _, err := s.CreateSubject(ctx, tenant, face.DefaultGallery, face.Subject{ID: id}); err != nil {
@@ -75,7 +77,7 @@ func TestKill(t *testing.T) {
 			defer mu.Unlock()
 			return len(acked)
 		}
-		for range 2 {
+		for range kills {
 			goal := count() + 150
 			until(t, time.Minute, "enrolments", func() bool { return count() >= goal })
 			c.Kill()
@@ -106,7 +108,7 @@ func TestKill(t *testing.T) {
 		}
 		counted(t, url)
 		closing(t, s)
-		t.Logf("%s: %d writers tried %d enrolments through two kills; %d were acknowledged, all are found", engine, writers, tried.Load(), len(acked))
+		t.Logf("%s: %d writers tried %d enrolments through %d kills; %d were acknowledged, all are found", engine, writers, tried.Load(), kills, len(acked))
 	}
 }
 
