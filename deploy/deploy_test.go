@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"go.yaml.in/yaml/v4"
+	"golang.org/x/mod/semver"
 
 	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
@@ -189,6 +190,42 @@ func TestSecretsComeFromFiles(t *testing.T) {
 	for name := range file.Secrets {
 		if !used[name] {
 			t.Errorf("nobody uses the secret %s", name)
+		}
+	}
+}
+
+// What is deployed, what is tested with and what the server warns of agree on
+// which pgvector is sound.
+func TestPgvectorIsSound(t *testing.T) {
+	t.Parallel()
+	find := func(name, pattern string) string {
+		t.Helper()
+		m := regexp.MustCompile(pattern).FindSubmatch(read(t, name))
+		if m == nil {
+			t.Fatalf("%s has no %s", name, pattern)
+		}
+		return string(m[1])
+	}
+	const script = "../scripts/postgres.sh"
+	image := readYAML[compose](t, "docker-compose.yml").Services["postgres"].Image
+	if got := find(script, `(?m)^image=(\S+)$`); got != image {
+		t.Errorf("make postgres runs %s, and Compose %s", got, image)
+	}
+	least := find("../pkg/store/postgres/migrate.go", `soundPgvector = "([0-9.]+)"`)
+	if got := find(script, `(?m)^least_vector=([0-9.]+)$`); got != least {
+		t.Errorf("tests take pgvector %s, and the server warns of those before %s", got, least)
+	}
+	sources := regexp.MustCompile(`(?m)^(?:sources=')?([0-9.]+) [0-9a-f]{64}'?$`).FindAllSubmatch(read(t, script), -1)
+	if len(sources) == 0 {
+		t.Error("no source is pinned")
+	}
+	versions := []string{strings.Split(strings.TrimPrefix(image, "pgvector/pgvector:"), "-")[0]}
+	for _, s := range sources {
+		versions = append(versions, string(s[1]))
+	}
+	for _, v := range versions {
+		if !semver.IsValid("v"+v) || semver.Compare("v"+v, "v"+least) < 0 {
+			t.Errorf("pgvector %s is older than %s", v, least)
 		}
 	}
 }

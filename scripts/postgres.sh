@@ -6,17 +6,23 @@
 #   postgres.sh url DIR     the URL of a cluster that runs
 #   postgres.sh stop DIR
 #
-# In this order: a PostgreSQL of this machine that has pgvector; on Debian the
-# packaged pgvector, else a private copy of Debian's PostgreSQL with pgvector
+# In this order: a PostgreSQL of this machine that has a sound pgvector; on Debian
+# the packaged pgvector, else a private copy of Debian's PostgreSQL with pgvector
 # built from Debian's source (docs/adr/0009 says why); Docker. What is made lies
 # in likeness-pg-UID under LIKENESS_PG_DIR (/var/tmp): as root the server runs as
 # another user, which must be able to walk there.
 set -euo pipefail
 
 least_pg=15      # CREATE DATABASE ... STRATEGY, MERGE
-least_vector=0.7 # halfvec
-source_suite=trixie
-image=pgvector/pgvector:0.8.6-pg17-bookworm
+# Older ones write past their memory as a graph is built (CVE-2026-3172) or leave
+# graphs broken after a vacuum: pkg/store/postgres warns of them, too.
+least_vector=0.8.4
+# Debian's sources, newest first, with their SHA-256. A mirror keeps the newest
+# and, for a while, some older ones; what comes next is taken by apt's signatures.
+sources='0.8.7 b028949dce65a39818cf2bccd64c0a2abc68262a2079f598b161de9c82c9510e
+0.8.6 25c9b78cfdaa43c66788d7490246ac24e4fe1c86f19c4b60c089b723f84a4a0d'
+next_suite=sid
+image=pgvector/pgvector:0.8.7-pg17-bookworm
 # In a folder of its own, whatever it is told: what is in it is thrown away.
 base=${LIKENESS_PG_DIR:-/var/tmp}/likeness-pg-$(id -u)
 
@@ -60,11 +66,12 @@ usable() {
   local bin=$1 major vector
   [ -x "$bin/initdb" ] && [ -x "$bin/pg_ctl" ] && [ -x "$bin/pg_basebackup" ] && [ -x "$bin/pg_config" ] || return 1
   major=$(server_major "$bin") && [ "$major" -ge "$least_pg" ] || return 1
-  vector=$(sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" "$(share_of "$bin")/extension/vector.control" 2>/dev/null) || return 1
+  vector=$(vector_of "$bin")
   [ -n "$vector" ] && [ "$(printf '%s\n' "$least_vector" "$vector" | sort -V | head -n 1)" = "$least_vector" ]
 }
 server_major() { "$1/postgres" --version 2>/dev/null | sed -E 's/^[^0-9]*([0-9]+).*/\1/'; }
 share_of() { "$1/pg_config" --sharedir 2>/dev/null; }
+vector_of() { sed -n "s/^default_version *= *'\(.*\)'.*/\1/p" "$(share_of "$1")/extension/vector.control" 2>/dev/null || true; }
 
 # The bin folders of this machine, newest first.
 system_bins() {
@@ -116,7 +123,7 @@ packaged() {
   apt-cache search --names-only "^$want\$" | cut -d' ' -f1 | sort -rV | head -n 1
 }
 
-# version_ok PACKAGE: Ubuntu packages pgvector from before halfvec.
+# version_ok PACKAGE: Debian 13 packages 0.8.0, and Ubuntu older ones.
 version_ok() {
   local v
   v=$(apt-cache policy "$1" | sed -n 's/^ *Candidate: *//p')
@@ -184,10 +191,15 @@ build() {
     rm -rf "$work"
     return 1
   fi
-  rm -rf "$base/root"
-  mv "$work/root" "$base/root"
-  rm -rf "$work"
-  echo "$base/root/usr/lib/postgresql/$major/bin"
+  cd "$base" # build_in went into what is removed now
+  rm -rf root.old
+  [ ! -d root ] || mv root root.old
+  mv "$work/root" root
+  rm -rf "$work" root.old
+  bin=$base/root/usr/lib/postgresql/$major/bin
+  usable "$bin" || { say "pgvector $(vector_of "$bin") was built, and $least_vector or newer is needed"; return 1; }
+  say "built pgvector $(vector_of "$bin")"
+  echo "$bin"
 }
 
 # build_in is one chain, for a shell function called by `if` does not end at its first failure.
@@ -195,14 +207,14 @@ build_in() {
   local work=$1 bin=$2 major=$3 uri=$4 codename=$5 keys=/usr/share/keyrings/debian-archive-keyring.gpg
   mkdir -p "$work"/apt/lists/partial "$work"/apt/cache/archives/partial "$work"/pgvector \
     "$work"/root/usr/lib/postgresql "$work"/root/usr/share/postgresql &&
-    printf '%s [signed-by=%s] %s %s main\n' deb-src "$keys" "$uri" "$source_suite" deb "$keys" "$uri" "$codename" >"$work/apt/sources" &&
+    printf 'deb [signed-by=%s] %s %s main\n' "$keys" "$uri" "$codename" >"$work/apt/sources" &&
     # As root apt would fetch as a user of its own, who may not write here.
     printf '%s "%s";\n' Dir::Etc::sourcelist "$work/apt/sources" Dir::Etc::sourceparts /dev/null \
       Dir::State::lists "$work/apt/lists" Dir::Cache "$work/apt/cache" APT::Sandbox::User root >"$work/apt/conf" &&
     cd "$work" &&
     apt-get -c "$work/apt/conf" -qq update &&
-    apt-get -c "$work/apt/conf" -qq source --download-only pgvector &&
     apt-get -c "$work/apt/conf" -qq download "postgresql-server-dev-$major" &&
+    { pinned "$uri" || next "$work" "$uri" "$keys"; } &&
     tar -C pgvector --strip-components=1 -xf pgvector_*.orig.tar.gz &&
     dpkg -x "postgresql-server-dev-$major"_*.deb dev &&
     make -s -j2 -C pgvector OPTFLAGS= with_llvm=no PG_CONFIG="$bin/pg_config" \
@@ -210,6 +222,23 @@ build_in() {
     cp -a "/usr/lib/postgresql/$major" root/usr/lib/postgresql/ &&
     cp -a "/usr/share/postgresql/$major" root/usr/share/postgresql/ &&
     make -s -C pgvector with_llvm=no PG_CONFIG="$bin/pg_config" DESTDIR="$work/root" install
+}
+
+# pinned fetches the first of $sources that the mirror has.
+pinned() { # mirror
+  local version sum
+  while read -r version sum; do
+    /usr/lib/apt/apt-helper -c "$PWD/apt/conf" download-file \
+      "$1/pool/main/p/pgvector/pgvector_$version.orig.tar.gz" "pgvector_$version.orig.tar.gz" "SHA256:$sum" && return
+  done <<<"$sources"
+  return 1
+}
+
+# next fetches the source that is in Debian now.
+next() { # work mirror keys
+  printf 'deb-src [signed-by=%s] %s %s main\n' "$3" "$2" "$next_suite" >>"$1/apt/sources" &&
+    apt-get -c "$1/apt/conf" -qq update &&
+    apt-get -c "$1/apt/conf" -qq source --download-only pgvector
 }
 
 # made prints what an earlier call left.
@@ -232,8 +261,8 @@ install() {
     return
   fi
   if command -v docker >/dev/null && docker info >/dev/null 2>&1; then echo docker; return; fi
-  die "no PostgreSQL >= $least_pg with pgvector >= $least_vector: install both (Debian 13: apt-get install postgresql-17-pgvector;" \
-    "macOS: brew install pgvector postgresql@18), or Docker"
+  die "no PostgreSQL >= $least_pg with pgvector >= $least_vector: install both (macOS: brew install pgvector postgresql@18;" \
+    "Linux: the packages of the PostgreSQL project), or Docker"
 }
 
 # --- start, stop, url --------------------------------------------------------
