@@ -90,7 +90,8 @@ func (s *server) ListSubjects(ctx context.Context, r api.ListSubjectsRequestObje
 	if err != nil {
 		return nil, err
 	}
-	items, next, err := s.Store.ListSubjects(ctx, tenant(ctx), r.Gallery, p)
+	filter := store.SubjectFilter{Name: or(r.Params.Name, ""), ExternalID: or(r.Params.ExternalID, "")}
+	items, next, err := s.Store.ListSubjects(ctx, tenant(ctx), r.Gallery, filter, p)
 	if err != nil {
 		return nil, cursorError(err)
 	}

@@ -118,6 +118,28 @@ func TestPaging(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("subjects (-want +got):\n%s", diff)
 	}
+	for i, f := range []fields{{"name": "Ada & Zoë", "external_id": "7"}, {"name": "Ada & Zoë"}, {"external_id": "7"}} {
+		good[api.Subject](t, h.ask(t, f.json(t, http.MethodPatch, fmt.Sprint(path, "/s", i))), 200)
+	}
+	for query, want := range map[string]string{
+		"name=Ada+%26+Zo%C3%AB": "s0 s1", "external_id=7": "s0 s2", "name=Ada+%26+Zo%C3%AB&external_id=7": "s0", "name=ada": "",
+	} {
+		var got []string
+		for next := ""; ; {
+			page := good[api.SubjectList](t, h.do(t, http.MethodGet, path+"?limit=1&cursor="+next+"&"+query), 200)
+			for _, s := range page.Items {
+				got = append(got, s.SubjectID)
+			}
+			if page.NextCursor == nil {
+				break
+			}
+			next = *page.NextCursor
+			bad(t, h.do(t, http.MethodGet, path+"?limit=1&cursor="+next), face.Invalid, "cursor")
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", query, got, want)
+		}
+	}
 	if g := good[api.GalleryList](t, h.do(t, http.MethodGet, "/galleries"), 200); len(g.Items) != 1 || g.NextCursor != nil {
 		t.Errorf("galleries: %+v", g)
 	}

@@ -30,6 +30,16 @@ func makeCursor(id string, list ...string) string {
 	return base64.RawURLEncoding.EncodeToString(append(cursorSum(list, id), id...))
 }
 
+// SubjectList names the list of a gallery's subjects that pass a filter, for
+// [ReadPage] and [CutPage].
+func SubjectList(tenant, gallery string, f SubjectFilter) []string {
+	list := []string{"subjects", tenant, gallery}
+	if f != (SubjectFilter{}) {
+		list = append(list, f.Name, f.ExternalID)
+	}
+	return list
+}
+
 // ReadPage returns the id that a page starts after, empty for the first. The list
 // names what is listed: a cursor of another list is Invalid.
 func ReadPage(op string, p Page, list ...string) (after string, err error) {

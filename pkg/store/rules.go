@@ -69,6 +69,11 @@ func CheckSubject(op string, s face.Subject) error {
 	return nil
 }
 
+// CheckFilter is Invalid for a filter that no subject can pass.
+func CheckFilter(op string, f SubjectFilter) error {
+	return CheckSubject(op, face.Subject{ID: "any", Name: f.Name, ExternalID: f.ExternalID})
+}
+
 // CheckTemplate is Invalid for a template that no store takes. The embedding's
 // numbers are the index's to check.
 func CheckTemplate(op string, t face.Template) error {

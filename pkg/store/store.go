@@ -88,13 +88,22 @@ type Subjects interface {
 	CreateSubject(ctx context.Context, tenant, gallery string, s face.Subject) (face.Subject, error)
 	// Subject returns a subject with its template count. NotFound.
 	Subject(ctx context.Context, tenant, gallery, subject string) (face.Subject, error)
-	// ListSubjects lists by id. NotFound: the gallery. Invalid: the cursor.
-	ListSubjects(ctx context.Context, tenant, gallery string, p Page) (items []face.Subject, next string, err error)
+	// ListSubjects lists those that pass the filter, by id. NotFound: the
+	// gallery. Invalid: the cursor, which is one of the same filter, or a filter
+	// that is no name or external id.
+	ListSubjects(ctx context.Context, tenant, gallery string, f SubjectFilter, p Page) (items []face.Subject, next string, err error)
 	// UpdateSubject changes the fields that are not nil. NotFound. Invalid.
 	UpdateSubject(ctx context.Context, tenant, gallery, subject string, c SubjectChange) (face.Subject, error)
 	// DeleteSubject erases the subject and its templates and leaves an audit
 	// record, all in one transaction. NotFound.
 	DeleteSubject(ctx context.Context, tenant, gallery, subject string, by Actor) (face.Receipt, error)
+}
+
+// SubjectFilter passes the subjects that have all that it names, byte for
+// byte; what is empty names nothing.
+type SubjectFilter struct {
+	Name       string
+	ExternalID string
 }
 
 // SubjectChange is a partial update; nil leaves a field as it is.

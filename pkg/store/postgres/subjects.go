@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -72,18 +73,29 @@ func (s *Store) Subject(ctx context.Context, tenant, gallery, subject string) (s
 }
 
 // ListSubjects implements [store.Subjects].
-func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p store.Page) (items []face.Subject, next string, err error) {
+func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, f store.SubjectFilter, p store.Page) (items []face.Subject, next string, err error) {
 	const op = "ListSubjects"
-	after, err := store.ReadPage(op, p, "subjects", tenant, gallery)
+	list := store.SubjectList(tenant, gallery, f)
+	after, err := store.ReadPage(op, p, list...)
+	if err == nil {
+		err = store.CheckFilter(op, f)
+	}
 	if err != nil {
 		return nil, "", fault(op, err)
+	}
+	where, args := "s.gallery = g.row_id AND s.id > $3", []any{tenant, gallery, after, p.Limit + 1}
+	for _, wanted := range [][2]string{{"name", f.Name}, {"external_id", f.ExternalID}} {
+		if column, value := wanted[0], wanted[1]; value != "" {
+			args = append(args, value)
+			where += fmt.Sprintf(" AND s.%s = $%d AND s.%[1]s <> ''", column, len(args)) // the indexes are of those that are not empty
+		}
 	}
 	err = s.view(ctx, op, tenant, gallery, func(ctx context.Context, q querier) error {
 		items = nil
 		there := false
 		rows, err := q.Query(ctx, `SELECT s.* FROM gallery g LEFT JOIN LATERAL (
-				SELECT `+subjectColumns+` FROM subject s WHERE s.gallery = g.row_id AND s.id > $3 ORDER BY s.id LIMIT $4
-			) s ON true WHERE g.tenant = $1 AND g.id = $2 ORDER BY s.id`, tenant, gallery, after, p.Limit+1)
+				SELECT `+subjectColumns+` FROM subject s WHERE `+where+` ORDER BY s.id LIMIT $4
+			) s ON true WHERE g.tenant = $1 AND g.id = $2 ORDER BY s.id`, args...)
 		err = scanAll(rows, err, func(rows pgx.Rows) error {
 			there = true
 			sub, ok, err := scanSubject(rows)
@@ -104,7 +116,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p stor
 	if err != nil {
 		return nil, "", err
 	}
-	items, next = store.CutPage(items, p, byID, "subjects", tenant, gallery)
+	items, next = store.CutPage(items, p, byID, list...)
 	return items, next, nil
 }
 

@@ -69,7 +69,8 @@ func TestOldAuditRecords(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sqlExec(t, path, "ALTER TABLE audit DROP COLUMN decision", "DELETE FROM goose_db_version WHERE version_id = 3")
+	sqlExec(t, path, "ALTER TABLE audit DROP COLUMN decision", "DROP INDEX subject_by_name", "DROP INDEX subject_by_external_id",
+		"DELETE FROM goose_db_version WHERE version_id >= 3")
 	s = open(t, path)
 	defer closing(t, s)
 	if n, err := s.VerifyAudit(ctx); n != 3 || err != nil {

@@ -55,7 +55,7 @@ func TestListsOfDamagedFileEnd(t *testing.T) {
 			"ListSubjects": func(see func(string) error) error {
 				p := store.Page{Limit: 40}
 				for {
-					items, next, err := s.ListSubjects(t.Context(), tenant, face.DefaultGallery, p)
+					items, next, err := s.ListSubjects(t.Context(), tenant, face.DefaultGallery, store.SubjectFilter{}, p)
 					for _, sub := range items {
 						err = errors.Join(err, see(sub.ID))
 					}

@@ -69,20 +69,30 @@ func (s *Store) Subject(ctx context.Context, tenant, gallery, subject string) (f
 }
 
 // ListSubjects implements [store.Subjects].
-func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p store.Page) ([]face.Subject, string, error) {
+func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, f store.SubjectFilter, p store.Page) ([]face.Subject, string, error) {
 	const op = "ListSubjects"
-	after, err := store.ReadPage(op, p, "subjects", tenant, gallery)
+	list := store.SubjectList(tenant, gallery, f)
+	after, err := store.ReadPage(op, p, list...)
+	if err == nil {
+		err = store.CheckFilter(op, f)
+	}
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
 	var items []face.Subject
 	err = s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
+		where, args := "s.gallery = ? AND s.id > ?", []any{row, after}
+		for _, wanted := range [][2]string{{"name", f.Name}, {"external_id", f.ExternalID}} {
+			if column, value := wanted[0], wanted[1]; value != "" {
+				where += " AND s." + column + " = ? AND s." + column + " <> ''" // the indexes are of those that are not empty
+				args = append(args, value)
+			}
+		}
 		return v.each(func(rows *sql.Rows) error {
 			sub, err := scanSubject(rows)
 			items = append(items, sub)
 			return err
-		}, `SELECT `+subjectColumns+` FROM subject s WHERE s.gallery = ? AND s.id > ? ORDER BY s.id LIMIT ?`,
-			row, after, p.Limit+1)
+		}, `SELECT `+subjectColumns+` FROM subject s WHERE `+where+` ORDER BY s.id LIMIT ?`, append(args, p.Limit+1)...)
 	})
 	byID := func(s face.Subject) string { return s.ID }
 	if err == nil {
@@ -91,7 +101,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, p stor
 	if err != nil {
 		return nil, "", s.db.fault(op, err)
 	}
-	items, next := store.CutPage(items, p, byID, "subjects", tenant, gallery)
+	items, next := store.CutPage(items, p, byID, list...)
 	return items, next, nil
 }
 

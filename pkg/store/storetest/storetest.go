@@ -70,6 +70,7 @@ func Run(t *testing.T, place Place) {
 		{"Paging", paging},
 		{"PagingWhileInserting", pagingWhileInserting},
 		{"Cursors", cursors},
+		{"SubjectFilters", subjectFilters},
 		{"Import", importNew},
 		{"ImportAgain", importAgain},
 		{"ImportPoisoned", importPoisoned},

@@ -127,7 +127,7 @@ func subjects(t *testing.T, place Place) {
 		_, err = s.DeleteSubject(ctx, tenant, at[0], at[1], by)
 		wantKind(t, err, face.NotFound)
 	}
-	_, _, err = s.ListSubjects(ctx, tenant, "nobody", store.Page{Limit: 1})
+	_, _, err = s.ListSubjects(ctx, tenant, "nobody", store.SubjectFilter{}, store.Page{Limit: 1})
 	wantKind(t, err, face.NotFound)
 
 	past := time.Date(2020, 1, 2, 3, 4, 5, 678901234, time.FixedZone("", 3600))
@@ -426,7 +426,7 @@ func paging(t *testing.T, place Place) {
 func listSubjects(t *testing.T, s store.Store, limit int) (ids []string) {
 	t.Helper()
 	for p := (store.Page{Limit: limit}); ; {
-		items, next, err := s.ListSubjects(t.Context(), tenant, face.DefaultGallery, p)
+		items, next, err := s.ListSubjects(t.Context(), tenant, face.DefaultGallery, store.SubjectFilter{}, p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -482,29 +482,95 @@ func cursors(t *testing.T, place Place) {
 		addSubject(t, s, tenant, face.DefaultGallery, number("s", i))
 		addSubject(t, s, tenant, "other", number("s", i))
 	}
-	_, next, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.Page{Limit: 2})
+	_, next, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 2})
 	check(t, err)
 	for _, cursor := range []string{"x", "!", next + "A", next[:len(next)-1], "A" + next[1:], strings.Repeat("A", 10000), "s-0001"} {
-		_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.Page{Limit: 2, Cursor: cursor})
+		_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 2, Cursor: cursor})
 		wantKind(t, err, face.Invalid)
 		_, _, err = s.ListGalleries(ctx, tenant, store.Page{Limit: 2, Cursor: cursor})
 		wantKind(t, err, face.Invalid)
 	}
-	_, _, err = s.ListSubjects(ctx, tenant, "other", store.Page{Limit: 2, Cursor: next})
+	_, _, err = s.ListSubjects(ctx, tenant, "other", store.SubjectFilter{}, store.Page{Limit: 2, Cursor: next})
 	wantKind(t, err, face.Invalid)
 	_, _, err = s.ListGalleries(ctx, tenant, store.Page{Limit: 2, Cursor: next})
 	wantKind(t, err, face.Invalid)
 	for _, limit := range []int{0, -1, 1001} {
-		_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.Page{Limit: limit})
+		_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: limit})
 		wantKind(t, err, face.Invalid)
 		_, _, err = s.ListGalleries(ctx, tenant, store.Page{Limit: limit})
 		wantKind(t, err, face.Invalid)
 	}
 	// The place stays when what it names is gone.
 	must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, number("s", 1), by))(t)
-	items, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.Page{Limit: 2, Cursor: next})
+	items, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 2, Cursor: next})
 	check(t, err)
 	if len(items) != 1 || items[0].ID != number("s", 2) {
 		t.Errorf("after the cursor come %+v", items)
+	}
+}
+
+func subjectFilters(t *testing.T, place Place) {
+	s, ctx := start(t, place), t.Context()
+	for i, sub := range []face.Subject{
+		{Name: "Ada", ExternalID: "1"}, {Name: "Ada", ExternalID: "2"}, {Name: "ada", ExternalID: "1"},
+		{Name: "Ada ", ExternalID: "1"}, {Name: "Ada"}, {Name: "Zoë", ExternalID: "%"}, {},
+	} {
+		sub.ID = number("s", i)
+		must(s.CreateSubject(ctx, tenant, face.DefaultGallery, sub))(t)
+	}
+	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "other"}))(t)
+	must(s.CreateSubject(ctx, tenant, "other", face.Subject{ID: "x", Name: "Ada", ExternalID: "1"}))(t)
+	for _, tt := range []struct {
+		filter store.SubjectFilter
+		want   []int
+	}{
+		{store.SubjectFilter{Name: "Ada"}, []int{0, 1, 4}},
+		{store.SubjectFilter{ExternalID: "1"}, []int{0, 2, 3}},
+		{store.SubjectFilter{Name: "Ada", ExternalID: "1"}, []int{0}},
+		{store.SubjectFilter{Name: "1"}, nil},
+		{store.SubjectFilter{ExternalID: "%"}, []int{5}},
+		{store.SubjectFilter{Name: "Zoë"}, []int{5}},
+		{store.SubjectFilter{Name: "Zoe\u0308"}, nil}, // the same to the eye
+		{store.SubjectFilter{}, []int{0, 1, 2, 3, 4, 5, 6}},
+	} {
+		var got, want []string
+		for _, i := range tt.want {
+			want = append(want, number("s", i))
+		}
+		for p := (store.Page{Limit: 2}); ; {
+			items, next, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, tt.filter, p)
+			check(t, err)
+			for _, sub := range items {
+				got = append(got, sub.ID)
+			}
+			if p.Cursor = next; next == "" {
+				break
+			}
+			other := tt.filter
+			other.Name, other.ExternalID = other.ExternalID, other.Name
+			for _, f := range []store.SubjectFilter{other, {Name: tt.filter.Name + "x"}} {
+				if _, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, f, p); f != tt.filter {
+					wantKind(t, err, face.Invalid)
+				}
+			}
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%+v: %s", tt.filter, d)
+		}
+	}
+	// Whoever changes their name is found by the new one.
+	name, none := "Grace", ""
+	must(s.UpdateSubject(ctx, tenant, face.DefaultGallery, number("s", 0), store.SubjectChange{Name: &name, ExternalID: &none}))(t)
+	for _, tt := range []struct {
+		filter store.SubjectFilter
+		n      int
+	}{{store.SubjectFilter{Name: "Grace"}, 1}, {store.SubjectFilter{Name: "Ada"}, 2}, {store.SubjectFilter{ExternalID: "1"}, 2}} {
+		if items, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, tt.filter, store.Page{Limit: 9}); err != nil || len(items) != tt.n {
+			t.Errorf("%+v: %+v, %v", tt.filter, items, err)
+		}
+	}
+	for _, f := range []store.SubjectFilter{{Name: "a\x00b"}, {ExternalID: "\xff"}, {Name: strings.Repeat("n", face.MaxNameLength+1)}} {
+		_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, f, store.Page{Limit: 2})
+		wantKind(t, err, face.Invalid)
 	}
 }

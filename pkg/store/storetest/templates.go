@@ -411,7 +411,7 @@ func contextsEndAnywhere(t *testing.T, place Place) {
 	together(8, func(w int) {
 		for i := range 60 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i*w)*10*time.Microsecond)
-			_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.Page{Limit: 200})
+			_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 200})
 			if err != nil {
 				wantKind(t, err, face.Deadline)
 			}
