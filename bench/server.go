@@ -110,10 +110,19 @@ func form(method, path string, want int, parts ...any) request {
 	return request{method, path, w.FormDataContentType(), body.Bytes(), want}
 }
 
-// send sends a request and reads its answer on a connection that is kept, as
-// cheaply as a load generator can: what a client costs is taken from the
-// server's own cores.
+// send sends a request, which must be answered with the status that it wants.
 func (s *server) send(ctx context.Context, r request) error {
+	status, answer, err := s.exchange(ctx, r)
+	if err == nil && status != r.want {
+		err = fmt.Errorf("%s %s: %d instead of %d: %s", r.method, r.path, status, r.want, answer)
+	}
+	return err
+}
+
+// exchange sends a request and reads its answer on a connection that is kept,
+// as cheaply as a load generator can: what a client costs is taken from the
+// server's own cores.
+func (s *server) exchange(ctx context.Context, r request) (status int, answer []byte, err error) {
 	var c *connection
 	select {
 	case c = <-s.idle:
@@ -121,34 +130,34 @@ func (s *server) send(ctx context.Context, r request) error {
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", strings.TrimPrefix(s.url, "http://"))
 		if err != nil {
-			return err
+			return 0, nil, err
 		}
 		c = &connection{conn, bufio.NewReader(conn)}
 	}
 	keep := false
 	defer func() {
 		if keep {
-			s.idle <- c
-		} else {
-			_ = c.Close() // nothing of it is wanted any more
+			select {
+			case s.idle <- c:
+				return
+			default:
+			}
 		}
+		_ = c.Close() // nothing of it is wanted any more
 	}()
 	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n",
 		r.method, r.path, r.contentType, len(r.body))
 	if _, err := (&net.Buffers{[]byte(head), r.body}).WriteTo(c); err != nil {
-		return err
+		return 0, nil, err
 	}
 	res, err := http.ReadResponse(c.r, nil)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	defer res.Body.Close()
-	answer, err := io.ReadAll(res.Body)
-	if err == nil && res.StatusCode != r.want {
-		err = fmt.Errorf("%s %s: %d instead of %d: %s", r.method, r.path, res.StatusCode, r.want, answer)
-	}
+	answer, err = io.ReadAll(res.Body)
 	keep = err == nil && !res.Close
-	return err
+	return res.StatusCode, answer, err
 }
 
 // populated is a server with n people enrolled, as far as the quality gate

@@ -61,8 +61,8 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	)
 	m := newMetrics(registry)
 
-	// Requests are admitted once, with all their photos, so those admitted
-	// must all fit into the gate that each photo passes.
+	// Requests wait for a slot once, with all their photos, before the gate that
+	// each photo passes. There they meet nobody but the mover and the jobs.
 	slots := cmp.Or(o.Slots, runtime.GOMAXPROCS(0))
 	queue := cmp.Or(o.Queue, 8*slots)
 	pipeline, err := OpenPipeline(ctx, PipelineOptions{
@@ -70,7 +70,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
 		Slots: slots, Queue: slots + queue, Limits: o.limits(),
-		Observe: m.stage, ObserveWait: m.gateWait.Observe,
+		Observe: m.stage,
 	})
 	if err != nil {
 		return nil, err
@@ -133,10 +133,10 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	handler, err := handlers.New(handlers.Options{
 		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
 		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
-		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, MaxAtWork: slots + queue, RequestTimeout: o.RequestTimeout,
+		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, Slots: slots, Queue: queue, QueueTime: o.QueueTime, RequestTimeout: o.RequestTimeout,
 		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
-		Observe: m.stage, Ready: a.ready, Mover: a.mover, Sealer: crops.sealer(),
+		Observe: m.stage, ObserveWait: m.gateWait.Observe, Ready: a.ready, Mover: a.mover, Sealer: crops.sealer(),
 		Jobs: a.queue(), Draining: a.draining,
 	})
 	if err != nil {

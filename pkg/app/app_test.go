@@ -66,6 +66,7 @@ func TestValidate(t *testing.T) {
 		"--style-ttl":        func(o *app.Options) { o.StyleTTL = -1 },
 		"--slots":            func(o *app.Options) { o.Slots = -1 },
 		"--queue":            func(o *app.Options) { o.Queue = -1 },
+		"--queue-time":       func(o *app.Options) { o.QueueTime = -1 },
 		"--rate-limit":       func(o *app.Options) { o.RateLimit = -1 },
 		"--ambiguity-margin": func(o *app.Options) { o.AmbiguityMargin = 2 },
 	} {

@@ -26,13 +26,14 @@ type Options struct {
 	Search               string        `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What searches a Postgres: index, an exact one in memory; pgvector; or auto, the index as long as it fits into --search-memory."`
 	SearchMemory         int64         `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0: half of the machine's memory."`
 
-	ModelsDir  []string `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas; the defaults need none."`
-	Detector   string   `default:"builtin-detector" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
-	Encoder    string   `default:"builtin-encoder" env:"LIKENESS_ENCODER" help:"Id of the face encoder, which a gallery keeps once somebody is enrolled in it."`
-	ORTLibrary string   `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
-	Provider   string   `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
-	Slots      int      `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`
-	Queue      int      `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot; one more is answered 503 at once; 0: eight a slot."`
+	ModelsDir  []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas; the defaults need none."`
+	Detector   string        `default:"builtin-detector" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
+	Encoder    string        `default:"builtin-encoder" env:"LIKENESS_ENCODER" help:"Id of the face encoder, which a gallery keeps once somebody is enrolled in it."`
+	ORTLibrary string        `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
+	Provider   string        `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
+	Slots      int           `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`
+	Queue      int           `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot at most; one more is answered 503 at once; 0: eight a slot."`
+	QueueTime  time.Duration `default:"0s" env:"LIKENESS_QUEUE_TIME" help:"How long a request may wait for a slot while more comes than can be done; one that would wait longer is answered 503 at once. 0: half as long as a request takes, as measured."`
 
 	CropKeyFile []string `env:"LIKENESS_CROP_KEY_FILE" type:"path" help:"Files with the key that seals the images which galleries keep (32 bytes, as hex, base64 or raw), separated by commas: the first seals, all open."`
 
@@ -109,6 +110,9 @@ func (o Options) Validate() error {
 	}
 	if o.Queue < 0 {
 		wrong("queue", "must be 0 or more")
+	}
+	if o.QueueTime < 0 {
+		wrong("queue-time", "must be 0 or more")
 	}
 	if o.StyleThreads < 0 {
 		wrong("style-threads", "must be 0 or more")

@@ -49,6 +49,15 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			s.fail(w, r, err)
 			return
 		}
+		if takesForm(r) { // so that no body is read in vain
+			place, ok := s.turns.keep()
+			if !ok {
+				s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "all slots are busy, and the wait would be too long"))
+				return
+			}
+			defer place.free()
+			callOf(r.Context()).place = place
+		}
 		body := &body{from: http.MaxBytesReader(w, r.Body, s.maxBody()), end: end, room: s.bodies, key: callOf(r.Context()).key}
 		defer func() { body.room.give(body.key, body.held) }()
 		if err := body.hold(); err != nil {

@@ -437,7 +437,7 @@ func TestAtWork(t *testing.T) {
 	t.Parallel()
 	entered, leave := make(chan struct{}, 9), make(chan struct{})
 	h := open(t, func(o *handlers.Options) {
-		o.MaxAtWork = 1
+		o.Slots = 1
 		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
 	})
 	ask := func() answer {

@@ -136,7 +136,7 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders [
 		e, err := s.embedding(encoders[0], "embedding", b.Embedding, b.ModelID)
 		return embed.Sample{Embedding: e, Embeddings: []face.Embedding{e}}, nil, err
 	}
-	release, err := s.admit()
+	release, err := s.admit(ctx)
 	if err != nil {
 		return embed.Sample{}, nil, err
 	}

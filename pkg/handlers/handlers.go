@@ -4,12 +4,10 @@
 package handlers
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"time"
 
@@ -17,7 +15,6 @@ import (
 	"github.com/go-chi/httprate"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/embed"
@@ -77,11 +74,17 @@ type Options struct {
 	MaxBodiesBytes int64
 	// RateLimit is the number of requests a minute of one API key; 0: no limit.
 	RateLimit int
-	// MaxAtWork is how many requests may have their photos read at a time or
-	// wait for it; one more is answered 503 at once. A request with several
-	// photos counts once, so that none is turned away when half of it is done.
-	// 0: no limit but the pipeline's.
-	MaxAtWork int
+	// Slots is how many requests may have their photos read at a time; 0: no
+	// limit but the pipeline's. A request with several photos counts once, so
+	// that none is turned away when half of it is done.
+	Slots int
+	// Queue is how many may wait for that at most; one more is answered 503 at
+	// once. 0: none.
+	Queue int
+	// QueueTime is how long one may wait while more comes than can be done;
+	// whoever would wait longer is answered 503 at once. 0: half as long
+	// as a request takes, as measured.
+	QueueTime time.Duration
 	// AuditDecisions has every decision about somebody enrolled recorded before
 	// it is answered.
 	AuditDecisions bool
@@ -96,7 +99,9 @@ type Options struct {
 	Registerer prometheus.Registerer               // nil: metrics are counted for nobody
 	Gatherer   prometheus.Gatherer                 // what GET /metrics shows; nil: the registry of the metrics here
 	Observe    func(stage string, seconds float64) // told of the stage "search"; may be nil
-	Ready      func(context.Context) error         // what GET /readyz answers; nil: the store's Ready
+	// ObserveWait is told how long a request waited for a slot. May be nil.
+	ObserveWait func(seconds float64)
+	Ready       func(context.Context) error // what GET /readyz answers; nil: the store's Ready
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -143,6 +148,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Observe == nil {
 		o.Observe = func(string, float64) {}
 	}
+	if o.ObserveWait == nil {
+		o.ObserveWait = func(float64) {}
+	}
 	if o.Mover == nil {
 		o.Mover = noMover{}
 	}
@@ -162,8 +170,8 @@ func (o Options) maxBody() int64 { return 3*o.MaxImageBytes + 2<<20 }
 type server struct {
 	Options
 	metrics   *metrics
-	bodies    *shares             // bytes of bodies under way
-	atWork    *semaphore.Weighted // requests
+	bodies    *shares // bytes of bodies under way
+	turns     *admission
 	importing importing
 	followers *shares
 	own       encoder            // of what names no gallery, or one that has no other
@@ -176,10 +184,12 @@ func New(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Options: o, bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth)}
+	s := &server{
+		Options: o, turns: newAdmission(o),
+		bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth),
+	}
 	s.own, s.encoders = encodersOf(o)
 	s.importing.keys = map[string]string{}
-	s.atWork = semaphore.NewWeighted(cmp.Or(int64(o.MaxAtWork), math.MaxInt64))
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err
 	}
@@ -279,11 +289,8 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 // admit lets a request have its photos read, until it calls release.
-func (s *server) admit() (release func(), err error) {
-	if !s.atWork.TryAcquire(1) {
-		return nil, face.Errorf(face.Overloaded, "handlers.admit", "%d requests are at work or wait", s.MaxAtWork)
-	}
-	return func() { s.atWork.Release(1) }, nil
+func (s *server) admit(ctx context.Context) (release func(), err error) {
+	return s.turns.enter(ctx, callOf(ctx).place)
 }
 
 // tenant is the tenant of the caller.

@@ -42,7 +42,7 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 		return nil, err
 	}
 	if b.Probe != nil || b.Reference != nil {
-		release, err := s.admit()
+		release, err := s.admit(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -238,7 +238,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 		return nil, err
 	}
 	if b.Probe != nil {
-		release, err := s.admit()
+		release, err := s.admit(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -426,7 +426,7 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 	if n < 1 || n > maxFaces {
 		return nil, api.InvalidField("max_faces", fmt.Sprintf("must be 1 to %d", maxFaces))
 	}
-	release, err := s.admit()
+	release, err := s.admit(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -451,7 +451,7 @@ func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.Embed
 	case api.EmbedFaceRuleAll:
 		pick = embed.PickAll
 	}
-	release, err := s.admit()
+	release, err := s.admit(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,8 @@ type call struct {
 	id   string
 	key  face.Key // of the caller; without authentication, one of the default tenant
 	code string   // of the problem it was answered with; empty when all went well
+
+	place *place // in line for a slot; nil: it has none
 }
 
 type callKey struct{}

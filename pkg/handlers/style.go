@@ -72,7 +72,7 @@ func (s *server) StartStyleTransfer(ctx context.Context, r api.StartStyleTransfe
 		}
 		params.StyleWeights = b.StyleWeights
 	}
-	release, err := s.admit()
+	release, err := s.admit(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +165,7 @@ func (s *server) GetStyleTransferResult(ctx context.Context, r api.GetStyleTrans
 	if format == api.PictureFormatPng {
 		return api.GetStyleTransferResult200ImagePngResponse{Body: bytes.NewReader(data), ContentLength: int64(len(data))}, nil
 	}
-	release, err := s.admit()
+	release, err := s.admit(ctx)
 	if err != nil {
 		return nil, err
 	}
