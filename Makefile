@@ -4,8 +4,8 @@ SHELL := /bin/bash
 
 GO      ?= go
 TOOL    := $(GO) tool -modfile=tools/go.mod
-# Scaled JPEG decoding through TurboJPEG where its header is there; see docs/adr/0003.
-GOTAGS  = $(shell pkg-config --exists libturbojpeg 2>/dev/null && echo turbojpeg)
+# Scaled JPEG decoding through libjpeg-turbo where its header is there; see docs/adr/0003.
+GOTAGS  = $(shell pkg-config --exists libjpeg 2>/dev/null && echo turbojpeg)
 TAGS    = $(if $(GOTAGS),-tags $(GOTAGS))
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)

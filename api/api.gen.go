@@ -625,7 +625,7 @@ type CheckIdentity = bool
 
 // DetectRequest defines model for DetectRequest.
 type DetectRequest struct {
-	// Image A JPEG, PNG or WebP as standard base64 with padding.
+	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Image    Image     `json:"image"`
 	MaxFaces *MaxFaces `json:"max_faces,omitempty"`
 }
@@ -652,7 +652,7 @@ type EmbedRequest struct {
 	// Face `only`: the image must show exactly one face. `largest`: the largest. `all`: every face, perhaps none.
 	Face *EmbedFaceRule `json:"face,omitempty"`
 
-	// Image A JPEG, PNG or WebP as standard base64 with padding.
+	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Image Image `json:"image"`
 }
 
@@ -684,7 +684,7 @@ type EnrolRequest struct {
 	// Embedding The numbers of an embedding; they are normalised to unit length.
 	Embedding Embedding `json:"embedding,omitempty"`
 
-	// Image A JPEG, PNG or WebP as standard base64 with padding.
+	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Image Image `json:"image,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -798,10 +798,10 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
-// Image A JPEG, PNG or WebP as standard base64 with padding.
+// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 type Image = []byte
 
-// ImageFile A JPEG, PNG or WebP file.
+// ImageFile A JPEG, PNG, WebP, GIF, BMP or TIFF file.
 type ImageFile = openapi_types.File
 
 // JobProblem Why a job failed.
@@ -1222,7 +1222,7 @@ type StyleTransferRequest struct {
 	// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies.
 	CheckIdentity *CheckIdentity `json:"check_identity,omitempty"`
 
-	// Content A JPEG, PNG or WebP as standard base64 with padding.
+	// Content A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Content Image `json:"content"`
 
 	// Mask For each style image where in the content it applies, white where it does; none, or one for each.
@@ -1340,13 +1340,13 @@ type VerifyRequest struct {
 	// OperatingPoint A target false match rate. The default is the server's option.
 	OperatingPoint *OperatingPointName `json:"operating_point,omitempty"`
 
-	// Probe A JPEG, PNG or WebP as standard base64 with padding.
+	// Probe A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Probe Image `json:"probe,omitempty"`
 
 	// ProbeEmbedding The numbers of an embedding; they are normalised to unit length.
 	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
 
-	// Reference A JPEG, PNG or WebP as standard base64 with padding.
+	// Reference A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Reference Image `json:"reference,omitempty"`
 
 	// ReferenceEmbedding The numbers of an embedding; they are normalised to unit length.

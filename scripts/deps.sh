@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes sure of what the build needs beside Go: a C compiler (ONNX Runtime is
-# reached through cgo), pkg-config, and TurboJPEG's header (optional: without
+# reached through cgo), pkg-config, and libjpeg-turbo's header (optional: without
 # it photos are decoded in pure Go). On Debian, as root or with sudo that asks
 # nothing, what is missing is installed; elsewhere it is named.
 set -euo pipefail
@@ -10,8 +10,8 @@ cc=${cc%% *} # CC may carry flags
 missing=()
 command -v "$cc" >/dev/null || missing+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
-if ! command -v pkg-config >/dev/null || ! pkg-config --exists libturbojpeg; then
-  missing+=(libturbojpeg0-dev)
+if ! command -v pkg-config >/dev/null || ! pkg-config --exists libjpeg; then
+  missing+=(libjpeg62-turbo-dev)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

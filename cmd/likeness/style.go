@@ -27,7 +27,7 @@ import (
 
 type styleCmd struct {
 	modelFolders
-	Content string   `short:"c" xor:"what" type:"existingfile" placeholder:"FILE" help:"Picture to paint: JPEG, PNG or WebP."`
+	Content string   `short:"c" xor:"what" type:"existingfile" placeholder:"FILE" help:"Picture to paint: JPEG, PNG, WebP, GIF, BMP or TIFF."`
 	Signal  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Signal to change instead: .csv (a line is a moment, a column a channel), .wav (16-bit PCM, mono or stereo) or .npy (channels before moments)."`
 	Volume  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Volume to change instead: .npy, float32 or float64 in C order, of three axes, or four with channels first."`
 	Style   []string `short:"s" required:"" sep:"none" type:"existingfile" placeholder:"FILE" help:"What it is to be like, of the same kind; up to 4 times."`

@@ -68,7 +68,7 @@ func TestBadInput(t *testing.T) {
 		{"form without boundary", request("multipart/form-data", "--b--"), face.Invalid, "Content-Type"},
 		{"form of another boundary", request(form, "--c--\r\n"), face.Invalid, ""},
 		{"text as image", fields{"probe": []byte("hello"), "subject_id": "ada"}.form(t, "POST", "/verify"), face.UnsupportedImage, "/probe"},
-		{"GIF", fields{"probe": []byte("GIF89a\x01\x00\x01\x00"), "subject_id": "ada"}.json(t, "POST", "/verify"), face.UnsupportedImage, "/probe"},
+		{"HEIC", fields{"probe": []byte("\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic"), "subject_id": "ada"}.json(t, "POST", "/verify"), face.UnsupportedImage, "/probe"},
 		{"empty image", fields{"probe": []byte{}, "subject_id": "ada"}.form(t, "POST", "/verify"), face.Invalid, "/probe"},
 		{"empty image in base64", fields{"probe": "", "subject_id": "ada"}.json(t, "POST", "/verify"), face.Invalid, "/probe"},
 		{"truncated JPEG", fields{"probe": jpeg, "subject_id": "ada"}.form(t, "POST", "/verify"), face.InvalidImage, "/probe"},

@@ -43,7 +43,7 @@ func page(k face.Kind) explanation {
 	case face.TooLarge:
 		return explanation{413, "The body, the bytes of an image or its pixels are over the limit.", "Scale the photo down: a face needs no more than a few hundred pixels."}
 	case face.UnsupportedImage:
-		return explanation{415, "The file is not an image of a type that is read.", "Send JPEG, PNG or WebP."}
+		return explanation{415, "The file is not an image of a type that is read.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF; detail names the type that was sent, where it is known."}
 	case face.UnsupportedMediaType:
 		return explanation{415, "The body is not of a media type that the route takes.", "Send application/json or, where an image is taken, multipart/form-data."}
 	case face.NoFace:

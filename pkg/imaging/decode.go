@@ -1,15 +1,10 @@
 package imaging
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"image"
-	"image/png"
-
-	"github.com/bep/imagemeta"
-	"golang.org/x/image/webp"
 
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -93,88 +88,34 @@ func Decode(ctx context.Context, data []byte, lim Limits, longSide int) (img *Im
 	case int64(len(data)) > lim.MaxBytes:
 		return nil, refuse(face.TooLarge, "the image has %d bytes; at most %d are read", len(data), lim.MaxBytes)
 	}
-	f, ok := sniff(data)
-	if !ok {
-		return nil, refuse(face.UnsupportedImage, "not an image of a supported type: image/jpeg, image/png or image/webp")
+	f, err := sniff(data)
+	if err != nil {
+		return nil, err
 	}
 	size, err := f.header(data)
 	if err != nil {
 		return nil, err
 	}
+	if f.maxPixels > 0 {
+		lim.MaxPixels = min(lim.MaxPixels, f.maxPixels)
+	}
 	if err := lim.check(size.X, size.Y, len(data)); err != nil {
 		return nil, err
 	}
-	rgba, scale, err := f.decode(data, size, longSide)
-	if err != nil {
-		return nil, err
+	rgba, scale, err := f.decode(ctx, data, size, longSide)
+	if err == nil {
+		o := readOrientation(f.exif(data))
+		if o.swapsSides() {
+			size.X, size.Y = size.Y, size.X
+		}
+		img = &Image{RGBA: o.apply(ctx, rgba), Width: size.X, Height: size.Y, Scale: scale}
 	}
-	o := readOrientation(data, f.meta)
-	if o.swapsSides() {
-		size.X, size.Y = size.Y, size.X
+	// At the end of the context all stop where they are, and what they say of
+	// it differs.
+	if ended := ctx.Err(); ended != nil {
+		return nil, face.Wrap(face.Canceled, op, ended)
 	}
-	return &Image{RGBA: o.apply(rgba), Width: size.X, Height: size.Y, Scale: scale}, nil
-}
-
-// format is one image type.
-type format struct {
-	meta imagemeta.ImageFormat
-	// header reads the size and refuses variants that decode must not see.
-	header func(data []byte) (image.Point, error)
-	// decode returns opaque pixels, not yet upright, and [Image.Scale]. The
-	// size is the header's, within the limits.
-	decode func(data []byte, size image.Point, longSide int) (*image.RGBA, float64, error)
-}
-
-// sniff tells the type by the first bytes.
-func sniff(data []byte) (format, bool) {
-	switch {
-	case bytes.HasPrefix(data, []byte("\xff\xd8\xff")):
-		return format{imagemeta.JPEG, jpegHeader, decodeJPEG}, true
-	case bytes.HasPrefix(data, []byte("\x89PNG\r\n\x1a\n")):
-		return format{imagemeta.PNG, pngHeader, decodePNG}, true
-	case len(data) >= 12 && string(data[:4]) == "RIFF" && string(data[8:12]) == "WEBP":
-		return format{imagemeta.WebP, webpHeader, decodeWebP}, true
-	}
-	return format{}, false
-}
-
-func pngHeader(data []byte) (image.Point, error) {
-	c, err := png.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return image.Point{}, corrupt(err)
-	}
-	return image.Pt(c.Width, c.Height), nil
-}
-
-func decodePNG(data []byte, _ image.Point, longSide int) (*image.RGBA, float64, error) {
-	img, err := png.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, 0, corrupt(err)
-	}
-	rgba, scale := flatten(img, longSide)
-	return rgba, scale, nil
-}
-
-// webpHeader refuses animations by name: the decoder would call them corrupt.
-func webpHeader(data []byte) (image.Point, error) {
-	const flags, animation = 20, 1 << 1
-	if len(data) > flags && string(data[12:16]) == "VP8X" && data[flags]&animation != 0 {
-		return image.Point{}, refuse(face.UnsupportedImage, "an animated WebP is not read; send a still image")
-	}
-	c, err := webp.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return image.Point{}, corrupt(err)
-	}
-	return image.Pt(c.Width, c.Height), nil
-}
-
-func decodeWebP(data []byte, _ image.Point, longSide int) (*image.RGBA, float64, error) {
-	img, err := webp.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, 0, corrupt(err)
-	}
-	rgba, scale := flatten(img, longSide)
-	return rgba, scale, nil
+	return img, err
 }
 
 const op = "imaging.Decode"

@@ -1,6 +1,7 @@
 package imaging
 
 import (
+	"context"
 	"image"
 	"image/draw"
 )
@@ -11,8 +12,9 @@ import (
 // the right and bottom edges. The scale is [Image.Scale].
 //
 // The image is converted a band of rows at a time, so that what is held of it
-// beside its decoded form is one band and the result.
-func flatten(img image.Image, longSide int) (*image.RGBA, float64) {
+// beside its decoded form is one band and the result. At the end of the context
+// the rest of the result is left as it is.
+func flatten(ctx context.Context, img image.Image, longSide int) (*image.RGBA, float64) {
 	b := img.Bounds()
 	w, h := b.Dx(), b.Dy()
 	factor := 1
@@ -30,12 +32,18 @@ func flatten(img image.Image, longSide int) (*image.RGBA, float64) {
 	}
 	if factor == 1 {
 		dst := image.NewRGBA(image.Rect(0, 0, w, h))
-		onto(dst, 0)
+		const rows = 16
+		for y := 0; y < h && ctx.Err() == nil; y += rows {
+			onto(dst.SubImage(image.Rect(0, y, w, min(y+rows, h))).(*image.RGBA), y)
+		}
 		return dst, 1
 	}
 	dst := image.NewRGBA(image.Rect(0, 0, (w+factor-1)/factor, (h+factor-1)/factor))
 	band := image.NewRGBA(image.Rect(0, 0, w, factor))
 	for y := range dst.Rect.Dy() {
+		if ctx.Err() != nil {
+			break
+		}
 		band.Rect.Max.Y = min(factor, h-y*factor)
 		onto(band, y*factor)
 		shrinkBand(dst.Pix[y*dst.Stride:][:dst.Stride], band, factor)

@@ -2,9 +2,12 @@
 
 package imaging
 
-import "image"
+import (
+	"context"
+	"image"
+)
 
 // decodeJPEG decodes with the standard library alone.
-func decodeJPEG(data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
-	return decodeStrict(data, size, longSide)
+func decodeJPEG(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
+	return decodeStrict(ctx, data, size, longSide)
 }

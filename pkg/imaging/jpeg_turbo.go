@@ -2,12 +2,15 @@
 
 package imaging
 
-// #cgo pkg-config: libturbojpeg
-// #include <turbojpeg.h>
+// #cgo pkg-config: libjpeg
+// #include "jpeg_turbo.h"
 import "C"
 
 import (
+	"context"
+	"errors"
 	"image"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -18,35 +21,36 @@ import (
 // libjpeg mends what is broken and only warns. What it warns of, and what it
 // does not decode (CMYK), goes to the standard library, whose verdict counts;
 // so both builds read the same images.
-func decodeJPEG(data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
-	if rgba, scale := decodeTurbo(data, size, longSide); rgba != nil {
-		return rgba, scale, nil
+func decodeJPEG(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
+	var stop atomic.Int32
+	defer context.AfterFunc(ctx, func() { stop.Store(1) })()
+	rgba, scale, err := decodeTurbo(&stop, data, size, longSide)
+	if errors.Is(err, errNotWhole) {
+		return decodeStrict(ctx, data, size, longSide)
 	}
-	return decodeStrict(data, size, longSide)
+	return rgba, scale, err
 }
 
-// decodeTurbo returns nil for what it does not decode without a warning.
-func decodeTurbo(data []byte, size image.Point, longSide int) (*image.RGBA, float64) {
-	h := C.tjInitDecompress()
-	if h == nil {
-		return nil, 0
-	}
-	defer C.tjDestroy(h)
-	src, n := (*C.uchar)(unsafe.Pointer(unsafe.SliceData(data))), C.ulong(len(data))
-	var width, height, subsampling, space C.int
-	if C.tjDecompressHeader3(h, src, n, &width, &height, &subsampling, &space) != 0 ||
-		image.Pt(int(width), int(height)) != size ||
-		space == C.TJCS_CMYK || space == C.TJCS_YCCK {
-		return nil, 0
-	}
+var (
+	errNotWhole = errors.New("libjpeg refuses the JPEG, does not convert its colours, or warns")
+	errStopped  = errors.New("stopped")
+)
+
+// decodeTurbo ends soon after stop is no longer 0.
+func decodeTurbo(stop *atomic.Int32, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
 	eighths := eighths(max(size.X, size.Y), longSide)
 	rgba := image.NewRGBA(image.Rect(0, 0, (size.X*eighths+7)/8, (size.Y*eighths+7)/8))
-	dst := (*C.uchar)(unsafe.Pointer(unsafe.SliceData(rgba.Pix)))
-	if C.tjDecompress2(h, src, n, dst, C.int(rgba.Rect.Dx()), C.int(rgba.Stride), C.int(rgba.Rect.Dy()),
-		C.TJPF_RGBA, C.TJFLAG_STOPONWARNING) != 0 {
-		return nil, 0
+	switch C.decode_jpeg(
+		(*C.uchar)(unsafe.SliceData(data)), C.ulong(len(data)), C.int(eighths), maxScans, (*C.int)(unsafe.Pointer(stop)),
+		(*C.uchar)(unsafe.SliceData(rgba.Pix)), C.int(rgba.Rect.Dx()), C.int(rgba.Rect.Dy())) {
+	case C.JPEG_DECODED:
+		return rgba, float64(eighths) / 8, nil
+	case C.JPEG_TOO_MANY_SCANS:
+		return nil, 0, refuseScans()
+	case C.JPEG_STOPPED:
+		return nil, 0, errStopped
 	}
-	return rgba, float64(eighths) / 8
+	return nil, 0, errNotWhole
 }
 
 // eighths is the size to decode at: the least that leaves longSide of long

@@ -2,10 +2,14 @@ package imaging
 
 import (
 	"bytes"
+	"compress/zlib"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"image"
 	"io"
+	"iter"
 
-	"github.com/bep/imagemeta"
 	"golang.org/x/image/riff"
 )
 
@@ -17,8 +21,9 @@ type orientation uint16
 // is high.
 func (o orientation) swapsSides() bool { return o >= 5 && o <= 8 }
 
-// apply returns the image upright; itself when it is.
-func (o orientation) apply(src *image.RGBA) *image.RGBA {
+// apply returns the image upright; itself when it is. At the end of the context
+// what it returns is not complete.
+func (o orientation) apply(ctx context.Context, src *image.RGBA) *image.RGBA {
 	w, h := src.Rect.Dx(), src.Rect.Dy()
 	// Where the upright image's first pixel is stored, and how far apart in
 	// the stored image its neighbours to the right and below are.
@@ -48,6 +53,9 @@ func (o orientation) apply(src *image.RGBA) *image.RGBA {
 	dst := image.NewRGBA(image.Rect(0, 0, w, h))
 	row := firstY*src.Stride + firstX*px
 	for y := range h {
+		if ctx.Err() != nil {
+			break
+		}
 		at := row
 		out := dst.Pix[y*dst.Stride:][:w*px]
 		for ; len(out) >= px; out = out[px:] {
@@ -59,57 +67,218 @@ func (o orientation) apply(src *image.RGBA) *image.RGBA {
 	return dst
 }
 
-// readOrientation reads the orientation of the main image. Metadata that is
-// broken says nothing: a photo is never refused for it.
-func readOrientation(data []byte, f imagemeta.ImageFormat) (o orientation) {
-	defer func() {
-		if recover() != nil {
-			o = 1
-		}
-	}()
-	if f == imagemeta.WebP {
-		// The library loses its way in a WebP whose picture has an odd number
-		// of bytes, so it is shown the EXIF block alone, which is a TIFF.
-		data, f = webpEXIF(data), imagemeta.TIFF
-	}
-	_, err := imagemeta.Decode(imagemeta.Options{
-		R:           bytes.NewReader(data),
-		ImageFormat: f,
-		Sources:     imagemeta.EXIF,
-		ShouldHandleTag: func(t imagemeta.TagInfo) bool {
-			return t.Tag == "Orientation" && t.Namespace == "IFD0" // that of IFD1 is the thumbnail's
-		},
-		HandleTag: func(t imagemeta.TagInfo) error {
-			if v, ok := t.Value.(uint16); ok {
-				o = orientation(v)
+// readOrientation gives the first valid orientation in the blocks. Metadata
+// that is broken says nothing: a photo is never refused for it.
+func readOrientation(blocks iter.Seq[[]byte]) orientation {
+	for block := range blocks {
+		for v := range tagValues(block, 0x0112) {
+			if v >= 1 && v <= 8 {
+				return orientation(v)
 			}
-			return imagemeta.ErrStopWalking
-		},
-	})
-	if err != nil {
-		return 1
+		}
 	}
-	return o
+	return 1
 }
 
-// webpEXIF is the EXIF block of a WebP, nil when there is none. Some writers
-// begin it as in a JPEG.
-func webpEXIF(data []byte) []byte {
-	_, r, err := riff.NewReader(bytes.NewReader(data))
-	if err != nil {
-		return nil
+// tagValues gives the first value of each entry of a tag in the main image's
+// directory of a TIFF, which is what a block of EXIF is. Any type of integer
+// is read, of any count, in the entry or elsewhere; entries that are broken
+// are passed over.
+func tagValues(block []byte, tag uint16) iter.Seq[int64] {
+	return func(yield func(int64) bool) {
+		if len(block) < 8 {
+			return
+		}
+		var order binary.ByteOrder = binary.LittleEndian
+		switch string(block[:2]) {
+		case "II":
+		case "MM":
+			order = binary.BigEndian
+		default:
+			return
+		}
+		directory := from(block, order.Uint32(block[4:]))
+		if len(directory) < 2 {
+			return
+		}
+		n := int(order.Uint16(directory))
+		for entry := directory[2:]; n > 0 && len(entry) >= 12; n, entry = n-1, entry[12:] {
+			kind, count, value := order.Uint16(entry[2:]), uint64(order.Uint32(entry[4:])), entry[8:12]
+			size := integerSize(kind)
+			if order.Uint16(entry) != tag || size == 0 || count == 0 {
+				continue
+			}
+			if size*count > uint64(len(value)) {
+				if value = from(block, order.Uint32(value)); size*count > uint64(len(value)) {
+					continue
+				}
+			}
+			v := int64(value[0]) // a negative one is no value of ours, whatever it is read as
+			switch size {
+			case 2:
+				v = int64(order.Uint16(value))
+			case 4:
+				v = int64(order.Uint32(value))
+			}
+			if !yield(v) {
+				return
+			}
+		}
 	}
-	for {
-		id, _, chunk, err := r.Next()
+}
+
+// integerSize is how many bytes a TIFF's integer type has, 0 for other types.
+func integerSize(kind uint16) uint64 {
+	switch kind {
+	case 1, 6: // BYTE, SBYTE
+		return 1
+	case 3, 8: // SHORT, SSHORT
+		return 2
+	case 4, 9: // LONG, SLONG
+		return 4
+	}
+	return 0
+}
+
+// from is what lies behind an offset, nothing when that is outside.
+func from(block []byte, offset uint32) []byte {
+	return block[min(uint64(offset), uint64(len(block))):]
+}
+
+// exifPrefix stands before EXIF in a JPEG, and with some writers elsewhere.
+const exifPrefix = "Exif\x00"
+
+// cutPrefix is the block behind the prefix, which is six bytes; the last is a
+// padding that some fill with something.
+func cutPrefix(block []byte) (_ []byte, ok bool) {
+	if !bytes.HasPrefix(block, []byte(exifPrefix)) || len(block) <= len(exifPrefix) {
+		return block, false
+	}
+	return block[len(exifPrefix)+1:], true
+}
+
+// jpegEXIF gives the blocks of EXIF that stand before the first scan.
+func jpegEXIF(data []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for marker, content := range segments(data) {
+			if marker == startOfScan {
+				return
+			}
+			if block, ok := cutPrefix(content); marker == app1 && ok && !yield(block) {
+				return
+			}
+		}
+	}
+}
+
+// pngEXIF gives the eXIf chunk, then the profiles that other programs keep in
+// chunks of text.
+func pngEXIF(data []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for kind, content := range pngChunks(data) {
+			if kind == "eXIf" {
+				block, _ := cutPrefix(content)
+				if !yield(block) {
+					return
+				}
+			}
+		}
+		profiles := 0
+		for kind, content := range pngChunks(data) {
+			text, compressed, ok := profileText(kind, content)
+			if !ok {
+				continue
+			}
+			if profiles++; profiles > maxProfiles || !yield(rawProfile(text, compressed)) {
+				return
+			}
+		}
+	}
+}
+
+// pngChunks gives the kind and the content of each chunk up to the last.
+func pngChunks(data []byte) iter.Seq2[string, []byte] {
+	const signature, size, checksum = 8, 8, 4
+	return func(yield func(string, []byte) bool) {
+		for data = data[signature:]; len(data) >= size; {
+			kind, length := string(data[4:size]), uint64(binary.BigEndian.Uint32(data))
+			data = data[size:]
+			if kind == "IEND" || length > uint64(len(data)) || !yield(kind, data[:length]) {
+				return
+			}
+			data = data[min(length+checksum, uint64(len(data))):]
+		}
+	}
+}
+
+// These bound the work of reading profiles. The directory that is looked for
+// stands at the beginning of one.
+const (
+	maxProfiles     = 4
+	maxProfileBytes = 256 << 10 // as text
+)
+
+// profileText is the text of a chunk in which ImageMagick, exiftool and others
+// keep EXIF.
+func profileText(kind string, content []byte) (text []byte, compressed, ok bool) {
+	keyword, text, _ := bytes.Cut(content, []byte{0})
+	if !bytes.EqualFold(keyword, []byte("Raw profile type exif")) && !bytes.EqualFold(keyword, []byte("Raw profile type APP1")) {
+		return nil, false, false
+	}
+	switch {
+	case kind == "tEXt":
+		return text, false, true
+	case kind == "zTXt" && len(text) > 1: // the method of compression comes first
+		return text[1:], true, true
+	case kind == "iTXt" && len(text) > 2: // first a flag, the method, a language, and the keyword in it
+		compressed = text[0] != 0
+		_, text, _ = bytes.Cut(text[2:], []byte{0})
+		_, text, ok = bytes.Cut(text, []byte{0})
+		return text, compressed, ok
+	}
+	return nil, false, false
+}
+
+// rawProfile is the EXIF in such a text, or what can be read of it: lines of a
+// name, of a length, and of hexadecimal digits.
+func rawProfile(text []byte, compressed bool) []byte {
+	if compressed {
+		z, err := zlib.NewReader(bytes.NewReader(text))
 		if err != nil {
 			return nil
 		}
-		if id == (riff.FourCC{'E', 'X', 'I', 'F'}) {
+		text, _ = io.ReadAll(io.LimitReader(z, maxProfileBytes))
+	}
+	text = bytes.TrimLeft(text[:min(len(text), maxProfileBytes)], "\n")
+	_, text, _ = bytes.Cut(text, []byte{'\n'})
+	_, text, _ = bytes.Cut(text, []byte{'\n'})
+	block, _ := hex.DecodeString(string(bytes.Join(bytes.Fields(text), nil)))
+	block, _ = cutPrefix(block)
+	return block
+}
+
+// webpEXIF gives the blocks of EXIF of a WebP.
+func webpEXIF(data []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		_, r, err := riff.NewReader(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		for {
+			id, _, chunk, err := r.Next()
+			if err != nil {
+				return
+			}
+			if id != (riff.FourCC{'E', 'X', 'I', 'F'}) {
+				continue
+			}
 			block, err := io.ReadAll(chunk)
 			if err != nil {
-				return nil
+				return
 			}
-			return bytes.TrimPrefix(block, []byte("Exif\x00\x00"))
+			if block, _ = cutPrefix(block); !yield(block) {
+				return
+			}
 		}
 	}
 }
