@@ -17,6 +17,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/likeness-id/likeness/internal/spelling"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -99,6 +100,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	parsed, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited
+	}
+	// The server's variables are known, too: both are told the same ones.
+	server, serverErr := kong.New(&app.Options{})
+	if serverErr != nil {
+		return complain(serverErr, exitUsage)
+	}
+	for _, m := range spelling.Variables(os.Environ(), parser.Model, server.Model) {
+		fmt.Fprintln(stderr, "likeness:", m)
 	}
 	if err != nil {
 		return complain(err, exitUsage)

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/likeness-id/likeness/internal/spelling"
 )
 
 // configFile reads the --config file. Kong alone would let the file win over
@@ -38,13 +41,18 @@ type fileOptions struct {
 
 // Validate refuses names that no flag has.
 func (f *fileOptions) Validate(app *kong.Application) error {
-	for name := range f.values {
-		known := slices.ContainsFunc(app.Flags, func(flag *kong.Flag) bool {
-			return strings.ReplaceAll(flag.Name, "-", "_") == name || flag.Name == name
-		})
-		if !known {
-			return fmt.Errorf("the config file names %q, which is no option", name)
+	var options []string
+	for _, flag := range app.Flags {
+		options = append(options, flag.Name, strings.ReplaceAll(flag.Name, "-", "_"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.values)) {
+		if slices.Contains(options, name) {
+			continue
 		}
+		if nearest := spelling.Nearest(name, options); nearest != "" {
+			return fmt.Errorf("the config file names %q, which is no option: is %q meant?", name, nearest)
+		}
+		return fmt.Errorf("the config file names %q, which is no option", name)
 	}
 	return nil
 }

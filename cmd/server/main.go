@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/likeness-id/likeness/internal/spelling"
 	"github.com/likeness-id/likeness/pkg/app"
 )
 
@@ -51,15 +52,22 @@ func run(args []string) int {
 		return exitUsage
 	}
 	parsed, err := parser.Parse(args)
+	misspelt := spelling.Variables(os.Environ(), parser.Model)
+	if err == nil {
+		err = f.Validate()
+	}
 	if err != nil {
+		for _, m := range misspelt { // one of them may be why
+			fmt.Fprintln(os.Stderr, "server:", m)
+		}
 		fmt.Fprintln(os.Stderr, "server:", err)
 		return exitUsage
 	}
-	if err := f.Validate(); err != nil {
-		fmt.Fprintf(os.Stderr, "server: %v\n", err)
-		return exitUsage
-	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: f.LogLevel}))
+
+	for _, m := range misspelt {
+		log.Warn(m.String(), "variable", m.Name, "nearest", m.Nearest)
+	}
 
 	// The first signal drains, the second cuts.
 	signals := make(chan os.Signal, 2)

@@ -354,7 +354,9 @@ func TestUsage(t *testing.T) {
 		{"file", []string{"--config", file}, nil, 2, "0.0.0.0:1"},
 		{"environment over file", []string{"--config", file}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:2"},
 		{"flag over environment", []string{"--config", file, "--listen=0.0.0.0:3"}, []string{"LIKENESS_LISTEN=0.0.0.0:2"}, 2, "0.0.0.0:3"},
-		{"unknown name in the file", []string{"--config", bad}, nil, 2, "lissten"},
+		{"unknown name in the file", []string{"--config", bad}, nil, 2, `"lissten", which is no option: is "listen" meant?`},
+		{"misspelt variable", nil, []string{"LIKENESS_LISTN=0.0.0.0:2", "LIKENESS_AUTH=of"}, 2, "LIKENESS_LISTN is no variable of Likeness and has no effect: is LIKENESS_LISTEN meant?"},
+		{"misspelt variable, logged", nil, []string{"LIKENESS_ENCODR=secret", "LIKENESS_DATA_DIR=" + dir, "LIKENESS_ENCODER=sface"}, 1, `"variable":"LIKENESS_ENCODR","nearest":"LIKENESS_ENCODER"`},
 		{"a model that is not there", nil, []string{"LIKENESS_DATA_DIR=" + dir, "LIKENESS_ENCODER=sface"}, 1, "likeness models pull sface"},
 		{"help", []string{"--help"}, nil, 0, "LIKENESS_LISTEN"},
 	}

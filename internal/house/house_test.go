@@ -48,6 +48,7 @@ func rooms() map[string][]string {
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
 		"internal/seal":       {"pkg/face"},
+		"internal/spelling":   {},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
 		"internal/artwork":    {},
@@ -63,9 +64,9 @@ func rooms() map[string][]string {
 		"internal/testfaces/generate": {
 			"internal/artwork", "internal/photos", "pkg/app", "pkg/embed", "pkg/face", "pkg/imaging",
 		},
-		"cmd/server": {"pkg/app"},
+		"cmd/server": {"internal/spelling", "pkg/app"},
 		"cmd/likeness": {
-			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "models", "pkg/app", "pkg/embed",
+			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/embed",
 			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
 		},
 		"deploy":       {},
@@ -85,7 +86,7 @@ func owners() map[string][]string {
 		"github.com/pressly/goose/v3":     {"pkg/store/sqlite", "pkg/store/postgres", "pkg/jobs"},
 		"github.com/riverqueue/river":     {"pkg/jobs"},
 		"github.com/go-chi/chi/v5":        {"pkg/handlers", "api"},
-		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "bench"},
+		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "internal/spelling", "bench"},
 	}
 }
 
