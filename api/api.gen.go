@@ -272,6 +272,7 @@ const (
 	ProblemCodeOverloaded                ProblemCode = "overloaded"
 	ProblemCodeQueueFull                 ProblemCode = "queue_full"
 	ProblemCodeRateLimited               ProblemCode = "rate_limited"
+	ProblemCodeStorageFull               ProblemCode = "storage_full"
 	ProblemCodeTooLarge                  ProblemCode = "too_large"
 	ProblemCodeUnauthenticated           ProblemCode = "unauthenticated"
 	ProblemCodeUnavailable               ProblemCode = "unavailable"
@@ -319,6 +320,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeQueueFull:
 		return true
 	case ProblemCodeRateLimited:
+		return true
+	case ProblemCodeStorageFull:
 		return true
 	case ProblemCodeTooLarge:
 		return true

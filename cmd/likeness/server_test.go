@@ -35,7 +35,7 @@ func startServer(t *testing.T, changes ...func(*app.Options)) (url string, stop 
 		t.Fatal(err)
 	}
 	o.Listen, o.Auth, o.DataDir, o.DatabaseURL = "127.0.0.1:0", "off", t.TempDir(), ""
-	o.ModelsDir, o.ORTLibrary = nil, library
+	o.ModelsDir, o.ORTLibrary, o.DiskReserve = nil, library, 0
 	for _, change := range changes {
 		change(&o)
 	}

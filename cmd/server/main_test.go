@@ -66,7 +66,7 @@ func start(t *testing.T, dataDir string, extra ...string) *server {
 	t.Helper()
 	s := &server{tb: t, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "server")), lines: make(chan string, 10000), exited: make(chan error, 1)}
 	s.cmd.Env = environ(append([]string{
-		"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_DATA_DIR=" + dataDir,
+		"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_DATA_DIR=" + dataDir, "LIKENESS_DISK_RESERVE=1048576",
 	}, extra...)...)
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {

@@ -40,11 +40,12 @@ func rooms() map[string][]string {
 		"pkg/inspect":         {"pkg/face", "pkg/grad"},
 		"pkg/store":           {"pkg/face"},
 		"pkg/store/storetest": {"pkg/face", "pkg/store"},
-		"pkg/store/sqlite":    {"pkg/face", "pkg/index", "pkg/store", "migrations"},
+		"pkg/store/sqlite":    {"internal/ballast", "pkg/face", "pkg/index", "pkg/store", "migrations"},
 		"pkg/store/postgres":  {"pkg/face", "pkg/index", "pkg/store", "migrations"},
 		"migrations":          {},
 		"models":              {},
 		"api":                 {"pkg/face"},
+		"internal/ballast":    {},
 		"internal/fetch":      {"pkg/face"},
 		"internal/photos":     {},
 		"internal/seal":       {"pkg/face"},
@@ -54,11 +55,12 @@ func rooms() map[string][]string {
 		"internal/artwork":    {},
 		"internal/searchload": {"pkg/face"},
 		"internal/series":     {"pkg/face"},
+		"internal/smalldisk":  {"internal/sharedtest"},
 		"internal/testfaces":  {},
-		"pkg/jobs":            {"pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
+		"pkg/jobs":            {"internal/ballast", "pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
 		"pkg/app": {
-			"internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"internal/ballast", "internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
 			"pkg/jobs", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"internal/testfaces/generate": {

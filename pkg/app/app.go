@@ -87,6 +87,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint, "error", err)
 	}
 
+	room := o.Place().ballast(o.DiskReserve)
 	var db store.Store
 	err = Reach(ctx, o.DatabaseWait, log, func() (err error) {
 		if o.Migrate {
@@ -99,7 +100,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			}
 		}
 		db, err = OpenStore(ctx, StoreOptions{
-			Place: o.Place(), ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+			Place: o.Place(), Ballast: room, ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
 		})
 		return err
 	})
@@ -123,7 +124,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	}
 	a.mover = newMover(db, pipeline, crops, log, registry)
 
-	if err := a.openJobs(ctx, o, pipeline, registry); err != nil {
+	if err := a.openJobs(ctx, o, pipeline, room, registry); err != nil {
 		return nil, err
 	}
 

@@ -39,6 +39,7 @@ func defaults(t *testing.T) app.Options {
 		t.Fatal(err)
 	}
 	o.Listen, o.Auth, o.DataDir, o.DatabaseURL, o.ModelsDir = "127.0.0.1:0", "off", t.TempDir(), "", nil
+	o.DiskReserve = 0 // each would write it to the disk
 	return o
 }
 

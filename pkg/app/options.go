@@ -19,6 +19,8 @@ type Options struct {
 	DataDir     string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" help:"Folder of the embedded store."`
 	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"Store to use: postgres://USER@HOST/NAME, or empty, or sqlite:PATH, for the embedded one."`
 
+	DiskReserve int64 `default:"67108864" env:"LIKENESS_DISK_RESERVE" help:"Bytes that the embedded store keeps free on its disk, so that people can be erased when it is full; 0: none."`
+
 	DatabasePasswordFile string        `env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" help:"File with the password of the Postgres, when its URL does not hold it; read at each connection."`
 	DatabaseReadURLs     []string      `name:"database-read-urls" env:"LIKENESS_DATABASE_READ_URLS" help:"Streaming replicas of the Postgres that share the reading, separated by commas."`
 	DatabaseWait         time.Duration `default:"30s" env:"LIKENESS_DATABASE_WAIT" help:"How long to go on trying at the start while the Postgres cannot be reached; 0: one try."`
@@ -116,6 +118,9 @@ func (o Options) Validate() error {
 	}
 	if o.StyleThreads < 0 {
 		wrong("style-threads", "must be 0 or more")
+	}
+	if o.DiskReserve < 0 {
+		wrong("disk-reserve", "must be 0 or more")
 	}
 	if o.DatabaseWait < 0 {
 		wrong("database-wait", "must be 0 or more")

@@ -23,6 +23,7 @@ import (
 	_ "modernc.org/sqlite" // another hand at the files
 
 	"github.com/likeness-id/likeness/internal/pgtest"
+	"github.com/likeness-id/likeness/internal/smalldisk"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/style"
 )
@@ -375,4 +376,55 @@ func TestCutAtStart(t *testing.T) {
 			t.Errorf("New: %v\n%s", err, log)
 		}
 	})
+}
+
+// TestFullDisk fills the disk under a server: it starts, refuses what it
+// cannot keep by a code of its own, and erases who is to be erased.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.DataDir, o.DiskReserve = smalldisk.New(t, 16<<20), 4<<20
+	for range 2 {
+		a, err := app.New(t.Context(), o, "test", slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Start()
+		subjects := "http://" + a.Addr() + "/galleries/default/subjects"
+		status, body := http.StatusCreated, ""
+		for i := 0; status == http.StatusCreated; i++ {
+			status, body = post(t, subjects, map[string]any{"metadata": map[string]string{"about": strings.Repeat("somebody ", 400)}})
+			if i == 100 {
+				smalldisk.Fill(t, o.DataDir)
+			}
+		}
+		if status != http.StatusServiceUnavailable || !strings.Contains(body, `"storage_full"`) {
+			t.Errorf("a subject on a full disk: %d %s", status, body)
+		}
+		_, body = get(t, subjects+"?limit=1")
+		var list struct {
+			Items []struct {
+				SubjectID string `json:"subject_id"`
+			}
+		}
+		if err := json.Unmarshal([]byte(body), &list); err != nil || len(list.Items) != 1 {
+			t.Fatalf("the list of subjects: %v %s", err, body)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, subjects+"/"+list.Items[0].SubjectID, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		http.DefaultClient.CloseIdleConnections()
+		if res.StatusCode != http.StatusOK {
+			t.Errorf("erasing on a full disk: %s", res.Status)
+		}
+		if err := a.Stop(context.WithoutCancel(t.Context())); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+	}
 }

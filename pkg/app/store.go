@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -72,13 +73,14 @@ func (p Place) Name() (name string, there bool, err error) {
 	return path, true, nil
 }
 
-// StoreOptions say how a server uses its store. Those after the place matter
-// to a Postgres alone.
+// StoreOptions say how a server uses its store. The ballast matters to an
+// embedded one alone, what follows it to a Postgres.
 type StoreOptions struct {
 	Place
-	ReadURLs     []string // streaming replicas
-	Search       string   // engine; empty: auto
-	SearchMemory int64    // bytes for the index; 0: half of the machine's
+	Ballast      *ballast.File // room that is kept free; nil: none
+	ReadURLs     []string      // streaming replicas
+	Search       string        // engine; empty: auto
+	SearchMemory int64         // bytes for the index; 0: half of the machine's
 	Logger       *slog.Logger
 }
 
@@ -96,7 +98,7 @@ func OpenStore(ctx context.Context, o StoreOptions) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return sqlite.Open(ctx, sqlite.Options{Path: path, Logger: o.Logger})
+	return sqlite.Open(ctx, sqlite.Options{Path: path, Logger: o.Logger, Ballast: o.Ballast})
 }
 
 // Reach calls open, again and again while the Postgres behind it cannot be
@@ -173,6 +175,16 @@ func (p Place) makeFolder() (path string, err error) {
 		return "", fmt.Errorf("--data-dir: %w", err)
 	}
 	return path, nil
+}
+
+// ballast is the room that is kept free beside an embedded store: so many
+// bytes, for all its files together. It is nil for a Postgres.
+func (p Place) ballast(size int64) *ballast.File {
+	path, err := p.path()
+	if err != nil || p.postgres() {
+		return nil
+	}
+	return ballast.Beside(path, size)
 }
 
 // jobsPath is the file of the embedded store's style-transfer jobs.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -39,7 +40,7 @@ func openTransferrer(o Options, p *Pipeline, threads int) (_ style.Transferrer, 
 }
 
 // openJobs opens the style-transfer jobs.
-func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry prometheus.Registerer) error {
+func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, room *ballast.File, registry prometheus.Registerer) error {
 	transferrer, closes, err := openTransferrer(o, p, cmp.Or(o.StyleThreads, max(1, runtime.GOMAXPROCS(0)/2)))
 	if err != nil {
 		return err
@@ -48,7 +49,7 @@ func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, registry pro
 	options := jobs.Options{
 		Transferrer: transferrer, Identify: identifier(p, o.OperatingPoint, o.MaxImageBytes), Limits: o.limits(),
 		Workers: o.StyleWorkers, PerTenant: o.StylePerTenant, MaxQueued: o.StyleQueue, MaxBytes: o.StyleBytes,
-		Deadline: o.StyleDeadline, TTL: o.StyleTTL, Logger: a.log, Registerer: registry,
+		Deadline: o.StyleDeadline, TTL: o.StyleTTL, Room: room, Logger: a.log, Registerer: registry,
 	}
 	place := o.Place()
 	if place.postgres() {

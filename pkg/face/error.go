@@ -36,6 +36,7 @@ const (
 	NotFinished                           // a job has no result yet
 	Overloaded                            // the inference gate and its queue are full
 	Unavailable                           // not ready, or draining
+	StorageFull                           // nothing more can be stored; erasing still works
 	Deadline                              // not done in time
 	Canceled                              // the caller went away
 )
@@ -68,6 +69,7 @@ func kinds() [Canceled + 1]kindText {
 		NotFinished:               {"not_finished", "Not finished"},
 		Overloaded:                {"overloaded", "Overloaded"},
 		Unavailable:               {"unavailable", "Not available"},
+		StorageFull:               {"storage_full", "Storage full"},
 		Deadline:                  {"deadline_exceeded", "Deadline exceeded"},
 		Canceled:                  {"canceled", "Request canceled"},
 	}

@@ -66,6 +66,8 @@ func page(k face.Kind) explanation {
 		return explanation{503, "The server has more work than it takes in at once.", "Try again after Retry-After seconds, with growing pauses."}
 	case face.Unavailable:
 		return explanation{503, "The server is not ready yet, or is shutting down.", "Try again after Retry-After seconds. GET /readyz says when it is ready."}
+	case face.StorageFull:
+		return explanation{503, "The storage is full: nothing more is stored. Searching and erasing still work.", "Tell the operator, who has to make room on the disk; then send the request again."}
 	case face.Deadline:
 		return explanation{504, "The request was not done in time.", "Send a smaller photo, or try again when there is less load."}
 	case face.Canceled:
@@ -112,7 +114,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return // the answer is on its way already and cannot be taken back
 	}
 	switch {
-	case kind == face.QueueFull:
+	case kind == face.QueueFull, kind == face.StorageFull:
 		w.Header().Set("Retry-After", "30")
 	case about.status == http.StatusUnauthorized:
 		w.Header().Set("WWW-Authenticate", `Bearer realm="likeness"`)

@@ -17,6 +17,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -26,6 +27,9 @@ type database interface {
 	querier
 	// transact runs work in one transaction.
 	transact(ctx context.Context, work func(querier) error) error
+	// urgent is transact for what erases, which goes on when the disk is full.
+	// work may run twice.
+	urgent(ctx context.Context, work func(querier) error) error
 	dialect() dialect
 	// tidy has nothing left of what was erased, in any file.
 	tidy(ctx context.Context) error
@@ -76,6 +80,11 @@ func (d postgresDB) dialect() dialect {
 
 func (d postgresDB) transact(ctx context.Context, work func(querier) error) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return work(pgQuerier{tx}) })
+}
+
+// urgent leaves it to whoever looks after the Postgres to have room.
+func (d postgresDB) urgent(ctx context.Context, work func(querier) error) error {
+	return d.transact(ctx, work)
 }
 
 // tidy leaves it to the vacuum.
@@ -132,7 +141,8 @@ const busyTimeout = 5 * time.Second
 // sqliteDB is a file with one connection, which River asks for.
 type sqliteDB struct {
 	sqlQuerier
-	db *sql.DB
+	db   *sql.DB
+	room *ballast.File
 }
 
 func (d sqliteDB) dialect() dialect {
@@ -140,12 +150,37 @@ func (d sqliteDB) dialect() dialect {
 }
 
 func (d sqliteDB) transact(ctx context.Context, work func(querier) error) error {
+	if err := d.room.Keep(); err != nil {
+		return err
+	}
+	return d.commit(ctx, work)
+}
+
+func (d sqliteDB) urgent(ctx context.Context, work func(querier) error) error {
+	err := d.commit(ctx, work)
+	if !isFull(err) {
+		return err
+	}
+	return d.room.Without(func(rest func() error) error {
+		err := d.commit(ctx, work)
+		if more := rest(); more != nil {
+			return errors.Join(err, more)
+		}
+		_ = d.tidy(ctx) // it makes room; what it cannot do now is done by and by
+		return err
+	})
+}
+
+func (d sqliteDB) commit(ctx context.Context, work func(querier) error) error {
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	if err := work(sqlQuerier{tx}); err != nil {
-		return errors.Join(err, tx.Rollback())
+		if end := tx.Rollback(); !isFull(err) { // a full disk has rolled back already
+			err = errors.Join(err, end)
+		}
+		return err
 	}
 	return tx.Commit()
 }
@@ -230,11 +265,24 @@ func damaged(err error) bool {
 	return ok && (e.Code()&0xff == sqlite3.SQLITE_CORRUPT || e.Code()&0xff == sqlite3.SQLITE_NOTADB)
 }
 
+// isFull reports whether there is no room for a file.
+func isFull(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ballast.IsFull(err) || ok && (e.Code() == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE)
+}
+
+// passes reports whether an error is one that time, or an operator, may end.
+func passes(err error) bool {
+	kind := face.KindOf(fault("", err))
+	return (kind == face.Unavailable || kind == face.StorageFull) && !damaged(err)
+}
+
 func diagnose(err error) (face.Kind, string) {
+	if isFull(err) {
+		return face.StorageFull, "the storage is full"
+	}
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch e.Code() & 0xff {
-		case sqlite3.SQLITE_FULL:
-			return face.Unavailable, "the storage is full"
 		case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
 			return face.Unavailable, "the storage cannot be written to"
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
@@ -248,7 +296,7 @@ func diagnose(err error) (face.Kind, string) {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch class := e.Code[:min(2, len(e.Code))]; {
 		case e.Code == "53100":
-			return face.Unavailable, "the storage is full"
+			return face.StorageFull, "the storage is full"
 		case class == "08", class == "25", class == "40", class == "53", class == "55", class == "57", class == "58":
 			return face.Unavailable, "the database cannot be written to"
 		}

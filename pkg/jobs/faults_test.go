@@ -1,8 +1,13 @@
 package jobs_test
 
 import (
+	"bytes"
 	"database/sql"
 	"errors"
+	"image"
+	"image/png"
+	"math/rand/v2"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,9 +15,12 @@ import (
 
 	_ "modernc.org/sqlite" // another hand at the file
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/internal/pgtest"
+	"github.com/likeness-id/likeness/internal/smalldisk"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // awaitLog waits until something is logged.
@@ -97,4 +105,84 @@ func TestDatabaseAway(t *testing.T) {
 		awaitState(t, s, j, jobs.Succeeded)
 		checkPicture(t, s, j, r)
 	}
+}
+
+// TestEraseOnFullDisk fills a disk, by jobs and by another program: those that
+// are there can be erased, and nothing of their pictures is left.
+func TestEraseOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := smalldisk.New(t, 16<<20)
+	place := filepath.Join(dir, "jobs.db")
+	o, _ := options()
+	o.Room = ballast.Beside(place, 6<<20)
+	if err := o.Room.Keep(); err != nil {
+		t.Fatal(err)
+	}
+	s := opened(t, place, o)
+	r := request(12)
+	r.Content = noise(t)
+	first := submit(t, s, r)
+	var err error
+	for err == nil {
+		_, err = s.Submit(t.Context(), r)
+	}
+	if !errors.Is(err, face.StorageFull) {
+		t.Fatalf("on a full disk: %v", err)
+	}
+	empty := smalldisk.Fill(t, dir)
+	items, _, err := s.List(t.Context(), tenant, store.Page{Limit: 1000})
+	if err != nil || len(items) < 3 {
+		t.Fatalf("%d jobs: %v", len(items), err)
+	}
+	holds := func() bool {
+		all, err := exec.CommandContext(t.Context(), "sh", "-c", `cat "$0"/jobs.db*`, dir).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i+64 < len(r.Content); i += 1000 { // pages cut some
+			if bytes.Contains(all, r.Content[i:i+64]) {
+				return true
+			}
+		}
+		return false
+	}
+	if !holds() {
+		t.Fatal("the picture is not in the files to begin with")
+	}
+	for _, j := range items {
+		got, err := s.Delete(t.Context(), tenant, j.ID)
+		if err != nil || got.State != jobs.Canceled {
+			t.Fatalf("on a full disk: %+v, %v", got, err)
+		}
+	}
+	if holds() {
+		t.Error("a picture is still in the files")
+	}
+	if _, err := s.Job(t.Context(), tenant, first.ID); err != nil {
+		t.Error(err)
+	}
+	empty()
+	for end := time.Now().Add(patience); ; {
+		if _, err = s.Submit(t.Context(), r); err == nil || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+// noise is a picture that takes as much room as it has pixels.
+func noise(t *testing.T) []byte {
+	t.Helper()
+	img := image.NewRGBA(image.Rect(0, 0, 400, 400))
+	_, _ = rand.NewChaCha8([32]byte{}).Read(img.Pix)
+	for i := 3; i < len(img.Pix); i += 4 {
+		img.Pix[i] = 255
+	}
+	var b bytes.Buffer
+	if err := png.Encode(&b, img); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -104,7 +105,7 @@ type Request struct {
 
 // Queue is what callers may do with jobs. Every call names a tenant, and no
 // call sees or touches another tenant's jobs. Besides the kinds that are named,
-// errors are Internal, Unavailable and the ends of the context.
+// errors are Internal, Unavailable, StorageFull and the ends of the context.
 type Queue interface {
 	// Submit checks everything that can be checked and returns once the job
 	// and its pictures are durable. Invalid, TooLarge, UnsupportedImage,
@@ -150,6 +151,10 @@ type Options struct {
 	// Nice is by how much the threads of a worker step back behind the others;
 	// 0: 10, below 0: not at all.
 	Nice int
+
+	// Room is kept free on the disk of an embedded store, for erasing. Where
+	// there is less, Submit is StorageFull. Nil: none is kept.
+	Room *ballast.File
 
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: nobody counts

@@ -108,6 +108,12 @@ func OpenSQLite(ctx context.Context, path string, o Options) (_ *Service, err er
 		return nil, fault(op, err)
 	}
 	s, err := openSQLite(ctx, path, o, lock)
+	if isFull(err) {
+		err = o.Room.Without(func(func() error) (err error) {
+			s, err = openSQLite(ctx, path, o, lock)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, errors.Join(fault(op, err), lock.Close())
 	}
@@ -137,7 +143,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 		return nil, err
 	}
 	pool.SetMaxOpenConns(1)
-	db := sqliteDB{sqlQuerier{pool}, pool}
+	db := sqliteDB{sqlQuerier{pool}, pool, o.Room}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, db.close())
@@ -158,7 +164,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *os.File) (_ *
 	if err == nil {
 		err = s.sweep(ctx, 0)
 	}
-	if errors.Is(fault("", err), face.Unavailable) && !damaged(err) {
+	if err != nil && passes(err) {
 		s.o.Logger.Warn("style jobs: those that were left are taken up later", "error", err)
 		err = nil
 	}

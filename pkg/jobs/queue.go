@@ -417,7 +417,7 @@ func (t *queue) forget(ctx context.Context, q querier, tenant, id string) error 
 
 // remove is [Queue.Delete]; the worker of a running job has yet to be told.
 func (t *queue) remove(ctx context.Context, tenant, id string) (j Job, err error) {
-	err = t.db.transact(ctx, func(q querier) error {
+	err = t.db.urgent(ctx, func(q querier) error {
 		if j, err = t.job(ctx, q, tenant, id, true); err != nil {
 			return err
 		}
@@ -538,8 +538,11 @@ func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent tim
 }
 
 // purge erases the jobs that ended so long ago.
-func (t *queue) purge(ctx context.Context, ttl time.Duration) (int, error) {
-	n, err := t.exec(ctx, t.db, "DELETE FROM style_job WHERE finished_at > 0 AND finished_at <= {now} - ?", ttl.Microseconds())
+func (t *queue) purge(ctx context.Context, ttl time.Duration) (n int, err error) {
+	err = t.db.urgent(ctx, func(q querier) error {
+		n, err = t.exec(ctx, q, "DELETE FROM style_job WHERE finished_at > 0 AND finished_at <= {now} - ?", ttl.Microseconds())
+		return err
+	})
 	if n > 0 {
 		t.erased.Store(true)
 	}

@@ -113,10 +113,10 @@ func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, 
 func (s *Service) Start(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := fault("Start", s.client.Start(context.WithoutCancel(ctx)))
+	err := s.client.Start(context.WithoutCancel(ctx))
 	if err != nil {
-		if face.KindOf(err) != face.Unavailable {
-			return err
+		if !passes(err) {
+			return fault("Start", err)
 		}
 		s.o.Logger.Warn("style jobs: nobody works on them yet", "error", err)
 	}

@@ -285,7 +285,7 @@ func (r *run) failed(ctx context.Context, err error) outcome {
 		}
 	}
 	r.o.Logger.Warn("style job failed", "job_id", r.c.ID, "attempt", r.c.attempt, "code", kind.Code(), "error", err)
-	if (kind == face.Unavailable || kind == face.Overloaded) && r.c.faults+1 < maxFaults {
+	if (kind == face.Unavailable || kind == face.StorageFull || kind == face.Overloaded) && r.c.faults+1 < maxFaults {
 		return outcome{state: Queued, faulty: true, after: r.o.Beat << r.c.faults}
 	}
 	return outcome{state: Failed, problem: problemOf(kind, detail)}

@@ -4,8 +4,9 @@
 //
 // Every call names a tenant, and no call ever sees or touches another
 // tenant's rows. Errors are [face.Error] values; the kinds that a method may
-// return, besides Internal, Unavailable and the ends of the context, are
-// listed with it.
+// return, besides Internal, Unavailable, StorageFull and the ends of the
+// context, are listed with it. What erases is not StorageFull as long as an
+// embedded store has the room that it keeps for that.
 package store
 
 import (

@@ -55,7 +55,7 @@ func diagnose(err error) (face.Kind, string) {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch {
 		case e.Code == stateDiskFull:
-			return face.Unavailable, "the storage is full"
+			return face.StorageFull, "the storage is full"
 		case e.Code == stateLockTimeout:
 			return face.Unavailable, "the storage is busy"
 		case e.Code == stateReadOnly:

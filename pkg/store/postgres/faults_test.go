@@ -302,7 +302,7 @@ func TestDiskFull(t *testing.T) {
 		}
 		_, full = s.Import(t.Context(), tenant, face.DefaultGallery, records)
 	}
-	wantKind(t, full, face.Unavailable, "the storage is full")
+	wantKind(t, full, face.StorageFull, "the storage is full")
 	n, full = n-100, nil
 	for ; full == nil && n < 100_000; n++ { // then one by one
 		addPerson := person(n, dim)
@@ -310,7 +310,7 @@ func TestDiskFull(t *testing.T) {
 			full = enrol(s, fmt.Sprint("t", n), addPerson.Subject.ID, addPerson.Templates[0].Embedding)
 		}
 	}
-	wantKind(t, full, face.Unavailable, "the storage is full")
+	wantKind(t, full, face.StorageFull, "the storage is full")
 	for i := range n - 1 {
 		if ok, err := finds(t.Context(), s, i, dim); err != nil || !ok {
 			t.Fatalf("%d was acknowledged and is not found (%v)", i, err)

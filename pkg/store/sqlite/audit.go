@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -35,10 +36,18 @@ func openBeside(ctx context.Context, op, path string) (*database, error) {
 	if err != nil {
 		return nil, openFault(op, path, err)
 	}
-	if _, err := prepare(ctx, abs, false); err != nil {
-		return nil, openFault(op, abs, err)
+	room := ballast.Beside(abs, 0)
+	var db *database
+	open := func() (err error) {
+		if _, err = prepare(ctx, abs, false); err == nil {
+			db, err = openDatabase(ctx, abs, room, slog.New(slog.DiscardHandler))
+		}
+		return err
 	}
-	db, err := openDatabase(ctx, abs, slog.New(slog.DiscardHandler))
+	err = open()
+	if isFull(err) { // a key can be revoked all the same
+		err = room.Without(func(func() error) error { return open() })
+	}
 	if err != nil {
 		return nil, openFault(op, abs, err)
 	}

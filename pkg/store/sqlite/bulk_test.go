@@ -27,7 +27,7 @@ func TestImportOntoFullDisk(t *testing.T) {
 			Templates: []face.Template{{ID: fmt.Sprint("t", i), ModelID: model, Embedding: embedding(i, 512)}},
 		})
 	}
-	if _, err := s.Import(ctx, tenant, face.DefaultGallery, records); !errors.Is(err, face.Unavailable) {
+	if _, err := s.Import(ctx, tenant, face.DefaultGallery, records); !errors.Is(err, face.StorageFull) {
 		t.Errorf("onto a full disk: %v", err)
 	}
 	if r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(1, 512), 1); err != nil || r.GallerySize != 0 {

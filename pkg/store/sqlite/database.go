@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/migrations"
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -53,6 +55,7 @@ const (
 type database struct {
 	log     *slog.Logger
 	wal     string // the write-ahead log's file
+	ballast *ballast.File
 	read    *sql.DB
 	readers chan *connection // those that are idle
 	write   *sql.DB
@@ -72,10 +75,11 @@ type database struct {
 
 // A change is one caller's part of a transaction.
 type change struct {
-	ctx  context.Context
-	work func(*transaction) error
-	err  error
-	done chan struct{}
+	ctx    context.Context
+	work   func(*transaction) error
+	urgent bool // it is carried out on a full disk, too
+	err    error
+	done   chan struct{}
 }
 
 // prepare makes the file when there is none and brings its schema up to date.
@@ -222,9 +226,9 @@ func readPragmas() []string {
 }
 
 // openDatabase opens a file that is prepared, and starts its writer.
-func openDatabase(ctx context.Context, path string, log *slog.Logger) (_ *database, err error) {
+func openDatabase(ctx context.Context, path string, room *ballast.File, log *slog.Logger) (_ *database, err error) {
 	d := &database{
-		log: log, wal: path + "-wal",
+		log: log, wal: path + "-wal", ballast: room,
 		queue:   make(chan *change, maxBatch),
 		closing: make(chan struct{}), unread: make(chan struct{}), stopped: make(chan struct{}),
 	}
@@ -284,7 +288,16 @@ func (d *database) closePools() error {
 // has ended before its turn, nothing of it is left; from its turn on the
 // context is not looked at, so the answer is never in doubt.
 func (d *database) change(ctx context.Context, work func(*transaction) error) error {
-	c := &change{ctx: ctx, work: work, done: make(chan struct{})}
+	return d.enqueue(&change{ctx: ctx, work: work, done: make(chan struct{})})
+}
+
+// urgent is change for what has to go on when the disk is full, such as
+// erasing: it may use the room that is kept for it. work may run twice.
+func (d *database) urgent(ctx context.Context, work func(*transaction) error) error {
+	return d.enqueue(&change{ctx: ctx, work: work, urgent: true, done: make(chan struct{})})
+}
+
+func (d *database) enqueue(c *change) error {
 	select {
 	case <-d.closing:
 		return errClosed
@@ -292,8 +305,8 @@ func (d *database) change(ctx context.Context, work func(*transaction) error) er
 	}
 	select {
 	case d.queue <- c:
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-c.ctx.Done():
+		return c.ctx.Err()
 	case <-d.closing:
 		return errClosed
 	}
@@ -461,6 +474,7 @@ type writer struct {
 	*database
 	connection
 	scrubber scrubber
+	full     bool // of the disk, as it was logged
 }
 
 // run commits what is queued until the database closes. While one commit
@@ -494,7 +508,7 @@ func (w *writer) run() {
 			if len(batch) == 0 {
 				break
 			}
-			if erased := w.commit(batch); erased || retry == nil && w.logged() > logLimit {
+			if erased := w.carryOut(batch); erased || retry == nil && w.logged() > logLimit {
 				retry = w.checkpoint()
 			}
 			for _, c := range batch {
@@ -518,9 +532,75 @@ func (w *writer) drain(batch []*change) []*change {
 	return batch
 }
 
+// carryOut commits the changes for which there is room; on a full disk that is
+// the urgent ones. It reports whether something was erased.
+func (w *writer) carryOut(batch []*change) (erased bool) {
+	now := slices.Clone(batch)
+	err := w.ballast.Keep()
+	if (err != nil) != w.full {
+		if w.full = err != nil; w.full {
+			w.log.Error("the disk is full but for the room that is kept for erasing: nothing else is written until there is more", "error", err)
+		} else {
+			w.log.Info("the disk has room again")
+		}
+	}
+	if err != nil {
+		now = nil
+		for _, c := range batch {
+			if c.urgent {
+				now = append(now, c)
+			} else {
+				c.err = err
+			}
+		}
+	}
+	erased = w.commit(now)
+	if full := stillFull(now); len(full) > 0 {
+		if _, _, err := w.emptyLog(); err != nil {
+			w.log.Warn("the disk is full, and so is the write-ahead log", "error", err)
+		}
+		erased = w.carryOutUrgent(full) || erased
+	}
+	return erased
+}
+
+// carryOutUrgent commits changes in the room that is kept: all at once, or, if
+// that is too much, in parts. They may use half of it, for the pages that they
+// change have to be scrubbed and moved before there is room for more.
+func (w *writer) carryOutUrgent(batch []*change) (erased bool) {
+	for _, c := range batch {
+		c.err = nil
+	}
+	err := w.ballast.Without(func(rest func() error) error {
+		erased = w.commit(batch)
+		if err := rest(); err != nil {
+			return err
+		}
+		_, _, err := w.moveLog()
+		return err
+	})
+	if err != nil {
+		w.log.Warn("the disk is full, and the write-ahead log could not be emptied", "error", err)
+	}
+	if full := stillFull(batch); len(batch) > 1 && len(full) > 0 {
+		for part := range slices.Chunk(full, (len(batch)+1)/2) {
+			erased = w.carryOutUrgent(part) || erased
+		}
+	}
+	return erased
+}
+
+// stillFull are the urgent changes for which there was no room.
+func stillFull(batch []*change) []*change {
+	return slices.DeleteFunc(slices.Clone(batch), func(c *change) bool { return !c.urgent || !isFull(c.err) })
+}
+
 // commit runs the changes in one transaction and leaves its outcome in each.
 // It reports whether something was erased.
 func (w *writer) commit(batch []*change) (erased bool) {
+	if len(batch) == 0 {
+		return false
+	}
 	tx := &transaction{session: w.session(context.Background())}
 	err := w.runAll(tx, batch)
 	if err == nil {
@@ -609,10 +689,24 @@ func (w *writer) checkpoint() <-chan time.Time {
 	return nil
 }
 
-// emptyLog scrubs the pages in the write-ahead log, moves them into the file
+// emptyLog is moveLog with the ballast given up where that is the only way:
+// a file that grows by what is in its log has no more room then than before.
+func (w *writer) emptyLog() (emptied, whole bool, err error) {
+	if emptied, whole, err = w.moveLog(); isFull(err) {
+		err = w.ballast.Without(func(rest func() error) (err error) {
+			if err = rest(); err == nil {
+				emptied, whole, err = w.moveLog()
+			}
+			return err
+		})
+	}
+	return emptied, whole, err
+}
+
+// moveLog scrubs the pages in the write-ahead log, moves them into the file
 // and empties the log. Where somebody still reads the log, the file may be
 // whole without it nevertheless.
-func (w *writer) emptyLog() (emptied, whole bool, err error) {
+func (w *writer) moveLog() (emptied, whole bool, err error) {
 	ctx := context.Background()
 	var busy, log, moved int
 	if err = w.open(ctx); err == nil {

@@ -8,6 +8,7 @@ import (
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -57,13 +58,14 @@ func (d *database) isClosed() bool {
 // diagnose says which errors of SQLite are a state of the machine, that an
 // operator can end, and how to name it to a caller.
 func diagnose(err error) (face.Kind, string) {
+	if isFull(err) {
+		return face.StorageFull, "the storage is full"
+	}
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
 		return face.Internal, ""
 	}
 	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_FULL:
-		return face.Unavailable, "the storage is full"
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN:
 		return face.Unavailable, "the storage cannot be written to"
 	case sqlite3.SQLITE_IOERR:
@@ -76,7 +78,14 @@ func diagnose(err error) (face.Kind, string) {
 	return face.Internal, ""
 }
 
+// isFull reports whether there is no room: in the file, or for the memory that
+// the connections of a log share.
+func isFull(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ballast.IsFull(err) || ok && (e.Code() == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE)
+}
+
 // isNotWritable reports whether the file system refuses to be written to.
 func isNotWritable(err error) bool {
-	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOSPC)
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
 }

@@ -90,7 +90,11 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c store.GalleryChange) (face.Gallery, error) {
 	const op = "UpdateGallery"
 	var g face.Gallery
-	err := s.db.change(ctx, func(tx *transaction) error {
+	change := s.db.change
+	if c.StoreImages != nil && !*c.StoreImages { // erases
+		change = s.db.urgent
+	}
+	err := change(ctx, func(tx *transaction) error {
 		row, err := tx.gallery(op, tenant, gallery)
 		if err != nil {
 			return err
@@ -122,11 +126,43 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 	return answer(s.db, op, g, err)
 }
 
-// DeleteGallery implements [store.Galleries].
+// eraseStep is how many subjects are erased at a time where a gallery is too
+// large for the room that is left.
+const eraseStep = 1024
+
+// DeleteGallery implements [store.Galleries]. On a full disk it erases in
+// steps, and leaves an audit record for each: the receipt counts them all. One
+// that fails in between has erased what the records say.
 func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by store.Actor) (face.Receipt, error) {
 	const op = "DeleteGallery"
-	var receipt face.Receipt
-	err := s.db.change(ctx, func(tx *transaction) error {
+	receipt, err := s.deleteGallery(ctx, tenant, gallery, by)
+	var before face.Receipt
+	for n := eraseStep; isFull(err) && n > 0; {
+		part, more := s.deleteSubjects(ctx, tenant, gallery, n, by)
+		switch {
+		case isFull(more):
+			n /= 2
+			continue
+		case more != nil:
+			return answer(s.db, op, receipt, more)
+		}
+		before.Subjects += part.Subjects
+		before.Templates += part.Templates
+		before.Images += part.Images
+		if part.Subjects < n {
+			receipt, err = s.deleteGallery(ctx, tenant, gallery, by)
+			break
+		}
+	}
+	receipt.Subjects += before.Subjects
+	receipt.Templates += before.Templates
+	receipt.Images += before.Images
+	return answer(s.db, op, receipt, err)
+}
+
+func (s *Store) deleteGallery(ctx context.Context, tenant, gallery string, by store.Actor) (receipt face.Receipt, err error) {
+	const op = "DeleteGallery"
+	err = s.db.urgent(ctx, func(tx *transaction) error {
 		row, err := tx.gallery(op, tenant, gallery)
 		if err != nil {
 			return err
@@ -148,7 +184,50 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 		tx.onCommit(func() { s.index.RemoveGallery(tenant, gallery) })
 		return tx.recordErase(tenant, by, store.AuditEraseGallery, "", &receipt)
 	})
-	return answer(s.db, op, receipt, err)
+	return receipt, err
+}
+
+// deleteSubjects erases the first n subjects of a gallery.
+func (s *Store) deleteSubjects(ctx context.Context, tenant, gallery string, n int, by store.Actor) (receipt face.Receipt, err error) {
+	err = s.db.urgent(ctx, func(tx *transaction) error {
+		row, err := tx.gallery("DeleteGallery", tenant, gallery)
+		if err != nil {
+			return err
+		}
+		receipt = face.Receipt{Gallery: gallery}
+		var last int64
+		if _, err := tx.one([]any{&receipt.Subjects, &last}, `SELECT count(*), coalesce(max(row_id), 0)
+			FROM (SELECT row_id FROM subject WHERE gallery = ? ORDER BY row_id LIMIT ?)`, row, n); err != nil || receipt.Subjects == 0 {
+			return err
+		}
+		if receipt.Templates, err = tx.count(`SELECT count(*) FROM template WHERE gallery = ? AND subject <= ?`, row, last); err != nil {
+			return err
+		}
+		if receipt.Images, err = tx.count(`SELECT count(*) FROM crop WHERE gallery = ? AND subject <= ?`, row, last); err != nil {
+			return err
+		}
+		var gone []string
+		if err := tx.each(func(rows *sql.Rows) error {
+			var id string
+			err := rows.Scan(&id)
+			gone = append(gone, id)
+			return err
+		}, `DELETE FROM subject WHERE gallery = ? AND row_id <= ? RETURNING id`, row, last); err != nil {
+			return err
+		}
+		for _, id := range gone {
+			if err := tx.eraseAnswers(tenant, gallery, id); err != nil {
+				return err
+			}
+		}
+		tx.onCommit(func() {
+			for _, id := range gone {
+				s.index.RemoveSubject(tenant, gallery, id)
+			}
+		})
+		return tx.recordErase(tenant, by, store.AuditEraseGallery, "", &receipt)
+	})
+	return receipt, err
 }
 
 // CountTemplates implements [store.Galleries]. It reads one small row for

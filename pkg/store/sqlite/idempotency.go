@@ -105,7 +105,7 @@ func (tx *transaction) eraseAnswers(tenant, gallery, subject string) error {
 
 // purgeAnswers drops the answers that nobody may ask for again.
 func (s *Store) purgeAnswers(ctx context.Context, now time.Time) error {
-	return s.db.change(ctx, func(tx *transaction) error {
+	return s.db.urgent(ctx, func(tx *transaction) error {
 		n, err := tx.exec(`DELETE FROM idempotency WHERE created_at < ?`, micros(now.Add(-store.IdempotencyTTL)))
 		tx.erased = tx.erased || n > 0 // answers name people
 		return err

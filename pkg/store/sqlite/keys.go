@@ -72,7 +72,7 @@ func (k *Keys) ListKeys(ctx context.Context, tenant string) ([]face.Key, error) 
 // RevokeKey implements [store.Keys].
 func (k *Keys) RevokeKey(ctx context.Context, id string, at time.Time) error {
 	const op = "RevokeKey"
-	err := k.db.change(ctx, func(tx *transaction) error {
+	err := k.db.urgent(ctx, func(tx *transaction) error {
 		n, err := tx.exec(`UPDATE api_key SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?`,
 			micros(store.Stamp(at)), id)
 		if err == nil && n == 0 {

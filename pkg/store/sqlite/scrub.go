@@ -38,8 +38,7 @@ func (s *scrubber) scrub(ctx context.Context, conn *sql.Conn, wal string) (err e
 	}
 	defer func() {
 		if err != nil {
-			_, end := conn.ExecContext(ctx, "ROLLBACK")
-			err = errors.Join(err, end)
+			_, _ = conn.ExecContext(ctx, "ROLLBACK") // a full disk has done so already
 		}
 	}()
 	read, err := conn.PrepareContext(ctx, "SELECT data FROM sqlite_dbpage WHERE pgno = ?")

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -35,6 +36,9 @@ type Options struct {
 	Path string
 	// Logger gets what an operator should know. Nil discards it.
 	Logger *slog.Logger
+	// Ballast is room that is kept free for erasing. Where the disk has less,
+	// everything that can wait is StorageFull. Nil: none is kept.
+	Ballast *ballast.File
 }
 
 // Store is a [store.Store] in one file, for one process.
@@ -61,21 +65,35 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault("Open", o.Path, err)
 	}
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	lock, err := prepare(ctx, path, true)
+	s, err := openStore(ctx, path, o)
+	if isFull(err) { // what is on the disk can be searched and erased all the same
+		err = o.Ballast.Without(func(func() error) (err error) {
+			s, err = openStore(ctx, path, o)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, openFault("Open", path, err)
 	}
-	db, err := openDatabase(ctx, path, log)
+	_ = o.Ballast.Keep() // who writes first is told
+	return s, nil
+}
+
+func openStore(ctx context.Context, path string, o Options) (*Store, error) {
+	lock, err := prepare(ctx, path, true)
 	if err != nil {
-		return nil, openFault("Open", path, errors.Join(err, lock.release()))
+		return nil, err
+	}
+	db, err := openDatabase(ctx, path, o.Ballast, o.Logger)
+	if err != nil {
+		return nil, errors.Join(err, lock.release())
 	}
 	s := &Store{db: db, Keys: Keys{db}, Audit: Audit{db}, index: index.New(index.Options{}), lock: lock}
 	if err := s.startLoading(ctx); err != nil {
-		return nil, openFault("Open", path, errors.Join(err, db.close(), lock.release()))
+		return nil, errors.Join(err, db.close(), lock.release())
 	}
 	return s, nil
 }

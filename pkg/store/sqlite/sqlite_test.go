@@ -369,7 +369,7 @@ func TestFullDisk(t *testing.T) {
 				id, seed := face.NewID(), w*1_000_000+i
 				if err := enrol(s, id, "a", embedding(seed, 512)); err != nil {
 					var e *face.Error
-					if !errors.Is(err, face.Unavailable) || !errors.As(err, &e) || e.Detail != "the storage is full" {
+					if !errors.Is(err, face.StorageFull) || !errors.As(err, &e) || e.Detail != "the storage is full" {
 						t.Errorf("enrolment on a full disk: %v", err)
 					}
 					return

@@ -134,7 +134,7 @@ func (s *Store) UpdateSubject(ctx context.Context, tenant, gallery, subject stri
 func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject string, by store.Actor) (face.Receipt, error) {
 	const op = "DeleteSubject"
 	var receipt face.Receipt
-	err := s.db.change(ctx, func(tx *transaction) error {
+	err := s.db.urgent(ctx, func(tx *transaction) error {
 		row, err := tx.gallery(op, tenant, gallery)
 		if err != nil {
 			return err

@@ -174,7 +174,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, template string, by store.Actor) (face.Receipt, error) {
 	const op = "DeleteTemplate"
 	var receipt face.Receipt
-	err := s.db.change(ctx, func(tx *transaction) error {
+	err := s.db.urgent(ctx, func(tx *transaction) error {
 		row, err := tx.gallery(op, tenant, gallery)
 		if err != nil {
 			return err
@@ -316,7 +316,7 @@ func (s *Store) PurgeExpired(ctx context.Context, now time.Time) (int, error) {
 	for _, gallery := range galleries {
 		for more := err == nil; more; {
 			n := 0
-			if err = s.db.change(ctx, func(tx *transaction) (err error) {
+			if err = s.db.urgent(ctx, func(tx *transaction) (err error) {
 				n, err = s.purge(tx, gallery, now)
 				return err
 			}); err != nil {
