@@ -605,7 +605,7 @@ type BulkTemplate struct {
 	// SampleID What the templates that several models made of one photo share.
 	SampleID *string `json:"sample_id,omitempty"`
 
-	// TemplateID 1 to 128 letters, digits and `._@-`; unique in the whole store.
+	// TemplateID 1 to 128 letters, digits and `._@-`; unique in its gallery.
 	TemplateID string `json:"template_id"`
 }
 

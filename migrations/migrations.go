@@ -5,7 +5,8 @@ package migrations
 
 import "embed"
 
-// SQLite is the schema of the embedded store, in the folder "sqlite".
+// SQLite is the schema of the embedded store, in the folder "sqlite". Number 5
+// is a loop, which SQL has not: it is in pkg/store/sqlite.
 //
 //go:embed sqlite/*.sql
 var SQLite embed.FS

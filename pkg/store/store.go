@@ -142,7 +142,7 @@ type Templates interface {
 	// model and embedding is answered with the stored template, so that an
 	// enrolment may be repeated. What is answered names its sample and has no
 	// crop. NotFound: gallery or subject. Conflict: the id is taken by another
-	// template, or the sample is another subject's. ModelMismatch: the length.
+	// template of the gallery, or the sample is another subject's. ModelMismatch: the length.
 	// Invalid: numbers that are not finite, or a vector that is not of unit length.
 	Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error)
 	// Templates lists a subject's templates, oldest first, of one model or,

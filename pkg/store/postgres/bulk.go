@@ -141,9 +141,9 @@ func (im *importing) look(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	rows, err = im.tx.Query(ctx, `SELECT t.id, CASE WHEN s.gallery = $1 THEN s.id ELSE '' END, m.model_id, t.embedding
+	rows, err = im.tx.Query(ctx, `SELECT t.id, s.id, m.model_id, t.embedding
 		FROM template t JOIN subject s ON s.row_id = t.subject JOIN gallery_model m ON m.row_id = t.gallery_model
-		WHERE t.id = ANY($2)`, im.gallery, templates)
+		WHERE t.gallery = $1 AND t.id = ANY($2)`, im.gallery, templates)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var id string
 		var k knownTemplate
@@ -156,7 +156,7 @@ func (im *importing) look(ctx context.Context) error {
 		return err
 	}
 	rows, err = im.tx.Query(ctx, `SELECT t.sample, s.id FROM template t JOIN subject s ON s.row_id = t.subject
-		WHERE s.gallery = $1 AND t.sample = ANY($2)`, im.gallery, samples)
+		WHERE t.gallery = $1 AND t.sample = ANY($2)`, im.gallery, samples)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var sample, subject string
 		err := rows.Scan(&sample, &subject)
@@ -273,10 +273,10 @@ func (im *importing) write(ctx context.Context) error {
 		}
 	}
 	if _, err := im.tx.CopyFrom(ctx, pgx.Identifier{"template"},
-		[]string{"id", "gallery_model", "subject", "sample", "embedding", "quality", "created_at"},
+		[]string{"id", "gallery", "gallery_model", "subject", "sample", "embedding", "quality", "created_at"},
 		pgx.CopyFromSlice(len(im.templates), func(i int) ([]any, error) {
 			t := im.templates[i]
-			return []any{t.ID, im.shelves[t.ModelID].row, im.subjects[t.SubjectID], t.SampleID, pgvector.NewVector(t.Embedding), t.Quality, t.CreatedAt}, nil
+			return []any{t.ID, im.gallery, im.shelves[t.ModelID].row, im.subjects[t.SubjectID], t.SampleID, pgvector.NewVector(t.Embedding), t.Quality, t.CreatedAt}, nil
 		})); err != nil {
 		return err
 	}

@@ -137,8 +137,8 @@ func TestLongTransaction(t *testing.T) {
 	go func() {
 		defer close(done)
 		sqlInTransaction(t, db, func(exec func(string)) {
-			exec(`INSERT INTO template (id, gallery_model, subject, sample, embedding, quality, created_at)
-				SELECT 'late', gallery_model, subject, 'late', (SELECT array_agg(CASE n WHEN 5 THEN 1 ELSE 0 END ORDER BY n) FROM generate_series(1, 32) n)::real[]::vector, 1, now() FROM template`)
+			exec(`INSERT INTO template (id, gallery, gallery_model, subject, sample, embedding, quality, created_at)
+				SELECT 'late', gallery, gallery_model, subject, 'late', (SELECT array_agg(CASE n WHEN 5 THEN 1 ELSE 0 END ORDER BY n) FROM generate_series(1, 32) n)::real[]::vector, 1, now() FROM template`)
 			<-release
 		})
 	}()

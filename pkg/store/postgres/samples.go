@@ -193,8 +193,7 @@ func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.
 				return err
 			}
 			var there bool
-			if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM template t JOIN subject s ON s.row_id = t.subject
-				WHERE t.sample = $2 AND s.gallery = $1)`, row, t.SampleID).Scan(&there); err != nil {
+			if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM template WHERE gallery = $1 AND sample = $2)`, row, t.SampleID).Scan(&there); err != nil {
 				return err
 			}
 			if !there {

@@ -75,17 +75,17 @@ func (e enrolment) add(ctx context.Context) error {
 	there, err := found(e.q.QueryRow(ctx, `
 		WITH place AS (
 			SELECT g.row_id AS gallery, g.store_images, s.row_id AS subject, m.row_id AS shelf, m.dimension,
-				EXISTS (SELECT 1 FROM template t JOIN subject o ON o.row_id = t.subject
-					WHERE t.sample = $6 AND o.gallery = g.row_id AND o.row_id <> s.row_id) AS strangers
+				EXISTS (SELECT 1 FROM template t
+					WHERE t.gallery = g.row_id AND t.sample = $6 AND t.subject <> s.row_id) AS strangers
 			FROM gallery g
 			LEFT JOIN subject s ON s.gallery = g.row_id AND s.id = $3
 			LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = $4
 			WHERE g.tenant = $1 AND g.id = $2 FOR KEY SHARE OF g
 		), made AS (
-			INSERT INTO template (id, gallery_model, subject, sample, embedding, quality, created_at)
-			SELECT $5, shelf, subject, $6, $7, $8, $9 FROM place
+			INSERT INTO template (id, gallery, gallery_model, subject, sample, embedding, quality, created_at)
+			SELECT $5, gallery, shelf, subject, $6, $7, $8, $9 FROM place
 			WHERE subject IS NOT NULL AND dimension = $10 AND NOT strangers
-			ON CONFLICT (id) DO NOTHING RETURNING row_id
+			ON CONFLICT (gallery, id) DO NOTHING RETURNING row_id
 		), kept AS (
 			INSERT INTO crop (gallery, sample, subject, quality, created_at, sealed)
 			SELECT gallery, $6, subject, $8, $9, $11 FROM place, made WHERE store_images AND $11::bytea IS NOT NULL
@@ -136,7 +136,8 @@ func (e enrolment) same(ctx context.Context, subject int64) error {
 	var v pgvector.Vector
 	t := e.t
 	there, err := found(e.q.QueryRow(ctx, `SELECT t.id, m.model_id, t.sample, t.embedding, t.quality, t.created_at, t.subject
-		FROM template t JOIN gallery_model m ON m.row_id = t.gallery_model WHERE t.id = $1`, t.ID),
+		FROM template t JOIN gallery_model m ON m.row_id = t.gallery_model JOIN subject s ON s.gallery = t.gallery
+		WHERE s.row_id = $1 AND t.id = $2`, subject, t.ID),
 		&old.ID, &old.ModelID, &old.SampleID, &v, &old.Quality, &old.CreatedAt, &owner)
 	switch {
 	case err != nil:
@@ -218,7 +219,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		var owner int64
 		var sample string
 		there, err := found(tx.QueryRow(ctx, `SELECT s.row_id, t.sample FROM template t JOIN subject s ON s.row_id = t.subject
-			WHERE t.id = $1 AND s.gallery = $2 AND s.id = $3`, template, row, subject), &owner, &sample)
+			WHERE t.gallery = $1 AND t.id = $2 AND s.id = $3`, row, template, subject), &owner, &sample)
 		if err == nil && !there {
 			err = face.Errorf(face.NotFound, op, "no such template")
 		}

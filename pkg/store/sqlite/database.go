@@ -174,6 +174,7 @@ func migrate(ctx context.Context, db *sql.DB, path string, serving bool) (err er
 		return err
 	}
 	p, err := goose.NewProvider(goose.DialectSQLite3, db, files,
+		goose.WithGoMigrations(goose.NewGoMigration(5, &goose.GoFunc{RunTx: scopeTemplateIDs}, nil)),
 		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		return err

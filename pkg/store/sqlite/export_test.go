@@ -49,3 +49,12 @@ var EncodeEmbedding = encodeEmbedding
 
 // ScrubPage is scrubPage.
 var ScrubPage = scrubPage
+
+// LastTemplateRow is the row id of the newest template.
+func (s *Store) LastTemplateRow(ctx context.Context) (row int, err error) {
+	err = s.db.view(ctx, func(v session) error {
+		row, err = v.count(`SELECT max(row_id) FROM template`)
+		return err
+	})
+	return row, err
+}

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"encoding/json"
+	"hash/crc32"
 	"math"
 	"slices"
 	"time"
@@ -88,14 +89,15 @@ func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Templ
 		shares = ""
 	}
 	t.SampleID, t.Crop = cmp.Or(t.SampleID, t.ID), nil
-	n, err := tx.exec(`INSERT INTO template (id, gallery, subject, shares_sample, model_id, embedding, quality, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
-		t.ID, galleryRow, subjectRow.Int64, shares, t.ModelID, encodeEmbedding(t.Embedding), float64(t.Quality), micros(t.CreatedAt))
+	blob := encodeEmbedding(t.Embedding)
+	n, err := tx.exec(`INSERT INTO template (id, gallery, subject, shares_sample, model_id, embedding, checksum, quality, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		t.ID, galleryRow, subjectRow.Int64, shares, t.ModelID, blob, checksum(blob), float64(t.Quality), micros(t.CreatedAt))
 	if err != nil {
 		return err
 	}
 	if n == 0 {
-		return tx.sameTemplate(op, subjectRow.Int64, t)
+		return tx.sameTemplate(op, galleryRow, subjectRow.Int64, t)
 	}
 	strangers, err := tx.count(`SELECT EXISTS (SELECT 1 FROM template WHERE gallery = ? AND sample_id = ? AND subject <> ?)`,
 		galleryRow, t.SampleID, subjectRow.Int64)
@@ -118,13 +120,13 @@ func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Templ
 
 // sameTemplate replaces t by the stored template of its id, which must be the
 // same but for quality and time.
-func (s session) sameTemplate(op string, subject int64, t *face.Template) error {
+func (s session) sameTemplate(op string, gallery, subject int64, t *face.Template) error {
 	var old face.Template
 	var owner int64
 	err := s.each(func(rows *sql.Rows) (err error) {
 		old, err = scanTemplate(rows, &owner)
 		return err
-	}, `SELECT `+templateColumns+`, t.subject FROM template t WHERE t.id = ?`, t.ID)
+	}, `SELECT `+templateColumns+`, t.subject FROM template t WHERE t.gallery = ? AND t.id = ?`, gallery, t.ID)
 	if err != nil {
 		return err
 	}
@@ -182,7 +184,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		var sample string
 		found, err := tx.one([]any{&sample}, `
 			SELECT t.sample_id FROM template t JOIN subject s ON s.row_id = t.subject
-			WHERE t.id = ? AND s.gallery = ? AND s.id = ?`, template, row, subject)
+			WHERE t.gallery = ? AND t.id = ? AND s.id = ?`, row, template, subject)
 		if err == nil && !found {
 			err = face.Errorf(face.NotFound, op, "no such template")
 		}
@@ -270,8 +272,7 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 			return err
 		}, // CROSS JOIN keeps the order: from the few hits, not from the gallery's subjects.
 			`SELECT t.id, s.id, s.name FROM json_each(?) j
-			CROSS JOIN template t ON t.id = j.value CROSS JOIN subject s ON s.row_id = t.subject
-			WHERE s.gallery = ?`, string(list), row)
+			CROSS JOIN template t ON t.gallery = ? AND t.id = j.value CROSS JOIN subject s ON s.row_id = t.subject`, string(list), row)
 	})
 	if err != nil {
 		return r, true, err
@@ -385,6 +386,9 @@ func encodeEmbedding(e face.Embedding) []byte {
 	}
 	return b
 }
+
+// checksum is the CRC-32C of an embedding as it lies in the file.
+func checksum(b []byte) int64 { return int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))) }
 
 // decodeEmbedding appends to e the numbers of a stored embedding.
 func decodeEmbedding(e face.Embedding, b []byte) face.Embedding {

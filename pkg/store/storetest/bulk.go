@@ -436,27 +436,81 @@ func bulkTenants(t *testing.T, place Place) {
 	outcome(t, imported(t, s, mine)[0], true, 1)
 	theirs := record("ada", unit(rng, 8))
 	outcome(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{theirs}))(t)[0], true, 1)
-	// A template's id is unique in the store, and says nothing of whose it is.
-	refused(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{record("bob"), {
-		Subject: face.Subject{ID: "thief"}, Templates: mine.Templates,
-	}}))(t)[1], face.Conflict)
+	// A template's id is unique in its gallery, and says nothing of anybody else's.
+	namesake := record("carl", unit(rng, 8))
+	namesake.Templates[0].ID = mine.Templates[0].ID
+	outcome(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{record("bob"), namesake}))(t)[1], true, 1)
+	refused(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{{
+		Subject: face.Subject{ID: "thief"}, Templates: namesake.Templates,
+	}}))(t)[0], face.Conflict)
 	var ids []string
 	check(t, s.Export(ctx, "t2", face.DefaultGallery, "", func(r store.Record) error {
 		ids = append(ids, r.Subject.ID)
 		for _, tm := range r.Templates {
-			if tm.ID != theirs.Templates[0].ID {
-				t.Errorf("exported the template %s", tm.ID)
+			if d := cmp.Diff(map[string]face.Embedding{
+				theirs.Templates[0].ID: theirs.Templates[0].Embedding, namesake.Templates[0].ID: namesake.Templates[0].Embedding,
+			}[tm.ID], tm.Embedding); d != "" {
+				t.Errorf("exported the template %s: %s", tm.ID, d)
 			}
 		}
 		return nil
 	}))
-	if d := cmp.Diff([]string{"ada", "bob"}, ids); d != "" {
+	if d := cmp.Diff([]string{"ada", "bob", "carl"}, ids); d != "" {
 		t.Error(d)
 	}
 	counted(t, s, 1, 1)
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "mine"}))(t)
 	_, err := s.Import(ctx, "t2", "mine", []store.Record{theirs})
 	wantKind(t, err, face.NotFound)
+}
+
+// copyGallery exports a gallery into another one of the same store, and has
+// the two go their own ways.
+func copyGallery(t *testing.T, place Place) {
+	s, ctx := startWithPhotos(t, place), t.Context()
+	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "copy", StoreImages: true}))(t)
+	for i := range 20 {
+		addSubject(t, s, tenant, photos, number("s", i))
+		addSample(t, s, photos, number("s", i), "crop of "+number("s", i), model, "encoder-b")
+		addTemplate(t, s, tenant, photos, number("s", i), model, unit(rand.New(rand.NewPCG(uint64(i), 1)), 8))
+	}
+	all := exported(t, s, photos, "")
+	for range 2 { // and once more, as after a cut connection
+		for _, o := range must(s.Import(ctx, tenant, "copy", all))(t) {
+			check(t, o.Err)
+		}
+		if d := cmp.Diff(all, exported(t, s, "copy", "")); d != "" {
+			t.Fatal(d)
+		}
+	}
+	probe := unit(newRand(t), 8)
+	candidates := func(gallery string) []face.Candidate {
+		return must(s.Search(ctx, tenant, gallery, model, probe, 100))(t).Candidates
+	}
+	if d := cmp.Diff(candidates(photos), candidates("copy")); d != "" {
+		t.Error(d)
+	}
+	sample := all[0].Templates[0].SampleID
+	third := face.Template{ID: face.NewID(), SubjectID: "s-0000", SampleID: sample, ModelID: "encoder-c", Embedding: axis(4, 0, 0)}
+	must(s.AddToSample(ctx, tenant, "copy", third))(t)
+	must(s.AddToSample(ctx, tenant, photos, third))(t)
+	receipt := must(s.DeleteTemplate(ctx, tenant, photos, "s-0000", all[0].Templates[0].ID, by))(t)
+	if receipt.Templates != 3 || receipt.Images != 1 {
+		t.Errorf("erased %+v", receipt)
+	}
+	_, err := s.AddToSample(ctx, tenant, photos, third)
+	wantKind(t, err, face.NotFound)
+	must(s.DeleteSubject(ctx, tenant, photos, "s-0001", by))(t)
+	if left := must(s.Templates(ctx, tenant, "copy", "s-0000", ""))(t); len(left) != 4 || !hasCrop(t, s, "copy", sample) || hasCrop(t, s, photos, sample) {
+		t.Errorf("%d templates of s-0000 are left in the copy", len(left))
+	}
+	must(s.DeleteGallery(ctx, tenant, photos, by))(t)
+	if d := cmp.Diff(all[1:], exported(t, s, "copy", "s-0000")); d != "" {
+		t.Error(d)
+	}
+	if got := len(candidates("copy")); got != 20 {
+		t.Errorf("%d are found in the copy", got)
+	}
 }
 
 // bulkConcurrent imports from several sides, some of it the same, while

@@ -81,6 +81,7 @@ func Run(t *testing.T, place Place) {
 		{"ExportAll", exportAll},
 		{"BulkCrops", bulkCrops},
 		{"BulkTenants", bulkTenants},
+		{"CopyGallery", copyGallery},
 		{"BulkConcurrent", bulkConcurrent},
 		{"BulkReopen", bulkReopen},
 		{"AuditRecords", auditRecords},
