@@ -217,6 +217,7 @@ const (
 	ModelTaskDetector ModelTask = "detector"
 	ModelTaskEncoder  ModelTask = "encoder"
 	ModelTaskFeatures ModelTask = "features"
+	ModelTaskQuality  ModelTask = "quality"
 )
 
 // Valid indicates whether the value is a known member of the ModelTask enum.
@@ -227,6 +228,8 @@ func (e ModelTask) Valid() bool {
 	case ModelTaskEncoder:
 		return true
 	case ModelTaskFeatures:
+		return true
+	case ModelTaskQuality:
 		return true
 	default:
 		return false
@@ -258,6 +261,7 @@ const (
 	ProblemCodeDeadlineExceeded          ProblemCode = "deadline_exceeded"
 	ProblemCodeDuplicateSubject          ProblemCode = "duplicate_subject"
 	ProblemCodeForbidden                 ProblemCode = "forbidden"
+	ProblemCodeFramesDisagree            ProblemCode = "frames_disagree"
 	ProblemCodeInternal                  ProblemCode = "internal"
 	ProblemCodeInvalidImage              ProblemCode = "invalid_image"
 	ProblemCodeInvalidRequest            ProblemCode = "invalid_request"
@@ -292,6 +296,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeDuplicateSubject:
 		return true
 	case ProblemCodeForbidden:
+		return true
+	case ProblemCodeFramesDisagree:
 		return true
 	case ProblemCodeInternal:
 		return true
@@ -637,14 +643,14 @@ type DetectRequest struct {
 type DetectResponse struct {
 	Faces []Face `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `faces` leaves out included.
+	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
 	FacesFound FacesFound `json:"faces_found"`
 }
 
 // DuplicateRule defines model for DuplicateRule.
 type DuplicateRule string
 
-// EmbedFaceRule `only`: the image must show exactly one face. `largest`: the largest. `all`: every face, perhaps none.
+// EmbedFaceRule `only`: the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
 type EmbedFaceRule string
 
 // EmbedRequest defines model for EmbedRequest.
@@ -652,8 +658,11 @@ type EmbedRequest struct {
 	// Encoding `json`: an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
 	Encoding *EmbeddingEncoding `json:"encoding,omitempty"`
 
-	// Face `only`: the image must show exactly one face. `largest`: the largest. `all`: every face, perhaps none.
+	// Face `only`: the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
 	Face *EmbedFaceRule `json:"face,omitempty"`
+
+	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+	FaceAt FaceAt `json:"face_at,omitempty"`
 
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Image Image `json:"image"`
@@ -663,7 +672,7 @@ type EmbedRequest struct {
 type EmbedResponse struct {
 	Faces []EmbeddedFace `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `faces` leaves out included.
+	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
 	FacesFound FacesFound `json:"faces_found"`
 	ModelID    string     `json:"model_id"`
 }
@@ -684,8 +693,17 @@ type EmbeddingEncoding string
 // EnrolRequest Either `image`, or `embedding` with `model_id`, which names the gallery's
 // model or the one that it is being moved to.
 type EnrolRequest struct {
+	// DuplicatePoint A target false match rate. The default is the server's option.
+	DuplicatePoint *OperatingPointName `json:"duplicate_point,omitempty"`
+
 	// Embedding The numbers of an embedding; they are normalised to unit length.
 	Embedding Embedding `json:"embedding,omitempty"`
+
+	// Face `only`: the image must be of one face. A second one is refused with `many_faces` where it competes: by its size, how near it is to the middle, and its quality together. People in the background do not; `faces_found` counts them. `largest`: the largest face is taken.
+	Face *FaceRule `json:"face,omitempty"`
+
+	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+	FaceAt FaceAt `json:"face_at,omitempty"`
 
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
 	Image Image `json:"image,omitempty"`
@@ -720,10 +738,13 @@ type Face struct {
 	Quality   Quality   `json:"quality"`
 }
 
-// FaceRule `only`: the image must show exactly one face. `largest`: the largest face is taken.
+// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+type FaceAt = []float32
+
+// FaceRule `only`: the image must be of one face. A second one is refused with `many_faces` where it competes: by its size, how near it is to the middle, and its quality together. People in the background do not; `faces_found` counts them. `largest`: the largest face is taken.
 type FaceRule string
 
-// FacesFound Faces that were found in the photo, those that `faces` leaves out included.
+// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
 type FacesFound = int
 
 // FacesRule defines model for FacesRule.
@@ -1074,6 +1095,9 @@ type RetentionDays = int
 // Sample A face that took part. Absent where an embedding or a template was given.
 type Sample struct {
 	Face Face `json:"face"`
+
+	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	FacesFound FacesFound `json:"faces_found"`
 }
 
 // StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
@@ -1331,8 +1355,11 @@ type UncoveredList struct {
 
 // VerifyRequest defines model for VerifyRequest.
 type VerifyRequest struct {
-	// Face `only`: the image must show exactly one face. `largest`: the largest face is taken.
+	// Face `only`: the image must be of one face. A second one is refused with `many_faces` where it competes: by its size, how near it is to the middle, and its quality together. People in the background do not; `faces_found` counts them. `largest`: the largest face is taken.
 	Face *FaceRule `json:"face,omitempty"`
+
+	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+	FaceAt FaceAt `json:"face_at,omitempty"`
 
 	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
 	Gallery *GalleryName `json:"gallery,omitempty"`
@@ -1354,6 +1381,9 @@ type VerifyRequest struct {
 
 	// ReferenceEmbedding The numbers of an embedding; they are normalised to unit length.
 	ReferenceEmbedding Embedding `json:"reference_embedding,omitempty"`
+
+	// ReferenceFaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+	ReferenceFaceAt FaceAt `json:"reference_face_at,omitempty"`
 
 	// SubjectID 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
 	SubjectID *SubjectID `json:"subject_id,omitempty"`

@@ -152,7 +152,6 @@ func TestForm(t *testing.T) {
 		{"unknown", form(t, part{"image", "x"}), "/image", "unknown"},
 		{"without a name", form(t, part{"", "x"}), "", "without a name"},
 		{"twice", form(t, part{"probe", "x"}, part{"k", "1"}, part{"k", "1"}), "/k", "more than once"},
-		{"missing", form(t, part{"k", "1"}), "/probe", "missing"},
 		{"not a number", form(t, part{"k", "one"}), "/k", "not a JSON value"},
 		{"wrong type", form(t, part{"k", `"1"`}), "/k", "string"},
 		{"no text", form(t, part{"gallery", "\xff"}), "/gallery", "UTF-8"},
@@ -167,6 +166,7 @@ func TestForm(t *testing.T) {
 			wantInvalid(t, api.ReadForm(multipart.NewReader(bytes.NewReader(c.body), "b"), &b, 3), c.pointer, c.detail)
 		})
 	}
+	wantInvalid(t, api.ReadForm(multipart.NewReader(bytes.NewReader(form(t, part{"face", "largest"})), "b"), new(api.EmbedRequest), 3), "/image", "missing")
 	err := api.ReadForm(multipart.NewReader(bytes.NewReader(yes), "b"), new(api.RecognizeRequest), 2)
 	var e *face.Error
 	if !errors.As(err, &e) || e.Kind != face.TooLarge || e.Fields[0].Pointer != "/probe" {

@@ -22,7 +22,7 @@ import (
 )
 
 type flags struct {
-	Only      []string      `help:"Which to run: stages, verify, builtins, doors, overload, memory, search, engines, style, train, detect. All but the last four, which take long, when none is named."`
+	Only      []string      `help:"Which to run: stages, verify, builtins, doors, overload, memory, search, engines, style, train, detect, conditions. All but the last five, which take long, when none is named."`
 	Server    string        `default:"bin/server" type:"path" help:"The server to measure."`
 	ModelsDir []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with the models."`
 	Images    string        `default:"../shared/data/lfw-dev.tar" type:"path" help:"Photos, a folder or a tar."`
@@ -33,6 +33,7 @@ type flags struct {
 	styleFlags
 	trainFlags
 	detectFlags
+	conditionsFlags
 	torchFlags
 	Report string `default:"out/bench.md" type:"path" help:"Where the report goes, beside the terminal."`
 }
@@ -62,9 +63,9 @@ func run(ctx context.Context, f flags) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"stages", b.stages}, {"verify", b.verify}, {"builtins", b.builtins}, {"doors", b.doors}, {"overload", b.overload}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}, {"style", b.style}, {"train", b.train}, {"detect", b.detect}} {
+	}{{"stages", b.stages}, {"verify", b.verify}, {"builtins", b.builtins}, {"doors", b.doors}, {"overload", b.overload}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}, {"style", b.style}, {"train", b.train}, {"detect", b.detect}, {"conditions", b.conditions}} {
 		named := slices.Contains(f.Only, part.name)
-		if !named && (len(f.Only) > 0 || slices.Contains([]string{"engines", "style", "train", "detect"}, part.name)) {
+		if !named && (len(f.Only) > 0 || slices.Contains([]string{"engines", "style", "train", "detect", "conditions"}, part.name)) {
 			continue
 		}
 		if f.StyleCase == "" && f.TrainCase == "" {

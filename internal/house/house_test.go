@@ -53,6 +53,7 @@ func rooms() map[string][]string {
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
 		"internal/house":      {},
 		"internal/artwork":    {},
+		"internal/conditions": {"pkg/face", "pkg/imaging"},
 		"internal/searchload": {"pkg/face"},
 		"internal/series":     {"pkg/face"},
 		"internal/smalldisk":  {"internal/sharedtest"},
@@ -75,6 +76,7 @@ func rooms() map[string][]string {
 		"docs/gallery": {"internal/artwork"},
 		"bench":        nil, // measures any room
 
+		"models/recipe/crops":     {"internal/conditions", "internal/photos", "pkg/app", "pkg/face", "pkg/imaging"},
 		"models/recipe/pairs":     {},
 		"models/recipe/untrained": {"pkg/siamese"},
 	}

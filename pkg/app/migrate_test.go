@@ -275,7 +275,7 @@ type couple struct {
 	reference, probe []byte
 }
 
-// couples are n people who are alone in their photos, of LFW where they are
+// couples are n people who are alone in their photos, which pass the quality gate, of LFW where they are
 // more than are at hand.
 func (w *town) couples(n int) []couple {
 	w.t.Helper()
@@ -298,9 +298,11 @@ func (w *town) couples(n int) []couple {
 		}
 	}
 	alone := func(photo []byte) bool {
-		var found struct{ Faces []struct{} }
+		var found struct {
+			Faces []struct{ Quality struct{ Reasons []string } }
+		}
 		w.photo("/detect", "image", photo, 200, &found)
-		return len(found.Faces) == 1
+		return len(found.Faces) == 1 && len(found.Faces[0].Quality.Reasons) == 0
 	}
 	var out []couple
 	for i := 0; len(out) < n; i += max(len(ids)/(2*n), 1) {

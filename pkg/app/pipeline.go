@@ -20,15 +20,23 @@ type PipelineOptions struct {
 	ModelsDirs []string // folders with models, beside those that are built in
 	Detector   string   // model id
 	Encoder    string   // model id
-	Library    string   // ONNX Runtime; empty: looked for
-	Provider   string   // execution provider; empty: cpu
-	Slots      int      // photos worked on at the same time; 0: one a core
-	Queue      int      // photos that may wait; 0: eight a slot
-	Limits     imaging.Limits
+	// WithoutQuality asks no quality network, so that every face passes: to
+	// teach one, and to measure what it is for.
+	WithoutQuality bool
+
+	Library  string // ONNX Runtime; empty: looked for
+	Provider string // execution provider; empty: cpu
+	Slots    int    // photos worked on at the same time; 0: one a core
+	Queue    int    // photos that may wait; 0: eight a slot
+	Limits   imaging.Limits
 
 	Observe     func(stage string, seconds float64) // may be nil
 	ObserveWait func(seconds float64)               // may be nil
 }
+
+// qualityModel is the network that says whether a crop shows a face as
+// encoders know them. A models folder may give it another threshold.
+const qualityModel = "builtin-quality"
 
 // OpenPipeline loads the runtime and both models and returns the pipeline
 // with the registry they came from. Closing the pipeline releases them all.
@@ -44,6 +52,10 @@ func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 		return nil, err
 	}
 	encoder, err := loadable(registry, o.Encoder, embed.TaskEncoder)
+	if err != nil {
+		return nil, err
+	}
+	quality, err := loadable(registry, qualityModel, embed.TaskQuality)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +90,16 @@ func OpenPipeline(ctx context.Context, o PipelineOptions) (*Pipeline, error) {
 	if err != nil {
 		return fail(err)
 	}
+	var qualityNet embed.Network
+	if !o.WithoutQuality {
+		if qualityNet, err = load(quality, &undo); err != nil {
+			return fail(err)
+		}
+	}
 	p, err := embed.New(embed.Options{
 		Detector: detectorNet, DetectorModel: detector.Manifest,
 		Encoder: encoderNet, EncoderModel: encoder.Manifest,
+		QualityNetwork: qualityNet, QualityModel: quality.Manifest,
 		Load: func(id string) (embed.Network, embed.Manifest, error) {
 			m, err := registry.Model(id)
 			if err != nil {

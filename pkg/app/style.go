@@ -118,7 +118,7 @@ func identifier(p *Pipeline, operatingPoint string, maxBytes int64) func(context
 					wait.Stop()
 					return nil, face.Wrap(face.Canceled, "app.identify", ctx.Err())
 				}
-			case face.NoFace:
+			case face.NoFace, face.LowQuality: // the latter where a picture is too dark or too bright to show one
 				return nil, nil
 			}
 			if err != nil {

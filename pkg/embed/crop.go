@@ -76,11 +76,7 @@ func AlignCrop(crop []byte, alignment [][2]float32) (*image.RGBA, imaging.Affine
 	if err != nil {
 		return nil, imaging.Affine{}, err
 	}
-	var template [5]face.Point
-	for i := range min(len(template), len(alignment)) {
-		template[i] = face.Point{X: alignment[i][0], Y: alignment[i][1]}
-	}
-	toSrc, err := n.warp(template)
+	toSrc, err := n.warp(templateOf(alignment))
 	return n.img, toSrc, err
 }
 

@@ -36,11 +36,16 @@ func newEncoder(n Network, m Manifest) (*encoder, error) {
 	case len(m.Alignment) != 5:
 		return nil, fmt.Errorf("%s has %d alignment points, want 5", m.ID, len(m.Alignment))
 	}
-	e := &encoder{network: n, model: m, frame: frame{width: m.Input.Width, height: m.Input.Height}}
-	for i, t := range m.Alignment {
-		e.frame.points[i] = face.Point{X: t[0], Y: t[1]}
+	f := frame{points: templateOf(m.Alignment), width: m.Input.Width, height: m.Input.Height}
+	return &encoder{network: n, model: m, frame: f}, nil
+}
+
+// templateOf is a manifest's alignment, of which at most five points count.
+func templateOf(alignment [][2]float32) (template [5]face.Point) {
+	for i := range min(len(template), len(alignment)) {
+		template[i] = face.Point{X: alignment[i][0], Y: alignment[i][1]}
 	}
-	return e, nil
+	return template
 }
 
 // loadAgain is how long it is remembered that an encoder cannot be loaded: its

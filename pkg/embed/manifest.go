@@ -10,6 +10,7 @@ const (
 	TaskDetector Task = "detector"
 	TaskEncoder  Task = "encoder"
 	TaskFeatures Task = "features" // whose layers style transfer compares
+	TaskQuality  Task = "quality"  // which says whether a crop shows a face as encoders know them
 )
 
 // Manifest is the contract of one model: models/<id>.json. A file that
@@ -38,6 +39,10 @@ type Manifest struct {
 	Alignment   [][2]float32      `json:"alignment,omitempty"` // five template points in pixels of the input, order of face.Landmarks.Points
 	Calibration *face.Calibration `json:"calibration,omitempty"`
 	Head        *face.Head        `json:"head,omitempty"` // without one there are no probabilities
+
+	// Quality networks, with Alignment, and Threshold as the least probability
+	// of the first class that passes.
+	Classes []face.Reason `json:"classes,omitempty"` // of the output; the first, empty, is a face that passes
 
 	// Features.
 	Features *Features `json:"features,omitempty"`

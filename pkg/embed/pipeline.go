@@ -31,14 +31,14 @@ const (
 type Pick uint8
 
 const (
-	// PickOnly wants the one face of a photo of one person, and refuses a
-	// photo with a second face of similar size. Faces less than a third as
-	// wide as the largest are people in the background and do not count; nor
-	// do those below QualityLimits.MinDetectionScore, among which there are
-	// hands and halves of faces, unless nothing better was found.
+	// PickOnly wants the one face that a photo is of, and refuses a photo in
+	// which a second one competes: by its size, how near it is to the middle of
+	// the photo, and its quality together. Whoever stands in the background or
+	// at the edge does not, nor does what is no face, unless nothing better was
+	// found; Sample.Found counts them all.
 	PickOnly Pick = iota
-	// PickLargest wants the face with the largest box, among those that
-	// reach QualityLimits.MinDetectionScore if any does.
+	// PickLargest wants the face with the largest box, leaving out what is no
+	// face as PickOnly does.
 	PickLargest
 	// PickAll wants every face; none at all is an answer too.
 	PickAll
@@ -51,6 +51,9 @@ type Want struct {
 	Encoders []string
 	// Crop asks for what other encoders can be shown later.
 	Crop bool
+	// At picks the face whose box holds the place, in pixels of the upright
+	// full-size photo, whatever the pick says. Nil: the pick decides.
+	At *face.Point
 }
 
 // Sample is a face with its embeddings.
@@ -68,6 +71,10 @@ type Options struct {
 	DetectorModel Manifest
 	Encoder       Network
 	EncoderModel  Manifest
+	// Quality is the network that says whether a crop shows a face as encoders
+	// know them. Nil: none is asked, and every face passes.
+	QualityNetwork Network
+	QualityModel   Manifest
 	// Load gives further encoders when they are first asked for, by their id.
 	// The networks stay the caller's. Nil: there are none. It may be called
 	// for several ids at the same time, for each by one caller.
@@ -227,7 +234,7 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (face
 		if err != nil {
 			return nil, 0, err
 		}
-		if faces[i], err = w.judge(n, d); err != nil {
+		if faces[i], err = w.judge(ctx, n, d); err != nil {
 			return nil, 0, err
 		}
 		w.observe(StageAlign, start)
@@ -238,7 +245,8 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (face
 // Embed finds the faces of a photo that pick asks for, the largest first, and
 // gives each its embedding by the pipeline's own encoder. Quality refuses
 // nothing here: it is part of the answer. Errors: NoFace and ManyFaces as pick
-// says, with reasons; those of imaging.Decode; Overloaded, Unavailable,
+// says, with reasons; LowQuality where the photo is too dark or too bright to
+// find one; those of imaging.Decode; Overloaded, Unavailable,
 // Deadline, Canceled.
 func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample, error) {
 	return p.EmbedWith(ctx, photo, pick, Want{})
@@ -263,6 +271,9 @@ func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want 
 			return nil, err
 		}
 	}
+	if want.At != nil {
+		pick = PickAll // what is small counts, too
+	}
 	v, err := w.look(ctx, photo, pick)
 	if err != nil {
 		return nil, err
@@ -273,7 +284,12 @@ func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want 
 	if want.Crop {
 		v.frames = append(v.frames, cropFrame())
 	}
-	if v.found, err = pick.from(v.found, p.o.Quality.MinDetectionScore); err != nil {
+	if want.At != nil {
+		v.found, err = v.faceAt(*want.At)
+	} else {
+		v.found, err = w.picked(v, pick)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := w.refine(ctx, v, photo); err != nil {
@@ -296,7 +312,7 @@ func (w *worker) sample(ctx context.Context, v *view, d detection, heads []*head
 	if err != nil {
 		return s, err
 	}
-	if s.Face, err = w.judge(n, d); err != nil {
+	if s.Face, err = w.judge(ctx, n, d); err != nil {
 		return s, err
 	}
 	for i, h := range heads {
@@ -328,40 +344,6 @@ func (p *Pipeline) enter(ctx context.Context) (*worker, error) {
 	return w, err
 }
 
-// backgroundRatio is how large a face must be beside the largest one, by the
-// side of its box, to count as a second person in the photo.
-const backgroundRatio = 1.0 / 3
-
-// from applies the pick to detections sorted by size. Those that score less
-// than doubtful are weak.
-func (pick Pick) from(found []detection, doubtful float32) ([]detection, error) {
-	const op = "embed.Pick"
-	if pick == PickAll {
-		return found, nil
-	}
-	if len(found) == 0 {
-		err := face.Errorf(face.NoFace, op, "no face was found in the photo")
-		err.Reasons = []face.Reason{face.ReasonNoFace}
-		return nil, err
-	}
-	weak := func(d detection) bool { return d.score < doubtful }
-	if slices.ContainsFunc(found, func(d detection) bool { return !weak(d) }) {
-		found = slices.DeleteFunc(found, weak)
-	}
-	if pick == PickOnly {
-		alike := 1
-		for alike < len(found) && found[alike].side() >= backgroundRatio*found[0].side() {
-			alike++
-		}
-		if alike > 1 {
-			err := face.Errorf(face.ManyFaces, op, "%d faces of similar size were found where one is asked for", alike)
-			err.Reasons = []face.Reason{face.ReasonExceedsMaxFaces}
-			return nil, err
-		}
-	}
-	return found[:1], nil
-}
-
 // worker is one slot: sessions and buffers that one request uses at a time.
 type worker struct {
 	p          *Pipeline
@@ -370,6 +352,7 @@ type worker struct {
 	detector   imaging.Planar
 	heads      map[*encoder]*head // those used so far, the pipeline's own at least
 	candidates []detection
+	quality    *screener   // nil: there is none
 	crop       *image.RGBA // for quality
 	shrunk     *image.RGBA // for near and closeUp; grows to the largest need
 }
@@ -411,6 +394,11 @@ func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
 		}
 	}
 	w.detector = planar(d.Input, 0, 0)
+	if p.o.QualityNetwork != nil {
+		if w.quality, err = newScreener(p.o.QualityNetwork, p.o.QualityModel); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := w.head(p.encoders.own); err != nil {
 		return nil, err
 	}
@@ -429,6 +417,9 @@ func (w *worker) close() error {
 	}
 	for _, h := range w.heads {
 		errs = append(errs, h.session.Close())
+	}
+	if w.quality != nil {
+		errs = append(errs, w.quality.session.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -499,7 +490,7 @@ func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, erro
 	sortBySize(v.found)
 	v.count = len(v.found)
 	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
-	return v, nil
+	return v, w.upright(ctx, v, pick)
 }
 
 // sortBySize puts the largest face first.
@@ -562,7 +553,11 @@ func (w *worker) refine(ctx context.Context, v *view, photo []byte) error {
 		if !w.small(d) {
 			continue
 		}
-		closer, err := w.closeUp(ctx, v, d)
+		roll := d.shown
+		if d.tilt() > settledRoll {
+			roll = d.roll()
+		}
+		closer, _, err := w.closeUp(ctx, v, d, roll)
 		if err != nil {
 			return err
 		}
@@ -589,31 +584,6 @@ const (
 	// looked for.
 	sameFace = 0.3
 )
-
-// closeUp looks at one face, alone, at the smallest rung. It gives the
-// detection back as it was when the face is not found again.
-func (w *worker) closeUp(ctx context.Context, v *view, d detection) (detection, error) {
-	reduction := v.reduction()
-	here := d.moved(1/reduction, 0, 0)
-	x, y, half := (here.x0+here.x1)/2, (here.y0+here.y1)/2, here.side()*closeUpSides/2
-	region := image.Rect(int(x-half), int(y-half), int(x+half)+1, int(y+half)+1).Intersect(v.img.RGBA.Rect)
-	if region.Empty() {
-		return d, nil
-	}
-	w.shrunk = shrink(w.shrunk, v.img.RGBA, region, 1)
-	candidates, err := w.show(ctx, w.shrunk, w.rungs[0])
-	if err != nil {
-		return d, err
-	}
-	closer := d
-	for _, c := range candidates {
-		c = c.moved(reduction, float32(region.Min.X)*reduction, float32(region.Min.Y)*reduction)
-		if c.iou(d) > sameFace && (closer == d || c.score > closer.score) {
-			closer = c
-		}
-	}
-	return closer, nil
-}
 
 // sharpen decodes the photo again, at a larger scale, when a face found in it
 // has fewer decoded pixels than what it is warped to and the photo has more to
@@ -647,7 +617,10 @@ func (w *worker) sharpen(ctx context.Context, v *view, photo []byte) error {
 }
 
 // judge makes the face of a detection, with its quality.
-func (w *worker) judge(n near, d detection) (face.Face, error) {
+func (w *worker) judge(ctx context.Context, n near, d detection) (face.Face, error) {
+	if err := w.screen(ctx, n, &d); err != nil {
+		return face.Face{}, err
+	}
 	f := face.Face{
 		Box: face.Box{X: d.x0, Y: d.y0, Width: d.x1 - d.x0, Height: d.y1 - d.y0},
 		Landmarks: face.Landmarks{
@@ -661,6 +634,6 @@ func (w *worker) judge(n near, d detection) (face.Face, error) {
 		return face.Face{}, err
 	}
 	imaging.WarpRGBA(w.crop, n.img, toSrc)
-	f.Quality = w.p.o.Quality.assess(f, w.crop, n.visible)
+	f.Quality = w.p.o.Quality.assess(f, w.crop, n.visible, d.verdict)
 	return f, nil
 }

@@ -91,18 +91,21 @@ func TestPick(t *testing.T) {
 		kind  face.Kind
 		why   []face.Reason
 	}{
-		"only, one":            {faces: []spot{main}, want: []float32{120}},
-		"only, none":           {kind: face.NoFace, why: []face.Reason{face.ReasonNoFace}},
-		"only, two alike":      {faces: []spot{main, {60, 60, 100, 0.9}}, kind: face.ManyFaces, why: []face.Reason{face.ReasonExceedsMaxFaces}},
-		"only, one half large": {faces: []spot{main, {60, 60, 60, 0.9}}, kind: face.ManyFaces, why: []face.Reason{face.ReasonExceedsMaxFaces}},
-		"only, background":     {faces: []spot{main, {60, 60, 36, 0.9}, {60, 260, 20, 0.9}}, want: []float32{120}},
-		"only, beside a hand":  {faces: []spot{main, {60, 60, 100, 0.65}}, want: []float32{120}},
-		"only, nothing better": {faces: []spot{{160, 160, 100, 0.65}}, want: []float32{100}},
-		"largest, a hand":      {faces: []spot{main, {70, 70, 130, 0.65}}, pick: embed.PickLargest, want: []float32{120}},
-		"largest":              {faces: []spot{{60, 60, 100, 0.95}, main}, pick: embed.PickLargest, want: []float32{120}},
-		"largest, none":        {pick: embed.PickLargest, kind: face.NoFace, why: []face.Reason{face.ReasonNoFace}},
-		"all":                  {faces: []spot{{60, 60, 100, 0.95}, {60, 260, 20, 0.9}, main}, pick: embed.PickAll, want: []float32{120, 100, 20}},
-		"all, none":            {pick: embed.PickAll, want: []float32{}},
+		"only, one":                       {faces: []spot{main}, want: []float32{120}},
+		"only, none":                      {kind: face.NoFace, why: []face.Reason{face.ReasonNoFace}},
+		"only, two alike":                 {faces: []spot{main, {60, 60, 100, 0.9}}, kind: face.ManyFaces, why: []face.Reason{face.ReasonExceedsMaxFaces}},
+		"only, nearly as large, beside":   {faces: []spot{{160, 160, 120, 0.9}, {60, 160, 100, 0.9}}, kind: face.ManyFaces, why: []face.Reason{face.ReasonExceedsMaxFaces}},
+		"only, half as large, aside":      {faces: []spot{main, {60, 60, 60, 0.9}}, want: []float32{120}},
+		"only, as large, cut by the edge": {faces: []spot{main, {10, 160, 110, 0.9}}, want: []float32{120}},
+		"only, larger, at the edge":       {faces: []spot{{160, 160, 100, 0.9}, {5, 60, 110, 0.9}}, want: []float32{100}},
+		"only, background":                {faces: []spot{main, {60, 60, 36, 0.9}, {60, 260, 20, 0.9}}, want: []float32{120}},
+		"only, beside a hand":             {faces: []spot{main, {60, 60, 100, 0.65}}, want: []float32{120}},
+		"only, nothing better":            {faces: []spot{{160, 160, 100, 0.65}}, want: []float32{100}},
+		"largest, a hand":                 {faces: []spot{main, {70, 70, 130, 0.65}}, pick: embed.PickLargest, want: []float32{120}},
+		"largest":                         {faces: []spot{{60, 60, 100, 0.95}, main}, pick: embed.PickLargest, want: []float32{120}},
+		"largest, none":                   {pick: embed.PickLargest, kind: face.NoFace, why: []face.Reason{face.ReasonNoFace}},
+		"all":                             {faces: []spot{{60, 60, 100, 0.95}, {60, 260, 20, 0.9}, main}, pick: embed.PickAll, want: []float32{120, 100, 20}},
+		"all, none":                       {pick: embed.PickAll, want: []float32{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,11 +162,11 @@ func TestSecondLook(t *testing.T) {
 		pick  embed.Pick
 		looks []int
 	}{
-		"nothing more to see":             {320, nil, embed.PickAll, []int{320}},
+		"nothing more to see":             {320, nil, embed.PickAll, []int{320, 320, 320, 320}}, // upright and by quarter turns
 		"one face, large":                 {1000, []spot{large}, embed.PickOnly, []int{320}},
 		"largest, large":                  {1000, []spot{large}, embed.PickLargest, []int{320}},
 		"one face, small":                 {1000, []spot{small}, embed.PickOnly, []int{320, 1024}},
-		"none found":                      {1000, nil, embed.PickLargest, []int{320, 1024}},
+		"none found":                      {1000, nil, embed.PickLargest, []int{320, 1024, 320, 320, 320, 640, 640, 640}},
 		"all":                             {1000, []spot{large}, embed.PickAll, []int{320, 1024}},
 		"all, in a middling photo":        {400, []spot{large}, embed.PickAll, []int{320, 640}},
 		"all, in a photo past the ladder": {2100, []spot{large}, embed.PickAll, []int{320, 1024}},

@@ -3,6 +3,7 @@ package embed
 import (
 	"image"
 	"math"
+	"slices"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
@@ -17,7 +18,6 @@ type QualityLimits struct {
 	MaxBrightness     float32 // HIGH_BRIGHTNESS: 0..1, mean luma
 	MaxYaw            float32 // EXTREME_POSE: degrees to either side
 	MaxPitch          float32 // EXTREME_POSE: degrees up or down
-	MaxRoll           float32 // EXTREME_POSE: degrees to either side
 	MinDetectionScore float32 // LOW_DETECTION_SCORE: 0..1
 	MaxCropped        float32 // CROPPED_FACE: 0..1, share of the face outside the photo
 }
@@ -33,7 +33,6 @@ func DefaultQualityLimits() QualityLimits {
 		MaxBrightness:     0.92,
 		MaxYaw:            55,
 		MaxPitch:          40,
-		MaxRoll:           45,
 		MinDetectionScore: 0.70,
 		MaxCropped:        0.15,
 	}
@@ -41,7 +40,7 @@ func DefaultQualityLimits() QualityLimits {
 
 // assess judges a face. crop is the face warped by qualityTemplate, and
 // visible the share of it that lies in the photo.
-func (l QualityLimits) assess(f face.Face, crop *image.RGBA, visible float32) face.Quality {
+func (l QualityLimits) assess(f face.Face, crop *image.RGBA, visible float32, v *verdict) face.Quality {
 	q := face.Quality{
 		Pose:          pose(f.Landmarks),
 		InterocularPx: distance(f.Landmarks.LeftEye, f.Landmarks.RightEye),
@@ -63,10 +62,12 @@ func (l QualityLimits) assess(f face.Face, crop *image.RGBA, visible float32) fa
 	judge(face.ReasonHighBrightness, above(1-q.Brightness, 1-l.MaxBrightness, 0.4))
 	judge(face.ReasonExtremePose, min(
 		above(90-abs(q.Pose.Yaw), 90-l.MaxYaw, 90),
-		above(90-abs(q.Pose.Pitch), 90-l.MaxPitch, 90),
-		above(180-abs(q.Pose.Roll), 180-l.MaxRoll, 180)))
+		above(90-abs(q.Pose.Pitch), 90-l.MaxPitch, 90)))
 	judge(face.ReasonLowDetectionScore, above(f.DetectionScore, l.MinDetectionScore, 1))
 	judge(face.ReasonCroppedFace, above(visible, 1-l.MaxCropped, 1))
+	if !v.passes && !slices.Contains(q.Reasons, v.against) {
+		judge(v.against, above(v.acceptable, v.limit, 1))
+	}
 	return q
 }
 

@@ -161,7 +161,7 @@ func sameContract(a, b Manifest) bool {
 	bare := func(m Manifest) Manifest {
 		return Manifest{
 			Task: m.Task, SHA256: m.SHA256, Size: m.Size, Input: m.Input, Outputs: m.Outputs,
-			Decoder: m.Decoder, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut,
+			Decoder: m.Decoder, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut, Classes: m.Classes,
 		}
 	}
 	return reflect.DeepEqual(bare(a), bare(b))
@@ -300,8 +300,13 @@ func (r *rules) manifest(m *Manifest) {
 		r.encoder(m)
 	case TaskFeatures:
 		r.features(m)
+	case TaskQuality:
+		r.quality(m)
 	default:
-		r.want(false, "/task", "%q, %q or %q", TaskDetector, TaskEncoder, TaskFeatures)
+		r.want(false, "/task", "%q, %q, %q or %q", TaskDetector, TaskEncoder, TaskFeatures, TaskQuality)
+	}
+	if m.Task != TaskQuality {
+		r.want(m.Classes == nil, "/classes", "left out of a model for another task")
 	}
 	if m.Task != TaskFeatures {
 		r.want(m.Features == nil, "/features", "left out of a model for another task")
@@ -364,16 +369,38 @@ func (r *rules) encoder(m *Manifest) {
 		shape := m.Outputs[0].Shape
 		r.want(shape[len(shape)-1] == int64(m.Dimension), "/dimension", "the last size of the first output")
 	}
-	r.want(len(m.Alignment) == 5, "/alignment", "five points")
-	for i, p := range m.Alignment {
-		r.want(p[0] > 0 && p[0] < float32(m.Input.Width) && p[1] > 0 && p[1] < float32(m.Input.Height),
-			fmt.Sprintf("/alignment/%d", i), "inside the input")
-	}
+	r.alignment(m)
 	if m.Calibration != nil {
 		r.calibration(m.Calibration)
 	}
 	if m.Head != nil {
 		r.head(m.Head, m.Dimension)
+	}
+}
+
+func (r *rules) alignment(m *Manifest) {
+	r.want(len(m.Alignment) == 5, "/alignment", "five points")
+	for i, p := range m.Alignment {
+		r.want(p[0] > 0 && p[0] < float32(m.Input.Width) && p[1] > 0 && p[1] < float32(m.Input.Height),
+			fmt.Sprintf("/alignment/%d", i), "inside the input")
+	}
+}
+
+func (r *rules) quality(m *Manifest) {
+	r.want(m.Decoder == "", "/decoder", "left out of a quality model")
+	r.want(m.Dimension == 0, "/dimension", "left out of a quality model")
+	r.want(m.Calibration == nil, "/calibration", "left out of a quality model")
+	r.want(m.Head == nil, "/head", "left out of a quality model")
+	r.want(m.Threshold > 0 && m.Threshold < 1, "/threshold", "between 0 and 1")
+	r.want(m.Input.Width > 0 && m.Input.Height > 0, "/input/width", "fixed in a quality model")
+	r.alignment(m)
+	r.want(len(m.Classes) >= 2, "/classes", "two or more")
+	for i, c := range m.Classes {
+		r.want((c == "") == (i == 0), fmt.Sprintf("/classes/%d", i), "a reason, but for the first, which is empty")
+	}
+	if len(m.Outputs) > 0 && len(m.Outputs[0].Shape) > 0 {
+		shape := m.Outputs[0].Shape
+		r.want(shape[len(shape)-1] == int64(len(m.Classes)), "/classes", "as many as the last size of the first output")
 	}
 }
 

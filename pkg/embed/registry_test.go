@@ -440,11 +440,11 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// What the programs carry is three models, no larger than promised, each what
+// What the programs carry is four models, no larger than promised, each what
 // its manifest says. The encoder can decide at once.
 func TestBuiltIn(t *testing.T) {
 	t.Parallel()
-	most := map[string]int64{"builtin-detector": 400 << 10, "builtin-encoder": 4 << 20, "builtin-features": 3 << 20}
+	most := map[string]int64{"builtin-detector": 400 << 10, "builtin-encoder": 4 << 20, "builtin-features": 3 << 20, "builtin-quality": 400 << 10}
 	r, err := embed.OpenRegistry(models.FS)
 	if err != nil {
 		t.Fatal(err)

@@ -195,13 +195,17 @@ func newPipeline(tb testing.TB, o embed.Options) *embed.Pipeline {
 	return p
 }
 
-// blank is a black PNG, not compressed: a compressed one would be refused as
+// blank is a grey PNG, not compressed: a compressed one would be refused as
 // a decompression bomb.
 func blank(tb testing.TB, width, height int) []byte {
 	tb.Helper()
 	encoder := png.Encoder{CompressionLevel: png.NoCompression}
 	var buf bytes.Buffer
-	if err := encoder.Encode(&buf, image.NewGray(image.Rect(0, 0, width, height))); err != nil {
+	img := image.NewGray(image.Rect(0, 0, width, height))
+	for i := range img.Pix {
+		img.Pix[i] = 128
+	}
+	if err := encoder.Encode(&buf, img); err != nil {
 		tb.Fatal(err)
 	}
 	return buf.Bytes()

@@ -16,7 +16,9 @@ type detection struct {
 	x0, y0, x1, y1 float32
 	points         [5]face.Point
 	score          float32
-	seen           float32 // the side when it was found, in pixels of the detector's input
+	seen           float32  // the side when it was found, in pixels of the detector's input
+	shown          float64  // by how much what the detector was shown was turned, in radians
+	verdict        *verdict // of the quality network; nil: it was not asked
 }
 
 func (d detection) area() float32 { return (d.x1 - d.x0) * (d.y1 - d.y0) }

@@ -29,6 +29,7 @@ const (
 	NoFace                                // no face in the image
 	ManyFaces                             // several faces where one was asked for
 	LowQuality                            // the quality gate refused the sample
+	FramesDisagree                        // frames to be fused show different people
 	Duplicate                             // enrolment refused: looks like somebody enrolled
 	OperatingPointUnsupported             // the calibration does not support this FMR
 	RateLimited                           // the key's rate limit
@@ -62,6 +63,7 @@ func kinds() [Canceled + 1]kindText {
 		NoFace:                    {"no_face", "No face found"},
 		ManyFaces:                 {"many_faces", "More than one face found"},
 		LowQuality:                {"low_quality", "Quality too low"},
+		FramesDisagree:            {"frames_disagree", "Frames show different people"},
 		Duplicate:                 {"duplicate_subject", "Face is enrolled as another subject"},
 		OperatingPointUnsupported: {"operating_point_unsupported", "Operating point not supported"},
 		RateLimited:               {"rate_limited", "Rate limit reached"},

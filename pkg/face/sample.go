@@ -20,6 +20,13 @@ const (
 	ReasonExtremePose        Reason = "EXTREME_POSE"
 	ReasonLowDetectionScore  Reason = "LOW_DETECTION_SCORE"
 	ReasonCroppedFace        Reason = "CROPPED_FACE"
+	ReasonCoveredFace        Reason = "COVERED_FACE"    // by sunglasses, a mask, a hand
+	ReasonStretchedFace      Reason = "STRETCHED_FACE"  // the photo's sides are out of proportion
+	ReasonNegativeImage      Reason = "NEGATIVE_IMAGE"  // light and dark are exchanged
+	ReasonMisalignedFace     Reason = "MISALIGNED_FACE" // the landmarks do not fit a face
+	ReasonNotAFace           Reason = "NOT_A_FACE"      // an animal, a drawing, a thing
+	ReasonOtherFaces         Reason = "OTHER_FACES"     // the photo has more faces than the one that was taken
+	ReasonFramesDisagree     Reason = "FRAMES_DISAGREE" // frames that were to be fused show different people
 	ReasonDuplicateOfSubject Reason = "DUPLICATE_OF_SUBJECT"
 	ReasonUnlikeSubject      Reason = "UNLIKE_SUBJECT"
 )

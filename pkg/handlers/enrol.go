@@ -42,6 +42,9 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 	if err != nil {
 		return nil, err
 	}
+	if sample.Found > 1 {
+		warnings = append(warnings, api.Warning{Code: face.ReasonOtherFaces})
+	}
 	id, repeatable := newID(ctx)
 	t := face.Template{ID: id, SubjectID: r.Subject, SampleID: id, ModelID: encoders[0].id, Embedding: sample.Embedding}
 	if found != nil {
@@ -145,7 +148,11 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders [
 	for _, e := range encoders {
 		want.Encoders = append(want.Encoders, e.id)
 	}
-	samples, err := s.acquire(ctx, "image", b.Image, embed.PickOnly, want)
+	which, err := chosenFace("face_at", b.Face, b.FaceAt)
+	if err != nil {
+		return embed.Sample{}, nil, err
+	}
+	samples, err := s.acquire(ctx, "image", b.Image, which, want)
 	if err != nil {
 		return embed.Sample{}, nil, err
 	}
@@ -163,8 +170,11 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders [
 // and with the subject's own templates.
 func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, enc encoder, e face.Embedding, own []face.Template) ([]api.Warning, error) {
 	warnings := []api.Warning{}
-	points := enc.policy.Points()
-	if len(points) == 0 {
+	point, err := s.duplicatePoint(enc, r.JSONBody.DuplicatePoint)
+	if err != nil {
+		return nil, err
+	}
+	if point == nil {
 		return warnings, nil
 	}
 	// Two, because the best one may be the subject.
@@ -172,19 +182,18 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 	if err != nil {
 		return nil, err
 	}
-	strictest := points[len(points)-1]
 	i := slices.IndexFunc(near.Candidates, func(c face.Candidate) bool { return c.SubjectID != r.Subject })
-	if i >= 0 && near.Candidates[i].Score >= strictest.Threshold {
+	if i >= 0 && near.Candidates[i].Score >= point.Threshold {
 		other := near.Candidates[i]
 		if or(r.JSONBody.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse {
 			refusal := face.Errorf(face.Duplicate, "handlers.EnrolTemplate",
-				"The face matches the subject %s at %s.", other.SubjectID, strictest.Name)
+				"The face matches the subject %s at %s.", other.SubjectID, point.Name)
 			refusal.Reasons = []face.Reason{face.ReasonDuplicateOfSubject}
 			return nil, refusal
 		}
 		warnings = append(warnings, api.Warning{Code: face.ReasonDuplicateOfSubject, SubjectID: &other.SubjectID, Score: &other.Score})
 	}
-	point, err := enc.policy.Point(s.OperatingPoint)
+	decides, err := enc.policy.Point(s.OperatingPoint)
 	if err != nil || len(own) == 0 {
 		return warnings, nil //nolint:nilerr // Without a threshold nobody can be said to be unlike themselves.
 	}
@@ -192,10 +201,28 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 	if err != nil {
 		return nil, err
 	}
-	if score < point.Threshold {
+	if score < decides.Threshold {
 		warnings = append(warnings, api.Warning{Code: face.ReasonUnlikeSubject, Score: &score})
 	}
 	return warnings, nil
+}
+
+// duplicatePoint is the operating point from which a new template looks like
+// somebody else: the one asked for, else that at which /verify matches, else
+// the strictest that the calibration supports. It is nil for an encoder
+// without a calibration, unless a point was asked for.
+func (s *server) duplicatePoint(enc encoder, name *string) (*face.OperatingPoint, error) {
+	points := enc.policy.Points()
+	point, err := enc.policy.Point(or(name, s.OperatingPoint))
+	switch {
+	case err == nil:
+		return &point, nil
+	case name != nil:
+		return nil, at(err, "duplicate_point")
+	case len(points) > 0:
+		return &points[len(points)-1], nil
+	}
+	return nil, nil
 }
 
 // ListTemplates lists a subject's templates.

@@ -126,7 +126,17 @@ func (pipeline) Prepare(context.Context, ...string) error { return nil }
 // EmbedWith gives each encoder a vector of its own, and a crop that names the
 // person.
 func (p pipeline) EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
+	if want.At != nil {
+		pick = embed.PickAll
+	}
 	samples, err := p.embed(ctx, photo, pick)
+	if want.At != nil && err == nil {
+		x := int(want.At.X)
+		if x < 0 || x >= len(samples) {
+			return nil, face.Errorf(face.NoFace, "test", "no face there")
+		}
+		samples = samples[x : x+1]
+	}
 	for i := range samples {
 		s := &samples[i]
 		for _, id := range want.Encoders {

@@ -48,11 +48,15 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 		}
 		defer release()
 	}
-	pick := embed.PickOnly
-	if or(b.Face, api.FaceRuleOnly) == api.FaceRuleLargest {
-		pick = embed.PickLargest
+	probeChoice, err := chosenFace("face_at", b.Face, b.FaceAt)
+	if err != nil {
+		return nil, err
 	}
-	probe, probeFace, err := s.presented(ctx, enc, "probe", b.Probe, b.ProbeEmbedding, b.ModelID, pick)
+	referenceChoice, err := chosenFace("reference_face_at", b.Face, b.ReferenceFaceAt)
+	if err != nil {
+		return nil, err
+	}
+	probe, probeFace, err := s.presented(ctx, enc, "probe", b.Probe, b.ProbeEmbedding, b.ModelID, probeChoice)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +66,7 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	}
 	if b.SubjectID == nil {
 		var reference face.Embedding
-		reference, answer.Reference, err = s.presented(ctx, enc, "reference", b.Reference, b.ReferenceEmbedding, b.ModelID, pick)
+		reference, answer.Reference, err = s.presented(ctx, enc, "reference", b.Reference, b.ReferenceEmbedding, b.ModelID, referenceChoice)
 		if err != nil {
 			return nil, err
 		}
@@ -143,19 +147,52 @@ func (s *server) templatesOf(ctx context.Context, gallery *string, subject strin
 
 // presented is the embedding of a photo, with its face, or one that was
 // given. Errors point at the field name, or at name_embedding or model_id.
-func (s *server) presented(ctx context.Context, enc encoder, name string, photo []byte, numbers []float32, modelID *string, pick embed.Pick) (face.Embedding, *api.Sample, error) {
+func (s *server) presented(ctx context.Context, enc encoder, name string, photo []byte, numbers []float32, modelID *string, which faceChoice) (face.Embedding, *api.Sample, error) {
 	if photo == nil {
 		e, err := s.embedding(enc, name+"_embedding", numbers, modelID)
 		return e, nil, err
 	}
-	samples, err := s.acquire(ctx, name, photo, pick, enc.want())
+	samples, err := s.acquire(ctx, name, photo, which, enc.want())
 	if err == nil {
 		err = s.gate(name, samples[0])
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	return samples[0].Embedding, &api.Sample{Face: faceOf(samples[0].Face)}, nil
+	return samples[0].Embedding, &api.Sample{Face: faceOf(samples[0].Face), FacesFound: samples[0].Found}, nil
+}
+
+// faceChoice says which face of a photo is meant: that at a place, if there is
+// one, else what the pick says.
+type faceChoice struct {
+	pick embed.Pick
+	at   *face.Point
+}
+
+// chosenFace reads the members face and face_at, of which the latter may have
+// another name.
+func chosenFace(name string, rule *api.FaceRule, at []float32) (faceChoice, error) {
+	c := faceChoice{pick: embed.PickOnly}
+	if or(rule, api.FaceRuleOnly) == api.FaceRuleLargest {
+		c.pick = embed.PickLargest
+	}
+	if at == nil {
+		return c, nil
+	}
+	point, err := pointOf(name, at, rule != nil)
+	c.at = &point
+	return c, err
+}
+
+// pointOf reads a place in a photo. It does not go with a rule for faces.
+func pointOf(name string, at []float32, ruled bool) (face.Point, error) {
+	switch {
+	case len(at) != 2:
+		return face.Point{}, api.InvalidField(name, "must be two numbers: x and y in pixels of the upright image")
+	case ruled:
+		return face.Point{}, api.InvalidField(name, "must not be given together with face")
+	}
+	return face.Point{X: at[0], Y: at[1]}, nil
 }
 
 // gate refuses a face that the quality gate has something against, and counts
@@ -187,8 +224,9 @@ func (s *server) embedding(enc encoder, field string, numbers []float32, modelID
 }
 
 // acquire embeds the faces of a photo and counts what could not be acquired.
-func (s *server) acquire(ctx context.Context, field string, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
-	samples, err := s.Pipeline.EmbedWith(ctx, photo, pick, want)
+func (s *server) acquire(ctx context.Context, field string, photo []byte, which faceChoice, want embed.Want) ([]embed.Sample, error) {
+	want.At = which.at
+	samples, err := s.Pipeline.EmbedWith(ctx, photo, which.pick, want)
 	if e, ok := errors.AsType[*face.Error](err); ok {
 		s.metrics.notAcquired(e.Reasons)
 	}
@@ -253,7 +291,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	case fuse:
 		samples, err = s.fused(ctx, enc, b.Probe)
 	default:
-		samples, err = s.acquire(ctx, "probe", b.Probe[0], embed.PickAll, enc.want())
+		samples, err = s.acquire(ctx, "probe", b.Probe[0], faceChoice{pick: embed.PickAll}, enc.want())
 	}
 	if err != nil {
 		return nil, err
@@ -374,21 +412,29 @@ func probabilityOf(p float64, ok bool) *float64 {
 	return &p
 }
 
+// agreement is the operating point at which frames must match each other to be
+// fused: strangers rarely do, and frames of one camera within seconds score far
+// above it.
+const agreement = "fmr_1e-3"
+
 // fused makes one sample of the largest faces of several frames: those that
 // pass the quality gate, weighted by quality. Where none passes, it is the
 // best of those that do not; where no frame has a face, there is no sample.
+// Frames that show different people are FramesDisagree: nobody may be matched
+// with a face that is in one of the frames only.
 func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]embed.Sample, error) {
 	var passed, refused []embed.Sample
-	for _, frame := range frames {
+	var places []int // of the frames that passed
+	for i, frame := range frames {
 		samples, err := s.Pipeline.EmbedWith(ctx, frame, embed.PickLargest, enc.want())
 		switch {
-		case errors.Is(err, face.NoFace):
+		case errors.Is(err, face.NoFace), errors.Is(err, face.LowQuality): // too dark or too bright to find one
 		case err != nil:
 			return nil, at(err, "probe")
 		case len(samples[0].Face.Quality.Reasons) > 0:
 			refused = append(refused, samples[0])
 		default:
-			passed = append(passed, samples[0])
+			passed, places = append(passed, samples[0]), append(places, i)
 		}
 	}
 	if len(passed) == 0 {
@@ -399,11 +445,43 @@ func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]emb
 	for i, sample := range passed {
 		embeddings[i], weights[i] = sample.Embedding, sample.Face.Quality.Score
 	}
+	if err := s.agree(enc, embeddings, places); err != nil {
+		return nil, err
+	}
 	fused, err := match.Fuse(embeddings, weights)
 	if err != nil {
 		return nil, at(err, "probe")
 	}
 	return []embed.Sample{{Face: best(passed)[0].Face, Embedding: fused}}, nil
+}
+
+// agree is the error about the first two frames that do not match each other.
+func (s *server) agree(enc encoder, frames []face.Embedding, places []int) error {
+	point, err := enc.policy.Point(agreement)
+	if err != nil {
+		point, err = s.defaultPoint(enc)
+	}
+	if err != nil {
+		return err
+	}
+	for i := range frames {
+		for j := range i {
+			score, _, err := match.Verify(frames[i], []face.Template{{Embedding: frames[j]}})
+			if err != nil {
+				return at(err, "probe")
+			}
+			if score < point.Threshold {
+				s.metrics.notAcquired([]face.Reason{face.ReasonFramesDisagree})
+				e := face.Errorf(face.FramesDisagree, "handlers.agree",
+					"Frames %d and %d do not show one person: their score is %.3f, and %s, at which frames must match, begins at %.3f.",
+					places[j]+1, places[i]+1, score, point.Name, point.Threshold)
+				e.Reasons = []face.Reason{face.ReasonFramesDisagree}
+				e.Fields = []face.FieldError{{Pointer: fmt.Sprintf("/probe/%d", places[i]), Detail: "does not show the person of the other frames"}}
+				return e
+			}
+		}
+	}
+	return nil
 }
 
 // best is the sample of the highest quality, or none.
@@ -444,19 +522,26 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 
 // Embed gives the embeddings of a photo's faces.
 func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.EmbedResponseObject, error) {
-	pick := embed.PickOnly
+	which := faceChoice{pick: embed.PickOnly}
 	switch or(r.JSONBody.Face, api.EmbedFaceRuleOnly) {
 	case api.EmbedFaceRuleLargest:
-		pick = embed.PickLargest
+		which.pick = embed.PickLargest
 	case api.EmbedFaceRuleAll:
-		pick = embed.PickAll
+		which.pick = embed.PickAll
+	}
+	if r.JSONBody.FaceAt != nil {
+		point, err := pointOf("face_at", r.JSONBody.FaceAt, r.JSONBody.Face != nil)
+		if err != nil {
+			return nil, err
+		}
+		which.at = &point
 	}
 	release, err := s.admit(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	samples, err := s.acquire(ctx, "image", r.JSONBody.Image, pick, s.own.want())
+	samples, err := s.acquire(ctx, "image", r.JSONBody.Image, which, s.own.want())
 	if err != nil {
 		return nil, err
 	}

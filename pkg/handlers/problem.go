@@ -49,9 +49,11 @@ func page(k face.Kind) explanation {
 	case face.NoFace:
 		return explanation{422, "No face was found in the image.", "Send a photo that shows the face upright, lit and at least 40 pixels wide."}
 	case face.ManyFaces:
-		return explanation{422, "Several faces were found where one is asked for.", "Crop the photo, or ask for the largest face with face=largest."}
+		return explanation{422, "Several faces compete where one is asked for: none is clearly the one that the photo is of.", "Name a place inside the wanted face with face_at, ask for the largest with face=largest, or send another photo."}
 	case face.LowQuality:
 		return explanation{422, "The quality gate refuses the face; reasons say why.", "Take another photo, or enrol it all the same with quality_gate=off."}
+	case face.FramesDisagree:
+		return explanation{422, "The frames that were to be fused do not show one person, so no decision was made.", "Send frames of one person, or each frame alone."}
 	case face.Duplicate:
 		return explanation{422, "The face matches somebody else who is enrolled, and the request asked for a refusal.", "Look at the subject that detail names, or enrol with on_duplicate=warn."}
 	case face.OperatingPointUnsupported:

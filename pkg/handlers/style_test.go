@@ -228,7 +228,7 @@ func TestStyleTransferRefused(t *testing.T) {
 	none := open(t, nil)
 	f := fields{"content": grey(), "style": [][]byte{red()}}
 	for _, a := range []answer{none.post(t, "/style-transfer", f), none.do(t, "GET", "/style-transfer"), none.do(t, "GET", "/style-transfer/x/events")} {
-		if p := bad(t, a, face.Unavailable, ""); p.Detail == nil || !strings.Contains(*p.Detail, "no style transfers") {
+		if p := bad(t, a, face.Unavailable, ""); p.Detail == nil || !strings.Contains(*p.Detail, "not available") {
 			t.Errorf("without jobs: %s", a.body)
 		}
 	}

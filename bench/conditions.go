@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"image"
+	"image/draw"
+	"image/jpeg"
+	"math/rand/v2"
+	"path"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/likeness-id/likeness/internal/conditions"
+	"github.com/likeness-id/likeness/internal/photos"
+	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/embed"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/match"
+)
+
+type conditionsFlags struct {
+	Encoders []string `default:"builtin-encoder,mobileface-v2" help:"conditions: the encoders measured."`
+	Subjects int      `default:"400" help:"conditions: as many people at most, with two photos of each."`
+	Gate     bool     `default:"true" negatable:"" help:"conditions: leave out what the quality gate refuses, as the server does."`
+}
+
+// rows are the conditions of the report.
+func rows() []conditions.Condition {
+	type photo = conditions.Photo
+	row := func(name string, change func(photo) photo) conditions.Condition {
+		return conditions.Condition{Name: name, Change: func(_ *rand.Rand, p photo) photo { return change(p) }}
+	}
+	out := []conditions.Condition{
+		row("clean", func(p photo) photo { return p }),
+		row("JPEG quality 20", func(p photo) photo { return conditions.Squeeze(p, 20) }),
+		row("eyes 16 px apart", func(p photo) photo { return conditions.Small(p, 16.5) }),
+		row("blur, sigma 2 px", func(p photo) photo { return conditions.Blur(p, 2) }),
+		row("light times 0.25", func(p photo) photo { return conditions.Light(p, 0.25) }),
+		row("light times 1.8", func(p photo) photo { return conditions.Light(p, 1.8) }),
+		row("grey", conditions.Grey),
+		{Name: "noise of 12 of 255", Change: func(r *rand.Rand, p photo) photo { return conditions.Noise(r, p, 12) }},
+	}
+	for _, degrees := range []float64{15, 30, 45, 60, 90, 120, 135, 180, -90, -20} {
+		out = append(out, row(fmt.Sprintf("turned by %g degrees", degrees), func(p photo) photo { return conditions.Turn(p, degrees) }))
+	}
+	return append(out,
+		row("stretched 1.2 wide", func(p photo) photo { return conditions.Stretch(p, 1.2, 1) }),
+		row("stretched 1.5 wide", func(p photo) photo { return conditions.Stretch(p, 1.5, 1) }),
+		row("stretched 1.2 high", func(p photo) photo { return conditions.Stretch(p, 1, 1.2) }),
+		row("stretched 1.5 high", func(p photo) photo { return conditions.Stretch(p, 1, 1.5) }),
+		row("negative", conditions.Negative),
+		row("grey negative", func(p photo) photo { return conditions.Negative(conditions.Grey(p)) }),
+		conditions.Condition{Name: "sunglasses", Change: conditions.Sunglasses},
+		conditions.Condition{Name: "mask", Change: conditions.Mask},
+		conditions.Condition{Name: "covered in part", Change: conditions.Patch},
+		row("cut to 0.7 of the face", func(p photo) photo { return conditions.Cut(p, 1.9, 0, 0) }),
+		row("sketch", func(p photo) photo { return conditions.Sketch(p, 4) }),
+		row("two levels of colour", func(p photo) photo { return conditions.Poster(p, 2) }),
+	)
+}
+
+// pair is two photos of one person.
+type pair struct {
+	reference []byte
+	probe     conditions.Photo
+}
+
+// taken is what became of a photo: an embedding for each encoder, or none.
+type taken []face.Embedding
+
+// conditions counts, for each condition, how many photos pass the gate, how
+// many of those are recognised beside a clean reference, and how often
+// strangers match, on people whom nothing that is built in has seen.
+func (b *bench) conditions(ctx context.Context) (err error) {
+	p, err := b.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	points := make([]face.OperatingPoint, len(b.Encoders))
+	for i, id := range b.Encoders {
+		m, err := p.Registry.Model(id)
+		if err != nil {
+			return err
+		}
+		if points[i], err = match.NewPolicy(m.Calibration).Point("fmr_1e-4"); err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+	}
+	pairs, err := b.pairs(ctx, p)
+	if err != nil {
+		return err
+	}
+	references, err := b.embedAll(ctx, p, len(pairs), func(i int) []byte { return pairs[i].reference })
+	if err != nil {
+		return err
+	}
+	b.printf("## Conditions\n\n%d held-out people, two photos of each: one as it is for reference, the other changed. All but the first column count what passes the gate. ", len(pairs))
+	b.printf("Strangers matched at `fmr_1e-4`, in units of 1e-4: a changed probe against everybody else's reference, and two changed probes of different people.\n\n| condition | passes the gate %% |")
+	for _, id := range b.Encoders {
+		b.printf(" %s: found %% | strangers | both changed |", id)
+	}
+	b.printf("\n|---|---|%s\n", string(bytes.Repeat([]byte("---|"), 3*len(b.Encoders))))
+	for k, c := range rows() {
+		probes, err := b.embedAll(ctx, p, len(pairs), func(i int) []byte {
+			return c.Change(rand.New(rand.NewPCG(uint64(k), uint64(i))), pairs[i].probe).JPEG(95)
+		})
+		if err != nil {
+			return err
+		}
+		b.printCondition(c.Name, points, references, probes)
+	}
+	b.printf("\n")
+	return nil
+}
+
+func (b *bench) printCondition(name string, points []face.OperatingPoint, references, probes []taken) {
+	passed := 0
+	for _, t := range probes {
+		if t != nil {
+			passed++
+		}
+	}
+	b.printf("| %s | %.1f |", name, 100*float64(passed)/float64(len(probes)))
+	for e, point := range points {
+		var mated, found, strangers, matched, both, bothMatched float64
+		for i, p := range probes {
+			if p == nil {
+				continue
+			}
+			for j, r := range references {
+				if r == nil {
+					continue
+				}
+				hit := 0.0
+				if p[e].Cosine(r[e]) >= point.Threshold {
+					hit = 1
+				}
+				if i == j {
+					mated, found = mated+1, found+hit
+				} else {
+					strangers, matched = strangers+1, matched+hit
+				}
+			}
+			for _, o := range probes[:i] {
+				if o == nil {
+					continue
+				}
+				both++
+				if p[e].Cosine(o[e]) >= point.Threshold {
+					bothMatched++
+				}
+			}
+		}
+		b.printf(" %.1f | %.2f | %.2f |", 100*found/mated, 1e4*matched/strangers, 1e4*bothMatched/both)
+	}
+	b.printf("\n")
+}
+
+// pairs are two photos of each held-out person who has two in which one face
+// is found.
+func (b *bench) pairs(ctx context.Context, p *app.Pipeline) ([]pair, error) {
+	set, err := photos.Open(b.Images)
+	if err != nil {
+		return nil, err
+	}
+	defer set.Close()
+	of := map[string][]string{}
+	var people []string
+	for _, name := range set.Names() {
+		person := path.Base(path.Dir(name))
+		h := fnv.New64a()
+		h.Write([]byte(person))
+		if h.Sum64()%1000 >= 200 {
+			continue
+		}
+		if of[person] == nil {
+			people = append(people, person)
+		}
+		of[person] = append(of[person], name)
+	}
+	var out []pair
+	for _, person := range people {
+		if len(of[person]) < 2 || len(out) == b.Subjects {
+			continue
+		}
+		var q pair
+		if q.reference, err = set.ReadFile(of[person][0]); err != nil {
+			return nil, err
+		}
+		data, err := set.ReadFile(of[person][1])
+		if err != nil {
+			return nil, err
+		}
+		samples, err := p.Embed(ctx, data, embed.PickOnly)
+		if err != nil {
+			continue // no face, or several
+		}
+		img, err := jpeg.Decode(bytes.NewReader(data))
+		if err != nil {
+			return nil, err
+		}
+		q.probe = conditions.Photo{Image: image.NewRGBA(img.Bounds()), Points: samples[0].Face.Landmarks.Points()}
+		draw.Draw(q.probe.Image, img.Bounds(), img, img.Bounds().Min, draw.Src)
+		out = append(out, q)
+	}
+	return out, nil
+}
+
+// embedAll embeds photos as /verify does.
+func (b *bench) embedAll(ctx context.Context, p *app.Pipeline, n int, photo func(i int) []byte) ([]taken, error) {
+	out := make([]taken, n)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2)
+	for i := range out {
+		group.Go(func() error {
+			samples, err := p.EmbedWith(ctx, photo(i), embed.PickOnly, embed.Want{Encoders: b.Encoders})
+			switch {
+			case errors.Is(err, face.NoFace), errors.Is(err, face.ManyFaces), errors.Is(err, face.LowQuality):
+			case err != nil:
+				return err
+			case !b.Gate || len(samples[0].Face.Quality.Reasons) == 0:
+				out[i] = samples[0].Embeddings
+			}
+			return nil
+		})
+	}
+	return out, group.Wait()
+}

@@ -1,0 +1,267 @@
+package embed
+
+import (
+	"context"
+	"image"
+	"math"
+	"slices"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
+)
+
+const (
+	// settledRoll is how far from upright, in radians, a face may have been
+	// shown to the detector before it is shown again, turned upright: the
+	// points of the detectors that we know fall behind the roll of a head from
+	// about there on, and stop near 19 degrees.
+	settledRoll = 7 * math.Pi / 180
+	// maxRightings bounds how often a face is turned and shown again. Three
+	// bring one that was found at 45 degrees to within settledRoll.
+	maxRightings = 4
+)
+
+// quarterTurns are the turns, in radians, at which a photo is looked at again
+// when no face that the photo has as it is passes.
+func quarterTurns() []float64 { return []float64{math.Pi / 2, math.Pi, -math.Pi / 2} }
+
+// roll is the turn of the head in the photo, in radians: the direction from
+// the subject's right to their left, by eyes and mouth together.
+func (d detection) roll() float64 {
+	p := d.points
+	return math.Atan2(float64(p[1].Y-p[0].Y+p[4].Y-p[3].Y), float64(p[1].X-p[0].X+p[4].X-p[3].X))
+}
+
+// tilt is how far from upright the detector was shown the face, in radians, as
+// its points have it; never negative.
+func (d detection) tilt() float64 { return math.Abs(math.Remainder(d.roll()-d.shown, 2*math.Pi)) }
+
+// shownAt gives what the detector finds at the smallest rung in a square of
+// the photo that is turned by roll: a head of that roll is upright there. The
+// centre and the side of the square are in pixels of the decoded photo; the
+// detections, unsuppressed, are in pixels of the full-size photo. They hold
+// until the next look.
+func (w *worker) shownAt(ctx context.Context, v *view, r rung, cx, cy, side, roll float64) ([]detection, error) {
+	sin, cos := math.Sincos(roll)
+	scale := side / float64(r.side)
+	// From the tensor to the decoded photo, both counted from the outer corner
+	// of the first pixel.
+	half := float64(r.side) / 2
+	there := imaging.Affine{
+		scale * cos, -scale * sin, cx - scale*half*(cos-sin),
+		scale * sin, scale * cos, cy - scale*half*(sin+cos),
+	}
+	layout := w.detector
+	layout.Width, layout.Height = r.side, r.side
+	img, toSrc := w.reduced(v.img.RGBA, centred(there), r.side, r.side)
+	layout.Warp(r.session.Input(), img, toSrc)
+	if err := r.session.Run(ctx); err != nil {
+		return nil, face.Wrap(face.Internal, "embed.detect", err)
+	}
+	w.candidates = w.yunet.decode(r.session, r.side, w.candidates[:0])
+	for i, d := range w.candidates {
+		d = d.mapped(there).moved(v.reduction(), 0, 0)
+		d.shown = roll
+		w.candidates[i] = d
+	}
+	return w.candidates, nil
+}
+
+// centred is the same map between coordinates that count from the centre of
+// the first pixel instead of its outer corner.
+func centred(a imaging.Affine) imaging.Affine {
+	a[2] += (a[0]+a[1])/2 - 0.5
+	a[5] += (a[3]+a[4])/2 - 0.5
+	return a
+}
+
+// reduced is the part of a photo that a warp to width x height reads, shrunk
+// by a whole factor where the warp would shrink by two or more, and the warp
+// that reads from it instead. It holds until the next one.
+func (w *worker) reduced(img *image.RGBA, toSrc imaging.Affine, width, height int) (*image.RGBA, imaging.Affine) {
+	factor := int(math.Hypot(toSrc[0], toSrc[3]))
+	region := reach(toSrc, width, height).Intersect(img.Rect)
+	if factor < 2 || region.Empty() {
+		return img, toSrc
+	}
+	w.shrunk = shrink(w.shrunk, img, region, factor)
+	f := float64(factor)
+	for i := range toSrc {
+		toSrc[i] /= f
+	}
+	toSrc[2] += (0.5-float64(region.Min.X))/f - 0.5
+	toSrc[5] += (0.5-float64(region.Min.Y))/f - 0.5
+	return w.shrunk, toSrc
+}
+
+// mapped is the detection under a similarity. The box keeps its sides along
+// the axes: it is turned by whole quarters about its centre.
+func (d detection) mapped(a imaging.Affine) detection {
+	point := func(x, y float32) (float32, float32) {
+		mx, my := a.Apply(float64(x), float64(y))
+		return float32(mx), float32(my)
+	}
+	scale := float32(math.Hypot(a[0], a[3]))
+	cx, cy := point((d.x0+d.x1)/2, (d.y0+d.y1)/2)
+	halfX, halfY := (d.x1-d.x0)/2*scale, (d.y1-d.y0)/2*scale
+	if math.Abs(a[3]) > math.Abs(a[0]) {
+		halfX, halfY = halfY, halfX
+	}
+	d.x0, d.y0, d.x1, d.y1 = cx-halfX, cy-halfY, cx+halfX, cy+halfY
+	for i, p := range d.points {
+		d.points[i].X, d.points[i].Y = point(p.X, p.Y)
+	}
+	return d
+}
+
+// closeUp looks at one face, alone, at the smallest rung, turned upright if its
+// roll is that. It gives the detection back as it was, and false, when the face
+// is not found again.
+func (w *worker) closeUp(ctx context.Context, v *view, d detection, roll float64) (detection, bool, error) {
+	here := d.moved(1/v.reduction(), 0, 0)
+	x, y := float64(here.x0+here.x1)/2, float64(here.y0+here.y1)/2
+	candidates, err := w.shownAt(ctx, v, w.rungs[0], x, y, float64(here.side())*closeUpSides, roll)
+	if err != nil {
+		return d, false, err
+	}
+	closer, found := d, false
+	for _, c := range candidates {
+		if c.iou(d) > sameFace && (!found || c.score > closer.score) {
+			closer, found = c, true
+		}
+	}
+	return closer, found, nil
+}
+
+// righted looks at a face again, turned upright, until its points agree that it
+// was. A face that is lost on the way is given back as it was last found.
+func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, error) {
+	for range maxRightings {
+		if d.tilt() <= settledRoll {
+			break
+		}
+		closer, found, err := w.closeUp(ctx, v, d, d.roll())
+		if err != nil || !found {
+			return d, err
+		}
+		d = closer
+	}
+	return d, nil
+}
+
+// upright turns the faces that matter to the pick upright, and has the quality
+// network look at them. Where none is found that is more than a turned one may
+// be, the photo is looked at again by quarter turns, for a camera may be mounted
+// on its side or upside down; else what may be turned is looked at again so, one
+// by one.
+func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
+	certain := false
+	for i, d := range v.found {
+		if !pick.matters(d, v.found[0]) {
+			break // they are sorted by size
+		}
+		d, err := w.screened(ctx, v, d)
+		if err != nil {
+			return err
+		}
+		v.found[i], certain = d, certain || !d.verdict.turned
+	}
+	if !certain {
+		return w.lookTurned(ctx, v)
+	}
+	for i, d := range v.found {
+		if d.verdict == nil || !d.verdict.turned || !w.worthy(d) {
+			continue
+		}
+		for _, turn := range quarterTurns() {
+			turned, found, err := w.closeUp(ctx, v, d, turn)
+			if err != nil {
+				return err
+			}
+			if !found {
+				continue
+			}
+			if turned, err = w.screened(ctx, v, turned); err != nil {
+				return err
+			}
+			if turned.better(v.found[i]) {
+				v.found[i] = turned
+			}
+		}
+	}
+	sortBySize(v.found)
+	return nil
+}
+
+// screened is the face turned upright, with the verdict of the quality network.
+func (w *worker) screened(ctx context.Context, v *view, d detection) (detection, error) {
+	d, err := w.righted(ctx, v, d)
+	if err != nil {
+		return d, err
+	}
+	n, err := w.near(v, d, nil)
+	if err != nil {
+		return d, err
+	}
+	return d, w.screen(ctx, n, &d)
+}
+
+// lookTurned looks at the whole photo by quarter turns, first at the smallest
+// rung and then at the next if the photo has more to show, until a face passes.
+// Of faces in one place, that of the best verdict stays.
+func (w *worker) lookTurned(ctx context.Context, v *view) error {
+	size := v.img.RGBA.Rect.Size()
+	long := max(size.X, size.Y)
+	all := v.found
+	for _, r := range w.rungs[:min(2, len(w.rungs))] {
+		if r != w.rungs[0] && long <= w.rungs[0].side {
+			break
+		}
+		passes := false
+		for _, turn := range quarterTurns() {
+			candidates, err := w.shownAt(ctx, v, r, float64(size.X)/2, float64(size.Y)/2, float64(long), turn)
+			if err != nil {
+				return err
+			}
+			for _, d := range suppress(nil, candidates) {
+				if d, err = w.screened(ctx, v, d); err != nil {
+					return err
+				}
+				all, passes = append(all, d), passes || d.verdict.passes
+			}
+		}
+		if passes {
+			break
+		}
+	}
+	slices.SortStableFunc(all, func(a, b detection) int {
+		if a.better(b) {
+			return -1
+		}
+		return 1
+	})
+	v.found = nil
+	for _, d := range all {
+		if !slices.ContainsFunc(v.found, func(k detection) bool {
+			return d.iou(k) > maxIoU || d.overlap(k) > maxInside*min(d.area(), k.area())
+		}) {
+			v.found = append(v.found, d)
+		}
+	}
+	sortBySize(v.found)
+	v.count = len(v.found)
+	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
+	return nil
+}
+
+// better reports whether the quality network prefers d to another look at the
+// same face.
+func (d detection) better(o detection) bool {
+	worth := func(d detection) float32 {
+		if d.verdict == nil {
+			return 0
+		}
+		return d.verdict.acceptable * d.score
+	}
+	return worth(d) > worth(o)
+}
