@@ -15,7 +15,7 @@ import (
 // those that are admitted take with a server that has nothing else to do.
 // Clients and server share the cores: what refusing costs is in the figures.
 func (b *bench) overload(ctx context.Context) error {
-	s, subjects, people, err := b.populated(ctx, 24)
+	s, subjects, people, err := b.populated(ctx, 24, "LIKENESS_QUEUE_TIME=0s")
 	if err != nil {
 		return err
 	}

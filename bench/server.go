@@ -52,7 +52,8 @@ func (b *bench) startServer(ctx context.Context, env ...string) (_ *server, err 
 	s.cmd.Stderr = log
 	s.cmd.Env = append(os.Environ(),
 		"LIKENESS_LISTEN="+listen, "LIKENESS_AUTH=off", "LIKENESS_RATE_LIMIT=0", "LIKENESS_DATA_DIR="+s.dir,
-		"LIKENESS_MODELS_DIR="+strings.Join(b.ModelsDir, ","))
+		"LIKENESS_MODELS_DIR="+strings.Join(b.ModelsDir, ","),
+		"LIKENESS_QUEUE_TIME=10s") // all clients are to wait; the part "overload" says otherwise
 	s.cmd.Env = append(s.cmd.Env, env...)
 	if err := s.cmd.Start(); err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ func (b *bench) verify(ctx context.Context) error {
 		return err
 	}
 	defer p.Close()
-	s, subjects, people, err := b.populated(ctx, 48, "LIKENESS_QUEUE_TIME=10s") // sixteen clients are to wait
+	s, subjects, people, err := b.populated(ctx, 48)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,9 @@ const (
 	// lookback is how often the requests that came are held against those that
 	// could be done.
 	lookback = 250 * time.Millisecond
+	// tooMuch is how many times what can be done is more than can be done. A few
+	// clients, each of whom waits for one answer before it asks again, come to 1.
+	tooMuch = 1.1
 	// leastWait is what every place in line is good for, so that requests which
 	// fail at once do not make the time of others short.
 	leastWait = 20 * time.Millisecond
@@ -192,6 +195,6 @@ func (a *admission) look() {
 	if len(a.line) == 0 {
 		a.empty = now
 	}
-	much := float64(a.before+a.came)*float64(a.takes) > float64(a.slots)*float64(now.Sub(a.since))
+	much := float64(a.before+a.came)*float64(a.takes) > tooMuch*float64(a.slots)*float64(now.Sub(a.since))
 	a.over = much && (a.over || now.Sub(a.empty) > burst*a.takes)
 }

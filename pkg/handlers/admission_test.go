@@ -141,9 +141,11 @@ func TestBurst(t *testing.T) {
 		c.forget()
 		var all sync.WaitGroup
 		for range 8 {
-			all.Go(func() {
-				if err := c.ask(t.Context(), 0); err != nil {
-					t.Error(err)
+			all.Go(func() { // and again, as soon as each is answered
+				for range 100 {
+					if err := c.ask(t.Context(), 0); err != nil {
+						t.Error(err)
+					}
 				}
 			})
 		}

@@ -151,6 +151,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 			i.Logger.WarnContext(i.ctx, "import failed", "request_id", callOf(i.ctx).id, "error", err)
 		}
 		i.sum.Error = i.blame(err)
+		callOf(i.ctx).fails(err)
 	}
 	if i.out.unread != nil {
 		i.sum.Error.Detail = new(fmt.Sprintf("Nobody read the answer for %v. Read it while you send, or ask for answer=summary.", i.BulkIdleTimeout))
@@ -161,7 +162,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 	}
 	i.out.add(i.sum)
 	if gone := i.out.flush(); gone != nil {
-		callOf(i.ctx).code = face.Canceled.Code()
+		callOf(i.ctx).fails(gone)
 	}
 	return nil
 }
@@ -612,6 +613,7 @@ func (e *subjectExport) VisitExportSubjectsResponse(w http.ResponseWriter) error
 	if err == nil || !out.begun {
 		return err
 	}
+	callOf(e.ctx).fails(err)
 	e.Logger.WarnContext(e.ctx, "export cut", "request_id", callOf(e.ctx).id, "error", err)
 	panic(http.ErrAbortHandler)
 }

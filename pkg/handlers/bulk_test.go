@@ -852,3 +852,42 @@ func TestImportSlots(t *testing.T) {
 	hold("third")
 	bad(t, try("fourth"), face.Overloaded, "")
 }
+
+// TestCutIsCounted: a stream that does not end well leaves a line in the log
+// and a sample of a metric, with what became of it.
+func TestCutIsCounted(t *testing.T) {
+	t.Parallel()
+	h, f := openFailing(t, nil)
+	var many strings.Builder
+	for i := range 300 {
+		many.WriteString(line(t, fmt.Sprint("s", i), uint8(i)))
+	}
+	h.imports(t, importPath, strings.NewReader(many.String()))
+	f.exports.Store(290)
+	resp, err := http.Get(h.listen(t) + "/galleries/default/export")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("%d bytes look like a whole export", len(b))
+	}
+	h.imports(t, importPath, io.MultiReader(strings.NewReader(line(t, "b", 2)), iotest.ErrReader(errors.New("broken"))))
+	for _, c := range []struct{ route, status, code string }{
+		{"/galleries/{gallery}/export", "500", "internal"},
+		{"/galleries/{gallery}/import", "400", "invalid_request"},
+	} {
+		awaitTrue(t, func() bool {
+			for l := range strings.Lines(h.logs.String()) {
+				if strings.Contains(l, `"msg":"request"`) && strings.Contains(l, `"route":"`+c.route+`","status":`+c.status) && strings.Contains(l, `"code":"`+c.code+`"`) {
+					return true
+				}
+			}
+			return false
+		})
+		metric := fmt.Sprintf(`likeness_http_request_duration_seconds_count{code=%q,route=%q} 1`, c.status, c.route)
+		if text := string(h.do(t, http.MethodGet, "/metrics").body); !strings.Contains(text, metric) || !strings.Contains(text, "requests_in_flight 1\n") {
+			t.Errorf("no %s, or too much in flight:\n%s", metric, text)
+		}
+	}
+}

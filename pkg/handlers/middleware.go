@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -27,9 +28,18 @@ import (
 type call struct {
 	id   string
 	key  face.Key // of the caller; without authentication, one of the default tenant
-	code string   // of the problem it was answered with; empty when all went well
+	code string   // of the problem it was answered with or cut for; empty when all went well
+
+	// status, unless 0, is what became of an answer that had begun with 200.
+	status int
 
 	place *place // in line for a slot; nil: it has none
+}
+
+// fails notes that an answer that has begun does not end well.
+func (c *call) fails(err error) {
+	kind := face.KindOf(err)
+	c.code, c.status = kind.Code(), page(kind).status
 }
 
 type callKey struct{}
@@ -53,38 +63,37 @@ func validRequestID(id string) bool {
 	return len(id) >= 1 && len(id) <= 64 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == ""
 }
 
-// observe logs and measures the request. The route's pattern stands for the
-// path, which holds ids that callers chose.
+// observe logs and measures the request, one whose connection is cut too. The
+// route's pattern stands for the path, which holds ids that callers chose.
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		s.metrics.inFlight.Inc()
-		defer s.metrics.inFlight.Dec()
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			s.metrics.inFlight.Dec()
+			elapsed := time.Since(start)
+			c := callOf(r.Context())
+			status := cmp.Or(c.status, ww.Status(), http.StatusOK)
+			route := chi.RouteContext(r.Context()).RoutePattern()
+			if route == "" || status == http.StatusNotFound && route == "/*" {
+				route = "none"
+			}
+			s.metrics.duration.WithLabelValues(route, strconv.Itoa(status)).Observe(elapsed.Seconds())
+			attrs := []slog.Attr{
+				slog.String("request_id", c.id), slog.String("method", face.Excerpt(r.Method)), slog.String("route", route),
+				slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
+				slog.Float64("ms", float64(elapsed.Microseconds())/1000),
+			}
+			if c.key.ID != "" {
+				attrs = append(attrs, slog.String("key_id", c.key.ID))
+			}
+			if c.code != "" {
+				attrs = append(attrs, slog.String("code", c.code))
+			}
+			s.Logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+		}()
 		next.ServeHTTP(ww, r)
-		elapsed := time.Since(start)
-		c := callOf(r.Context())
-		status := ww.Status()
-		if status == 0 {
-			status = http.StatusOK
-		}
-		route := chi.RouteContext(r.Context()).RoutePattern()
-		if route == "" || status == http.StatusNotFound && route == "/*" {
-			route = "none"
-		}
-		s.metrics.duration.WithLabelValues(route, strconv.Itoa(status)).Observe(elapsed.Seconds())
-		attrs := []slog.Attr{
-			slog.String("request_id", c.id), slog.String("method", face.Excerpt(r.Method)), slog.String("route", route),
-			slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
-			slog.Float64("ms", float64(elapsed.Microseconds())/1000),
-		}
-		if c.key.ID != "" {
-			attrs = append(attrs, slog.String("key_id", c.key.ID))
-		}
-		if c.code != "" {
-			attrs = append(attrs, slog.String("code", c.code))
-		}
-		s.Logger.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 	})
 }
 
