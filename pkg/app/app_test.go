@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"go.uber.org/goleak"
@@ -68,6 +69,8 @@ func TestValidate(t *testing.T) {
 		"--slots":            func(o *app.Options) { o.Slots = -1 },
 		"--queue":            func(o *app.Options) { o.Queue = -1 },
 		"--queue-time":       func(o *app.Options) { o.QueueTime = -1 },
+		"--auth-failures":    func(o *app.Options) { o.AuthFailures = -1 },
+		"--trusted-proxies":  func(o *app.Options) { o.TrustedProxies = []string{"10.0.0.0/8", "proxy"} },
 		"--rate-limit":       func(o *app.Options) { o.RateLimit = -1 },
 		"--ambiguity-margin": func(o *app.Options) { o.AmbiguityMargin = 2 },
 	} {
@@ -190,5 +193,20 @@ func TestStartStop(t *testing.T) {
 		if err := errors.Join(a.Stop(ctx), a.Stop(ctx)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestRequestTimeout reads what an operator is told whose requests outlast
+// their claim of an Idempotency-Key.
+func TestRequestTimeout(t *testing.T) {
+	t.Parallel()
+	o := defaults(t)
+	o.RequestTimeout = 90 * time.Second
+	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), "1m30s") || !strings.Contains(err.Error(), "1m0s") {
+		t.Errorf("%v", err)
+	}
+	o.RequestTimeout = 59 * time.Second
+	if err := o.Validate(); err != nil {
+		t.Error(err)
 	}
 }

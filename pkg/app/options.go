@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
@@ -55,6 +57,8 @@ type Options struct {
 	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
 	AuditDecisions  bool          `default:"false" env:"LIKENESS_AUDIT_DECISIONS" help:"Record every decision about somebody enrolled in the audit chain before it is answered."`
 	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
+	AuthFailures    int           `default:"300" env:"LIKENESS_AUTH_FAILURES" help:"Authentications that may fail a minute from one address; after that a key that is not good is answered 429. 0: no limit."`
+	TrustedProxies  []string      `env:"LIKENESS_TRUSTED_PROXIES" help:"Addresses of proxies whose X-Forwarded-For says where a request came from, such as 10.0.0.0/8, separated by commas; without any, nobody's does."`
 	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
 	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
 	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"A request that takes longer, once its body is in, is answered 504."`
@@ -127,6 +131,17 @@ func (o Options) Validate() error {
 	}
 	if o.SearchMemory < 0 {
 		wrong("search-memory", "must be 0 or more")
+	}
+	if o.RequestTimeout >= store.ClaimTTL {
+		wrong("request-timeout", "%s is not less than the %s for which an Idempotency-Key is kept for a request under way: a retry would be carried out beside it", o.RequestTimeout, store.ClaimTTL)
+	}
+	for _, proxy := range o.TrustedProxies {
+		if _, err := netip.ParsePrefix(proxy); err != nil {
+			wrong("trusted-proxies", "%q is not a prefix such as 10.0.0.0/8 or 192.0.2.7/32", proxy)
+		}
+	}
+	if o.AuthFailures < 0 {
+		wrong("auth-failures", "must be 0 or more")
 	}
 	if o.RateLimit < 0 {
 		wrong("rate-limit", "must be 0 or more")

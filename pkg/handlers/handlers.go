@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -74,6 +75,13 @@ type Options struct {
 	MaxBodiesBytes int64
 	// RateLimit is the number of requests a minute of one API key; 0: no limit.
 	RateLimit int
+	// AuthFailures is how many authentications may fail a minute from one
+	// address (of IPv6, one /64); after that a request whose key is not good is
+	// answered 429. 0: no limit.
+	AuthFailures int
+	// TrustedProxies are the addresses, as prefixes, of proxies whose
+	// X-Forwarded-For says which address a request came from.
+	TrustedProxies []string
 	// Slots is how many requests may have their photos read at a time; 0: no
 	// limit but the pipeline's. A request with several photos counts once, so
 	// that none is turned away when half of it is done.
@@ -128,6 +136,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxBodiesBytes < 2*o.maxBody() {
 		errs = append(errs, fmt.Errorf("Options.MaxBodiesBytes: %d is less than two bodies of %d", o.MaxBodiesBytes, o.maxBody()))
 	}
+	for _, proxy := range o.TrustedProxies {
+		if _, err := netip.ParsePrefix(proxy); err != nil {
+			errs = append(errs, fmt.Errorf("Options.TrustedProxies: %w", err))
+		}
+	}
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 15 * time.Second
 	}
@@ -172,6 +185,7 @@ type server struct {
 	metrics   *metrics
 	bodies    *shares // bytes of bodies under way
 	turns     *admission
+	failures  failures
 	importing importing
 	followers *shares
 	own       encoder            // of what names no gallery, or one that has no other
@@ -185,7 +199,7 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	s := &server{
-		Options: o, turns: newAdmission(o),
+		Options: o, turns: newAdmission(o), failures: countFailures(o.AuthFailures),
 		bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth),
 	}
 	s.own, s.encoders = encodersOf(o)
@@ -210,7 +224,7 @@ func New(o Options) (http.Handler, error) {
 	s.mountDocs(r)
 
 	r.Group(func(r chi.Router) {
-		r.Use(s.authenticate)
+		r.Use(clientAddress(o.TrustedProxies), s.authenticate)
 		if o.Auth && o.RateLimit > 0 {
 			r.Use(s.limitRate())
 		}

@@ -52,11 +52,16 @@ func (s *server) record(next http.Handler) http.Handler {
 	})
 }
 
-// settle stores the answer, or gives the claim up where the answer is a
-// failure of ours, or there is none because the handler panicked.
+// kept reports whether a retry is to get the answer again. Not one that says
+// to try again, nor a failure of ours, nor none at all, after a panic.
+func kept(status int) bool {
+	return status >= 200 && status < 499 && status != http.StatusTooManyRequests
+}
+
+// settle stores the answer, or gives the claim up.
 func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 	var answer *store.Answer
-	if rec.status >= 200 && rec.status < 499 {
+	if kept(rec.status) {
 		answer = &store.Answer{Status: rec.status, Location: rec.Header().Get("Location"), Body: rec.body.Bytes()}
 		answer.Gallery, answer.Subject = told(c.request, answer)
 	}

@@ -3,12 +3,10 @@ package handlers
 import (
 	"cmp"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
 	"mime/multipart"
-	"net"
 	"net/http"
 	"reflect"
 	"runtime/debug"
@@ -151,72 +149,6 @@ func late(ctx context.Context, err error) error {
 		return &face.Error{Kind: face.Deadline, Op: "handlers.limitTime", Err: err}
 	}
 	return err
-}
-
-// authenticate finds the caller's API key. A key in the query is not looked
-// at: URLs end up in logs.
-func (s *server) authenticate(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c := callOf(r.Context())
-		if !s.Auth {
-			if err := fromThisMachine(r); err != nil {
-				s.fail(w, r, err)
-				return
-			}
-			c.key = face.Key{Tenant: face.DefaultTenant, Scopes: face.Scopes()}
-			next.ServeHTTP(w, r)
-			return
-		}
-		key, err := s.keyOf(r)
-		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		c.key = key
-		next.ServeHTTP(w, r)
-	})
-}
-
-// fromThisMachine refuses what a page of some website may have made this
-// machine's browser send. Without keys the loopback address is all that keeps
-// strangers out, and a browser reaches it for every page that it shows: by a
-// form sent across origins, or under a name that was bound to the address
-// after the page was loaded.
-func fromThisMachine(r *http.Request) error {
-	const op = "handlers.authenticate"
-	host := r.Host
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return face.Errorf(face.Forbidden, op, "Without API keys the server answers to localhost, not to other names.")
-	}
-	if http.NewCrossOriginProtection().Check(r) != nil {
-		return face.Errorf(face.Forbidden, op, "Without API keys the server takes no requests from web pages of other origins.")
-	}
-	return nil
-}
-
-func (s *server) keyOf(r *http.Request) (face.Key, error) {
-	const op = "handlers.authenticate"
-	secret := r.Header.Get("X-API-Key")
-	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
-		secret = strings.TrimSpace(token)
-	}
-	if secret == "" {
-		return face.Key{}, face.Errorf(face.Unauthenticated, op, "The request has no API key.")
-	}
-	hash := face.HashSecret(secret)
-	key, err := s.Store.KeyByHash(r.Context(), hash)
-	switch {
-	case errors.Is(err, face.NotFound), err == nil && subtle.ConstantTimeCompare(key.Hash, hash) != 1:
-		return face.Key{}, face.Errorf(face.Unauthenticated, op, "The API key is not known.")
-	case err != nil:
-		return face.Key{}, err
-	case !key.Live(time.Now()):
-		return face.Key{}, face.Errorf(face.Unauthenticated, op, "The API key is revoked or expired.")
-	}
-	return key, nil
 }
 
 // authorize asks for the scope that the contract names for the operation.

@@ -29,7 +29,7 @@ func page(k face.Kind) explanation {
 	case face.InvalidImage:
 		return explanation{400, "The image is of a supported type but cannot be decoded: it is cut short or damaged.", "Send the file as the camera wrote it, whole."}
 	case face.Unauthenticated:
-		return explanation{401, "The request has no API key, or one that is unknown, revoked or expired.", "Send the key as Authorization: Bearer <key>. The operator makes one with: likeness keys create."}
+		return explanation{401, "The request has no API key, or one that is unknown, revoked or expired.", "Send the key as Authorization: Bearer <key>, or as X-API-Key: <key>. The operator makes one with: likeness keys create."}
 	case face.Forbidden:
 		return explanation{403, "The API key lacks the scope that the operation needs.", "Ask the operator for a key with the scope that detail names."}
 	case face.NotFound:
@@ -59,7 +59,7 @@ func page(k face.Kind) explanation {
 	case face.OperatingPointUnsupported:
 		return explanation{422, "The model's calibration does not support the operating point: too few impostor comparisons were measured.", "Ask for an operating point that GET /models lists, or calibrate the model with more photos."}
 	case face.RateLimited:
-		return explanation{429, "The API key made too many requests.", "Wait as long as Retry-After says."}
+		return explanation{429, "The API key made too many requests, or authentication failed too often from the address.", "Wait as long as Retry-After says."}
 	case face.QueueFull:
 		return explanation{429, "As many style-transfer jobs of the tenant wait as may.", "Wait until some have ended, or cancel some: GET /style-transfer lists them."}
 	case face.NotFinished:
