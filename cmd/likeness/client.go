@@ -82,6 +82,9 @@ func (p *problem) explain() string {
 			parts = append(parts, e.Pointer+": "+e.Detail)
 		}
 	}
+	if p.Code == face.Unauthenticated.Code() {
+		parts = append(parts, "put the secret of a good key into "+keyEnv+", or name a file that holds it with --key-file")
+	}
 	if len(p.Reasons) > 0 {
 		parts = append(parts, join(p.Reasons))
 	}

@@ -134,7 +134,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	handler, err := handlers.New(handlers.Options{
 		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
 		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
-		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, AuthFailures: o.AuthFailures, TrustedProxies: o.TrustedProxies,
+		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, AuthFailures: o.AuthFailures, TrustedProxies: o.TrustedProxies, CORSOrigins: o.CORSOrigins, PathPrefix: o.PathPrefix,
 		Slots: slots, Queue: queue, QueueTime: o.QueueTime, RequestTimeout: o.RequestTimeout,
 		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,

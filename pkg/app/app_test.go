@@ -69,6 +69,8 @@ func TestValidate(t *testing.T) {
 		"--slots":            func(o *app.Options) { o.Slots = -1 },
 		"--queue":            func(o *app.Options) { o.Queue = -1 },
 		"--queue-time":       func(o *app.Options) { o.QueueTime = -1 },
+		"--cors-origins":     func(o *app.Options) { o.CORSOrigins = []string{"https://app.example", "*"} },
+		"--path-prefix":      func(o *app.Options) { o.PathPrefix = "faces/" },
 		"--auth-failures":    func(o *app.Options) { o.AuthFailures = -1 },
 		"--trusted-proxies":  func(o *app.Options) { o.TrustedProxies = []string{"10.0.0.0/8", "proxy"} },
 		"--rate-limit":       func(o *app.Options) { o.RateLimit = -1 },

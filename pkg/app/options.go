@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/style"
@@ -59,6 +60,8 @@ type Options struct {
 	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
 	AuthFailures    int           `default:"300" env:"LIKENESS_AUTH_FAILURES" help:"Authentications that may fail a minute from one address; after that a key that is not good is answered 429. 0: no limit."`
 	TrustedProxies  []string      `env:"LIKENESS_TRUSTED_PROXIES" help:"Addresses of proxies whose X-Forwarded-For says where a request came from, such as 10.0.0.0/8, separated by commas; without any, nobody's does."`
+	CORSOrigins     []string      `name:"cors-origins" env:"LIKENESS_CORS_ORIGINS" help:"Origins of web pages whose scripts may call the server, such as https://app.example, separated by commas; without any, no page's may."`
+	PathPrefix      string        `env:"LIKENESS_PATH_PREFIX" help:"Path under which a proxy shows the server, such as /faces: its links begin with it. The proxy may take it off the paths of requests, or leave it."`
 	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
 	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
 	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"A request that takes longer, once its body is in, is answered 504."`
@@ -139,6 +142,14 @@ func (o Options) Validate() error {
 		if _, err := netip.ParsePrefix(proxy); err != nil {
 			wrong("trusted-proxies", "%q is not a prefix such as 10.0.0.0/8 or 192.0.2.7/32", proxy)
 		}
+	}
+	for _, origin := range o.CORSOrigins {
+		if err := handlers.CheckOrigin(origin); err != nil {
+			wrong("cors-origins", "%v", err)
+		}
+	}
+	if err := handlers.CheckPathPrefix(o.PathPrefix); err != nil {
+		wrong("path-prefix", "%v", err)
 	}
 	if o.AuthFailures < 0 {
 		wrong("auth-failures", "must be 0 or more")

@@ -23,7 +23,7 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := callOf(r.Context())
 		if !s.Auth {
-			if err := fromThisMachine(r); err != nil {
+			if err := s.fromThisMachine(r); err != nil {
 				s.fail(w, r, err)
 				return
 			}
@@ -49,7 +49,7 @@ func (s *server) authenticate(next http.Handler) http.Handler {
 // strangers out, and a browser reaches it for every page that it shows: by a
 // form sent across origins, or under a name that was bound to the address
 // after the page was loaded.
-func fromThisMachine(r *http.Request) error {
+func (s *server) fromThisMachine(r *http.Request) error {
 	const op = "handlers.authenticate"
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
@@ -58,7 +58,7 @@ func fromThisMachine(r *http.Request) error {
 	if ip := net.ParseIP(strings.Trim(host, "[]")); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return face.Errorf(face.Forbidden, op, "Without API keys the server answers to localhost, not to other names.")
 	}
-	if http.NewCrossOriginProtection().Check(r) != nil {
+	if s.origins.Check(r) != nil {
 		return face.Errorf(face.Forbidden, op, "Without API keys the server takes no requests from web pages of other origins.")
 	}
 	return nil

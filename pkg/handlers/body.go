@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 
@@ -20,6 +21,12 @@ const leastBody = 64 << 10
 // refuses media types that the route does not take.
 func (s *server) limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if coding := strings.Join(r.Header.Values("Content-Encoding"), ", "); coding != "" && !strings.EqualFold(coding, "identity") {
+			w.Header().Set("Accept-Encoding", "identity")
+			s.fail(w, r, face.Errorf(face.UnsupportedMediaType, "handlers.limitBody",
+				"The body is encoded (Content-Encoding: %s); send it as it is.", face.Excerpt(coding)))
+			return
+		}
 		if !takesBody(r) {
 			if r.ContentLength != 0 {
 				s.fail(w, r, api.InvalidField("", "must not be there: the route takes no body"))

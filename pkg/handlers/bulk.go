@@ -578,6 +578,9 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	if _, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery); err != nil {
 		return nil, err
 	}
+	if callOf(ctx).head {
+		return nothing(api.NDJSON), nil
+	}
 	// At its beginning: what was cut off has left the building as well.
 	recording, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
@@ -586,6 +589,21 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	}
 	return &subjectExport{s, ctx, r.Gallery, after, or(r.Params.Crops, false)}, nil
 }
+
+// nothing is an answer to HEAD: the media type of a stream that is not begun.
+type nothing string
+
+func (n nothing) answer(w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", string(n))
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// VisitExportSubjectsResponse begins no export.
+func (n nothing) VisitExportSubjectsResponse(w http.ResponseWriter) error { return n.answer(w) }
+
+// VisitFollowStyleTransferResponse begins no stream of events.
+func (n nothing) VisitFollowStyleTransferResponse(w http.ResponseWriter) error { return n.answer(w) }
 
 // subjectExport answers an export while it is read.
 type subjectExport struct {

@@ -1,7 +1,9 @@
 package handlers
 
 import (
+	"io"
 	"net/http"
+	"strings"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/swaggest/swgui/v5emb"
@@ -10,21 +12,22 @@ import (
 )
 
 // docsHTML renders the contract with Swagger UI. swgui's own page has inline
-// scripts, which the content security policy forbids; this one has none.
+// scripts, which the content security policy forbids; this one has none. Its
+// links are relative, for a proxy may have put the page elsewhere.
 const docsHTML = `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Likeness</title>
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-<link rel="icon" href="/docs/favicon-32x32.png">
+<link rel="stylesheet" href="./docs/swagger-ui.css">
+<link rel="icon" href="./docs/favicon-32x32.png">
 <div id="contract"></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
+<script src="./docs/swagger-ui-bundle.js"></script>
+<script src="./docs/start.js"></script>
 </html>
 `
 
-const docsStart = `SwaggerUIBundle({url: "/openapi.yaml", dom_id: "#contract", deepLinking: true, validatorUrl: null});
+const docsStart = `SwaggerUIBundle({url: "./openapi.yaml", dom_id: "#contract", deepLinking: true, validatorUrl: null});
 `
 
 // docsPolicy lets the page load its own files and nothing else. Swagger UI
@@ -48,7 +51,9 @@ func (s *server) mountDocs(r chi.Router) {
 	}
 }
 
-func contract(w http.ResponseWriter, _ *http.Request) {
+// contract shows the contract, with the server where callers find it.
+func (s *server) contract(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/yaml")
-	_, _ = w.Write([]byte(api.Contract())) // the caller has gone
+	text := strings.Replace(api.Contract(), "\nservers:\n  - url: /\n", "\nservers:\n  - url: "+s.PathPrefix+"/\n", 1)
+	_, _ = io.WriteString(w, text) // the caller has gone
 }

@@ -109,7 +109,7 @@ func TestRoutes(t *testing.T) {
 	bad(t, h.do(t, http.MethodGet, "/problems/none"), face.NotFound, "")
 	a := h.do(t, http.MethodPut, "/galleries/default")
 	bad(t, a, face.MethodNotAllowed, "")
-	if diff := cmp.Diff([]string{"GET", "PATCH", "DELETE"}, a.header.Values("Allow")); diff != "" {
+	if diff := cmp.Diff([]string{"GET", "HEAD", "PATCH", "DELETE"}, a.header.Values("Allow")); diff != "" {
 		t.Errorf("Allow (-want +got):\n%s", diff)
 	}
 	good[api.Health](t, h.do(t, http.MethodGet, "/healthz"), 200)
@@ -146,6 +146,9 @@ func TestPages(t *testing.T) {
 	}
 	for _, kind := range face.Kinds() {
 		path := "/problems/" + strings.ReplaceAll(kind.Code(), "_", "-")
+		if a, b := h.do(t, http.MethodGet, path), h.do(t, http.MethodGet, "/problems/"+kind.Code()); a.status != b.status || !bytes.Equal(a.body, b.body) {
+			t.Errorf("/problems/%s: %d %s", kind.Code(), b.status, b.body)
+		}
 		if a := h.do(t, http.MethodGet, path); a.status != 200 || !bytes.Contains(a.body, []byte(kind.Code())) {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}

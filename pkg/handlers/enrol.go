@@ -66,7 +66,7 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 	}
 	return api.EnrolTemplate201JSONResponse{
 		Headers: api.EnrolTemplate201ResponseHeaders{
-			Location: "/galleries/" + r.Gallery + "/subjects/" + r.Subject + "/templates/" + stored.ID,
+			Location: s.PathPrefix + "/galleries/" + r.Gallery + "/subjects/" + r.Subject + "/templates/" + stored.ID,
 		},
 		Body: api.EnrolResponse{
 			TemplateID: stored.ID, SubjectID: stored.SubjectID, ModelID: stored.ModelID, Quality: stored.Quality,

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 	"github.com/go-chi/httprate"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -82,6 +83,12 @@ type Options struct {
 	// TrustedProxies are the addresses, as prefixes, of proxies whose
 	// X-Forwarded-For says which address a request came from.
 	TrustedProxies []string
+	// CORSOrigins are the origins of web pages, such as https://app.example,
+	// whose scripts may call the server. None: no page's may.
+	CORSOrigins []string
+	// PathPrefix is where a proxy has put the server, such as /faces: links
+	// begin with it, and it may be left on the paths of requests. Empty: nowhere.
+	PathPrefix string
 	// Slots is how many requests may have their photos read at a time; 0: no
 	// limit but the pipeline's. A request with several photos counts once, so
 	// that none is turned away when half of it is done.
@@ -141,6 +148,14 @@ func (o Options) withDefaults() (Options, error) {
 			errs = append(errs, fmt.Errorf("Options.TrustedProxies: %w", err))
 		}
 	}
+	for _, origin := range o.CORSOrigins {
+		if err := CheckOrigin(origin); err != nil {
+			errs = append(errs, fmt.Errorf("Options.CORSOrigins: %w", err))
+		}
+	}
+	if err := CheckPathPrefix(o.PathPrefix); err != nil {
+		errs = append(errs, fmt.Errorf("Options.PathPrefix: %w", err))
+	}
 	if o.RequestTimeout == 0 {
 		o.RequestTimeout = 15 * time.Second
 	}
@@ -186,6 +201,7 @@ type server struct {
 	bodies    *shares // bytes of bodies under way
 	turns     *admission
 	failures  failures
+	origins   *http.CrossOriginProtection // of pages that may call a server without keys
 	importing importing
 	followers *shares
 	own       encoder            // of what names no gallery, or one that has no other
@@ -211,7 +227,7 @@ func New(o Options) (http.Handler, error) {
 	r := chi.NewRouter()
 	// Outermost first. Everything that can fail comes after what gives the
 	// request its id, logs it and catches its panics.
-	r.Use(s.identify, s.observe, s.recover, secure)
+	r.Use(s.identify, s.observe, s.recover, secure, s.shareWith(o.CORSOrigins), middleware.GetHead)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, face.Errorf(face.NotFound, "handlers.route", "There is no such route."))
 	})
@@ -219,7 +235,7 @@ func New(o Options) (http.Handler, error) {
 
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, api.Health{Status: "ok"}) })
 	r.Get("/readyz", s.readyz)
-	r.Get("/openapi.yaml", contract)
+	r.Get("/openapi.yaml", s.contract)
 	r.Get("/problems/{slug}", s.problemPage)
 	s.mountDocs(r)
 
@@ -246,7 +262,7 @@ func New(o Options) (http.Handler, error) {
 				ErrorHandlerFunc: s.parameterError,
 			})
 	})
-	return r, nil
+	return underPrefix(o.PathPrefix, r), nil
 }
 
 // limitRate bounds the requests of each API key.
@@ -287,6 +303,9 @@ func (s *server) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
 		if routes.Match(chi.NewRouteContext(), method, r.URL.Path) {
 			w.Header().Add("Allow", method)
+			if method == http.MethodGet {
+				w.Header().Add("Allow", http.MethodHead)
+			}
 		}
 	}
 	s.fail(w, r, face.Errorf(face.MethodNotAllowed, "handlers.route", "The path does not have the method."))

@@ -33,7 +33,7 @@ type claimKey struct{}
 func (s *server) record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// No GET takes a key, and an export would be held in memory as a whole.
-		if r.Method == http.MethodGet || len(r.Header.Values(idempotencyHeader)) == 0 || takesLines(r) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead || len(r.Header.Values(idempotencyHeader)) == 0 || takesLines(r) {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -25,6 +25,7 @@ import (
 // goroutine.
 type call struct {
 	id   string
+	head bool     // only the header of the answer is wanted
 	key  face.Key // of the caller; without authentication, one of the default tenant
 	code string   // of the problem it was answered with or cut for; empty when all went well
 
@@ -53,7 +54,7 @@ func (s *server) identify(next http.Handler) http.Handler {
 			id = face.NewID()
 		}
 		w.Header().Set("X-Request-Id", id)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, &call{id: id})))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callKey{}, &call{id: id, head: r.Method == http.MethodHead})))
 	})
 }
 

@@ -91,7 +91,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	c.code = kind.Code()
 	about := page(kind)
 	p := api.Problem{
-		Type: "/problems/" + slug(kind), Title: kind.Title(), Status: about.status,
+		Type: s.PathPrefix + "/problems/" + slug(kind), Title: kind.Title(), Status: about.status,
 		Instance: "urn:likeness:request:" + c.id, Code: api.ProblemCode(kind.Code()),
 	}
 	var e *face.Error
@@ -152,23 +152,23 @@ const problemHTML = `<!doctype html>
 <p>{{.Meaning}}</p>
 <h2>What to do</h2>
 <p>{{.Remedy}}</p>
-<p><a href="/docs">The contract</a></p>
+<p><a href="../docs">The contract</a></p>
 </html>
 `
 
 // problemPage explains a code: the page that a problem's type leads to.
 func (s *server) problemPage(w http.ResponseWriter, r *http.Request) {
-	wanted := chi.URLParam(r, "slug")
+	wanted := strings.ReplaceAll(chi.URLParam(r, "slug"), "_", "-") // a code leads there, too
 	for _, kind := range face.Kinds() {
 		if slug(kind) != wanted {
 			continue
 		}
 		about := page(kind)
 		p := api.ProblemPage{
-			Type: "/problems/" + wanted, Title: kind.Title(), Status: about.status,
+			Type: s.PathPrefix + "/problems/" + wanted, Title: kind.Title(), Status: about.status,
 			Code: api.ProblemCode(kind.Code()), Meaning: about.meaning, Remedy: about.remedy,
 		}
-		w.Header().Set("Vary", "Accept")
+		w.Header().Add("Vary", "Accept")
 		if strings.Contains(r.Header.Get("Accept"), "application/json") {
 			writeJSON(w, http.StatusOK, p)
 			return

@@ -47,7 +47,7 @@ func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestOb
 		return nil, at(err, "name")
 	}
 	return api.CreateGallery201JSONResponse{
-		Headers: api.CreateGallery201ResponseHeaders{Location: "/galleries/" + g.ID},
+		Headers: api.CreateGallery201ResponseHeaders{Location: s.PathPrefix + "/galleries/" + g.ID},
 		Body:    s.gallery(g),
 	}, nil
 }
@@ -124,7 +124,7 @@ func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestOb
 		return nil, err
 	}
 	return api.CreateSubject201JSONResponse{
-		Headers: api.CreateSubject201ResponseHeaders{Location: "/galleries/" + r.Gallery + "/subjects/" + sub.ID},
+		Headers: api.CreateSubject201ResponseHeaders{Location: s.PathPrefix + "/galleries/" + r.Gallery + "/subjects/" + sub.ID},
 		Body:    subject(sub),
 	}, nil
 }

@@ -86,7 +86,7 @@ func (s *server) StartStyleTransfer(ctx context.Context, r api.StartStyleTransfe
 		return nil, err
 	}
 	return api.StartStyleTransfer202JSONResponse{
-		Headers: api.StartStyleTransfer202ResponseHeaders{Location: "/style-transfer/" + j.ID, RetryAfter: "1"},
+		Headers: api.StartStyleTransfer202ResponseHeaders{Location: s.PathPrefix + "/style-transfer/" + j.ID, RetryAfter: "1"},
 		Body:    api.StyleTransferAccepted{JobID: j.ID, State: api.JobState(j.State)},
 	}, nil
 }
@@ -223,6 +223,9 @@ func (s *server) FollowStyleTransfer(ctx context.Context, r api.FollowStyleTrans
 	j, err := s.Jobs.Job(ctx, tenant(ctx), r.Job)
 	if err != nil {
 		return nil, err
+	}
+	if callOf(ctx).head {
+		return nothing("text/event-stream"), nil
 	}
 	return &following{server: s, ctx: ctx, job: j, preview: or(r.Params.Preview, false)}, nil
 }
