@@ -355,6 +355,8 @@ type worker struct {
 	quality    *screener   // nil: there is none
 	crop       *image.RGBA // for quality
 	shrunk     *image.RGBA // for near and closeUp; grows to the largest need
+
+	decoding <-chan struct{} // closed when the decode of the last photo has ended
 }
 
 // rung is a detector session for a side x side input.
@@ -443,13 +445,6 @@ func longSide(img *image.RGBA) int { return max(img.Rect.Dx(), img.Rect.Dy()) }
 
 func (v *view) certain(d detection) bool {
 	return d.side() >= v.certainSide && d.score >= v.certainScore
-}
-
-// decode decodes a photo with at least the given number of pixels along its
-// longer side, if it has them.
-func (w *worker) decode(ctx context.Context, photo []byte, least int) (*imaging.Image, error) {
-	defer w.observe(StageDecode, time.Now())
-	return imaging.Decode(ctx, photo, w.p.o.Limits, least)
 }
 
 func (w *worker) observe(stage string, start time.Time) {

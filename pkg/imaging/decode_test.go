@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"hash/crc32"
 	"image"
@@ -741,6 +742,7 @@ func TestCorruptScan(t *testing.T) {
 // FuzzDecode checks that no bytes make Decode panic, exceed a limit or return
 // something that its own words contradict.
 func FuzzDecode(f *testing.F) {
+	minimizeLittle(f)
 	names, err := filepath.Glob("testdata/*.*")
 	if err != nil || len(names) == 0 {
 		f.Fatal(names, err)
@@ -753,12 +755,15 @@ func FuzzDecode(f *testing.F) {
 			f.Add(tc.data, len(name)%2*16)
 		}
 	}
-	for _, data := range [][]byte{asJPEG(f, scene(64, 48)), asPNG(f, scene(64, 48))} {
+	for _, data := range [][]byte{
+		asJPEG(f, scene(64, 48)), asPNG(f, scene(64, 48)), asBMP(f, scene(16, 12)), asTIFF(f, scene(16, 12), tiff.Deflate),
+		asGIF(f, 16, 12, converted(scene(16, 12), newPaletted)), manyScans(20, nil),
+	} {
 		f.Add(data, 0)
 		f.Add(data[:len(data)/2], 20)
 	}
 	lim := imaging.DefaultLimits()
-	lim.MaxPixels = 1 << 18 // so that an execution is short
+	lim.MaxPixels, lim.MaxBytes = 1<<13, 1<<13 // so that an execution is short
 	f.Fuzz(func(t *testing.T, data []byte, longSide int) {
 		img, err := imaging.Decode(context.Background(), data, lim, longSide)
 		if err != nil {
@@ -783,8 +788,9 @@ func FuzzDecode(f *testing.F) {
 }
 
 // FuzzOrientation puts any bytes where EXIF belongs: a good photo stays one,
-// upright or turned.
+// and all types turn it the same way.
 func FuzzOrientation(f *testing.F) {
+	minimizeLittle(f)
 	for o := range uint32(10) {
 		f.Add(orientationTag(binary.LittleEndian, o))
 		f.Add(orientationTag(binary.BigEndian, o))
@@ -792,21 +798,45 @@ func FuzzOrientation(f *testing.F) {
 	for _, block := range brokenEXIF() {
 		f.Add(block)
 	}
+	for _, block := range exifThatTurns() {
+		f.Add(block)
+	}
+	f.Add(deflated(f, rawProfile(orientationTag(binary.BigEndian, 6))))
 	jpg, pngs, webp := asJPEG(f, scene(16, 8)), asPNG(f, scene(16, 8)), testdata(f, "lossless.webp")
 	f.Fuzz(func(t *testing.T, block []byte) {
 		if len(block) > 65000 {
 			return
 		}
+		// Compressed text, which these bytes hardly ever are.
+		img := decode(t, withChunks(pngs, chunk("zTXt", append([]byte("Raw profile type exif\x00\x00"), block...))), 0)
+		if img.Width*img.Height != 16*8 {
+			t.Fatalf("%d x %d", img.Width, img.Height)
+		}
+		var turned []bool
 		for _, data := range [][]byte{
 			withSegments(jpg, exifSegment(block)), withChunks(pngs, chunk("eXIf", block)), withEXIF(webp, block),
+			withChunks(pngs, chunk("tEXt", append([]byte("Raw profile type exif\x00"), rawProfile(block)...))),
 		} {
 			img := decode(t, data, 0)
 			size := img.Width * img.Height
 			if got := (image.Rectangle{Max: image.Pt(img.Width, img.Height)}); img.RGBA.Rect != got || size != 16*8 && size != 64*48 {
 				t.Fatalf("%v in %v", got, img.RGBA.Rect)
 			}
+			turned = append(turned, img.Width < img.Height)
+		}
+		if turned[0] != turned[1] && !bytes.HasPrefix(block, []byte("Exif\x00")) || turned[1] != turned[2] || turned[2] != turned[3] {
+			t.Fatalf("turned as JPEG, PNG, WebP, profile: %v", turned)
 		}
 	})
+}
+
+// minimizeLittle makes an input that covers something new smaller in a hundred
+// runs. Else Go's fuzzer spends a minute on each, and runs little else.
+func minimizeLittle(f *testing.F) {
+	f.Helper()
+	if err := flag.Set("test.fuzzminimizetime", "100x"); err != nil {
+		f.Fatal(err)
+	}
 }
 
 func BenchmarkDecode(b *testing.B) {
