@@ -70,7 +70,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"internal/spelling", "pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/style", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
 		},
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},

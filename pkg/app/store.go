@@ -177,6 +177,17 @@ func (p Place) makeFolder() (path string, err error) {
 	return path, nil
 }
 
+// Files are the databases of an embedded store. Invalid: it is none.
+func (p Place) Files() (f sqlite.Files, err error) {
+	if p.postgres() {
+		return f, face.Errorf(face.Invalid, "app.store", "the store is a Postgres, which pg_dump backs up: see deploy/README.md")
+	}
+	if f.Store, err = p.path(); err == nil {
+		f.Jobs, err = p.jobsPath()
+	}
+	return f, err
+}
+
 // ballast is the room that is kept free beside an embedded store: so many
 // bytes, for all its files together. It is nil for a Postgres.
 func (p Place) ballast(size int64) *ballast.File {

@@ -105,6 +105,9 @@ func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err err
 			}
 		}()
 	}
+	if _, err := os.Lstat(path + restoring); err == nil {
+		return nil, errRestoring
+	}
 	// SQLite would make the file readable for everybody the umask allows.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	switch {

@@ -124,6 +124,8 @@ func openFault(op, path string, err error) error {
 	switch {
 	case errors.Is(err, errHeld):
 		kind, detail = face.Unavailable, "another process has the store open"
+	case errors.Is(err, errRestoring):
+		kind, detail = face.Unavailable, errRestoring.Error()
 	case isNotWritable(err):
 		kind, detail = face.Unavailable, "the storage cannot be written to"
 	}
