@@ -86,35 +86,28 @@ func TestNoKey(t *testing.T) {
 // again unless it says to try again, or is a failure of the server.
 func TestKept(t *testing.T) {
 	t.Parallel()
+	var refusal error // of the next photo
+	h := open(t, func(o *handlers.Options) {
+		o.Pipeline = pipeline{before: func(context.Context) (err error) {
+			err, refusal = refusal, nil
+			return err
+		}}
+	})
+	good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
 	for _, kind := range face.Kinds() {
-		t.Run(kind.Code(), func(t *testing.T) {
-			t.Parallel()
-			refuse := make(chan struct{}, 1)
-			refuse <- struct{}{}
-			h := open(t, func(o *handlers.Options) {
-				o.Pipeline = pipeline{before: func(context.Context) error {
-					select {
-					case <-refuse:
-						return face.Errorf(kind, "test", "not this time")
-					default:
-						return nil
-					}
-				}}
-			})
-			good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
-			ask := func() answer {
-				r := fields{"image": photo(person{number: 1})}.json(t, http.MethodPost, "/galleries/default/subjects/ada/templates")
-				r.Header.Set("Idempotency-Key", "k")
-				w := httptest.NewRecorder() // not every error is in the contract of the route
-				r.Host = "localhost"
-				h.ServeHTTP(w, r)
-				return answer{w.Code, w.Header(), w.Body.Bytes()}
-			}
-			first, second := ask(), ask()
-			again := second.header.Get("Idempotency-Replayed") == "true"
-			if want := first.status < 499 && first.status != http.StatusTooManyRequests; again != want || !want && second.status != 201 {
-				t.Errorf("%d, then %d, replayed: %v", first.status, second.status, again)
-			}
-		})
+		ask := func() answer {
+			r := fields{"image": photo(person{number: 1})}.json(t, http.MethodPost, "/galleries/default/subjects/ada/templates")
+			r.Header.Set("Idempotency-Key", kind.Code())
+			r.Host = "localhost"
+			w := httptest.NewRecorder() // not every error is in the contract of the route
+			h.ServeHTTP(w, r)
+			return answer{w.Code, w.Header(), w.Body.Bytes()}
+		}
+		refusal = face.Errorf(kind, "test", "not this time")
+		first, second := ask(), ask()
+		again := second.header.Get("Idempotency-Replayed") == "true"
+		if want := first.status < 499 && first.status != http.StatusTooManyRequests; again != want || !want && second.status != 201 {
+			t.Errorf("%s: %d, then %d, replayed: %v", kind, first.status, second.status, again)
+		}
 	}
 }

@@ -106,7 +106,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	rest, more := p[end:n], make([]byte, 512)
 	for {
-		if len(bytes.TrimSpace(rest)) > 0 {
+		if len(bytes.Trim(rest, " \t\r\n")) > 0 {
 			return 0, api.InvalidField("", "goes on after its end: a body is one JSON object or one form")
 		}
 		if err != nil {

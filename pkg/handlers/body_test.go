@@ -38,6 +38,7 @@ func TestAfterTheEnd(t *testing.T) {
 		{"a bracket", "application/json", json + "}", false},
 		{"a comma", "application/json", json + ",", false},
 		{"NUL", "application/json", json + "\x00", false},
+		{"space of other kinds", "application/json", json + "\v\f\u00a0", false},
 		{"a letter far behind", "application/json", json + strings.Repeat(" ", 70<<10) + "x", false},
 		{"brackets and quotes in a text", "application/json", `{"image":"","x}]\"{":[{"a":"]\\"}]}`, false},
 		{"form", kind, form, true},
