@@ -634,7 +634,7 @@ type CheckIdentity = bool
 
 // DetectRequest defines model for DetectRequest.
 type DetectRequest struct {
-	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image    Image     `json:"image"`
 	MaxFaces *MaxFaces `json:"max_faces,omitempty"`
 }
@@ -664,7 +664,7 @@ type EmbedRequest struct {
 	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
 	FaceAt FaceAt `json:"face_at,omitempty"`
 
-	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image Image `json:"image"`
 }
 
@@ -705,7 +705,7 @@ type EnrolRequest struct {
 	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
 	FaceAt FaceAt `json:"face_at,omitempty"`
 
-	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image Image `json:"image,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -822,7 +822,7 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
-// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 type Image = []byte
 
 // ImageFile A JPEG, PNG, WebP, GIF, BMP or TIFF file.
@@ -1249,7 +1249,7 @@ type StyleTransferRequest struct {
 	// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies.
 	CheckIdentity *CheckIdentity `json:"check_identity,omitempty"`
 
-	// Content A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+	// Content A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Content Image `json:"content"`
 
 	// Mask For each style image where in the content it applies, white where it does; none, or one for each.
@@ -1370,13 +1370,13 @@ type VerifyRequest struct {
 	// OperatingPoint A target false match rate. The default is the server's option.
 	OperatingPoint *OperatingPointName `json:"operating_point,omitempty"`
 
-	// Probe A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+	// Probe A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Probe Image `json:"probe,omitempty"`
 
 	// ProbeEmbedding The numbers of an embedding; they are normalised to unit length.
 	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
 
-	// Reference A JPEG, PNG, WebP, GIF, BMP or TIFF as standard base64 with padding.
+	// Reference A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Reference Image `json:"reference,omitempty"`
 
 	// ReferenceEmbedding The numbers of an embedding; they are normalised to unit length.

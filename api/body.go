@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +10,8 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -28,7 +27,10 @@ const maxName = 1 << 10
 // MaxImages is how many images one field may have.
 const MaxImages = 8
 
-var errManyImages = fmt.Errorf("must be 1 to %d images", MaxImages)
+var (
+	errType       = errors.New("is of another type")
+	errManyImages = fmt.Errorf("must be 1 to %d images", MaxImages)
+)
 
 // Images is one image or several: in JSON a string or an array of strings,
 // in multipart a part that may be repeated.
@@ -37,19 +39,28 @@ type Images [][]byte
 // UnmarshalJSON reads one base64 string, or an array of them. It counts the
 // array first: a body has room for millions of empty strings.
 func (i *Images) UnmarshalJSON(data []byte) error {
+	*i = Images{}
 	if data[0] != '[' {
-		*i = make(Images, 1)
-		return json.Unmarshal(data, &(*i)[0])
+		image, err := decodeBase64(data)
+		*i = append(*i, image)
+		return err
 	}
-	rest := data[1:]
-	for range MaxImages {
-		end := valueEnd(rest)
-		if rest[end] == ']' {
-			return json.Unmarshal(data, (*[][]byte)(i))
+	rest := bytes.TrimLeft(data[1:], " \t\r\n")
+	for n := 0; rest[0] != ']'; n++ {
+		if n == MaxImages {
+			return errManyImages
 		}
-		rest = rest[end+1:]
+		end := valueEnd(rest)
+		image, err := decodeBase64(bytes.TrimSpace(rest[:end]))
+		if err != nil {
+			return InvalidField(strconv.Itoa(n), parsed().Components.Schemas["Image"].wanted())
+		}
+		*i = append(*i, image)
+		if rest = rest[end:]; rest[0] == ',' {
+			rest = rest[1:]
+		}
 	}
-	return errManyImages
+	return nil
 }
 
 // UnmarshalJSON reads the object strictly; the error is a [face.Error].
@@ -132,6 +143,7 @@ func BodyError(err error) *face.Error {
 
 // fields finds the fields of a request struct by their names in the contract.
 type fields struct {
+	object reflect.Type
 	byName map[string]reflect.Value
 	needed []string // required ones that have not come yet, in order
 	seen   map[string]bool
@@ -139,7 +151,7 @@ type fields struct {
 
 func fieldsOf(into any) *fields {
 	v := reflect.ValueOf(into).Elem()
-	f := &fields{byName: map[string]reflect.Value{}, seen: map[string]bool{}}
+	f := &fields{object: v.Type(), byName: map[string]reflect.Value{}, seen: map[string]bool{}}
 	for i := range v.NumField() {
 		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
 		f.byName[name] = v.Field(i)
@@ -196,7 +208,7 @@ func readObject(data []byte, into any) error {
 		end = valueEnd(rest)
 		field, err := f.take(name, false)
 		if err == nil {
-			err = setJSON(field, name, rest[:end])
+			err = setJSON(field, name, rest[:end], parsed().member(f.object, name))
 		}
 		if err != nil {
 			return err
@@ -239,8 +251,8 @@ func valueEnd(data []byte) int {
 	return len(data)
 }
 
-// setJSON sets a field from a JSON value.
-func setJSON(field reflect.Value, name string, value []byte) error {
+// setJSON sets a field from a JSON value, which must be as the contract says.
+func setJSON(field reflect.Value, name string, value []byte, s *schema) error {
 	value = bytes.TrimSpace(value)
 	if string(value) == "null" {
 		return InvalidField(name, "must not be null")
@@ -255,24 +267,53 @@ func setJSON(field reflect.Value, name string, value []byte) error {
 		field.Set(reflect.New(field.Type().Elem()))
 		field = field.Elem()
 	}
-	if err := json.Unmarshal(value, field.Addr().Interface()); err != nil {
-		if known, ok := errors.AsType[*face.Error](err); ok { // of a part of the value
-			return within(name, known)
-		}
-		return InvalidField(name, valueDetail(err))
+	err := s.unmarshal(value, field)
+	if known, ok := errors.AsType[*face.Error](err); ok { // of a part of the value
+		return within(name, known)
 	}
-	return checkEnum(field, name)
+	if err != nil {
+		return InvalidField(name, s.wanted())
+	}
+	return s.check(field, name)
+}
+
+// unmarshal reads a JSON value. What encoding/json would read as something
+// else than it is, is an error.
+func (s *schema) unmarshal(value []byte, into reflect.Value) (err error) {
+	switch {
+	case len(value) == 0, // in a form
+		s.Type == "object" && value[0] != '{',
+		s.Type == "array" && parsed().at(s.Items).Type == "number" && bytes.Contains(value, []byte("null")):
+		return errType
+	case into.Type() == reflect.TypeFor[Image]():
+		var raw []byte
+		raw, err = decodeBase64(value)
+		into.SetBytes(raw)
+		return err
+	}
+	return json.Unmarshal(value, into.Addr().Interface())
+}
+
+// check refuses a value that the contract does not allow.
+func (s *schema) check(v reflect.Value, name string) error {
+	switch {
+	case v.Kind() == reflect.String && strings.ContainsRune(v.String(), 0):
+		return InvalidField(name, "has a NUL character")
+	case !s.holds(v):
+		return InvalidField(name, s.wanted())
+	}
+	return nil
 }
 
 // setText sets a field from the text of a multipart part: a string from the
 // text as it stands, anything else from JSON.
-func setText(field reflect.Value, name string, text []byte) error {
+func setText(field reflect.Value, name string, text []byte, s *schema) error {
 	target := field
 	if field.Kind() == reflect.Pointer {
 		target = reflect.New(field.Type().Elem()).Elem()
 	}
 	if target.Kind() != reflect.String {
-		return setJSON(field, name, text)
+		return setJSON(field, name, text, s)
 	}
 	if !utf8.Valid(text) {
 		return InvalidField(name, "is not UTF-8")
@@ -281,7 +322,7 @@ func setText(field reflect.Value, name string, text []byte) error {
 	if field.Kind() == reflect.Pointer {
 		field.Set(target.Addr())
 	}
-	return checkEnum(target, name)
+	return s.check(target, name)
 }
 
 // isImage reports whether a field has images, which have their own limit.
@@ -293,34 +334,6 @@ func tooLong(name string, limit int64) error {
 	e := face.Errorf(face.TooLarge, "api.body", "The part is larger than %d bytes.", limit)
 	e.Fields = InvalidField(name, e.Detail).Fields
 	return e
-}
-
-// checkEnum refuses a value that the contract does not list.
-func checkEnum(field reflect.Value, name string) error {
-	if enum, ok := reflect.TypeAssert[interface{ Valid() bool }](field); ok && !enum.Valid() {
-		return InvalidField(name, "is none of the values of the contract")
-	}
-	return nil
-}
-
-// valueDetail says what is wrong with a JSON value.
-func valueDetail(err error) string {
-	var wrongType *json.UnmarshalTypeError
-	var notBase64 base64.CorruptInputError
-	var notTime *time.ParseError
-	switch {
-	case errors.Is(err, errNumbers):
-		return errNumbers.Error()
-	case errors.As(err, &notTime):
-		return "is not a time as 2026-11-23T09:30:00Z"
-	case errors.Is(err, errManyImages):
-		return errManyImages.Error()
-	case errors.As(err, &wrongType):
-		return "must not be a JSON " + face.Excerpt(wrongType.Value) // with a number's digits
-	case errors.As(err, &notBase64):
-		return "is not standard base64 with padding (a data: URL is not read)"
-	}
-	return "is not a JSON value"
 }
 
 // ReadForm reads the parts of a multipart body into the struct of the JSON
@@ -371,7 +384,7 @@ func (f *fields) readPart(part *multipart.Part, maxImage int64) error {
 	}
 	switch {
 	case !image:
-		return setText(field, name, data)
+		return setText(field, name, data, parsed().member(f.object, name))
 	case field.Type() == reflect.TypeFor[Images]():
 		field.Set(reflect.Append(field, reflect.ValueOf(data)))
 	default:

@@ -101,8 +101,8 @@ func within(name string, err *face.Error) *face.Error {
 func (b *BulkEmbedding) UnmarshalJSON(data []byte) error {
 	switch {
 	case data[0] == '"':
-		var raw []byte
-		if err := json.Unmarshal(data, &raw); err != nil {
+		raw, err := decodeBase64(data)
+		if err != nil {
 			return err
 		}
 		if len(raw)%4 != 0 {

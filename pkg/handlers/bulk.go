@@ -80,16 +80,9 @@ func (i *importing) begin(key, tenant string) (end func(), err error) {
 
 // ImportSubjects takes in subjects, a line each.
 func (s *server) ImportSubjects(ctx context.Context, r api.ImportSubjectsRequestObject) (api.ImportSubjectsResponseObject, error) {
-	from := or(r.Params.FromLine, 1)
-	if from < 1 {
-		return nil, parameter("from_line", "must be 1 or more")
-	}
-	answer := or(r.Params.Answer, api.ImportSubjectsParamsAnswerLines)
-	if !answer.Valid() {
-		return nil, parameter("answer", "must be lines or summary")
-	}
 	return &subjectImport{
-		server: s, ctx: ctx, gallery: r.Gallery, from: from, body: r.Body, summary: answer == api.ImportSubjectsParamsAnswerSummary,
+		server: s, ctx: ctx, gallery: r.Gallery, from: or(r.Params.FromLine, 1), body: r.Body,
+		summary: or(r.Params.Answer, api.ImportSubjectsParamsAnswerLines) == api.ImportSubjectsParamsAnswerSummary,
 	}, nil
 }
 
@@ -319,7 +312,7 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 		ID: b.SubjectID, Name: or(b.Name, ""), ExternalID: or(b.ExternalID, ""), Metadata: b.Metadata,
 		CreatedAt: or(b.CreatedAt, time.Time{}), UpdatedAt: or(b.UpdatedAt, time.Time{}),
 	}}
-	if err := checkSubject(b.Name, b.ExternalID, b.Metadata); err != nil {
+	if err := checkMetadata(b.Metadata); err != nil {
 		return r, err
 	}
 	for n, t := range b.Templates {

@@ -186,7 +186,7 @@ func TestImportLines(t *testing.T) {
 		{template(`"template_id":"b","model_id":"m","embedding":[3,4]`), "refused", "invalid_request", ""},
 		{template(`"template_id":"b","model_id":"m","embedding":[]`), "refused", "invalid_request", ""},
 		{template(`"template_id":"b","model_id":"m","embedding":"AADAfw=="`), "refused", "invalid_request", ""}, // NaN
-		{template(`"template_id":"b","model_id":"m","embedding":[1],"quality":2`), "refused", "invalid_request", ""},
+		{template(`"template_id":"b","model_id":"m","embedding":[1],"quality":2`), "refused", "invalid_request", "/templates/1/quality"},
 		{template(`"template_id":"a/b","model_id":"m","embedding":[1]`), "refused", "invalid_request", ""},
 		{template(`"template_id":"b","model_id":"test-encoder","embedding":[1]`), "refused", "model_mismatch", "/templates/1/embedding"},
 		{template(`"template_id":"b","model_id":"other","embedding":[0,1]`), "refused", "model_mismatch", ""},

@@ -83,7 +83,8 @@ func TestBadInput(t *testing.T) {
 		{"duplicate field", request("application/json", `{"gallery":"a","gallery":"a"}`), face.Invalid, "/gallery"},
 		{"unknown field", request("application/json", `{"images":[]}`), face.Invalid, "/images"},
 		{"not base64", request("application/json", `{"probe":"???","subject_id":"ada"}`), face.Invalid, "/probe"},
-		{"data URL", request("application/json", `{"probe":"data:image/png;base64,AAAA"}`), face.Invalid, "/probe"},
+		{"data URL that is not base64", request("application/json", `{"probe":"data:image/png,AAAA"}`), face.Invalid, "/probe"},
+		{"data URL that is no image", request("application/json", `{"probe":"data:image/png;base64,AAAA","subject_id":"ada"}`), face.UnsupportedImage, "/probe"},
 		{"NaN", request("application/json", `{"probe_embedding":[NaN]}`), face.Invalid, ""},
 		{"NaN in a form", request(form, part(`name="probe_embedding"`, "[NaN]")+"--b--\r\n"), face.Invalid, "/probe_embedding"},
 		{"infinite", request("application/json", `{"probe_embedding":[1e99]}`), face.Invalid, "/probe_embedding"},
@@ -114,10 +115,58 @@ func TestRoutes(t *testing.T) {
 	}
 	good[api.Health](t, h.do(t, http.MethodGet, "/healthz"), 200)
 	good[api.Health](t, h.do(t, http.MethodGet, "/readyz"), 200)
-	bad(t, h.do(t, http.MethodGet, "/galleries?limit=many"), face.Invalid, "limit")
-	bad(t, h.do(t, http.MethodGet, "/galleries?limit=1&limit=2"), face.Invalid, "limit")
-	bad(t, h.do(t, http.MethodGet, "/galleries?limit=1001"), face.Invalid, "limit")
-	bad(t, h.do(t, http.MethodGet, "/galleries?cursor=%FF"), face.Invalid, "cursor")
+}
+
+// TestQueries: what the contract does not have in a query is refused by every
+// route, in words that say what is wanted.
+func TestQueries(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Ready = func(context.Context) error { return nil } })
+	doc, _ := contract(t)
+	for _, path := range doc.Paths.InMatchingOrder() {
+		for method := range doc.Paths.Value(path).Operations() {
+			p := bad(t, h.ask(t, rawJSON(method, strings.NewReplacer("{", "", "}", "").Replace(path)+"?Limit=1", "{}")), face.Invalid, "Limit")
+			if p.Errors[0].Detail != "unknown parameter" {
+				t.Errorf("%s %s: %+v", method, path, p.Errors)
+			}
+		}
+	}
+	for _, c := range []struct{ path, name, detail string }{
+		{"/galleries?limit=many", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=0", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=-1", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=1.0", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=1001", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=99999999999999999999", "limit", "must be a whole number from 1 to 1000"},
+		{"/galleries?limit=1&limit=1", "limit", "comes more than once"},
+		{"/galleries?&limit=1&&cursor=!", "cursor", "is none that came with a page"},
+		{"/galleries?cursor=%FF", "cursor", "is not UTF-8"},
+		{"/galleries?cursor=" + strings.Repeat("A", 513), "cursor", "must be a string of at most 512 characters"},
+		{"/galleries?cursor=" + strings.Repeat("A", 512), "cursor", "is none that came with a page"},
+		{"/galleries?cursor=%zz", "cursor", "cannot be read: write % as %25 and ; as %3B"},
+		{"/galleries/default/subjects?name=a;b", "name", "cannot be read: write % as %25 and ; as %3B"},
+		{"/galleries/default/subjects?name=", "name", "must be a string of 1 to 200 characters"},
+		{"/galleries/default/subjects?external_id=" + strings.Repeat("7", 201), "external_id", "must be a string of 1 to 200 characters"},
+		{"/galleries/default/subjects?external_id=7%00", "external_id", "has a NUL character"},
+		{"/galleries/default/export?crops=yes", "crops", "must be true or false"},
+		{"/style-transfer/x/result?format=gif", "format", "must be one of png, jpeg"},
+		{"/healthz?" + strings.Repeat("n", 1000) + "=1", "", "unknown parameter"},
+		{"/metrics?name[]=a&name[]=b&names[]=c", "names[]", "unknown parameter"},
+	} {
+		p := bad(t, h.do(t, http.MethodGet, c.path), face.Invalid, c.name)
+		if len(p.Errors) != 1 || p.Errors[0].Detail != c.detail || len(p.Errors[0].Pointer) > 200 {
+			t.Errorf("%.80s: %+v, want %q", c.path, p.Errors, c.detail)
+		}
+	}
+	for _, path := range []string{"/galleries?", "/galleries?limit=1000", "/metrics?name[]=a&name[]=b", "/docs/start.js?v=2"} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Host = "127.0.0.1:8080"
+		if h.ServeHTTP(w, r); w.Code != 200 {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
 }
 
 func TestRequestID(t *testing.T) {
@@ -477,10 +526,11 @@ func TestLogs(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	h.enrolled(t, "default", "secret-id", person{number: 1})
-	good[api.Subject](t, h.do(t, http.MethodGet, "/galleries/default/subjects/secret-id?name=secret-query"), 200)
+	good[api.Subject](t, h.do(t, http.MethodGet, "/galleries/default/subjects/secret-id"), 200)
+	good[api.SubjectList](t, h.do(t, http.MethodGet, "/galleries/default/subjects?name=secret-query"), 200)
 	logs := h.logs.String()
-	if n := strings.Count(logs, "\n"); n != 3 {
-		t.Errorf("%d lines for 3 requests:\n%s", n, logs)
+	if n := strings.Count(logs, "\n"); n != 4 {
+		t.Errorf("%d lines for 4 requests:\n%s", n, logs)
 	}
 	if strings.Contains(logs, "secret") || strings.Contains(logs, "Name of") {
 		t.Errorf("the log tells too much:\n%s", logs)

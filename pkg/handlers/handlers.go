@@ -233,17 +233,20 @@ func New(o Options) (http.Handler, error) {
 	})
 	r.MethodNotAllowed(s.methodNotAllowed)
 
-	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, api.Health{Status: "ok"}) })
-	r.Get("/readyz", s.readyz)
-	r.Get("/openapi.yaml", s.contract)
-	r.Get("/problems/{slug}", s.problemPage)
-	s.mountDocs(r)
-
+	r.Group(func(r chi.Router) {
+		r.Use(s.checkQuery)
+		r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, api.Health{Status: "ok"}) })
+		r.Get("/readyz", s.readyz)
+		r.Get("/openapi.yaml", s.contract)
+		r.Get("/problems/{slug}", s.problemPage)
+		s.mountDocs(r)
+	})
 	r.Group(func(r chi.Router) {
 		r.Use(clientAddress(o.TrustedProxies), s.authenticate)
 		if o.Auth && o.RateLimit > 0 {
 			r.Use(s.limitRate())
 		}
+		r.Use(s.checkQuery)
 		r.With(s.require(face.ScopeRead), s.ofOperator).Method(http.MethodGet, "/metrics",
 			promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 		api.HandlerWithOptions(
@@ -291,10 +294,17 @@ func (s *server) parameterError(w http.ResponseWriter, r *http.Request, err erro
 }
 
 // parameter is an Invalid error about a path, query or header parameter.
-func parameter(name, detail string) *face.Error {
-	e := face.Errorf(face.Invalid, "handlers.parameter", "The request breaks the contract.")
-	e.Fields = []face.FieldError{{Pointer: face.Excerpt(name), Detail: detail}}
-	return e
+func parameter(name, detail string) *face.Error { return api.InvalidParameter(name, detail) }
+
+// checkQuery refuses a query that the route does not have in the contract.
+func (s *server) checkQuery(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := api.CheckQuery(r.Method, chi.RouteContext(r.Context()).RoutePattern(), r.URL.RawQuery); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // methodNotAllowed answers 405 with the methods that the path has.

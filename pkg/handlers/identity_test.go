@@ -87,7 +87,7 @@ func TestVerifyRefuses(t *testing.T) {
 		{"embedding without a model", fields{"probe_embedding": vector(1, 0), "subject_id": "ada"}, face.Invalid, "/model_id"},
 		{"embedding of another model", fields{"probe_embedding": vector(1, 0), "subject_id": "ada", "model_id": "sface"}, face.ModelMismatch, "/model_id"},
 		{"embedding too long", fields{"probe_embedding": long, "subject_id": "ada", "model_id": modelID}, face.ModelMismatch, "/probe_embedding"},
-		{"embedding empty", fields{"probe_embedding": []float32{}, "subject_id": "ada", "model_id": modelID}, face.ModelMismatch, "/probe_embedding"},
+		{"embedding empty", fields{"probe_embedding": []float32{}, "subject_id": "ada", "model_id": modelID}, face.Invalid, "/probe_embedding"},
 		{"embedding zero", fields{"probe_embedding": make([]float32, dimension), "subject_id": "ada", "model_id": modelID}, face.Invalid, "/probe_embedding"},
 		{"operating point unknown", fields{"probe": one, "subject_id": "ada", "operating_point": "strict"}, face.Invalid, "/operating_point"},
 		{"operating point unsupported", fields{"probe": one, "subject_id": "ada", "operating_point": "fmr_1e-6"}, face.OperatingPointUnsupported, "/operating_point"},

@@ -253,10 +253,7 @@ func (s *server) migration(ctx context.Context, g face.Gallery, modelID string) 
 
 // ListUncovered lists whom a gallery's move to a model would lose.
 func (s *server) ListUncovered(ctx context.Context, r api.ListUncoveredRequestObject) (api.ListUncoveredResponseObject, error) {
-	p, err := pageOf(r.Params.Limit, r.Params.Cursor)
-	if err != nil {
-		return nil, err
-	}
+	p := pageOf(r.Params.Limit, r.Params.Cursor)
 	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
 	if err != nil {
 		return nil, err

@@ -1,13 +1,11 @@
 package handlers
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -16,10 +14,7 @@ import (
 
 // ListGalleries lists a page of galleries.
 func (s *server) ListGalleries(ctx context.Context, r api.ListGalleriesRequestObject) (api.ListGalleriesResponseObject, error) {
-	p, err := pageOf(r.Params.Limit, r.Params.Cursor)
-	if err != nil {
-		return nil, err
-	}
+	p := pageOf(r.Params.Limit, r.Params.Cursor)
 	items, next, err := s.Store.ListGalleries(ctx, tenant(ctx), p)
 	if err != nil {
 		return nil, cursorError(err)
@@ -37,7 +32,7 @@ func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestOb
 	if !face.ValidID(b.Name) {
 		return nil, api.InvalidField("name", invalidID)
 	}
-	if err := s.checkGallery(b.RetentionDays, b.StoreImages); err != nil {
+	if err := s.checkGallery(b.StoreImages); err != nil {
 		return nil, err
 	}
 	g, err := s.Store.CreateGallery(ctx, tenant(ctx), face.Gallery{
@@ -60,7 +55,7 @@ func (s *server) GetGallery(ctx context.Context, r api.GetGalleryRequestObject) 
 
 // UpdateGallery changes a gallery.
 func (s *server) UpdateGallery(ctx context.Context, r api.UpdateGalleryRequestObject) (api.UpdateGalleryResponseObject, error) {
-	if err := s.checkGallery(r.Body.RetentionDays, r.Body.StoreImages); err != nil {
+	if err := s.checkGallery(r.Body.StoreImages); err != nil {
 		return nil, err
 	}
 	g, err := s.Store.UpdateGallery(ctx, tenant(ctx), r.Gallery,
@@ -74,10 +69,7 @@ func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestOb
 	return api.DeleteGallery200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
 }
 
-func (s *server) checkGallery(retentionDays *int, storeImages *bool) error {
-	if days := or(retentionDays, 0); days < 0 || days > store.MaxRetentionDays {
-		return api.InvalidField("retention_days", fmt.Sprintf("must be 0 to %d", store.MaxRetentionDays))
-	}
+func (s *server) checkGallery(storeImages *bool) error {
 	if or(storeImages, false) && s.Sealer == nil {
 		return api.InvalidField("store_images", "must be false: the server has no key to seal images with (LIKENESS_CROP_KEY_FILE)")
 	}
@@ -86,10 +78,7 @@ func (s *server) checkGallery(retentionDays *int, storeImages *bool) error {
 
 // ListSubjects lists a page of subjects.
 func (s *server) ListSubjects(ctx context.Context, r api.ListSubjectsRequestObject) (api.ListSubjectsResponseObject, error) {
-	p, err := pageOf(r.Params.Limit, r.Params.Cursor)
-	if err != nil {
-		return nil, err
-	}
+	p := pageOf(r.Params.Limit, r.Params.Cursor)
 	filter := store.SubjectFilter{Name: or(r.Params.Name, ""), ExternalID: or(r.Params.ExternalID, "")}
 	items, next, err := s.Store.ListSubjects(ctx, tenant(ctx), r.Gallery, filter, p)
 	if err != nil {
@@ -105,7 +94,7 @@ func (s *server) ListSubjects(ctx context.Context, r api.ListSubjectsRequestObje
 // CreateSubject adds a subject.
 func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestObject) (api.CreateSubjectResponseObject, error) {
 	b := r.Body
-	if err := checkSubject(b.Name, b.ExternalID, b.Metadata); err != nil {
+	if err := checkMetadata(b.Metadata); err != nil {
 		return nil, err
 	}
 	id, repeatable := newID(ctx)
@@ -138,7 +127,7 @@ func (s *server) GetSubject(ctx context.Context, r api.GetSubjectRequestObject) 
 // UpdateSubject changes a subject.
 func (s *server) UpdateSubject(ctx context.Context, r api.UpdateSubjectRequestObject) (api.UpdateSubjectResponseObject, error) {
 	b := r.Body
-	if err := checkSubject(b.Name, b.ExternalID, b.Metadata); err != nil {
+	if err := checkMetadata(b.Metadata); err != nil {
 		return nil, err
 	}
 	change := store.SubjectChange{Name: b.Name, ExternalID: b.ExternalID}
@@ -155,30 +144,17 @@ func (s *server) DeleteSubject(ctx context.Context, r api.DeleteSubjectRequestOb
 	return api.DeleteSubject200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
 }
 
-func checkSubject(name, externalID *string, metadata json.RawMessage) error {
-	switch {
-	case utf8.RuneCountInString(or(name, "")) > face.MaxNameLength:
-		return api.InvalidField("name", fmt.Sprintf("may have %d characters", face.MaxNameLength))
-	case utf8.RuneCountInString(or(externalID, "")) > face.MaxNameLength:
-		return api.InvalidField("external_id", fmt.Sprintf("may have %d characters", face.MaxNameLength))
-	case len(metadata) > face.MaxMetadata:
-		return api.InvalidField("metadata", fmt.Sprintf("may have %d bytes", face.MaxMetadata))
-	case metadata != nil && !bytes.HasPrefix(metadata, []byte("{")):
-		return api.InvalidField("metadata", "must be a JSON object")
+// checkMetadata bounds metadata in bytes, which the contract can say in words only.
+func checkMetadata(metadata json.RawMessage) error {
+	if len(metadata) > face.MaxMetadata {
+		return api.InvalidField("metadata", fmt.Sprintf("must be a JSON object of at most %d bytes", face.MaxMetadata))
 	}
 	return nil
 }
 
 // pageOf is the part of a list that a request asks for.
-func pageOf(limit *int, cursor *string) (store.Page, error) {
-	p := store.Page{Limit: or(limit, 100), Cursor: or(cursor, "")}
-	switch {
-	case p.Limit < 1 || p.Limit > 1000:
-		return p, parameter("limit", "must be 1 to 1000")
-	case len(p.Cursor) > 512:
-		return p, parameter("cursor", "is none that came with a page")
-	}
-	return p, nil
+func pageOf(limit *int, cursor *string) store.Page {
+	return store.Page{Limit: or(limit, 100), Cursor: or(cursor, "")}
 }
 
 // cursorError points the store's complaint about a cursor at the parameter.
