@@ -291,7 +291,24 @@ func (s *schema) unmarshal(value []byte, into reflect.Value) (err error) {
 		into.SetBytes(raw)
 		return err
 	}
-	return json.Unmarshal(value, into.Addr().Interface())
+	err = json.Unmarshal(value, into.Addr().Interface())
+	if err == nil && into.Kind() == reflect.Map && into.Len() < countMembers(value) {
+		return InvalidField("", "has a name more than once")
+	}
+	return err
+}
+
+// countMembers counts the members of a JSON object, which is valid.
+func countMembers(object []byte) (n int) {
+	rest := bytes.TrimLeft(object[1:], " \t\r\n")
+	for ; rest[0] != '}'; n++ {
+		rest = rest[valueEnd(rest)+1:] // the name
+		rest = rest[valueEnd(rest):]
+		if rest[0] == ',' {
+			rest = bytes.TrimLeft(rest[1:], " \t\r\n")
+		}
+	}
+	return n
 }
 
 // check refuses a value that the contract does not allow.

@@ -92,6 +92,17 @@ func wantInvalid(t *testing.T, err error, pointer, detail string) {
 	}
 }
 
+// TestNamesOfMaps: an object whose members have no fixed names has each once.
+func TestNamesOfMaps(t *testing.T) {
+	t.Parallel()
+	var b api.StyleLayers
+	if err := json.Unmarshal([]byte(`{"content":{ "a:,}" : 1 , "b":2},"style":{ }}`), &b); err != nil || len(b.Content) != 2 || len(b.Style) != 0 {
+		t.Errorf("%+v, %v", b, err)
+	}
+	wantInvalid(t, json.Unmarshal([]byte(`{"style":{"a":1,"b":2 , "\u0061" :3}}`), &b), "/style", "more than once")
+	wantInvalid(t, json.Unmarshal([]byte(`{"style":{"a":[1]}}`), &b), "/style", "must be a JSON object")
+}
+
 func TestMissing(t *testing.T) {
 	t.Parallel()
 	var b api.DetectRequest

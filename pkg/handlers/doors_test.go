@@ -169,6 +169,51 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// TestCorners: what nobody sends by hand has an answer of the contract, too.
+func TestCorners(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	h.enrolled(t, "default", "ada", person{number: 1})
+	const subjects, templates = "/galleries/default/subjects", "/galleries/default/subjects/ada/templates"
+	nested := func(n int) string { return strings.Repeat(`{"a":`, n) + "1" + strings.Repeat("}", n) }
+	embedding := func(numbers string) string { return `{"embedding":[` + numbers + `],"model_id":"` + modelID + `"}` }
+	for name, c := range map[string]struct {
+		method, path, body string
+		kind               face.Kind
+		pointer            string
+	}{
+		"NUL in the path":            {"GET", "/galleries/a%00b", "", face.NotFound, ""},
+		"NUL behind the gallery":     {"DELETE", subjects + "/%00", "", face.NotFound, ""},
+		"no UTF-8 in the path":       {"GET", "/galleries/%FF/subjects", "", face.NotFound, ""},
+		"no UTF-8 in a job":          {"GET", "/style-transfer/%C3", "", face.NotFound, ""},
+		"a slash in the path":        {"GET", "/galleries/a%2Fb", "", face.NotFound, ""},
+		"a long path":                {"GET", "/galleries/" + strings.Repeat("a", 4000), "", face.NotFound, ""},
+		"NUL in a name":              {"POST", subjects, `{"name":"a\u0000"}`, face.Invalid, "/name"},
+		"no UTF-8 in a name":         {"POST", subjects, "{\"name\":\"a\xff\"}", face.Invalid, "/name"},
+		"a name of 201":              {"PATCH", subjects + "/ada", `{"name":"` + strings.Repeat("ö", 201) + `"}`, face.Invalid, "/name"},
+		"a field twice":              {"POST", subjects, `{"name":"a","n\u0061me":"b"}`, face.Invalid, "/name"},
+		"metadata of 4 KiB and one":  {"POST", subjects, `{"metadata":{"a":"` + strings.Repeat("x", 4097-8) + `"}}`, face.Invalid, "/metadata"},
+		"metadata that is no object": {"POST", subjects, `{"metadata":"x"}`, face.Invalid, "/metadata"},
+		"a deep body":                {"POST", subjects, `{"metadata":` + nested(10_001) + `}`, face.Invalid, ""},
+		"no number":                  {"POST", templates, embedding("NaN"), face.Invalid, ""},
+		"an infinite number":         {"POST", templates, embedding("1e39"), face.Invalid, "/embedding"},
+		"no number at all":           {"POST", templates, embedding(""), face.Invalid, "/embedding"},
+		"null":                       {"POST", templates, embedding("null"), face.Invalid, "/embedding"},
+		"too few numbers":            {"POST", templates, embedding("1"), face.ModelMismatch, "/embedding"},
+		"only zeros":                 {"POST", templates, embedding("0" + strings.Repeat(",0", dimension-1)), face.Invalid, "/embedding"},
+		"a retention past the end":   {"POST", "/galleries", `{"name":"x","retention_days":36501}`, face.Invalid, "/retention_days"},
+		"a huge number":              {"POST", "/galleries", `{"name":"x","retention_days":1e99}`, face.Invalid, "/retention_days"},
+		"a fraction":                 {"POST", "/galleries", `{"name":"x","retention_days":1.5}`, face.Invalid, "/retention_days"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bad(t, h.ask(t, rawJSON(c.method, c.path, c.body)), c.kind, c.pointer)
+		})
+	}
+	good[api.Subject](t, h.ask(t, rawJSON("POST", subjects, `{"metadata":{"a":"`+strings.Repeat("x", 4096-8)+`"}}`)), 201)
+	good[api.Subject](t, h.ask(t, rawJSON("POST", subjects, `{"metadata":`+nested(600)+`}`)), 201)
+}
+
 func TestRequestID(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)

@@ -10,7 +10,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
@@ -234,7 +236,7 @@ func New(o Options) (http.Handler, error) {
 	r.MethodNotAllowed(s.methodNotAllowed)
 
 	r.Group(func(r chi.Router) {
-		r.Use(s.checkQuery)
+		r.Use(s.checkURL)
 		r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, api.Health{Status: "ok"}) })
 		r.Get("/readyz", s.readyz)
 		r.Get("/openapi.yaml", s.contract)
@@ -246,7 +248,7 @@ func New(o Options) (http.Handler, error) {
 		if o.Auth && o.RateLimit > 0 {
 			r.Use(s.limitRate())
 		}
-		r.Use(s.checkQuery)
+		r.Use(s.checkURL)
 		r.With(s.require(face.ScopeRead), s.ofOperator).Method(http.MethodGet, "/metrics",
 			promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 		api.HandlerWithOptions(
@@ -296,9 +298,14 @@ func (s *server) parameterError(w http.ResponseWriter, r *http.Request, err erro
 // parameter is an Invalid error about a path, query or header parameter.
 func parameter(name, detail string) *face.Error { return api.InvalidParameter(name, detail) }
 
-// checkQuery refuses a query that the route does not have in the contract.
-func (s *server) checkQuery(next http.Handler) http.Handler {
+// checkURL refuses a query that the route does not have in the contract, and a
+// path that names nobody, since it is no text that a database takes.
+func (s *server) checkURL(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) {
+			s.fail(w, r, face.Errorf(face.NotFound, "handlers.checkURL", "There is nothing of such a name."))
+			return
+		}
 		if err := api.CheckQuery(r.Method, chi.RouteContext(r.Context()).RoutePattern(), r.URL.RawQuery); err != nil {
 			s.fail(w, r, err)
 			return

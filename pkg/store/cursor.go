@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -52,7 +53,8 @@ func ReadPage(op string, p Page, list ...string) (after string, err error) {
 	raw, err := base64.RawURLEncoding.DecodeString(p.Cursor)
 	if err == nil && len(raw) > cursorSumSize {
 		after = string(raw[cursorSumSize:])
-		if bytes.Equal(raw[:cursorSumSize], cursorSum(list, after)) {
+		// No key is in the sum, so anybody may have made it, over an id that no database takes.
+		if bytes.Equal(raw[:cursorSumSize], cursorSum(list, after)) && utf8.ValidString(after) && !strings.ContainsRune(after, 0) {
 			return after, nil
 		}
 	}
