@@ -2,7 +2,6 @@ package imaging_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -225,7 +224,7 @@ func like(t *testing.T, got, want *image.RGBA, tolerance float64) {
 
 func decode(tb testing.TB, data []byte, longSide int) *imaging.Image {
 	tb.Helper()
-	img, err := imaging.Decode(context.Background(), data, imaging.DefaultLimits(), longSide)
+	img, err := imaging.Decode(tb.Context(), data, imaging.DefaultLimits(), longSide)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -596,7 +595,7 @@ func TestDecodeRefuses(t *testing.T) {
 	for name, tc := range refusals(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			img, err := imaging.Decode(context.Background(), tc.data, tc.lim, 0)
+			img, err := imaging.Decode(t.Context(), tc.data, tc.lim, 0)
 			if err == nil || face.KindOf(err) != tc.want || img != nil {
 				t.Fatalf("got %v, %v; want %v", img, err, tc.want)
 			}
@@ -628,7 +627,7 @@ func TestForeign(t *testing.T) {
 		"\xff\x4f\xff\x51\x00":                                         "JPEG 2000",
 		"%PDF-1.7":                                                     "PDF",
 	} {
-		_, err := imaging.Decode(context.Background(), []byte(start), imaging.DefaultLimits(), 0)
+		_, err := imaging.Decode(t.Context(), []byte(start), imaging.DefaultLimits(), 0)
 		detail := detailOf(err)
 		if face.KindOf(err) != face.UnsupportedImage || !strings.HasPrefix(detail, want) ||
 			!strings.Contains(detail, "send JPEG, PNG, WebP, GIF, BMP or TIFF") {
@@ -649,7 +648,7 @@ func TestRefusalIsCheap(t *testing.T) {
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := imaging.Decode(context.Background(), tc.data, tc.lim, 0)
+		_, err := imaging.Decode(t.Context(), tc.data, tc.lim, 0)
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
 			t.Errorf("%s: %d bytes taken to say %v", name, used, err)
@@ -682,7 +681,7 @@ func TestTruncated(t *testing.T) {
 					continue
 				}
 				for _, longSide := range []int{0, 16} {
-					if img, err := imaging.Decode(context.Background(), data[:n], imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
+					if img, err := imaging.Decode(t.Context(), data[:n], imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
 						t.Fatalf("%d of %d bytes: %v, %v", n, len(data), img != nil, err)
 					}
 				}
@@ -715,7 +714,7 @@ func TestWithoutEnd(t *testing.T) {
 		for _, longSide := range []int{0, 16} {
 			want := decode(t, data, longSide).RGBA
 			for lost := 1; lost <= 2; lost++ {
-				img, err := imaging.Decode(context.Background(), data[:len(data)-lost], imaging.DefaultLimits(), longSide)
+				img, err := imaging.Decode(t.Context(), data[:len(data)-lost], imaging.DefaultLimits(), longSide)
 				if err != nil {
 					t.Errorf("%s without %d bytes: %v", name, lost, err)
 				} else if !bytes.Equal(img.RGBA.Pix, want.Pix) {
@@ -733,7 +732,7 @@ func TestCorruptScan(t *testing.T) {
 	data := asJPEG(t, photo(256, 256))
 	clear(data[len(data)/2 : len(data)/2+2000])
 	for _, longSide := range []int{0, 100} {
-		if img, err := imaging.Decode(context.Background(), data, imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
+		if img, err := imaging.Decode(t.Context(), data, imaging.DefaultLimits(), longSide); face.KindOf(err) != face.InvalidImage {
 			t.Errorf("%v, %v", img != nil, err)
 		}
 	}
@@ -765,7 +764,7 @@ func FuzzDecode(f *testing.F) {
 	lim := imaging.DefaultLimits()
 	lim.MaxPixels, lim.MaxBytes = 1<<13, 1<<13 // so that an execution is short
 	f.Fuzz(func(t *testing.T, data []byte, longSide int) {
-		img, err := imaging.Decode(context.Background(), data, lim, longSide)
+		img, err := imaging.Decode(t.Context(), data, lim, longSide)
 		if err != nil {
 			switch kind := face.KindOf(err); kind {
 			case face.Invalid, face.TooLarge, face.UnsupportedImage, face.InvalidImage:

@@ -3,8 +3,8 @@
 //
 // Everything a caller can make large is bounded before memory is taken for
 // it: bytes, pixels, aspect ratio, pixels per byte, and the scans of a JPEG.
-// What a file claims is never believed: its type is told by its content, and
-// only JPEG, PNG and WebP are read.
+// What a file claims is never believed: its type is told by its content. Work
+// that is under way ends with its context, see [Decode].
 //
 // # Coordinates
 //

@@ -3,7 +3,6 @@ package imaging_test
 import (
 	"bytes"
 	"compress/zlib"
-	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -137,7 +136,7 @@ func TestTurned(t *testing.T) {
 		"tiff":                       tiffWith(t, entry(binary.LittleEndian, 0x0112, 3, 1, 6)),
 	})
 	for name, data := range tests {
-		img, err := imaging.Decode(context.Background(), data, imaging.DefaultLimits(), 0)
+		img, err := imaging.Decode(t.Context(), data, imaging.DefaultLimits(), 0)
 		if err != nil || !turned(img) {
 			t.Errorf("%s: not turned, %v", name, err)
 		}
@@ -193,7 +192,7 @@ func TestMetadataBombs(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, err := imaging.Decode(context.Background(), data, imaging.DefaultLimits(), 0)
+		_, err := imaging.Decode(t.Context(), data, imaging.DefaultLimits(), 0)
 		runtime.ReadMemStats(&after)
 		if used := after.TotalAlloc - before.TotalAlloc; err != nil && face.KindOf(err) != face.InvalidImage || used > 8<<20 {
 			t.Errorf("%s: %d bytes taken, %v", name, used, err)

@@ -24,8 +24,9 @@ type patience struct {
 	last   int64
 }
 
-func newPatience(last int64) *patience {
-	ctx, cancel := context.WithCancel(context.Background())
+func newPatience(t *testing.T, last int64) *patience {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
 	return &patience{Context: ctx, cancel: cancel, last: last}
 }
 
@@ -51,13 +52,13 @@ func TestStops(t *testing.T) {
 	}
 	for name, data := range files {
 		for _, longSide := range []int{0, 20} {
-			whole := newPatience(1 << 62)
+			whole := newPatience(t, 1<<62)
 			if _, err := imaging.Decode(whole, data, imaging.DefaultLimits(), longSide); err != nil {
 				t.Fatal(name, err)
 			}
 			all := whole.looks.Load()
 			for _, at := range slices.Compact([]int64{1, 2, all / 4, all / 2, all - 1, all}) {
-				p := newPatience(max(at, 1))
+				p := newPatience(t, max(at, 1))
 				got, err := imaging.Decode(p, data, imaging.DefaultLimits(), longSide)
 				if got != nil || face.KindOf(err) != face.Canceled || !errors.Is(err, context.Canceled) {
 					t.Errorf("%s, canceled at %d of %d: %v, %v", name, at, all, got != nil, err)
@@ -73,7 +74,7 @@ func TestStops(t *testing.T) {
 // TestDeadline checks the word for it.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithDeadline(context.Background(), time.Unix(0, 0))
+	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
 	defer cancel()
 	_, err := imaging.Decode(ctx, asJPEG(t, scene(64, 48)), imaging.DefaultLimits(), 0)
 	if face.KindOf(err) != face.Deadline || !errors.Is(err, context.DeadlineExceeded) {
