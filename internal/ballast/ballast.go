@@ -38,7 +38,9 @@ type File struct {
 // Beside is the ballast of the database at path.
 func Beside(path string, size int64) *File { return &File{path: path + ".ballast", size: size} }
 
-// Keep makes the file where it is not there. [ErrNoRoom], perhaps with a cause.
+// Keep makes the file where it is not there. [ErrNoRoom], perhaps with a cause:
+// the room is not there. That the file cannot be made for another reason is no
+// error: whatever is written next says so better.
 func (f *File) Keep() error {
 	if f == nil {
 		return nil
@@ -62,11 +64,15 @@ func (f *File) keep() error {
 		return ErrNoRoom
 	}
 	err := f.make()
-	if err != nil {
-		f.next = time.Now().Add(retry)
-		return errors.Join(ErrNoRoom, err, f.remove())
+	if err == nil {
+		return nil
 	}
-	return nil
+	left := f.remove()
+	if !IsFull(err) {
+		return nil
+	}
+	f.next = time.Now().Add(retry)
+	return errors.Join(ErrNoRoom, err, left)
 }
 
 // make writes the file. What is written is noise, which no file system stores

@@ -71,6 +71,10 @@ func TestFile(t *testing.T) {
 	if err := errors.Join(other.Keep(), other.Without(first), other.Keep()); err != nil || there() != 0 {
 		t.Errorf("another process: %v, %d bytes are kept", err, there())
 	}
+	nowhere := ballast.Beside(filepath.Join(dir, "not", "there", "a.db"), size)
+	if err := errors.Join(nowhere.Keep(), nowhere.Without(nothing)); err != nil {
+		t.Errorf("where no file can be made: %v", err)
+	}
 	var none *ballast.File
 	if err := errors.Join(none.Keep(), none.Without(nothing)); err != nil {
 		t.Error(err)
