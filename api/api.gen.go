@@ -277,6 +277,7 @@ const (
 	ProblemCodeQueueFull                 ProblemCode = "queue_full"
 	ProblemCodeRateLimited               ProblemCode = "rate_limited"
 	ProblemCodeStorageFull               ProblemCode = "storage_full"
+	ProblemCodeTemplateDamaged           ProblemCode = "template_damaged"
 	ProblemCodeTooLarge                  ProblemCode = "too_large"
 	ProblemCodeUnauthenticated           ProblemCode = "unauthenticated"
 	ProblemCodeUnavailable               ProblemCode = "unavailable"
@@ -328,6 +329,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeRateLimited:
 		return true
 	case ProblemCodeStorageFull:
+		return true
+	case ProblemCodeTemplateDamaged:
 		return true
 	case ProblemCodeTooLarge:
 		return true
@@ -1319,7 +1322,10 @@ type SubjectUpdate struct {
 // Template defines model for Template.
 type Template struct {
 	CreatedAt time.Time `json:"created_at"`
-	ModelID   string    `json:"model_id"`
+
+	// Damaged `true` where the stored embedding is damaged: the template is compared with nothing. Erase it and enrol again. Absent otherwise.
+	Damaged *bool  `json:"damaged,omitempty"`
+	ModelID string `json:"model_id"`
 
 	// Quality 0 where an embedding was enrolled.
 	Quality float32 `json:"quality"`

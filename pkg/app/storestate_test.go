@@ -14,6 +14,8 @@ type following struct{}
 
 func (following) Staleness() time.Duration { return 1500 * time.Millisecond }
 
+func (following) DamagedTemplates(context.Context) (int, error) { return 3, nil }
+
 func (following) Replicas() map[string]time.Duration {
 	return map[string]time.Duration{"near": time.Second, "far": time.Minute}
 }
@@ -27,7 +29,7 @@ func TestStoreState(t *testing.T) {
 		want  map[string]float64
 	}{
 		"one that follows a database": {storeState{there, following{}}, map[string]float64{
-			"likeness_ready": 1, "likeness_index_staleness_seconds": 1.5,
+			"likeness_ready": 1, "likeness_index_staleness_seconds": 1.5, "likeness_damaged_templates": 3,
 			"likeness_replica_lag_seconds near": 1, "likeness_replica_lag_seconds far": 60,
 		}},
 		"one that follows nothing": {storeState{there, nil}, map[string]float64{"likeness_ready": 1}},

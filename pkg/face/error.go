@@ -23,6 +23,7 @@ const (
 	MethodNotAllowed                      // the route exists, the method does not
 	Conflict                              // it is there already, or an idempotency key was reused
 	ModelMismatch                         // an embedding or template of another model
+	Damaged                               // what is stored of a subject is of no use any more
 	TooLarge                              // body, image bytes or pixels over the limit
 	UnsupportedImage                      // not an image type that we read
 	UnsupportedMediaType                  // a body that is neither JSON nor multipart
@@ -57,6 +58,7 @@ func kinds() [Canceled + 1]kindText {
 		MethodNotAllowed:          {"method_not_allowed", "Method not allowed"},
 		Conflict:                  {"conflict", "Conflict"},
 		ModelMismatch:             {"model_mismatch", "Template of another model"},
+		Damaged:                   {"template_damaged", "Template damaged"},
 		TooLarge:                  {"too_large", "Too large"},
 		UnsupportedImage:          {"unsupported_image", "Image type not supported"},
 		UnsupportedMediaType:      {"unsupported_media_type", "Media type not supported"},

@@ -49,7 +49,7 @@ type Template struct {
 	SubjectID string
 	SampleID  string // what the templates that several models made of one photo share; empty: the ID
 	ModelID   string
-	Embedding Embedding // L2-normalised
+	Embedding Embedding // L2-normalised; nil where what is stored is damaged
 	Quality   float32   // 0..1
 	CreatedAt time.Time
 	Crop      []byte // the sample's sealed crop, on its way into or out of a store; nil otherwise

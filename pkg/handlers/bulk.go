@@ -636,6 +636,9 @@ func bulkSubject(r store.Record, crops bool) api.BulkSubject {
 		CreatedAt: &r.Subject.CreatedAt, UpdatedAt: &r.Subject.UpdatedAt,
 	}
 	for _, t := range r.Templates {
+		if t.Embedding == nil {
+			continue // damaged: the store's log names it, and no import would take it
+		}
 		out := api.BulkTemplate{
 			TemplateID: t.ID, SampleID: given(t.SampleID), ModelID: t.ModelID,
 			Embedding: api.BulkEmbedding(t.Embedding), Quality: &t.Quality, CreatedAt: &t.CreatedAt,

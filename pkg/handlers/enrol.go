@@ -198,6 +198,9 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 		return warnings, nil //nolint:nilerr // Without a threshold nobody can be said to be unlike themselves.
 	}
 	score, _, err := match.Verify(e, own)
+	if errors.Is(err, face.Damaged) {
+		return warnings, nil // the photo is what mends that
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +238,10 @@ func (s *server) ListTemplates(ctx context.Context, r api.ListTemplatesRequestOb
 	for i, t := range list {
 		answer.Items[i] = api.Template{
 			TemplateID: t.ID, SubjectID: t.SubjectID, SampleID: t.SampleID, ModelID: t.ModelID, Quality: t.Quality, CreatedAt: t.CreatedAt,
+		}
+		if t.Embedding == nil {
+			damaged := true
+			answer.Items[i].Damaged = &damaged
 		}
 	}
 	return answer, nil

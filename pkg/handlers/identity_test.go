@@ -1,10 +1,12 @@
 package handlers_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // TestVerify compares in every combination, in both encodings.
@@ -305,4 +308,56 @@ func TestEmbed(t *testing.T) {
 	}
 	bad(t, h.post(t, "/embed", fields{"image": photo()}), face.NoFace, "/image")
 	bad(t, h.post(t, "/embed", fields{"image": photo(person{number: 4}, person{number: 5})}), face.ManyFaces, "/image")
+}
+
+// rotten is a store in which the embeddings of some templates are damaged.
+type rotten struct {
+	store.Store
+	templates []string
+}
+
+func (r rotten) Templates(ctx context.Context, tenant, gallery, subject, modelID string) ([]face.Template, error) {
+	list, err := r.Store.Templates(ctx, tenant, gallery, subject, modelID)
+	for i, t := range list {
+		if slices.Contains(r.templates, t.ID) {
+			list[i].Embedding = nil
+		}
+	}
+	return list, err
+}
+
+// TestDamagedTemplates verifies against subjects with damaged templates: by
+// those that are sound, or with an error that says what to do.
+func TestDamagedTemplates(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *handlers.Options) { o.Store = rotten{o.Store, []string{"ada-1", "bob-1"}} })
+	for _, id := range []string{"ada-1", "ada-2", "bob-1"} {
+		subject, n := id[:3], person{number: 1}
+		if subject == "bob" {
+			n.number = 2
+		}
+		if id != "ada-2" {
+			good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": subject}), 201)
+		}
+		if _, err := h.store.Enrol(t.Context(), face.DefaultTenant, "default", face.Template{
+			ID: id, SubjectID: subject, ModelID: modelID, Embedding: vector(n.number, 0),
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "subject_id": "ada"}), 200); !v.Match {
+		t.Errorf("ada is verified as %+v", v)
+	}
+	ask := fields{"probe": photo(person{number: 2}), "subject_id": "bob"}
+	if p := bad(t, h.post(t, "/verify", ask), face.Damaged, ""); !strings.Contains(*p.Detail, "enrol again") {
+		t.Errorf("the detail is %q", *p.Detail)
+	}
+	list := good[api.TemplateList](t, h.do(t, http.MethodGet, "/galleries/default/subjects/ada/templates"), 200)
+	if len(list.Items) != 2 || list.Items[0].Damaged == nil || !*list.Items[0].Damaged || list.Items[1].Damaged != nil {
+		t.Errorf("the templates are %+v", list)
+	}
+	good[api.EnrolResponse](t, h.post(t, "/galleries/default/subjects/bob/templates", fields{"image": photo(person{number: 2})}), 201)
+	if v := good[api.VerifyResponse](t, h.post(t, "/verify", ask), 200); !v.Match {
+		t.Errorf("bob is verified as %+v", v)
+	}
 }

@@ -40,6 +40,8 @@ func page(k face.Kind) explanation {
 		return explanation{409, "The id is taken, or the Idempotency-Key belongs to another request or to one under way.", "Use another id or key, or read what is there."}
 	case face.ModelMismatch:
 		return explanation{409, "The embedding or the templates are of another model than the one in use; vectors of two models are never compared.", "Embed or enrol again with the model in use, which GET /models names."}
+	case face.Damaged:
+		return explanation{409, "What is stored of the subject is damaged, so that nothing can be compared with it.", "Erase the subject's templates that GET lists as damaged, and enrol again. The operator finds all of them with: likeness store check."}
 	case face.TooLarge:
 		return explanation{413, "The body, the bytes of an image or its pixels are over the limit.", "Scale the photo down: a face needs no more than a few hundred pixels."}
 	case face.UnsupportedImage:

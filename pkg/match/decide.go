@@ -19,14 +19,20 @@ const (
 
 // Verify compares a probe with a subject's references and returns the best
 // score, -1..1, and the template that gave it; of equal scores, the one with
-// the least template id. NotFound: there are no references. ModelMismatch: a
-// reference of another length. Invalid: numbers that are not finite.
+// the least template id. A reference without an embedding is one that was
+// damaged where it is stored, and is passed over. NotFound: there are no
+// references. Damaged: none has an embedding. ModelMismatch: a reference of
+// another length. Invalid: numbers that are not finite.
 func Verify(probe face.Embedding, refs []face.Template) (score float64, templateID string, err error) {
 	const op = "match.Verify"
 	if len(refs) == 0 {
 		return 0, "", face.Errorf(face.NotFound, op, "there is no template to compare with")
 	}
-	for i, ref := range refs {
+	compared := 0
+	for _, ref := range refs {
+		if ref.Embedding == nil {
+			continue
+		}
 		if len(ref.Embedding) != len(probe) {
 			return 0, "", face.Errorf(face.ModelMismatch, op,
 				"an embedding of %d numbers cannot be compared with one of %d", len(probe), len(ref.Embedding))
@@ -35,9 +41,12 @@ func Verify(probe face.Embedding, refs []face.Template) (score float64, template
 		if math.IsNaN(s) || math.IsInf(s, 0) {
 			return 0, "", face.Errorf(face.Invalid, op, "embedding has numbers that are not finite")
 		}
-		if i == 0 || s > score || s == score && ref.ID < templateID {
+		if compared++; compared == 1 || s > score || s == score && ref.ID < templateID {
 			score, templateID = s, ref.ID
 		}
+	}
+	if compared == 0 {
+		return 0, "", face.Errorf(face.Damaged, op, "what is stored of the subject is damaged: erase its templates and enrol again")
 	}
 	return score, templateID, nil
 }

@@ -146,7 +146,8 @@ type Templates interface {
 	// Invalid: numbers that are not finite, or a vector that is not of unit length.
 	Enrol(ctx context.Context, tenant, gallery string, t face.Template) (face.Template, error)
 	// Templates lists a subject's templates, oldest first, of one model or,
-	// with an empty modelID, of all, without crops. NotFound: gallery or subject.
+	// with an empty modelID, of all, without crops. One whose stored embedding
+	// is damaged has none. NotFound: gallery or subject.
 	Templates(ctx context.Context, tenant, gallery, subject, modelID string) ([]face.Template, error)
 	// DeleteTemplate erases one template, with the others of its sample and
 	// the crop, and leaves an audit record. NotFound.
@@ -158,6 +159,11 @@ type Templates interface {
 	// A gallery without templates of the model gives an empty list.
 	// NotFound: the gallery. ModelMismatch: the probe's length. Invalid: k.
 	Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (Result, error)
+	// DamagedTemplates is how many templates are known to have a damaged
+	// embedding: its bytes are not those that were written, it is not of unit
+	// length or not as long as its model's. They are named in the log and left
+	// out of searches. Those that were erased meanwhile are not counted.
+	DamagedTemplates(ctx context.Context) (int, error)
 	// Comparisons is how many templates of the model a search of the gallery
 	// compares a probe with. It is cheap enough to call at each search, and 0
 	// for a gallery that is not there.
@@ -183,7 +189,8 @@ type Bulk interface {
 	Import(ctx context.Context, tenant, gallery string, records []Record) ([]Outcome, error)
 	// Export calls emit for each subject after the one with the given id, in
 	// order of id, with all its templates, oldest first; the crops are with
-	// the first template of their sample. It stops at the first error of
+	// the first template of their sample. One whose stored embedding is damaged
+	// has none, and no crop. It stops at the first error of
 	// emit. What is changed meanwhile is in it or not. NotFound: the gallery.
 	Export(ctx context.Context, tenant, gallery, after string, emit func(Record) error) error
 }

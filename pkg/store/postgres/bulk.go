@@ -85,6 +85,7 @@ type importShelf struct {
 type knownTemplate struct {
 	subject, model string
 	embedding      face.Embedding
+	damaged        bool
 }
 
 func (im *importing) run(ctx context.Context, tenant, gallery string) error {
@@ -141,15 +142,16 @@ func (im *importing) look(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	rows, err = im.tx.Query(ctx, `SELECT t.id, s.id, m.model_id, t.embedding
+	rows, err = im.tx.Query(ctx, `SELECT t.id, s.id, m.model_id, m.dimension, t.embedding
 		FROM template t JOIN subject s ON s.row_id = t.subject JOIN gallery_model m ON m.row_id = t.gallery_model
 		WHERE t.gallery = $1 AND t.id = ANY($2)`, im.gallery, templates)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var id string
 		var k knownTemplate
+		var dimension int
 		var v pgvector.Vector
-		err := rows.Scan(&id, &k.subject, &k.model, &v)
-		k.embedding = v.Slice()
+		err := rows.Scan(&id, &k.subject, &k.model, &dimension, &v)
+		k.embedding, k.damaged = v.Slice(), sound(v.Slice(), dimension) != nil
 		im.known[id] = k
 		return err
 	}); err != nil {
@@ -214,6 +216,9 @@ func (im *importing) accept(r store.Record) (out store.Outcome) {
 			k, there = own[t.ID]
 		}
 		if there {
+			if k.damaged {
+				return refuse(errTemplateDamaged(im.op))
+			}
 			if k.subject != t.SubjectID || k.model != t.ModelID || !slices.Equal(k.embedding, t.Embedding) {
 				return refuse(errTemplateTaken(im.op))
 			}
@@ -222,7 +227,7 @@ func (im *importing) accept(r store.Record) (out store.Outcome) {
 		if owner, ok := im.samples[t.SampleID]; ok && owner != t.SubjectID {
 			return refuse(errSampleTaken(im.op))
 		}
-		own[t.ID] = knownTemplate{t.SubjectID, t.ModelID, t.Embedding}
+		own[t.ID] = knownTemplate{subject: t.SubjectID, model: t.ModelID, embedding: t.Embedding}
 		shelves[t.ModelID] = len(t.Embedding)
 		fresh = append(fresh, t)
 	}
@@ -314,7 +319,7 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 	for {
 		var page []store.Record
 		if err := s.view(ctx, op, tenant, gallery, func(ctx context.Context, q querier) (err error) {
-			page, err = exportAfter(ctx, q, op, tenant, gallery, after)
+			page, err = s.exportAfter(ctx, q, op, tenant, gallery, after)
 			return err
 		}); err != nil {
 			return err
@@ -335,10 +340,10 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 }
 
 // exportAfter reads the next subjects with their templates, in one statement.
-func exportAfter(ctx context.Context, q querier, op, tenant, gallery, after string) (page []store.Record, err error) {
+func (s *Store) exportAfter(ctx context.Context, q querier, op, tenant, gallery, after string) (page []store.Record, err error) {
 	there := false
 	rows, err := q.Query(ctx, `SELECT s.id, s.name, s.external_id, s.metadata, s.templates, s.created_at, s.updated_at,
-			t.id, t.sample, m.model_id, t.embedding, t.quality, t.created_at, c.sealed
+			t.id, t.sample, m.model_id, m.dimension, t.embedding, t.quality, t.created_at, c.sealed
 		FROM gallery g
 		LEFT JOIN LATERAL (SELECT s.row_id, `+subjectColumns+` FROM subject s
 			WHERE s.gallery = g.row_id AND s.id > $3 ORDER BY s.id LIMIT $4
@@ -351,12 +356,13 @@ func exportAfter(ctx context.Context, q querier, op, tenant, gallery, after stri
 		there = true
 		var t struct {
 			id, sample, model *string
+			dimension         *int
 			v                 *pgvector.Vector
 			quality           *float32
 			created           *time.Time
 			crop              []byte
 		}
-		sub, ok, err := scanSubject(rest{rows, []any{&t.id, &t.sample, &t.model, &t.v, &t.quality, &t.created, &t.crop}})
+		sub, ok, err := scanSubject(rest{rows, []any{&t.id, &t.sample, &t.model, &t.dimension, &t.v, &t.quality, &t.created, &t.crop}})
 		if err != nil || !ok {
 			return err
 		}
@@ -366,14 +372,16 @@ func exportAfter(ctx context.Context, q querier, op, tenant, gallery, after stri
 		if t.id == nil {
 			return nil
 		}
-		if with[*t.sample] {
+		e := s.soundOrNone(tenant, gallery, sub.ID, *t.id, *t.model, t.v.Slice(), *t.dimension)
+		if with[*t.sample] || e == nil {
 			t.crop = nil
+		} else {
+			with[*t.sample] = true
 		}
-		with[*t.sample] = true
 		r := &page[len(page)-1]
 		r.Templates = append(r.Templates, face.Template{
 			ID: *t.id, SubjectID: sub.ID, SampleID: *t.sample, ModelID: *t.model,
-			Embedding: t.v.Slice(), Quality: *t.quality, CreatedAt: utc(*t.created), Crop: t.crop,
+			Embedding: e, Quality: *t.quality, CreatedAt: utc(*t.created), Crop: t.crop,
 		})
 		return nil
 	})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 const (
@@ -281,7 +282,7 @@ func (f *feed) poll(ctx context.Context) error {
 	var back bool
 	rows, err := f.s.db.own.Query(ctx, `
 		SELECT pg_current_snapshot()::text, `+timeline+`, pg_snapshot_xmax(pg_current_snapshot()) < pg_snapshot_xmax($1::text::pg_snapshot),
-			c.seq, c.gallery_model, c.template, c.erased, t.id, s.id, t.embedding, g.tenant, g.id, m.model_id
+			c.seq, c.gallery_model, c.template, c.erased, t.id, s.id, t.embedding, g.tenant, g.id, m.model_id, m.dimension
 		FROM (VALUES (1)) one LEFT JOIN (
 			template_change c LEFT JOIN (
 				template t JOIN subject s ON s.row_id = t.subject
@@ -296,7 +297,8 @@ func (f *feed) poll(ctx context.Context) error {
 		var seq, shelf, template *int64
 		var erased, id, subject, tenant, gallery, model *string
 		var v *pgvector.Vector
-		if err := rows.Scan(&snapshot, &line, &back, &seq, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model); err != nil {
+		var dimension *int
+		if err := rows.Scan(&snapshot, &line, &back, &seq, &shelf, &template, &erased, &id, &subject, &v, &tenant, &gallery, &model, &dimension); err != nil {
 			return err
 		}
 		if line != f.timeline || back {
@@ -311,7 +313,7 @@ func (f *feed) poll(ctx context.Context) error {
 			apply.erase(*shelf, rowID(*erased, *template))
 		case id != nil: // not erased again
 			f.keys[*shelf] = index.Key{Tenant: *tenant, Gallery: *gallery, ModelID: *model}
-			apply.add(*shelf, index.Entry{TemplateID: rowID(*id, *template), SubjectID: *subject, Embedding: v.Slice()})
+			apply.add(*shelf, *dimension, index.Entry{TemplateID: rowID(*id, *template), SubjectID: *subject, Embedding: v.Slice()})
 		}
 		return nil
 	})
@@ -352,7 +354,11 @@ type changes struct {
 	n       int
 }
 
-func (c *changes) add(shelf int64, e index.Entry) {
+func (c *changes) add(shelf int64, dimension int, e index.Entry) {
+	if len(e.Embedding) != dimension {
+		c.note(shelf, e, sound(e.Embedding, dimension))
+		return
+	}
 	if c.pending == nil {
 		c.pending = map[int64][]index.Entry{}
 	}
@@ -376,15 +382,20 @@ func (c *changes) flush() {
 			continue
 		}
 		// Some are there already, since a look that was cut off is repeated; or
-		// one is none that a store took. That one must not keep all others out.
+		// one is damaged. That one must not keep all others out.
 		for _, e := range entries {
 			if err := c.index.Add(c.keys[shelf], e); err != nil && !errors.Is(err, face.Conflict) {
-				id, _, _ := strings.Cut(e.TemplateID, rowMark)
-				c.s.o.Logger.Error("a template in the database cannot be searched", "template", id, "error", err)
+				c.note(shelf, e, err)
 			}
 		}
 	}
 	c.pending, c.n = nil, 0
+}
+
+func (c *changes) note(shelf int64, e index.Entry, damage error) {
+	id, _, _ := strings.Cut(e.TemplateID, rowMark)
+	k := c.keys[shelf]
+	c.s.damaged.Note(store.Place{Tenant: k.Tenant, Gallery: k.Gallery, ModelID: k.ModelID, SubjectID: e.SubjectID, TemplateID: id}, damage)
 }
 
 // load reads everything into a new index, as one snapshot has it, and puts it
@@ -464,18 +475,20 @@ func (f *feed) loadPart(ctx context.Context, x *index.Index, keys map[int64]inde
 		return err
 	}
 	apply := &changes{feed: &feed{s: f.s, keys: keys}, index: x}
-	rows, err := tx.Query(ctx, `SELECT t.gallery_model, t.id, t.row_id, s.id, t.embedding
-		FROM template t JOIN subject s ON s.row_id = t.subject WHERE t.row_id > $1 AND t.row_id <= $2`, after, last)
+	rows, err := tx.Query(ctx, `SELECT t.gallery_model, m.dimension, t.id, t.row_id, s.id, t.embedding
+		FROM template t JOIN subject s ON s.row_id = t.subject JOIN gallery_model m ON m.row_id = t.gallery_model
+		WHERE t.row_id > $1 AND t.row_id <= $2`, after, last)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var shelf int64
 		var id, subject string
 		var row int64
+		var dimension int
 		var v pgvector.Vector
-		if err := rows.Scan(&shelf, &id, &row, &subject, &v); err != nil {
+		if err := rows.Scan(&shelf, &dimension, &id, &row, &subject, &v); err != nil {
 			return err
 		}
 		f.count.Add(1)
-		apply.add(shelf, index.Entry{TemplateID: rowID(id, row), SubjectID: subject, Embedding: v.Slice()})
+		apply.add(shelf, dimension, index.Entry{TemplateID: rowID(id, row), SubjectID: subject, Embedding: v.Slice()})
 		return nil
 	}); err != nil {
 		return err

@@ -106,14 +106,17 @@ type Store struct {
 	owner    string // of claims: this store
 	replicas replicas
 	feed     feed
+	damaged  *store.Damaged
+	scanOnce sync.Once
 	graphs   atomic.Pointer[map[index.Key]graph]
 	audit    auditor
 	erasures atomic.Bool  // since the last vacuum
 	imported atomic.Int64 // subjects
 
-	stop      context.CancelFunc // ends what runs in the background
-	running   sync.WaitGroup
-	closeOnce sync.Once
+	background context.Context // of what runs in the background
+	stop       context.CancelFunc
+	running    sync.WaitGroup
+	closeOnce  sync.Once
 }
 
 // Open opens the store. It returns before the index is loaded: see
@@ -130,9 +133,9 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fault(op, err)
 	}
-	s := &Store{Keys: Keys{db}, o: o, owner: face.NewID()}
+	s := &Store{Keys: Keys{db}, o: o, owner: face.NewID(), damaged: store.NewDamaged(o.Logger)}
 	background, stop := context.WithCancel(context.Background())
-	s.stop = stop
+	s.stop, s.background = stop, background
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())

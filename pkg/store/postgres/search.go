@@ -55,10 +55,12 @@ func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string
 			n = x.Templates(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
 			return nil
 		}
-		return s.replicas.read(ctx, func(ctx context.Context, q querier) error {
+		err := s.replicas.read(ctx, func(ctx context.Context, q querier) error {
 			return q.QueryRow(ctx, `SELECT coalesce(sum(m.templates), 0)::bigint FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery
 				WHERE g.tenant = $1 AND g.id = $2 AND m.model_id = $3`, tenant, gallery, modelID).Scan(&n)
 		})
+		n = max(0, n-s.damaged.Count(store.Place{Tenant: tenant, Gallery: gallery, ModelID: modelID}))
+		return err
 	})
 	return value(n, err)
 }
@@ -163,6 +165,7 @@ type foundRow struct {
 	template, subject, name string
 	distance                float64
 	score                   float64
+	damaged                 bool // and not to be looked at
 }
 
 // searchDatabase finds the k best subjects by pgvector. It fetches the nearest
@@ -205,6 +208,9 @@ func errProbe(got, want int) error {
 func bestOf(rows []foundRow) []face.Candidate {
 	best := map[string]face.Candidate{}
 	for _, r := range rows {
+		if r.damaged {
+			continue
+		}
 		b, ok := best[r.subject]
 		if !ok || r.score > b.Score || r.score == b.Score && r.template < b.TemplateID {
 			best[r.subject] = face.Candidate{SubjectID: r.subject, Name: r.name, TemplateID: r.template, Score: r.score}
@@ -240,7 +246,7 @@ func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe fac
 		SELECT p.templates, p.subjects, p.dimension, n.id, s.id, s.name, n.embedding, n.distance
 		FROM place p LEFT JOIN LATERAL (
 			SELECT t.id, t.subject, t.embedding, (t.embedding <#> $4) AS distance FROM template t
-			WHERE p.dimension = $6 AND ` + which + ` ORDER BY ` + order + ` LIMIT $5
+			WHERE p.dimension = $6 AND vector_dims(t.embedding) = $6 AND ` + which + ` ORDER BY ` + order + ` LIMIT $5
 		) n ON true LEFT JOIN subject s ON s.row_id = n.subject`
 	err = s.replicas.read(ctx, func(ctx context.Context, q querier) error {
 		list, sh = nil, shelf{}
@@ -268,7 +274,12 @@ func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe fac
 			if err := rows.Scan(&sh.templates, &sh.subjects, &sh.dimension, &id, &subject, &name, &v, &distance); err != nil || id == nil {
 				return err
 			}
-			list = append(list, foundRow{*id, *subject, *name, *distance, probe.Cosine(v.Slice())})
+			e := s.soundOrNone(key.Tenant, key.Gallery, *subject, *id, key.ModelID, v.Slice(), len(probe))
+			r := foundRow{template: *id, subject: *subject, name: *name, distance: *distance, damaged: e == nil}
+			if !r.damaged {
+				r.score = probe.Cosine(e)
+			}
+			list = append(list, r)
 			return nil
 		})
 		if err == nil && !there && key.Gallery != face.DefaultGallery {

@@ -133,17 +133,20 @@ func (e enrolment) addFirst(ctx context.Context) error {
 func (e enrolment) same(ctx context.Context, subject int64) error {
 	var old face.Template
 	var owner int64
+	var dimension int
 	var v pgvector.Vector
 	t := e.t
-	there, err := found(e.q.QueryRow(ctx, `SELECT t.id, m.model_id, t.sample, t.embedding, t.quality, t.created_at, t.subject
+	there, err := found(e.q.QueryRow(ctx, `SELECT t.id, m.model_id, m.dimension, t.sample, t.embedding, t.quality, t.created_at, t.subject
 		FROM template t JOIN gallery_model m ON m.row_id = t.gallery_model JOIN subject s ON s.gallery = t.gallery
 		WHERE s.row_id = $1 AND t.id = $2`, subject, t.ID),
-		&old.ID, &old.ModelID, &old.SampleID, &v, &old.Quality, &old.CreatedAt, &owner)
+		&old.ID, &old.ModelID, &dimension, &old.SampleID, &v, &old.Quality, &old.CreatedAt, &owner)
 	switch {
 	case err != nil:
 		return err
 	case !there: // erased since
 		return &face.Error{Kind: face.Unavailable, Op: e.op, Detail: "the template was erased at the same moment"}
+	case sound(v.Slice(), dimension) != nil:
+		return errTemplateDamaged(e.op)
 	case owner != subject || old.ModelID != t.ModelID || !slices.Equal(v.Slice(), t.Embedding):
 		return errTemplateTaken(e.op)
 	}
@@ -154,6 +157,10 @@ func (e enrolment) same(ctx context.Context, subject int64) error {
 
 func errTemplateTaken(op string) error {
 	return face.Errorf(face.Conflict, op, "the template_id is taken by another template")
+}
+
+func errTemplateDamaged(op string) error {
+	return face.Errorf(face.Conflict, op, "the template_id is taken by a template whose embedding is damaged: erase that first")
 }
 
 func errSampleTaken(op string) error {
@@ -171,7 +178,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 		templates = nil
 		there, known := false, false
 		rows, err := q.Query(ctx, `
-			SELECT s.row_id, t.id, t.sample, m.model_id, t.embedding, t.quality, t.created_at FROM gallery g
+			SELECT s.row_id, t.id, t.sample, m.model_id, m.dimension, t.embedding, t.quality, t.created_at FROM gallery g
 			LEFT JOIN subject s ON s.gallery = g.row_id AND s.id = $3
 			LEFT JOIN (template t JOIN gallery_model m ON m.row_id = t.gallery_model)
 				ON t.subject = s.row_id AND ($4 = '' OR m.model_id = $4)
@@ -180,17 +187,18 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 			there = true
 			var row *int64
 			var id, sample, model *string
+			var dimension *int
 			var v *pgvector.Vector
 			var quality *float32
 			var created *time.Time
-			if err := rows.Scan(&row, &id, &sample, &model, &v, &quality, &created); err != nil {
+			if err := rows.Scan(&row, &id, &sample, &model, &dimension, &v, &quality, &created); err != nil {
 				return err
 			}
 			known = row != nil
 			if id != nil {
 				templates = append(templates, face.Template{
 					ID: *id, SubjectID: subject, SampleID: *sample, ModelID: *model,
-					Embedding: v.Slice(), Quality: *quality, CreatedAt: utc(*created),
+					Embedding: s.soundOrNone(tenant, gallery, subject, *id, *model, v.Slice(), *dimension), Quality: *quality, CreatedAt: utc(*created),
 				})
 			}
 			return nil

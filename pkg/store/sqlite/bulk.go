@@ -117,7 +117,7 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 		var r store.Record
 		var found bool
 		if err = s.db.view(ctx, func(v session) error {
-			r, found, err = v.nextRecord(row, after)
+			r, found, err = s.nextRecord(v, index.Key{Tenant: tenant, Gallery: gallery}, row, after)
 			return err
 		}); err != nil || !found {
 			break
@@ -136,13 +136,13 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 func subjectOf(r store.Record) string { return r.Subject.ID }
 
 // nextRecord is the first subject of a gallery after an id, with its templates.
-func (s session) nextRecord(gallery int64, after string) (r store.Record, found bool, err error) {
+func (s *Store) nextRecord(v session, key index.Key, gallery int64, after string) (r store.Record, found bool, err error) {
 	var row int64
-	found, err = s.one([]any{&row}, `SELECT row_id FROM subject WHERE gallery = ? AND id > ? ORDER BY id LIMIT 1`, gallery, after)
+	found, err = v.one([]any{&row}, `SELECT row_id FROM subject WHERE gallery = ? AND id > ? ORDER BY id LIMIT 1`, gallery, after)
 	if err != nil || !found {
 		return r, found, err
 	}
-	err = s.each(func(rows *sql.Rows) error {
+	err = v.each(func(rows *sql.Rows) error {
 		r.Subject, err = scanSubject(rows)
 		return err
 	}, `SELECT `+subjectColumns+` FROM subject s WHERE s.row_id = ?`, row)
@@ -150,11 +150,15 @@ func (s session) nextRecord(gallery int64, after string) (r store.Record, found 
 		return r, false, err
 	}
 	with := map[string]bool{} // samples whose crop is there
-	err = s.each(func(rows *sql.Rows) error {
+	err = v.each(func(rows *sql.Rows) error {
 		var crop []byte
-		t, err := scanTemplate(rows, &crop)
+		t, damage, err := scanTemplate(rows, &crop)
 		t.SubjectID = r.Subject.ID
-		if !with[t.SampleID] {
+		switch {
+		case damage != nil:
+			key.ModelID = t.ModelID
+			s.damaged.Note(placeOf(key, t.SubjectID, t.ID), damage)
+		case !with[t.SampleID]:
 			with[t.SampleID], t.Crop = true, crop
 		}
 		r.Templates = append(r.Templates, t)

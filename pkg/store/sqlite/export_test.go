@@ -47,6 +47,9 @@ func (s *Store) OpenSnapshot(ctx context.Context) (end func() error) {
 // EncodeEmbedding is how an embedding lies in the file.
 var EncodeEmbedding = encodeEmbedding
 
+// Checksum is that of an embedding as it lies in the file.
+var Checksum = checksum
+
 // ScrubPage is scrubPage.
 var ScrubPage = scrubPage
 

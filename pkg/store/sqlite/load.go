@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -112,21 +111,27 @@ func (s *Store) loadRows(after, last int64) (int64, error) {
 				e    index.Entry
 				k    index.Key
 				blob sql.RawBytes
+				sum  int64
+				dim  sql.NullInt64
 			)
-			if err := rows.Scan(&after, &e.TemplateID, &k.ModelID, &blob, &e.SubjectID, &k.Tenant, &k.Gallery); err != nil {
+			if err := rows.Scan(&after, &e.TemplateID, &k.ModelID, &blob, &sum, &dim, &e.SubjectID, &k.Tenant, &k.Gallery); err != nil {
 				return err
 			}
+			count++
 			n := len(blob) / 4
 			if cap(numbers)-len(numbers) < n {
 				numbers = make(face.Embedding, 0, n*256)
 			}
 			start := len(numbers)
-			numbers = decodeEmbedding(numbers, blob)
+			var damage error
+			if numbers, damage = readEmbedding(numbers, blob, sum, dim); damage != nil {
+				s.damaged.Note(placeOf(k, e.SubjectID, e.TemplateID), damage)
+				return nil
+			}
 			e.Embedding = numbers[start:len(numbers):len(numbers)]
 			chunk[k] = append(chunk[k], e)
-			count++
 			return nil
-		}, `SELECT t.row_id, t.id, t.model_id, t.embedding, s.id, g.tenant, g.id
+		}, `SELECT t.row_id, t.id, t.model_id, t.embedding, t.checksum, `+dimensionOf+`, s.id, g.tenant, g.id
 			FROM template t JOIN subject s ON s.row_id = t.subject JOIN gallery g ON g.row_id = t.gallery
 			WHERE t.row_id > ? AND t.row_id <= ? ORDER BY t.row_id LIMIT ?`, after, last, loadChunk)
 	})
@@ -134,9 +139,7 @@ func (s *Store) loadRows(after, last int64) (int64, error) {
 		return after, err
 	}
 	for k, entries := range chunk {
-		if err := s.index.Add(k, entries...); err != nil {
-			return after, fmt.Errorf("index a stored template: %w", err)
-		}
+		s.addToIndex(k, entries...)
 	}
 	s.loading.loaded.Add(count)
 	return after, nil

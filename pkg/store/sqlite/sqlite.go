@@ -49,6 +49,7 @@ type Store struct {
 	index   *index.Index
 	lock    *fileLock
 	loading loading
+	damaged *store.Damaged
 	claims  claims
 
 	closeOnce sync.Once
@@ -91,7 +92,7 @@ func openStore(ctx context.Context, path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.release())
 	}
-	s := &Store{db: db, Keys: Keys{db}, Audit: Audit{db}, index: index.New(index.Options{}), lock: lock}
+	s := &Store{db: db, Keys: Keys{db}, Audit: Audit{db}, index: index.New(index.Options{}), lock: lock, damaged: store.NewDamaged(o.Logger)}
 	if err := s.startLoading(ctx); err != nil {
 		return nil, errors.Join(err, db.close(), lock.release())
 	}

@@ -6,6 +6,8 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"hash/crc32"
 	"math"
 	"slices"
@@ -24,20 +26,45 @@ const (
 	dayMicros = int64(24 * time.Hour / time.Microsecond)
 )
 
-const templateColumns = `t.id, t.sample_id, t.model_id, t.embedding, t.quality, t.created_at`
+const templateColumns = `t.id, t.sample_id, t.model_id, t.embedding, t.checksum, ` + dimensionOf + `, t.quality, t.created_at`
 
-// scanTemplate reads templateColumns and then whatever else is asked for.
-func scanTemplate(rows *sql.Rows, more ...any) (t face.Template, err error) {
+// dimensionOf is that of a template's model in its gallery, null where the
+// gallery is not known to have the model.
+const dimensionOf = `(SELECT m.dimension FROM gallery_model m WHERE m.gallery = t.gallery AND m.model_id = t.model_id)`
+
+// scanTemplate reads templateColumns and then whatever else is asked for. A
+// template whose embedding is damaged comes without it, and damage says why.
+func scanTemplate(rows *sql.Rows, more ...any) (t face.Template, damage, err error) {
 	var blob sql.RawBytes
+	var sum, created int64
+	var dimension sql.NullInt64
 	var quality float64
-	var created int64
-	if err := rows.Scan(append([]any{&t.ID, &t.SampleID, &t.ModelID, &blob, &quality, &created}, more...)...); err != nil {
-		return t, err
+	if err := rows.Scan(append([]any{&t.ID, &t.SampleID, &t.ModelID, &blob, &sum, &dimension, &quality, &created}, more...)...); err != nil {
+		return t, nil, err
 	}
 	t.Quality = float32(quality)
-	t.Embedding = decodeEmbedding(make(face.Embedding, 0, len(blob)/4), blob)
 	t.CreatedAt = fromMicros(created)
-	return t, nil
+	t.Embedding, damage = readEmbedding(nil, blob, sum, dimension)
+	if damage == nil {
+		damage = index.Validate(t.Embedding)
+	}
+	if damage != nil {
+		t.Embedding = nil
+	}
+	return t, damage, nil
+}
+
+// readEmbedding appends to e the numbers of a stored embedding, unless they
+// cannot be those that were stored. That they are of unit length remains to be
+// seen.
+func readEmbedding(e face.Embedding, blob []byte, sum int64, dimension sql.NullInt64) (face.Embedding, error) {
+	switch {
+	case checksum(blob) != sum:
+		return e, errors.New("its bytes are not those that were written")
+	case len(blob)%4 != 0 || dimension.Valid && int64(len(blob)/4) != dimension.Int64:
+		return e, fmt.Errorf("it has %d bytes, not those of the %d numbers that its model gives", len(blob), dimension.Int64)
+	}
+	return decodeEmbedding(e, blob), nil
 }
 
 // Enrol implements [store.Templates].
@@ -122,13 +149,17 @@ func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Templ
 // same but for quality and time.
 func (s session) sameTemplate(op string, gallery, subject int64, t *face.Template) error {
 	var old face.Template
+	var damage error
 	var owner int64
 	err := s.each(func(rows *sql.Rows) (err error) {
-		old, err = scanTemplate(rows, &owner)
+		old, damage, err = scanTemplate(rows, &owner)
 		return err
 	}, `SELECT `+templateColumns+`, t.subject FROM template t WHERE t.gallery = ? AND t.id = ?`, gallery, t.ID)
 	if err != nil {
 		return err
+	}
+	if damage != nil {
+		return face.Errorf(face.Conflict, op, "the template_id is taken by a template whose embedding is damaged: erase that first")
 	}
 	if owner != subject || old.ModelID != t.ModelID || !slices.Equal(old.Embedding, t.Embedding) {
 		return face.Errorf(face.Conflict, op, "the template_id is taken by another template")
@@ -138,14 +169,21 @@ func (s session) sameTemplate(op string, gallery, subject int64, t *face.Templat
 	return nil
 }
 
-// addToIndex adds what was committed. The index refuses only what the checks
-// before the commit refuse too; should it refuse more, the store must not
-// answer searches as if it knew everybody.
+// addToIndex adds what is in the file. One that the index refuses keeps no
+// other out.
 func (s *Store) addToIndex(key index.Key, entries ...index.Entry) {
-	if err := s.index.Add(key, entries...); err != nil {
-		s.db.log.Error("a stored template is not in the index", "error", err)
-		s.loading.fail(err)
+	if s.index.Add(key, entries...) == nil {
+		return
 	}
+	for _, e := range entries {
+		if err := s.index.Add(key, e); err != nil {
+			s.damaged.Note(placeOf(key, e.SubjectID, e.TemplateID), err)
+		}
+	}
+}
+
+func placeOf(k index.Key, subject, template string) store.Place {
+	return store.Place{Tenant: k.Tenant, Gallery: k.Gallery, ModelID: k.ModelID, SubjectID: subject, TemplateID: template}
 }
 
 // Templates implements [store.Templates].
@@ -162,8 +200,11 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 			return err
 		}
 		return v.each(func(rows *sql.Rows) error {
-			t, err := scanTemplate(rows)
+			t, damage, err := scanTemplate(rows)
 			t.SubjectID = subject
+			if damage != nil {
+				s.damaged.Note(placeOf(index.Key{Tenant: tenant, Gallery: gallery, ModelID: t.ModelID}, subject, t.ID), damage)
+			}
 			templates = append(templates, t)
 			return err
 		}, `SELECT `+templateColumns+` FROM template t
@@ -287,6 +328,22 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 		}
 	}
 	return r, len(r.Candidates) == len(hits), nil
+}
+
+// DamagedTemplates implements [store.Templates].
+func (s *Store) DamagedTemplates(ctx context.Context) (int, error) {
+	err := s.damaged.Recheck(func(at store.Place) (damaged bool, err error) {
+		err = s.db.view(ctx, func(v session) error {
+			return v.each(func(rows *sql.Rows) error {
+				_, damage, err := scanTemplate(rows)
+				damaged = damage != nil
+				return err
+			}, `SELECT `+templateColumns+` FROM gallery g JOIN template t ON t.gallery = g.row_id
+				WHERE g.tenant = ? AND g.id = ? AND t.id = ?`, at.Tenant, at.Gallery, at.TemplateID)
+		})
+		return damaged, err
+	})
+	return answer(s.db, "DamagedTemplates", s.damaged.Count(store.Place{}), err)
 }
 
 // Comparisons implements [store.Templates].

@@ -1,0 +1,84 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/pgvector/pgvector-go"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/index"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// sound says what is wrong with a stored embedding of a model of that
+// dimension, if anything is.
+func sound(e face.Embedding, dimension int) error {
+	if len(e) != dimension {
+		return fmt.Errorf("it has %d numbers, not the %d that its model gives", len(e), dimension)
+	}
+	return index.Validate(e)
+}
+
+// soundOrNone is a stored embedding; one that is damaged is noted, and none.
+func (s *Store) soundOrNone(tenant, gallery, subject, template, model string, e face.Embedding, dimension int) face.Embedding {
+	if err := sound(e, dimension); err != nil {
+		s.damaged.Note(store.Place{Tenant: tenant, Gallery: gallery, SubjectID: subject, TemplateID: template, ModelID: model}, err)
+		return nil
+	}
+	return e
+}
+
+// placed reads templates with where they are.
+const placed = `SELECT g.tenant, g.id, m.model_id, m.dimension, s.id, t.id, t.embedding
+	FROM template t JOIN subject s ON s.row_id = t.subject
+	JOIN gallery_model m ON m.row_id = t.gallery_model JOIN gallery g ON g.row_id = m.gallery`
+
+// suspect chooses those of placed that may be damaged: the database's numbers
+// differ from ours in their last digits.
+const suspect = ` WHERE vector_dims(t.embedding) <> m.dimension OR NOT (abs(vector_norm(t.embedding) - 1) < 0.9e-3)`
+
+// eachDamaged calls note for those of placed that are damaged.
+func eachDamaged(ctx context.Context, q querier, where string, args []any, note func(store.Place, error) error) error {
+	rows, err := q.Query(ctx, placed+where, args...)
+	return scanAll(rows, err, func(rows pgx.Rows) error {
+		var at store.Place
+		var dimension int
+		var v pgvector.Vector
+		if err := rows.Scan(&at.Tenant, &at.Gallery, &at.ModelID, &dimension, &at.SubjectID, &at.TemplateID, &v); err != nil {
+			return err
+		}
+		if damage := sound(v.Slice(), dimension); damage != nil {
+			return note(at, damage)
+		}
+		return nil
+	})
+}
+
+// DamagedTemplates implements [store.Templates]. Where the database searches,
+// nobody has looked at all templates yet: the first call has that begin.
+func (s *Store) DamagedTemplates(ctx context.Context) (n int, err error) {
+	err = s.db.call("DamagedTemplates", func() error {
+		if s.feed.index.Load() == nil {
+			s.scanOnce.Do(func() { s.running.Go(s.scan) })
+		}
+		return s.damaged.Recheck(func(at store.Place) (damaged bool, err error) {
+			err = eachDamaged(ctx, s.db.pool, ` WHERE g.tenant = $1 AND t.gallery = g.row_id AND g.id = $2 AND t.id = $3`,
+				[]any{at.Tenant, at.Gallery, at.TemplateID}, func(store.Place, error) error { damaged = true; return nil })
+			return damaged, err
+		})
+	})
+	return value(s.damaged.Count(store.Place{}), err)
+}
+
+// scan looks at all templates once.
+func (s *Store) scan() {
+	err := eachDamaged(s.background, s.db.own, suspect, nil, func(at store.Place, reason error) error {
+		s.damaged.Note(at, reason)
+		return nil
+	})
+	if err != nil && s.background.Err() == nil {
+		s.o.Logger.Warn("cannot look for damaged embeddings", "error", err)
+	}
+}
