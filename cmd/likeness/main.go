@@ -44,6 +44,7 @@ type cli struct {
 	Audit     auditCmd     `cmd:"" help:"Check and list the audit chain of a store."`
 	Backup    backupCmd    `cmd:"" help:"Copy the embedded store and its style-transfer jobs into a folder, beside a running server."`
 	Restore   restoreCmd   `cmd:"" help:"Put a backup in the place of the embedded store, while no server runs."`
+	Store     storeCmd     `cmd:"" help:"Look for what is wrong with a store, and say how to mend it."`
 	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
 	Train     trainCmd     `cmd:"" help:"Teach an encoder: adapt one to photos of yours, or begin from nothing."`
 	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`

@@ -43,7 +43,7 @@ func TestUsage(t *testing.T) {
 	for _, command := range []string{
 		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models migrate", "models status",
 		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "train", "inspect", "style",
-		"export", "import", "audit verify", "audit list", "migrate-store",
+		"export", "import", "audit verify", "audit list", "store check", "migrate-store",
 		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {
 		got := call(t.Context(), append(strings.Fields(command), "--help")...)

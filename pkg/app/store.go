@@ -144,6 +144,19 @@ func OpenAudit(ctx context.Context, p Place) (AuditStore, error) {
 	return sqlite.OpenAudit(ctx, path)
 }
 
+// CheckStore looks for what is wrong with a store and calls found for each
+// finding. It changes nothing and works beside a server.
+func CheckStore(ctx context.Context, p Place, found func(store.Finding) error) error {
+	if p.postgres() {
+		return postgres.Check(ctx, p.DatabaseURL, p.PasswordFile, found)
+	}
+	path, err := p.path()
+	if err != nil {
+		return err
+	}
+	return sqlite.Check(ctx, path, found)
+}
+
 // Migrate brings the schema of a store up to date and returns the versions
 // before and after. The embedded store does so by itself whenever it is
 // opened; both are 0 then.

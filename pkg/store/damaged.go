@@ -38,17 +38,22 @@ func (d *Damaged) Note(at Place, reason error) {
 		return
 	}
 	d.known[at] = true
-	if e, ok := errors.AsType[*face.Error](reason); ok {
-		reason = errors.New(e.Detail)
-	}
 	switch n := len(d.known); {
 	case n <= maxNamed:
 		d.log.Error("the embedding of a template is damaged: it is left out until it is erased and enrolled again",
 			"tenant", at.Tenant, "gallery", at.Gallery, "subject_id", at.SubjectID, "template_id", at.TemplateID,
-			"model_id", at.ModelID, "reason", reason)
+			"model_id", at.ModelID, "reason", Reason(reason))
 	case n == maxNamed+1:
 		d.log.Error("more embeddings are damaged: `likeness store check` names all of them")
 	}
+}
+
+// Reason is an error in words for an operator.
+func Reason(err error) string {
+	if e, ok := errors.AsType[*face.Error](err); ok {
+		return e.Detail
+	}
+	return err.Error()
 }
 
 // Count is how many there are: those of one model in a gallery, or all with

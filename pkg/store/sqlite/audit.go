@@ -162,28 +162,35 @@ func (a *Audit) AuditTrail(ctx context.Context, after int64, emit func(store.Aud
 
 // VerifyAudit implements [store.Audit].
 func (a *Audit) VerifyAudit(ctx context.Context) (int64, error) {
+	var n int64
+	err := a.db.view(ctx, func(v session) (err error) {
+		n, err = v.verifyAudit()
+		return err
+	})
+	return answer(a.db, "VerifyAudit", n, err)
+}
+
+// verifyAudit returns how many records there are, all of which are right.
+func (s session) verifyAudit() (int64, error) {
 	var chain store.AuditChain
-	err := a.db.view(ctx, func(v session) error {
-		err := v.each(func(rows *sql.Rows) error {
-			r, err := scanAudit(rows)
-			if err != nil {
-				return err
-			}
-			return chain.Next(r)
-		}, `SELECT `+auditColumns+` FROM audit ORDER BY seq`)
+	err := s.each(func(rows *sql.Rows) error {
+		r, err := scanAudit(rows)
 		if err != nil {
 			return err
 		}
-		var written int64
-		if _, err := v.one([]any{&written}, `SELECT seq FROM sqlite_sequence WHERE name = 'audit'`); err != nil {
-			return err
-		}
-		if written != chain.Seq {
-			return fmt.Errorf("%d audit records were written, the last one there is %d", written, chain.Seq)
-		}
-		return nil
-	})
-	return answer(a.db, "VerifyAudit", chain.Seq, err)
+		return chain.Next(r)
+	}, `SELECT `+auditColumns+` FROM audit ORDER BY seq`)
+	if err != nil {
+		return 0, err
+	}
+	var written int64
+	if _, err := s.one([]any{&written}, `SELECT seq FROM sqlite_sequence WHERE name = 'audit'`); err != nil {
+		return 0, err
+	}
+	if written != chain.Seq {
+		return 0, fmt.Errorf("%d audit records were written, the last one there is %d", written, chain.Seq)
+	}
+	return chain.Seq, nil
 }
 
 // RestoreAudit implements [store.Audit].

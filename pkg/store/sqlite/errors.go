@@ -15,6 +15,9 @@ import (
 // errClosed is what calls get once Close was called.
 var errClosed = face.Errorf(face.Unavailable, "", "the store is closed")
 
+// errDamaged is the detail of an error that a damaged page made.
+const errDamaged = "the stored data is damaged"
+
 // fault turns what a method met into a [face.Error] of that method.
 func (d *database) fault(op string, err error) error {
 	if err == nil {
@@ -73,7 +76,7 @@ func diagnose(err error) (face.Kind, string) {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 		return face.Unavailable, "the storage is busy"
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return face.Internal, "the stored data is damaged"
+		return face.Internal, errDamaged
 	}
 	return face.Internal, ""
 }

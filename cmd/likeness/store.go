@@ -1,0 +1,75 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+type storeCmd struct {
+	Check storeCheck `cmd:"" help:"Look at everything in a store and name what is damaged or does not fit together."`
+}
+
+type storeCheck struct {
+	keyStore
+	JSON bool `name:"json" help:"Print the findings as JSON: one object with the store and a list."`
+}
+
+// Help is what --help says beside the flags.
+func (storeCheck) Help() string {
+	return "It reads the whole store and changes nothing; it works beside a running server. " +
+		"It looks at the pages and indexes of an embedded store, at what rows refer to, at every embedding, at the counts of the galleries, at the crops and at the audit chain. " +
+		"Each finding comes with what mends it. The exit code is 0 when all is well and 1 when something is wrong or the check could not be carried out."
+}
+
+func (c storeCheck) Run(t *tool) error {
+	if err := c.mustBeThere(); err != nil {
+		return err
+	}
+	name, _, err := c.name()
+	if err != nil {
+		return err
+	}
+	report := struct {
+		Store    string          `json:"store"`
+		Findings []store.Finding `json:"findings"`
+	}{name, []store.Finding{}}
+	err = app.CheckStore(t.ctx, c.place(), func(f store.Finding) error {
+		report.Findings = append(report.Findings, f)
+		if c.JSON {
+			return nil
+		}
+		_, err := fmt.Fprintf(t.stdout, "%s: %s%s\n  mend: %s\n", f.Check, whose(f), printable(f.Detail), printable(f.Mend))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %s", name, explain(err))
+	}
+	n := len(report.Findings)
+	if c.JSON {
+		err = json.NewEncoder(t.stdout).Encode(report)
+	} else if n == 0 {
+		_, err = fmt.Fprintf(t.stdout, "nothing is wrong with %s\n", name)
+	}
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d findings in %s", n, name)
+	}
+	return err
+}
+
+// whose names what a finding is about.
+func whose(f store.Finding) string {
+	var parts []string
+	for _, p := range [][2]string{{"tenant", f.Tenant}, {"gallery", f.Gallery}, {"subject", f.SubjectID}, {"template", f.TemplateID}} {
+		if p[1] != "" {
+			parts = append(parts, p[0]+" "+printable(p[1]))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return strings.Join(parts, ", ") + ": "
+}

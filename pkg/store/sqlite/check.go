@@ -1,0 +1,233 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
+)
+
+// Check looks for what is wrong with the store at path and calls found for
+// each finding; it stops at the first error of found. It changes nothing, and
+// works beside a server, which may write meanwhile. Internal: the file is of
+// another program or cannot be read at all. Conflict: its schema is that of
+// another version.
+func Check(ctx context.Context, path string, found func(store.Finding) error) error {
+	abs, err := absolute(path)
+	if err != nil {
+		return openFault("Check", path, err)
+	}
+	// Only a connection that cannot write leaves the log as it is when it
+	// closes: moving it into the file is for the server, after scrubbing.
+	read, err := sql.Open("sqlite", dsn(abs, readPragmas()...)+"&mode=ro")
+	if err != nil {
+		return openFault("Check", abs, err)
+	}
+	read.SetMaxOpenConns(1)
+	conn := &connection{db: read}
+	if err = conn.open(ctx); err == nil {
+		c := checker{conn.session(ctx), abs, found}
+		err = c.all()
+	}
+	conn.close()
+	err = errors.Join(err, read.Close())
+	if _, known := errors.AsType[*face.Error](err); known || err == nil {
+		return err
+	}
+	return openFault("Check", abs, err)
+}
+
+// checker is one check under way. Each look is a snapshot of its own: one for
+// all would keep erased pages in the log.
+type checker struct {
+	session
+	path  string
+	found func(store.Finding) error
+}
+
+func (c checker) all() error {
+	if err := c.ours(); err != nil {
+		return err
+	}
+	for _, look := range []struct {
+		check string
+		at    func() error
+	}{
+		{store.CheckFile, c.file},
+		{store.CheckReference, c.references},
+		{store.CheckEmbedding, c.embeddings},
+		{store.CheckCount, c.counts},
+		{store.CheckCrop, c.crops},
+		{store.CheckAudit, c.audit},
+	} {
+		err := look.at()
+		// What a damaged page keeps from being looked at is a finding, too.
+		if _, detail := diagnose(err); detail == errDamaged {
+			err = c.found(store.Finding{Check: look.check, Detail: "a damaged page ended this look: " + err.Error(), Mend: store.MendRestore})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ours refuses a file that is not of this program, or of another version.
+func (c checker) ours() error {
+	const op = "sqlite.Check"
+	id, err := c.count("PRAGMA application_id")
+	if err != nil {
+		return err
+	}
+	if id != applicationID {
+		return face.Errorf(face.Internal, op, "the file is a database of another program")
+	}
+	if n, err := c.count(`SELECT count(*) FROM pragma_table_info('template') WHERE name = 'checksum'`); err != nil || n == 0 {
+		return errors.Join(err, face.Errorf(face.Conflict, op, "the schema is that of an older program: start this one's server once, which brings it up to date"))
+	}
+	return nil
+}
+
+// shell is a command for an operator who has stopped the server.
+func (c checker) shell(statement string) string {
+	return fmt.Sprintf(`stop the server and run: sqlite3 '%s' "%s"`, c.path, statement)
+}
+
+func (c checker) file() error {
+	return c.each(func(rows *sql.Rows) error {
+		var said string
+		if err := rows.Scan(&said); err != nil || said == "ok" {
+			return err
+		}
+		f := store.Finding{Check: store.CheckFile, Detail: said, Mend: store.MendRestore}
+		if strings.Contains(said, "index") { // of rows that are all there
+			f.Mend = c.shell("REINDEX") + "; then check again"
+		}
+		return c.found(f)
+	}, "PRAGMA integrity_check")
+}
+
+func (c checker) references() error {
+	err := c.each(func(rows *sql.Rows) error {
+		var table, parent string
+		var row sql.NullInt64
+		var key int
+		if err := rows.Scan(&table, &row, &parent, &key); err != nil {
+			return err
+		}
+		f := store.Finding{Check: store.CheckReference, Detail: fmt.Sprintf("a row of the table %s refers to a %s that is not there", table, parent), Mend: store.MendRestore}
+		if row.Valid {
+			f.Detail = fmt.Sprintf("row %d of the table %s refers to a %s that is not there", row.Int64, table, parent)
+			f.Mend = c.shell(fmt.Sprintf("PRAGMA secure_delete = ON; DELETE FROM %s WHERE rowid = %d", table, row.Int64)) + "; or " + store.MendRestore
+		}
+		return c.found(f)
+	}, "PRAGMA foreign_key_check")
+	if err != nil {
+		return err
+	}
+	return c.each(func(rows *sql.Rows) error {
+		f := store.Finding{Check: store.CheckReference, Detail: "the template is in another gallery than its subject", Mend: store.MendTemplate}
+		if err := rows.Scan(&f.Tenant, &f.Gallery, &f.SubjectID, &f.TemplateID); err != nil {
+			return err
+		}
+		return c.found(f)
+	}, `SELECT g.tenant, g.id, s.id, t.id FROM template t JOIN subject s ON s.row_id = t.subject JOIN gallery g ON g.row_id = t.gallery
+		WHERE s.gallery <> t.gallery`)
+}
+
+// embeddings goes by row, some at a time.
+func (c checker) embeddings() error {
+	for after, more := int64(0), true; more; {
+		more = false
+		if err := c.each(func(rows *sql.Rows) error {
+			var f store.Finding
+			t, damage, err := scanTemplate(rows, &after, &f.Tenant, &f.Gallery, &f.SubjectID)
+			more = true
+			if err != nil || damage == nil {
+				return err
+			}
+			f.Check, f.TemplateID, f.Mend = store.CheckEmbedding, t.ID, store.MendTemplate
+			f.Detail = "the embedding is damaged: " + store.Reason(damage)
+			return c.found(f)
+		}, `SELECT `+templateColumns+`, t.row_id, coalesce(g.tenant, ''), coalesce(g.id, ''), coalesce(s.id, '') FROM template t
+			LEFT JOIN subject s ON s.row_id = t.subject LEFT JOIN gallery g ON g.row_id = t.gallery
+			WHERE t.row_id > ? ORDER BY t.row_id LIMIT ?`, after, loadChunk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c checker) counts() error {
+	if err := c.each(func(rows *sql.Rows) error {
+		var f store.Finding
+		var row int64
+		var said, are int
+		if err := rows.Scan(&row, &f.Tenant, &f.Gallery, &said, &are); err != nil {
+			return err
+		}
+		f.Check, f.Detail = store.CheckCount, fmt.Sprintf("the gallery says that it has %d subjects, and has %d", said, are)
+		f.Mend = c.shell(fmt.Sprintf("UPDATE gallery SET subjects = (SELECT count(*) FROM subject WHERE gallery = %d) WHERE row_id = %[1]d", row))
+		return c.found(f)
+	}, `SELECT * FROM (SELECT g.row_id, g.tenant, g.id, g.subjects AS said, (SELECT count(*) FROM subject s WHERE s.gallery = g.row_id) AS are FROM gallery g)
+		WHERE said <> are`); err != nil {
+		return err
+	}
+	return c.each(func(rows *sql.Rows) error {
+		var f store.Finding
+		var row, dimension int64
+		var model string
+		var said, are int
+		if err := rows.Scan(&row, &f.Tenant, &f.Gallery, &model, &dimension, &said, &are); err != nil {
+			return err
+		}
+		f.Check, f.Detail = store.CheckCount, fmt.Sprintf("the gallery says that it has %d templates of %s, and has %d", said, model, are)
+		statement := fmt.Sprintf("DELETE FROM gallery_model WHERE gallery = %d AND model_id = '%s'", row, model)
+		if are > 0 {
+			statement = fmt.Sprintf("INSERT INTO gallery_model VALUES (%d, '%s', %d, %d) ON CONFLICT DO UPDATE SET templates = excluded.templates", row, model, dimension, are)
+		}
+		if f.Mend = c.shell(statement); !face.ValidID(model) {
+			f.Mend = store.MendRestore
+		}
+		return c.found(f)
+	}, `SELECT g.row_id, g.tenant, g.id, x.model_id, max(x.dimension), max(x.said), max(x.are) FROM (
+			SELECT gallery, model_id, dimension, templates AS said, 0 AS are FROM gallery_model
+			UNION ALL SELECT gallery, model_id, min(length(embedding)) / 4, 0, count(*) FROM template GROUP BY gallery, model_id
+		) x JOIN gallery g ON g.row_id = x.gallery
+		GROUP BY x.gallery, x.model_id HAVING max(x.said) <> max(x.are)`)
+}
+
+func (c checker) crops() error {
+	return c.each(func(rows *sql.Rows) error {
+		var f store.Finding
+		var row int64
+		var sample string
+		if err := rows.Scan(&row, &f.Tenant, &f.Gallery, &f.SubjectID, &sample, &f.Detail); err != nil {
+			return err
+		}
+		f.Check, f.Detail = store.CheckCrop, fmt.Sprintf("the crop of the sample %s %s", sample, f.Detail)
+		f.Mend = c.shell(fmt.Sprintf("PRAGMA secure_delete = ON; DELETE FROM crop WHERE row_id = %d", row))
+		return c.found(f)
+	}, `SELECT row_id, tenant, gallery, subject, sample_id, wrong FROM (
+			SELECT c.row_id, g.tenant, g.id AS gallery, s.id AS subject, c.sample_id, CASE
+				WHEN length(c.sealed) = 0 THEN 'is empty'
+				WHEN s.gallery <> c.gallery THEN 'is in another gallery than its subject'
+				WHEN NOT EXISTS (SELECT 1 FROM template t WHERE t.gallery = c.gallery AND t.sample_id = c.sample_id) THEN 'has no template'
+				WHEN NOT EXISTS (SELECT 1 FROM template t WHERE t.gallery = c.gallery AND t.sample_id = c.sample_id AND t.subject = c.subject)
+					THEN 'is another subject''s than its template'
+			END AS wrong
+			FROM crop c JOIN subject s ON s.row_id = c.subject JOIN gallery g ON g.row_id = c.gallery
+		) WHERE wrong IS NOT NULL`)
+}
+
+func (c checker) audit() error {
+	_, err := c.verifyAudit()
+	if _, pages := diagnose(err); err == nil || pages != "" || c.ctx.Err() != nil {
+		return err
+	}
+	return c.found(store.Finding{Check: store.CheckAudit, Detail: err.Error(), Mend: store.MendAudit})
+}
