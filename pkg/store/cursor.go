@@ -66,10 +66,18 @@ func ReadPage(op string, p Page, list ...string) (after string, err error) {
 // such a list, and whoever went on behind its last id would go round for ever.
 func CheckOrder[T any, ID cmp.Ordered](op string, after ID, items []T, id func(T) ID) error {
 	for _, item := range items {
-		if id(item) <= after {
-			return &face.Error{Kind: face.Internal, Op: op, Detail: "the stored data is damaged", Err: errOrder}
+		if err := CheckNext(op, after, id(item)); err != nil {
+			return err
 		}
 		after = id(item)
+	}
+	return nil
+}
+
+// CheckNext is CheckOrder of one item.
+func CheckNext[ID cmp.Ordered](op string, after, next ID) error {
+	if next <= after {
+		return &face.Error{Kind: face.Internal, Op: op, Detail: "the stored data is damaged", Err: errOrder}
 	}
 	return nil
 }

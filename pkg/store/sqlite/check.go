@@ -29,13 +29,17 @@ func Check(ctx context.Context, path string, found func(store.Finding) error) er
 	}
 	read.SetMaxOpenConns(1)
 	conn := &connection{db: read}
+	var stopped error // what found returned
 	if err = conn.open(ctx); err == nil {
-		c := checker{conn.session(ctx), abs, found}
-		err = c.all()
+		c := checker{conn.session(ctx), abs, func(f store.Finding) error {
+			stopped = found(f)
+			return stopped
+		}}
+		err = c.all(func() bool { return stopped != nil })
 	}
 	conn.close()
 	err = errors.Join(err, read.Close())
-	if _, known := errors.AsType[*face.Error](err); known || err == nil {
+	if _, known := errors.AsType[*face.Error](err); known || err == nil || stopped != nil {
 		return err
 	}
 	return openFault("Check", abs, err)
@@ -49,7 +53,7 @@ type checker struct {
 	found func(store.Finding) error
 }
 
-func (c checker) all() error {
+func (c checker) all(stopped func() bool) error {
 	if err := c.ours(); err != nil {
 		return err
 	}
@@ -66,8 +70,8 @@ func (c checker) all() error {
 	} {
 		err := look.at()
 		// What a damaged page keeps from being looked at is a finding, too.
-		if _, detail := diagnose(err); detail == errDamaged {
-			err = c.found(store.Finding{Check: look.check, Detail: "a damaged page ended this look: " + err.Error(), Mend: store.MendRestore})
+		if kind, _ := diagnose(err); err != nil && kind == face.Internal && !stopped() && c.ctx.Err() == nil {
+			err = c.found(store.Finding{Check: look.check, Detail: "damage ended this look: " + err.Error(), Mend: store.MendRestore})
 		}
 		if err != nil {
 			return err
@@ -145,8 +149,12 @@ func (c checker) embeddings() error {
 		more = false
 		if err := c.each(func(rows *sql.Rows) error {
 			var f store.Finding
-			t, damage, err := scanTemplate(rows, &after, &f.Tenant, &f.Gallery, &f.SubjectID)
-			more = true
+			var row int64
+			t, damage, err := scanTemplate(rows, &row, &f.Tenant, &f.Gallery, &f.SubjectID)
+			if err == nil {
+				err = store.CheckNext("Check", after, row)
+			}
+			after, more = row, true
 			if err != nil || damage == nil {
 				return err
 			}

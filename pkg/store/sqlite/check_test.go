@@ -219,8 +219,12 @@ func TestCheckDamagedPages(t *testing.T) {
 		}
 		found := 0
 		err := sqlite.Check(t.Context(), damaged, func(store.Finding) error { found++; return nil })
-		if err == nil && found == 0 {
+		if found == 0 && err == nil {
 			t.Errorf("zeros at %d are not found", at)
+		}
+		enough := errors.New("enough")
+		if err := sqlite.Check(t.Context(), damaged, func(store.Finding) error { return enough }); found > 0 && !errors.Is(err, enough) {
+			t.Errorf("zeros at %d: %v", at, err)
 		}
 	}
 }

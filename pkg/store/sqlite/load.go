@@ -11,6 +11,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 const (
@@ -113,10 +114,15 @@ func (s *Store) loadRows(after, last int64) (int64, error) {
 				blob sql.RawBytes
 				sum  int64
 				dim  sql.NullInt64
+				row  int64
 			)
-			if err := rows.Scan(&after, &e.TemplateID, &k.ModelID, &blob, &sum, &dim, &e.SubjectID, &k.Tenant, &k.Gallery); err != nil {
+			if err := rows.Scan(&row, &e.TemplateID, &k.ModelID, &blob, &sum, &dim, &e.SubjectID, &k.Tenant, &k.Gallery); err != nil {
 				return err
 			}
+			if err := store.CheckNext("load", after, row); err != nil {
+				return err
+			}
+			after = row
 			count++
 			n := len(blob) / 4
 			if cap(numbers)-len(numbers) < n {

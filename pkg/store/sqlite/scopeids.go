@@ -3,6 +3,9 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
+
+	"github.com/likeness-id/likeness/pkg/store"
 )
 
 // scopeTemplateIDs is the migration after which a template's id is unique in
@@ -84,26 +87,38 @@ func moveTemplates(ctx context.Context, tx *sql.Tx) error {
 		return err
 	}
 	defer insert.Close() //nolint:errcheck // what failed, failed before
-	for {
+	for last := int64(0); ; {
 		var batch [][]any
-		var last int64
 		rows, err := tx.QueryContext(ctx, `SELECT row_id, id, gallery, subject, shares_sample, model_id, embedding, quality, created_at
-			FROM template ORDER BY row_id LIMIT ?`, moveBatch)
+			FROM template WHERE row_id > ? ORDER BY row_id LIMIT ?`, last, moveBatch)
 		if err != nil {
 			return err
 		}
 		for rows.Next() {
-			var gallery, subject, created int64
+			var row, gallery, subject, created int64
 			var id, shares, model string
 			var blob []byte
 			var quality float64
-			if err := rows.Scan(&last, &id, &gallery, &subject, &shares, &model, &blob, &quality, &created); err != nil {
+			err := rows.Scan(&row, &id, &gallery, &subject, &shares, &model, &blob, &quality, &created)
+			if err == nil {
+				err = store.CheckNext("migrate", last, row)
+			}
+			if err != nil {
 				rows.Close() //nolint:errcheck // the first error counts
 				return err
 			}
-			batch = append(batch, []any{last, id, gallery, subject, shares, model, notNil(blob), checksum(blob), quality, created})
+			last = row
+			batch = append(batch, []any{row, id, gallery, subject, shares, model, notNil(blob), checksum(blob), quality, created})
 		}
-		if err := rows.Err(); err != nil || len(batch) == 0 {
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if len(batch) == 0 {
+			var left bool
+			err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM template)`).Scan(&left)
+			if err == nil && left {
+				err = errors.New("a template cannot be moved: the file is damaged")
+			}
 			return err
 		}
 		for _, row := range batch {

@@ -420,7 +420,8 @@ func (s *Store) purge(tx *transaction, gallery int64, now time.Time) (int, error
 	if err != nil {
 		return 0, err
 	}
-	if _, err := tx.exec(`DELETE FROM template WHERE row_id IN (SELECT value FROM json_each(?))`, string(list)); err != nil {
+	n, err := tx.exec(`DELETE FROM template WHERE row_id IN (SELECT value FROM json_each(?))`, string(list))
+	if err != nil {
 		return 0, err
 	}
 	left, err := tx.count(crops, gallery)
@@ -432,8 +433,8 @@ func (s *Store) purge(tx *transaction, gallery int64, now time.Time) (int, error
 			s.index.RemoveTemplate(e.key, e.id)
 		}
 	})
-	receipt := face.Receipt{Gallery: gone[0].key.Gallery, Templates: len(gone), Images: before - left}
-	return len(gone), tx.recordErase(gone[0].key.Tenant, store.Actor{}, store.AuditExpire, "", &receipt)
+	receipt := face.Receipt{Gallery: gone[0].key.Gallery, Templates: n, Images: before - left}
+	return n, tx.recordErase(gone[0].key.Tenant, store.Actor{}, store.AuditExpire, "", &receipt)
 }
 
 func encodeEmbedding(e face.Embedding) []byte {
