@@ -79,47 +79,21 @@ func scopeTemplateIDs(ctx context.Context, tx *sql.Tx) error {
 const moveBatch = 1000
 
 // moveTemplates moves all rows from template to template_new.
-func moveTemplates(ctx context.Context, tx *sql.Tx) error {
+func moveTemplates(ctx context.Context, tx *sql.Tx) (err error) {
 	insert, err := tx.PrepareContext(ctx, `INSERT INTO template_new
 		(row_id, id, gallery, subject, shares_sample, model_id, embedding, checksum, quality, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
 	if err != nil {
 		return err
 	}
-	defer insert.Close() //nolint:errcheck // what failed, failed before
+	defer func() { err = errors.Join(err, insert.Close()) }()
 	for last := int64(0); ; {
 		var batch [][]any
-		rows, err := tx.QueryContext(ctx, `SELECT row_id, id, gallery, subject, shares_sample, model_id, embedding, quality, created_at
-			FROM template WHERE row_id > ? ORDER BY row_id LIMIT ?`, last, moveBatch)
-		if err != nil {
-			return err
-		}
-		for rows.Next() {
-			var row, gallery, subject, created int64
-			var id, shares, model string
-			var blob []byte
-			var quality float64
-			err := rows.Scan(&row, &id, &gallery, &subject, &shares, &model, &blob, &quality, &created)
-			if err == nil {
-				err = store.CheckNext("migrate", last, row)
-			}
-			if err != nil {
-				rows.Close() //nolint:errcheck // the first error counts
-				return err
-			}
-			last = row
-			batch = append(batch, []any{row, id, gallery, subject, shares, model, notNil(blob), checksum(blob), quality, created})
-		}
-		if err := rows.Err(); err != nil {
+		if batch, last, err = templatesAfter(ctx, tx, last); err != nil {
 			return err
 		}
 		if len(batch) == 0 {
-			var left bool
-			err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM template)`).Scan(&left)
-			if err == nil && left {
-				err = errors.New("a template cannot be moved: the file is damaged")
-			}
-			return err
+			break
 		}
 		for _, row := range batch {
 			if _, err := insert.ExecContext(ctx, row...); err != nil {
@@ -130,4 +104,36 @@ func moveTemplates(ctx context.Context, tx *sql.Tx) error {
 			return err
 		}
 	}
+	var left bool
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM template)`).Scan(&left)
+	if err == nil && left {
+		err = errors.New("a template cannot be moved: the file is damaged")
+	}
+	return err
+}
+
+// templatesAfter reads the next rows after a row id, as template_new takes
+// them, and says which is the last.
+func templatesAfter(ctx context.Context, tx *sql.Tx, after int64) (batch [][]any, last int64, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT row_id, id, gallery, subject, shares_sample, model_id, embedding, quality, created_at
+		FROM template WHERE row_id > ? ORDER BY row_id LIMIT ?`, after, moveBatch)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer rows.Close()
+	for last = after; rows.Next(); {
+		var row, gallery, subject, created int64
+		var id, shares, model string
+		var blob []byte
+		var quality float64
+		if err := rows.Scan(&row, &id, &gallery, &subject, &shares, &model, &blob, &quality, &created); err != nil {
+			return nil, 0, err
+		}
+		if err := store.CheckNext("migrate", last, row); err != nil {
+			return nil, 0, err
+		}
+		last = row
+		batch = append(batch, []any{row, id, gallery, subject, shares, model, notNil(blob), checksum(blob), quality, created})
+	}
+	return batch, last, rows.Err()
 }
