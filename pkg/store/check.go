@@ -24,7 +24,7 @@ const (
 
 // How to mend what a check has found.
 const (
-	MendRestore  = "restore the last good backup"
+	MendRestore  = "restore the last good backup (likeness restore, or pg_restore)"
 	MendTemplate = "erase the template (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template}) and enrol the subject again, " +
 		"or restore the last good backup"
 	MendAudit = "keep a copy of the store as evidence and compare with the last hash that you noted; then restore the last good backup"
