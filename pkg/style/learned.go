@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"gonum.org/v1/gonum/floats"
 	"gonum.org/v1/gonum/mat"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -321,9 +322,10 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 	}
 	stretch := func() error {
 		perpendicular(basis, rng)
+		in := p.in("q")
 		for i, v := range basis {
 			for j, x := range v {
-				p.in("q")[i*dim+j] = float32(x)
+				in[i*dim+j] = float32(x)
 			}
 		}
 		return p.Run(ctx)
@@ -332,8 +334,11 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 		if err := stretch(); err != nil {
 			return nil, nil, err
 		}
-		for i, x := range p.Output(0) {
-			basis[i/dim][i%dim] = float64(x)
+		out := p.Output(0)
+		for i, v := range basis {
+			for k, x := range out[i*dim:][:dim] {
+				v[k] = float64(x)
+			}
 		}
 	}
 	if err := stretch(); err != nil {
@@ -341,13 +346,13 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 	}
 	// Within what they span, the eigenvectors are those of a small matrix.
 	small := mat.NewSymDense(count, nil)
+	stretched := make([]float64, dim)
 	for i := range basis {
+		for k, x := range p.Output(0)[i*dim:][:dim] {
+			stretched[k] = float64(x)
+		}
 		for j := i; j < count; j++ {
-			var s float64
-			for k, x := range p.Output(0)[i*dim:][:dim] {
-				s += float64(x) * basis[j][k]
-			}
-			small.SetSym(i, j, s)
+			small.SetSym(i, j, floats.Dot(stretched, basis[j]))
 		}
 	}
 	var eig mat.EigenSym
@@ -360,10 +365,8 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 	for c := range want {
 		column := count - 1 - c
 		v := make([]float64, dim)
-		for i := range basis {
-			for k, x := range basis[i] {
-				v[k] += turn.At(i, column) * x
-			}
+		for i, b := range basis {
+			floats.AddScaled(v, turn.At(i, column), b)
 		}
 		values, vectors = append(values, ascending[column]), append(vectors, v)
 	}
@@ -375,20 +378,15 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 func perpendicular(basis [][]float64, rng *rand.Rand) {
 	for i, v := range basis {
 		for {
-			before := math.Sqrt(inner(v, v))
+			before := floats.Norm(v, 2)
 			for range 2 { // once more, for what rounding left
 				for _, u := range basis[:i] {
-					d := inner(u, v)
-					for k := range v {
-						v[k] -= d * u[k]
-					}
+					floats.AddScaled(v, -floats.Dot(u, v), u)
 				}
 			}
-			length := math.Sqrt(inner(v, v))
+			length := floats.Norm(v, 2)
 			if length > 1e-9*before && length > 0 {
-				for k := range v {
-					v[k] /= length
-				}
+				floats.Scale(1/length, v)
 				break
 			}
 			for k := range v {
@@ -396,11 +394,4 @@ func perpendicular(basis [][]float64, rng *rand.Rand) {
 			}
 		}
 	}
-}
-
-func inner(a, b []float64) (sum float64) {
-	for i, x := range a {
-		sum += x * b[i]
-	}
-	return sum
 }
