@@ -212,7 +212,9 @@ func (t *tool) readPicture(flag, name string, longSide int) (*image.RGBA, error)
 		return nil, complain(err)
 	}
 	img, err := imaging.Decode(t.ctx, data, limits, longSide)
-	if err != nil {
+	if face.KindOf(err) == face.Canceled {
+		return nil, err
+	} else if err != nil {
 		return nil, complain(err)
 	}
 	return img.RGBA, nil

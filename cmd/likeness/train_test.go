@@ -45,7 +45,7 @@ func scratch(steps int) []string {
 func TestTrainKill(t *testing.T) {
 	t.Parallel()
 	data, killed, whole := somePeople(t, testfaces.People), t.TempDir(), t.TempDir()
-	const steps = 40
+	const steps = 20
 	want := trainArgs(t, data, whole, scratch(steps)...)
 	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
 		t.Fatalf("%+v", got)
@@ -68,7 +68,7 @@ func TestTrainKill(t *testing.T) {
 		if err != nil {
 			t.Fatalf("it ended by itself:\n%s", &said)
 		}
-		if strings.Contains(said.String(), "step 10:") {
+		if strings.Contains(said.String(), "step 5:") {
 			break
 		}
 	}
