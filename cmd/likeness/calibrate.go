@@ -35,7 +35,7 @@ type calibrateCmd struct {
 	Head        bool     `help:"Also train a verification head, which gives the API its probability, on the people of whom there are several photos."`
 	Reliability string   `type:"path" placeholder:"FILE.png" help:"Draw how far the head's probabilities can be believed; with --head."`
 
-	OperatingPoint string `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of the server that is to use the encoder (default: fmr_1e-4): what is missing for it is said."`
+	OperatingPoint string `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point that your server decides at (default: fmr_1e-4). Where the photos do not support it, calibrate says how many more people are needed."`
 }
 
 // Help is what --help says beside the flags.

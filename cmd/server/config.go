@@ -50,9 +50,9 @@ func (f *fileOptions) Validate(app *kong.Application) error {
 			continue
 		}
 		if nearest := spelling.Nearest(name, options); nearest != "" {
-			return fmt.Errorf("the config file names %q, which is no option: is %q meant?", name, nearest)
+			return fmt.Errorf("the config file names %q, which is not an option: did you mean %q?", name, nearest)
 		}
-		return fmt.Errorf("the config file names %q, which is no option", name)
+		return fmt.Errorf("the config file names %q, which is not an option", name)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func TestVariablesAreKnown(t *testing.T) {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, args[0]), args[1:]...)
 		cmd.Env = env
 		out, _ := cmd.CombinedOutput()
-		if n := strings.Count(string(out), "no variable of Likeness"); n != 1 || !strings.Contains(string(out), "LIKENESS_UNHEARD_OF is no") {
+		if n := strings.Count(string(out), "not a variable that Likeness knows"); n != 1 || !strings.Contains(string(out), "LIKENESS_UNHEARD_OF is not") {
 			t.Errorf("%s warns of %d of %d variables and one unheard of: internal/spelling lacks somebody's\n%s", args[0], n, len(read), out)
 		}
 	}

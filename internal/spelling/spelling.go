@@ -36,9 +36,9 @@ type Misspelling struct {
 
 // String says so in words.
 func (m Misspelling) String() string {
-	s := m.Name + " is no variable of Likeness and has no effect"
+	s := m.Name + " is not a variable that Likeness knows, so it has no effect"
 	if m.Nearest != "" {
-		s += fmt.Sprintf(": is %s meant?", m.Nearest)
+		s += fmt.Sprintf(": did you mean %s?", m.Nearest)
 	}
 	return s
 }
