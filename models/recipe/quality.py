@@ -124,6 +124,7 @@ def main():
     a.add_argument("--batch", type=int, default=128)
     a.add_argument("--rate", type=float, default=3e-3)
     a.add_argument("--out", default="quality.onnx")
+    a.add_argument("--start", help="the .state file of an earlier run, whose weights this one begins with")
     a = a.parse_args()
     torch.manual_seed(1)
     torch.set_num_threads(2)
@@ -138,6 +139,8 @@ def main():
     net = Net(a.width)
     print("parameters:", sum(p.numel() for p in net.parameters()))
     optimizer = torch.optim.AdamW(net.parameters(), lr=a.rate, weight_decay=0.02)
+    if a.start:
+        net.load_state_dict(torch.load(a.start)["net"])
     state, first = a.out + ".state", 0
     if os.path.exists(state):
         saved = torch.load(state)

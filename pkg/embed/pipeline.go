@@ -431,6 +431,8 @@ type view struct {
 	img   *imaging.Image
 	found []detection // in pixels of the upright full-size photo
 	count int         // faces found, those left out of found included
+	// How often the detector was shown a part of the photo, or the photo turned.
+	extraLooks int
 	// What the faces will be warped to, which says how many pixels they need.
 	frames []frame
 	// What makes a face of the first look certain: the side of its box, in

@@ -19,6 +19,10 @@ const (
 	// maxRightings bounds how often a face is turned and shown again. Three
 	// bring one that was found at 45 degrees to within settledRoll.
 	maxRightings = 4
+	// maxExtraLooks bounds what the detector is shown of one photo beside the
+	// photo as it is: a picture of a hundred odd faces must not hold a slot for
+	// seconds. The largest faces come first.
+	maxExtraLooks = 64
 )
 
 // quarterTurns are the turns, in radians, at which a photo is looked at again
@@ -42,6 +46,7 @@ func (d detection) tilt() float64 { return math.Abs(math.Remainder(d.roll()-d.sh
 // detections, unsuppressed, are in pixels of the full-size photo. They hold
 // until the next look.
 func (w *worker) shownAt(ctx context.Context, v *view, r rung, cx, cy, side, roll float64) ([]detection, error) {
+	v.extraLooks++
 	sin, cos := math.Sincos(roll)
 	scale := side / float64(r.side)
 	// From the tensor to the decoded photo, both counted from the outer corner
@@ -137,7 +142,7 @@ func (w *worker) closeUp(ctx context.Context, v *view, d detection, roll float64
 // was. A face that is lost on the way is given back as it was last found.
 func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, error) {
 	for range maxRightings {
-		if d.tilt() <= settledRoll {
+		if d.tilt() <= settledRoll || v.extraLooks >= maxExtraLooks {
 			break
 		}
 		closer, found, err := w.closeUp(ctx, v, d, d.roll())
@@ -174,6 +179,9 @@ func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
 			continue
 		}
 		for _, turn := range quarterTurns() {
+			if v.extraLooks >= maxExtraLooks {
+				break
+			}
 			turned, found, err := w.closeUp(ctx, v, d, turn)
 			if err != nil {
 				return err
@@ -203,7 +211,8 @@ func (w *worker) screened(ctx context.Context, v *view, d detection) (detection,
 	if err != nil {
 		return d, err
 	}
-	return d, w.screen(ctx, n, &d)
+	err = w.screen(ctx, n, &d)
+	return d, err
 }
 
 // lookTurned looks at the whole photo by quarter turns, first at the smallest
@@ -223,7 +232,9 @@ func (w *worker) lookTurned(ctx context.Context, v *view) error {
 			if err != nil {
 				return err
 			}
-			for _, d := range suppress(nil, candidates) {
+			kept := suppress(nil, candidates)
+			sortBySize(kept)
+			for _, d := range kept[:min(len(kept), w.p.o.MaxFaces)] {
 				if d, err = w.screened(ctx, v, d); err != nil {
 					return err
 				}
