@@ -28,8 +28,8 @@ type QualityLimits struct {
 func DefaultQualityLimits() QualityLimits {
 	return QualityLimits{
 		MinInterocularPx:  16,
-		MinSharpness:      0.13,
-		MinBrightness:     0.12,
+		MinSharpness:      0.17,
+		MinBrightness:     0.15,
 		MaxBrightness:     0.92,
 		MaxYaw:            55,
 		MaxPitch:          40,

@@ -15,7 +15,7 @@ const (
 	// shown to the detector before it is shown again, turned upright: the
 	// points of the detectors that we know fall behind the roll of a head from
 	// about there on, and stop near 19 degrees.
-	settledRoll = 7 * math.Pi / 180
+	settledRoll = 3 * math.Pi / 180
 	// maxRightings bounds how often a face is turned and shown again. Three
 	// bring one that was found at 45 degrees to within settledRoll.
 	maxRightings = 4
