@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
@@ -22,6 +23,11 @@ type verdict struct {
 // said to be, covered, stretched or a negative, and not a turned one: it gets no
 // further looks, which would be further chances to pass.
 const surely = 0.8
+
+// turnedCaution is how far the limit moves towards 1 for a face that was shown
+// turned by more than 45 degrees: most photos are upright, and whoever stands in
+// profile there must not be found lying.
+const turnedCaution = 0.5
 
 // screener is the quality network of one slot.
 type screener struct {
@@ -86,9 +92,13 @@ func (w *worker) screen(ctx context.Context, n near, d *detection) error {
 			upright += p
 		}
 	}
-	passes := out[0] >= q.threshold
+	limit := q.threshold
+	if math.Abs(d.shown) > math.Pi/4 {
+		limit += turnedCaution * (1 - limit)
+	}
+	passes := out[0] >= limit
 	d.verdict = &verdict{
-		acceptable: out[0], limit: q.threshold, against: q.classes[likeliest],
+		acceptable: out[0], limit: limit, against: q.classes[likeliest],
 		passes: passes, turned: !passes && (upright < surely || d.score < w.p.o.Quality.MinDetectionScore),
 	}
 	return nil
