@@ -619,11 +619,8 @@ func (w *worker) judge(ctx context.Context, n near, d detection) (face.Face, err
 		return face.Face{}, err
 	}
 	f := face.Face{
-		Box: face.Box{X: d.x0, Y: d.y0, Width: d.x1 - d.x0, Height: d.y1 - d.y0},
-		Landmarks: face.Landmarks{
-			RightEye: d.points[0], LeftEye: d.points[1], Nose: d.points[2],
-			RightMouth: d.points[3], LeftMouth: d.points[4],
-		},
+		Box:            face.Box{X: d.x0, Y: d.y0, Width: d.x1 - d.x0, Height: d.y1 - d.y0},
+		Landmarks:      d.landmarks(),
 		DetectionScore: d.score,
 	}
 	toSrc, err := n.warp(qualityTemplate())

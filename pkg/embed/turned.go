@@ -16,6 +16,9 @@ const (
 	// points of the detectors that we know fall behind the roll of a head from
 	// about there on, and stop near 19 degrees.
 	settledRoll = 3 * math.Pi / 180
+	// hardlyLeans is the tilt, in radians, up to which the points of a face in
+	// profile are believed.
+	hardlyLeans = 15 * math.Pi / 180
 	// maxRightings bounds how often a face is turned and shown again. Three
 	// bring one that was found at 45 degrees to within settledRoll.
 	maxRightings = 4
@@ -139,8 +142,13 @@ func (w *worker) closeUp(ctx context.Context, v *view, d detection, roll float64
 }
 
 // righted looks at a face again, turned upright, until its points agree that it
-// was. A face that is lost on the way is given back as it was last found.
+// was. A face that is lost on the way is given back as it was last found. One
+// in profile that hardly leans is left as it is: it is refused for its pose, and
+// another look might find more of a face in it than it shows.
 func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, error) {
+	if d.tilt() < hardlyLeans && abs(pose(d.landmarks()).Yaw) > w.p.o.Quality.MaxYaw {
+		return d, nil
+	}
 	for range maxRightings {
 		if d.tilt() <= settledRoll || v.extraLooks >= maxExtraLooks {
 			break

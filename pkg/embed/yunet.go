@@ -39,6 +39,13 @@ func (d detection) iou(o detection) float32 {
 	return shared / (d.area() + o.area() - shared)
 }
 
+// landmarks are the points by their names.
+func (d detection) landmarks() face.Landmarks {
+	return face.Landmarks{
+		RightEye: d.points[0], LeftEye: d.points[1], Nose: d.points[2], RightMouth: d.points[3], LeftMouth: d.points[4],
+	}
+}
+
 // moved is the detection with every coordinate scaled and then shifted.
 func (d detection) moved(scale, dx, dy float32) detection {
 	d.x0, d.y0 = d.x0*scale+dx, d.y0*scale+dy
