@@ -55,7 +55,7 @@ func (c storeCheck) Run(t *tool) error {
 		_, err = fmt.Fprintf(t.stdout, "nothing is wrong with %s\n", name)
 	}
 	if err == nil && n > 0 {
-		err = fmt.Errorf("%d findings in %s", n, name)
+		err = fmt.Errorf("findings in %s: %d", name, n)
 	}
 	return err
 }

@@ -41,7 +41,8 @@ func TestStoreCheck(t *testing.T) {
 	asJSON := func(path string) (code int, report struct {
 		Store    string
 		Findings []store.Finding
-	}) {
+	},
+	) {
 		got := call(t.Context(), "store", "check", "--json", "--database-url", "sqlite:"+path)
 		if err := json.Unmarshal([]byte(got.stdout), &report); err != nil {
 			t.Errorf("%v: %+v", err, got)

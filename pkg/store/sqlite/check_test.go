@@ -103,31 +103,38 @@ func TestCheckFinds(t *testing.T) {
 	}{
 		"an embedding": {
 			[]string{`UPDATE template SET embedding = zeroblob(256) WHERE id = 't7'`},
-			store.Finding{Check: store.CheckEmbedding, Tenant: tenant, Gallery: "default", SubjectID: "s7", TemplateID: "t7"}, "not those that were written", "enrol",
+			store.Finding{Check: store.CheckEmbedding, Tenant: tenant, Gallery: "default", SubjectID: "s7", TemplateID: "t7"},
+			"not those that were written", "enrol",
 		},
 		"a short embedding": {
 			[]string{`UPDATE template SET embedding = x'', checksum = 0 WHERE id = 't7'`},
-			store.Finding{Check: store.CheckEmbedding, Tenant: tenant, Gallery: "default", SubjectID: "s7", TemplateID: "t7"}, "0 bytes", "enrol",
+			store.Finding{Check: store.CheckEmbedding, Tenant: tenant, Gallery: "default", SubjectID: "s7", TemplateID: "t7"},
+			"0 bytes", "enrol",
 		},
 		"the number of subjects": {
 			[]string{`UPDATE gallery SET subjects = 99`},
-			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"}, "99 subjects, and has 58", "sqlite3",
+			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
+			"99 subjects, and has 58", "sqlite3",
 		},
 		"the number of templates": {
 			[]string{`UPDATE gallery_model SET templates = 3`},
-			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"}, "3 templates of encoder-a, and has 58", "sqlite3",
+			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
+			"3 templates of encoder-a, and has 58", "sqlite3",
 		},
 		"a model without templates": {
 			[]string{`INSERT INTO gallery_model VALUES (1, 'ghost', 8, 5)`},
-			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"}, "5 templates of ghost, and has 0", "sqlite3",
+			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
+			"5 templates of ghost, and has 0", "sqlite3",
 		},
 		"a model that is not counted": {
 			[]string{`DELETE FROM gallery_model`},
-			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"}, "0 templates of encoder-a, and has 58", "sqlite3",
+			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
+			"0 templates of encoder-a, and has 58", "sqlite3",
 		},
 		"an orphan": {
 			[]string{`PRAGMA foreign_keys = OFF`, `UPDATE crop SET subject = 999 WHERE sample_id = 't3'`},
-			store.Finding{Check: store.CheckReference}, "refers to a subject that is not there", "sqlite3",
+			store.Finding{Check: store.CheckReference},
+			"refers to a subject that is not there", "sqlite3",
 		},
 		"a template elsewhere": {
 			[]string{
@@ -136,19 +143,23 @@ func TestCheckFinds(t *testing.T) {
 				`UPDATE template SET gallery = 2 WHERE id = 't3'`,
 				`UPDATE gallery_model SET templates = 57`, `INSERT INTO gallery_model VALUES (2, 'encoder-a', 64, 1)`,
 			},
-			store.Finding{Check: store.CheckReference, Tenant: tenant, Gallery: "other", SubjectID: "s3", TemplateID: "t3"}, "another gallery", "enrol",
+			store.Finding{Check: store.CheckReference, Tenant: tenant, Gallery: "other", SubjectID: "s3", TemplateID: "t3"},
+			"another gallery", "enrol",
 		},
 		"a crop without a template": {
 			[]string{`UPDATE crop SET sample_id = 'gone' WHERE sample_id = 't3'`},
-			store.Finding{Check: store.CheckCrop, Tenant: tenant, Gallery: "default", SubjectID: "s3"}, "gone has no template", "sqlite3",
+			store.Finding{Check: store.CheckCrop, Tenant: tenant, Gallery: "default", SubjectID: "s3"},
+			"gone has no template", "sqlite3",
 		},
 		"a crop of somebody else": {
 			[]string{`UPDATE crop SET subject = 1 WHERE sample_id = 't3'`},
-			store.Finding{Check: store.CheckCrop, Tenant: tenant, Gallery: "default", SubjectID: "s0"}, "another subject's", "sqlite3",
+			store.Finding{Check: store.CheckCrop, Tenant: tenant, Gallery: "default", SubjectID: "s0"},
+			"another subject's", "sqlite3",
 		},
 		"an empty crop": {
 			[]string{`UPDATE crop SET sealed = x'' WHERE sample_id = 't3'`},
-			store.Finding{Check: store.CheckCrop, Tenant: tenant, Gallery: "default", SubjectID: "s3"}, "t3 is empty", "sqlite3",
+			store.Finding{Check: store.CheckCrop, Tenant: tenant, Gallery: "default", SubjectID: "s3"},
+			"t3 is empty", "sqlite3",
 		},
 		"an audit record": {
 			[]string{`UPDATE audit SET subject_id = 's1' WHERE seq = 1`}, store.Finding{Check: store.CheckAudit}, "audit record 1", "evidence",
@@ -163,7 +174,8 @@ func TestCheckFinds(t *testing.T) {
 				`UPDATE template SET created_at = created_at + 1 WHERE id = 't9'`,
 				`PRAGMA writable_schema = ON`, `INSERT INTO sqlite_schema SELECT * FROM kept`, `PRAGMA writable_schema = RESET`, `DROP TABLE kept`,
 			},
-			store.Finding{Check: store.CheckFile}, "index template_by_age", "REINDEX",
+			store.Finding{Check: store.CheckFile},
+			"index template_by_age", "REINDEX",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
