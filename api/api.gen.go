@@ -702,7 +702,7 @@ type EnrolRequest struct {
 	// Embedding The numbers of an embedding; they are normalised to unit length.
 	Embedding Embedding `json:"embedding,omitempty"`
 
-	// Face `only`: the image must be of one face. A second one is refused with `many_faces` where it competes: by its size, how near it is to the middle, and its quality together. People in the background do not; `faces_found` counts them. `largest`: the largest face is taken.
+	// Face `only`: the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 	Face *FaceRule `json:"face,omitempty"`
 
 	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
@@ -744,7 +744,7 @@ type Face struct {
 // FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
 type FaceAt = []float32
 
-// FaceRule `only`: the image must be of one face. A second one is refused with `many_faces` where it competes: by its size, how near it is to the middle, and its quality together. People in the background do not; `faces_found` counts them. `largest`: the largest face is taken.
+// FaceRule `only`: the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 type FaceRule string
 
 // FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
@@ -1361,7 +1361,7 @@ type UncoveredList struct {
 
 // VerifyRequest defines model for VerifyRequest.
 type VerifyRequest struct {
-	// Face `only`: the image must be of one face. A second one is refused with `many_faces` where it competes: by its size, how near it is to the middle, and its quality together. People in the background do not; `faces_found` counts them. `largest`: the largest face is taken.
+	// Face `only`: the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 	Face *FaceRule `json:"face,omitempty"`
 
 	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.

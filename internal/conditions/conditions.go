@@ -69,8 +69,8 @@ func (p Photo) warped(a imaging.Affine, width, height int) Photo {
 	return out
 }
 
-// Turn turns a photo by degrees, counter-clockwise as one looks at it being
-// negative, on a canvas that holds all of it. Quarter turns are exact.
+// Turn turns a photo by degrees, clockwise for positive ones, on a canvas that
+// holds all of it. Quarter turns are exact.
 func Turn(p Photo, degrees float64) Photo {
 	sin, cos := math.Sincos(degrees * math.Pi / 180)
 	w, h := float64(p.Image.Rect.Dx()), float64(p.Image.Rect.Dy())

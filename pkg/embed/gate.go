@@ -61,8 +61,24 @@ func (g *gate) enter(ctx context.Context) (*worker, error) {
 	}
 }
 
-// leave gives a worker back; the first in the queue gets it.
-func (g *gate) leave(w *worker) { g.free <- w }
+// leave gives a worker back; the first in the queue gets it. One whose decoder
+// still runs, for nobody, comes back when that has ended, so that no request
+// waits for it while another worker is free.
+func (g *gate) leave(w *worker) {
+	select {
+	case <-w.decoding:
+		g.free <- w
+	default:
+		if w.decoding == nil {
+			g.free <- w
+			return
+		}
+		go func() {
+			<-w.decoding
+			g.free <- w
+		}()
+	}
+}
 
 // close turns everybody away, waits until the last worker is back and returns
 // them all; the second call returns none.

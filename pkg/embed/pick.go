@@ -64,15 +64,10 @@ func (w *worker) picked(v *view, pick Pick) ([]detection, error) {
 	return []detection{most}, nil
 }
 
-// isFace reports whether a detection is a face at all, passing or not.
+// isFace reports whether a detection is a face at all, passing or not. Only what
+// is surely none is left out: nobody smaller may step in for a face in doubt.
 func (w *worker) isFace(d detection) bool {
-	switch {
-	case d.score < w.p.o.Quality.MinDetectionScore:
-		return false
-	case d.verdict == nil || d.verdict.passes:
-		return true
-	}
-	return d.verdict.against != face.ReasonNotAFace && d.verdict.against != face.ReasonMisalignedFace
+	return d.score >= w.p.o.Quality.MinDetectionScore && (d.verdict == nil || d.verdict.noFace < surely)
 }
 
 // passes reports whether a face passes the quality gate, by what is known of

@@ -15,6 +15,7 @@ type verdict struct {
 	acceptable float32     // probability, 0..1, that it is a face as encoders know them
 	limit      float32     // the least that passes
 	against    face.Reason // what else it most likely is
+	noFace     float32     // probability that the landmarks are not those of a face
 	passes     bool
 	turned     bool // it may be a face that was shown turned
 }
@@ -25,8 +26,8 @@ type verdict struct {
 const surely = 0.8
 
 // turnedCaution is how far the limit moves towards 1 for a face that was shown
-// turned by more than 45 degrees: most photos are upright, and whoever stands in
-// profile there must not be found lying.
+// turned by more than 45 degrees: most photos are upright, and a person in
+// profile must not be found as if they lay on their side.
 const turnedCaution = 0.5
 
 // screener is the quality network of one slot.
@@ -82,7 +83,7 @@ func (w *worker) screen(ctx context.Context, n near, d *detection) error {
 	}
 	out := q.session.Output(0)
 	likeliest := 1
-	var upright float32
+	var upright, noFace float32
 	for i, p := range out {
 		if i > 0 && p > out[likeliest] {
 			likeliest = i
@@ -90,6 +91,8 @@ func (w *worker) screen(ctx context.Context, n near, d *detection) error {
 		switch q.classes[i] {
 		case face.ReasonCoveredFace, face.ReasonStretchedFace, face.ReasonNegativeImage:
 			upright += p
+		case face.ReasonNotAFace, face.ReasonMisalignedFace:
+			noFace += p
 		}
 	}
 	limit := q.threshold
@@ -98,7 +101,7 @@ func (w *worker) screen(ctx context.Context, n near, d *detection) error {
 	}
 	passes := out[0] >= limit
 	d.verdict = &verdict{
-		acceptable: out[0], limit: limit, against: q.classes[likeliest],
+		acceptable: out[0], noFace: noFace, limit: limit, against: q.classes[likeliest],
 		passes: passes, turned: !passes && (upright < surely || d.score < w.p.o.Quality.MinDetectionScore),
 	}
 	return nil

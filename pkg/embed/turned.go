@@ -157,6 +157,7 @@ func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, 
 		if err != nil || !found {
 			return d, err
 		}
+		closer.seen = d.seen // what was found small is looked at once more by refine
 		d = closer
 	}
 	return d, nil
@@ -169,8 +170,9 @@ func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, 
 // by one.
 func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
 	certain := false
+	var largest *detection // that is a face
 	for i, d := range v.found {
-		if !pick.matters(d, v.found[0]) {
+		if largest != nil && !pick.matters(d, *largest) {
 			break // they are sorted by size
 		}
 		d, err := w.screened(ctx, v, d)
@@ -178,6 +180,9 @@ func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
 			return err
 		}
 		v.found[i], certain = d, certain || !d.verdict.turned
+		if largest == nil && w.isFace(d) {
+			largest = &v.found[i]
+		}
 	}
 	if !certain {
 		return w.lookTurned(ctx, v)
@@ -205,8 +210,29 @@ func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
 			}
 		}
 	}
+	v.found = distinct(v.found, func(d, o detection) bool { return d.iou(o) > maxIoU })
 	sortBySize(v.found)
 	return nil
+}
+
+// distinct leaves of the detections that are the same that of the best verdict.
+func distinct(found []detection, same func(d, o detection) bool) []detection {
+	slices.SortStableFunc(found, func(a, b detection) int {
+		switch {
+		case a.better(b):
+			return -1
+		case b.better(a):
+			return 1
+		}
+		return 0
+	})
+	var kept []detection
+	for _, d := range found {
+		if !slices.ContainsFunc(kept, func(k detection) bool { return same(d, k) }) {
+			kept = append(kept, d)
+		}
+	}
+	return kept
 }
 
 // screened is the face turned upright, with the verdict of the quality network.
@@ -225,11 +251,21 @@ func (w *worker) screened(ctx context.Context, v *view, d detection) (detection,
 
 // lookTurned looks at the whole photo by quarter turns, first at the smallest
 // rung and then at the next if the photo has more to show, until a face passes.
+// What does not pass there counts only as another look at what was found before.
 // Of faces in one place, that of the best verdict stays.
 func (w *worker) lookTurned(ctx context.Context, v *view) error {
 	size := v.img.RGBA.Rect.Size()
 	long := max(size.X, size.Y)
-	all := v.found
+	left := v.count - len(v.found) // those that MaxFaces left out
+	all := slices.Clone(v.found)
+	for i, d := range all {
+		if d.verdict == nil {
+			var err error
+			if all[i], err = w.screened(ctx, v, d); err != nil {
+				return err
+			}
+		}
+	}
 	for _, r := range w.rungs[:min(2, len(w.rungs))] {
 		if r != w.rungs[0] && long <= w.rungs[0].side {
 			break
@@ -246,31 +282,27 @@ func (w *worker) lookTurned(ctx context.Context, v *view) error {
 				if d, err = w.screened(ctx, v, d); err != nil {
 					return err
 				}
-				all, passes = append(all, d), passes || d.verdict.passes
+				passes = passes || d.verdict.passes
+				if d.verdict.passes || slices.ContainsFunc(v.found, d.sharesPlace) {
+					all = append(all, d)
+				}
 			}
 		}
 		if passes {
 			break
 		}
 	}
-	slices.SortStableFunc(all, func(a, b detection) int {
-		if a.better(b) {
-			return -1
-		}
-		return 1
-	})
-	v.found = nil
-	for _, d := range all {
-		if !slices.ContainsFunc(v.found, func(k detection) bool {
-			return d.iou(k) > maxIoU || d.overlap(k) > maxInside*min(d.area(), k.area())
-		}) {
-			v.found = append(v.found, d)
-		}
-	}
+	v.found = distinct(all, detection.sharesPlace)
 	sortBySize(v.found)
-	v.count = len(v.found)
+	v.count = len(v.found) + left
 	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
 	return nil
+}
+
+// sharesPlace reports whether two detections, of looks at different turns, are
+// likely of one head.
+func (d detection) sharesPlace(o detection) bool {
+	return d.iou(o) > maxIoU || d.overlap(o) > maxInside*min(d.area(), o.area())
 }
 
 // better reports whether the quality network prefers d to another look at the

@@ -29,16 +29,27 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 	if b.Image == nil {
 		encoders = named(encoders, b.ModelID)
 	}
+	which, err := chosenFace("face_at", b.Face, b.FaceAt)
+	if err == nil && b.Image == nil && (b.Face != nil || b.FaceAt != nil) {
+		err = api.InvalidField("face", "and face_at go with image, not with embedding")
+	}
+	if err != nil {
+		return nil, err
+	}
+	duplicate, err := s.duplicatePoint(encoders[0], b)
+	if err != nil {
+		return nil, err
+	}
 	// An unknown subject costs no inference.
 	own, err := s.Store.Templates(ctx, tenant(ctx), r.Gallery, r.Subject, encoders[0].id)
 	if err != nil {
 		return nil, err
 	}
-	sample, found, err := s.enrollable(ctx, b, encoders, g.StoreImages)
+	sample, found, err := s.enrollable(ctx, b, encoders, g.StoreImages, which)
 	if err != nil {
 		return nil, err
 	}
-	warnings, err := s.doubts(ctx, r, encoders[0], sample.Embedding, own)
+	warnings, err := s.doubts(ctx, r, encoders[0], sample.Embedding, own, duplicate)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +70,7 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 		stored, err = own[i], nil
 	}
 	if err == nil {
-		err = s.enrolFurther(ctx, r, stored, encoders, sample)
+		err = s.enrolFurther(ctx, r, stored, encoders, sample, which)
 	}
 	if err != nil {
 		return nil, err
@@ -78,7 +89,7 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 // enrolFurther adds to the sample of a stored template what the other
 // encoders made of it, unless it was erased meanwhile. A gallery that begins a move or ends one meanwhile
 // must not leave the subject behind, so it is looked at again afterwards.
-func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObject, first face.Template, encoders []encoder, sample embed.Sample) error {
+func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObject, first face.Template, encoders []encoder, sample embed.Sample, which faceChoice) error {
 	done := []string{first.ModelID}
 	for {
 		for i, e := range encoders {
@@ -115,7 +126,7 @@ func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObj
 		if !lacking || r.JSONBody.Image == nil {
 			return nil
 		}
-		if sample, _, err = s.enrollable(ctx, r.JSONBody, encoders, false); err != nil {
+		if sample, _, err = s.enrollable(ctx, r.JSONBody, encoders, false, which); err != nil {
 			return err
 		}
 	}
@@ -134,7 +145,7 @@ func named(encoders []encoder, modelID *string) []encoder {
 
 // enrollable is what to enrol, with the face it came from where it came from a
 // photo.
-func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders []encoder, crop bool) (embed.Sample, *api.Face, error) {
+func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders []encoder, crop bool, which faceChoice) (embed.Sample, *api.Face, error) {
 	if b.Image == nil {
 		e, err := s.embedding(encoders[0], "embedding", b.Embedding, b.ModelID)
 		return embed.Sample{Embedding: e, Embeddings: []face.Embedding{e}}, nil, err
@@ -147,10 +158,6 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders [
 	want := embed.Want{Crop: crop && s.Sealer != nil}
 	for _, e := range encoders {
 		want.Encoders = append(want.Encoders, e.id)
-	}
-	which, err := chosenFace("face_at", b.Face, b.FaceAt)
-	if err != nil {
-		return embed.Sample{}, nil, err
 	}
 	samples, err := s.acquire(ctx, "image", b.Image, which, want)
 	if err != nil {
@@ -168,13 +175,9 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders [
 
 // doubts compares what is about to be enrolled with the others of the gallery
 // and with the subject's own templates.
-func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, enc encoder, e face.Embedding, own []face.Template) ([]api.Warning, error) {
+func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, enc encoder, e face.Embedding, own []face.Template, duplicate *face.OperatingPoint) ([]api.Warning, error) {
 	warnings := []api.Warning{}
-	point, err := s.duplicatePoint(enc, r.JSONBody.DuplicatePoint)
-	if err != nil {
-		return nil, err
-	}
-	if point == nil {
+	if duplicate == nil {
 		return warnings, nil
 	}
 	// Two, because the best one may be the subject.
@@ -183,11 +186,11 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 		return nil, err
 	}
 	i := slices.IndexFunc(near.Candidates, func(c face.Candidate) bool { return c.SubjectID != r.Subject })
-	if i >= 0 && near.Candidates[i].Score >= point.Threshold {
+	if i >= 0 && near.Candidates[i].Score >= duplicate.Threshold {
 		other := near.Candidates[i]
 		if or(r.JSONBody.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse {
 			refusal := face.Errorf(face.Duplicate, "handlers.EnrolTemplate",
-				"The face matches the subject %s at %s.", other.SubjectID, point.Name)
+				"The face matches the subject %s at %s.", other.SubjectID, duplicate.Name)
 			refusal.Reasons = []face.Reason{face.ReasonDuplicateOfSubject}
 			return nil, refusal
 		}
@@ -213,9 +216,9 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 // duplicatePoint is the operating point from which a new template looks like
 // somebody else: the one asked for, else that at which /verify matches, else
 // the strictest that the calibration supports. It is nil for an encoder
-// without a calibration, unless a point was asked for.
-func (s *server) duplicatePoint(enc encoder, name *string) (*face.OperatingPoint, error) {
-	points := enc.policy.Points()
+// without a calibration, unless a point or a refusal was asked for.
+func (s *server) duplicatePoint(enc encoder, b *api.EnrolRequest) (*face.OperatingPoint, error) {
+	name, points := b.DuplicatePoint, enc.policy.Points()
 	point, err := enc.policy.Point(or(name, s.OperatingPoint))
 	switch {
 	case err == nil:
@@ -224,6 +227,8 @@ func (s *server) duplicatePoint(enc encoder, name *string) (*face.OperatingPoint
 		return nil, at(err, "duplicate_point")
 	case len(points) > 0:
 		return &points[len(points)-1], nil
+	case or(b.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse:
+		return nil, at(err, "on_duplicate") // what cannot be looked for cannot be refused
 	}
 	return nil, nil
 }

@@ -41,20 +41,27 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	if err != nil {
 		return nil, err
 	}
+	probeChoice, err := chosenFace("face_at", b.Face, b.FaceAt)
+	if err != nil {
+		return nil, err
+	}
+	referenceChoice, err := chosenFace("reference_face_at", b.Face, b.ReferenceFaceAt)
+	switch {
+	case err != nil:
+		return nil, err
+	case b.Probe == nil && b.FaceAt != nil:
+		return nil, api.InvalidField("face_at", "goes with probe")
+	case b.Reference == nil && b.ReferenceFaceAt != nil:
+		return nil, api.InvalidField("reference_face_at", "goes with reference")
+	case b.Probe == nil && b.Reference == nil && b.Face != nil:
+		return nil, api.InvalidField("face", "goes with a photo")
+	}
 	if b.Probe != nil || b.Reference != nil {
 		release, err := s.admit(ctx)
 		if err != nil {
 			return nil, err
 		}
 		defer release()
-	}
-	probeChoice, err := chosenFace("face_at", b.Face, b.FaceAt)
-	if err != nil {
-		return nil, err
-	}
-	referenceChoice, err := chosenFace("reference_face_at", b.Face, b.ReferenceFaceAt)
-	if err != nil {
-		return nil, err
 	}
 	probe, probeFace, err := s.presented(ctx, enc, "probe", b.Probe, b.ProbeEmbedding, b.ModelID, probeChoice)
 	if err != nil {
@@ -291,13 +298,19 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	case fuse:
 		samples, err = s.fused(ctx, enc, b.Probe)
 	default:
-		samples, err = s.acquire(ctx, "probe", b.Probe[0], faceChoice{pick: embed.PickAll}, enc.want())
+		which := faceChoice{pick: embed.PickAll}
+		if or(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
+			which.pick = embed.PickLargest
+		}
+		samples, err = s.acquire(ctx, "probe", b.Probe[0], which, enc.want())
+		if errors.Is(err, face.NoFace) || errors.Is(err, face.LowQuality) { // there is none, or it is too dark to find one
+			samples, err = nil, nil // acquire has counted it
+		} else if err == nil && len(samples) == 0 {
+			s.metrics.notAcquired([]face.Reason{face.ReasonNoFace})
+		}
 	}
 	if err != nil {
 		return nil, err
-	}
-	if len(samples) == 0 {
-		s.metrics.notAcquired([]face.Reason{face.ReasonNoFace})
 	}
 	answer := api.RecognizeResponse{
 		ModelID: enc.id, OperatingPoint: point.Name, Threshold: point.Threshold,
@@ -306,9 +319,6 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	if b.Probe != nil && !fuse {
 		found := facesFound(samples)
 		answer.FacesFound = &found
-	}
-	if or(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
-		samples = samples[:min(1, len(samples))]
 	}
 	if fmr, ok := enc.policy.FMRAt(point.Threshold); ok {
 		fpir := match.FPIR(fmr, n)
@@ -438,6 +448,9 @@ func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]emb
 		}
 	}
 	if len(passed) == 0 {
+		if len(refused) == 0 {
+			s.metrics.notAcquired([]face.Reason{face.ReasonNoFace})
+		}
 		return best(refused), nil
 	}
 	embeddings := make([]face.Embedding, len(passed))

@@ -131,6 +131,9 @@ func whole(read func(io.Reader) (image.Image, error)) func(context.Context, []by
 
 // decoderError says what a decoder's error is to the caller.
 func decoderError(err error) error {
+	if e, ok := errors.AsType[*face.Error](err); ok { // of our reader
+		return e
+	}
 	if e := tiff.UnsupportedError(""); errors.Is(err, bmp.ErrUnsupported) || errors.As(err, &e) {
 		return &face.Error{
 			Kind: face.UnsupportedImage, Op: op, Err: err,
@@ -145,11 +148,15 @@ func decoderError(err error) error {
 type reader struct {
 	ctx  context.Context
 	data *bytes.Reader
+	left int64 // bytes that ReadAt may still give
 }
 
 func newReader(ctx context.Context, data []byte) *reader {
-	return &reader{ctx, bytes.NewReader(data)}
+	return &reader{ctx, bytes.NewReader(data), 2*int64(len(data)) + readAtSpare}
 }
+
+// readAtSpare is what ReadAt may give beside each byte twice.
+const readAtSpare = 1 << 20
 
 // Read implements [io.Reader].
 func (r *reader) Read(p []byte) (int, error) {
@@ -160,12 +167,17 @@ func (r *reader) Read(p []byte) (int, error) {
 	return r.data.Read(p[:min(len(p), atOnce)])
 }
 
-// ReadAt implements [io.ReaderAt], for TIFF.
+// ReadAt implements [io.ReaderAt], for TIFF, whose strips may all lie in one
+// place: a small file would be read thousands of times.
 func (r *reader) ReadAt(p []byte, offset int64) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return r.data.ReadAt(p, offset)
+	n, err := r.data.ReadAt(p, offset)
+	if r.left -= int64(n); r.left < 0 {
+		return 0, refuse(face.TooLarge, "the TIFF reads its own bytes many times over")
+	}
+	return n, err
 }
 
 // webpHeader refuses animations by name: the decoder would call them corrupt.
