@@ -356,7 +356,10 @@ func tooLong(name string, limit int64) error {
 // ReadForm reads the parts of a multipart body into the struct of the JSON
 // body of the same operation, which into points at. Images are read up to
 // maxImage bytes each. The error is a [face.Error]: what [BodyError] says, or
-// TooLarge for an image over the limit, or Invalid with a pointer.
+// TooLarge for an image over the limit, or Invalid with a pointer. Where the
+// body is cut short, what the form is read from must end with
+// [io.ErrUnexpectedEOF]: package multipart takes a bare end within the header
+// of a part for the end of the form.
 func ReadForm(form *multipart.Reader, into any, maxImage int64) error {
 	f := fieldsOf(into)
 	for {

@@ -48,7 +48,7 @@ type admission struct {
 	empty  time.Time     // when nobody waited last
 	over   bool          // more comes than can be done
 
-	came, before  int       // requests since looked, and between since and looked
+	came, before  int       // requests for a slot since looked, and between since and looked
 	looked, since time.Time // lookback apart
 }
 
@@ -72,8 +72,8 @@ type place struct {
 func (a *admission) keep() (*place, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.came++
 	if !a.room() {
+		a.came++
 		return nil, false
 	}
 	p := &place{admission: a, kept: true}
@@ -105,6 +105,7 @@ func (p *place) drop() bool {
 func (a *admission) enter(ctx context.Context, p *place) (leave func(), err error) {
 	const op = "handlers.admit"
 	a.mu.Lock()
+	a.came++
 	if kept := p != nil && p.drop(); !kept && !a.room() {
 		a.mu.Unlock()
 		return nil, face.Errorf(face.Overloaded, op, "all %d slots are busy, and the wait would be too long", a.slots)
@@ -146,11 +147,14 @@ func (a *admission) quit(t *turn) bool {
 	return i >= 0
 }
 
-// leave gives a slot to the first in line, or back.
+// leave gives a slot to the first in line, or back. A request that took less
+// than others counts for less, for one that fails at once says nothing about
+// how long the others take.
 func (a *admission) leave(took time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.takes += (took - a.takes) / 16
+	weight := min(1, float64(took)/float64(a.takes))
+	a.takes += time.Duration(weight * float64(took-a.takes) / 16)
 	if len(a.line) > 0 {
 		close(a.line[0].come)
 		a.line = a.line[1:]

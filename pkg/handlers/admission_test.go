@@ -230,3 +230,55 @@ func TestPlaces(t *testing.T) {
 		}
 	})
 }
+
+// TestComing: only what wants a slot counts as work that came.
+func TestComing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(func(o *Options) { o.Slots, o.Queue = 1, 0 })
+		p, ok := c.keep()
+		if !ok {
+			t.Fatal("no place in a slot that is free")
+		}
+		p.free() // its body had no photo
+		if c.came != 0 {
+			t.Errorf("%d came", c.came)
+		}
+		leave, err := c.enter(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leave()
+		if _, ok := c.keep(); ok {
+			t.Error("a place in a slot that is busy")
+		}
+		if c.came != 2 { // in the slot, and at the door
+			t.Errorf("%d came", c.came)
+		}
+	})
+}
+
+// TestJunk: requests that fail at once do not make the wait of others short.
+func TestJunk(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(nil)
+		spend := func(takes time.Duration) {
+			leave, err := c.enter(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(takes)
+			leave()
+		}
+		for range 200 {
+			spend(typically)
+			for range 20 {
+				spend(50 * time.Microsecond)
+			}
+		}
+		if c.takes < typically*4/5 || c.takes > typically*6/5 {
+			t.Errorf("a request takes %s, want about %s", c.takes, typically)
+		}
+	})
+}

@@ -17,6 +17,12 @@ import (
 // many small ones are bounded too, and what is read at a time.
 const leastBody = 64 << 10
 
+// The largest body without a photo has two embeddings.
+const (
+	numberBytes = 32      // bounds a number of an embedding, with a comma and the space around it
+	othersBytes = 4 << 10 // bounds the other members
+)
+
 // limitBody bounds a body, and the bodies of all requests under way, and
 // refuses media types that the route does not take.
 func (s *server) limitBody(next http.Handler) http.Handler {
@@ -56,7 +62,7 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			s.fail(w, r, err)
 			return
 		}
-		if takesForm(r) { // so that no body is read in vain
+		if takesForm(r) && !s.mayHaveNoPhoto(r) { // so that no body is read in vain
 			place, ok := s.turns.keep()
 			if !ok {
 				s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "all slots are busy, and the wait would be too long"))
@@ -102,6 +108,9 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.some(p)
 	end := b.end.find(p[:n])
 	if end < 0 {
+		if _, form := b.end.(*formEnd); form && err == io.EOF { //nolint:errorlint // as below
+			err = io.ErrUnexpectedEOF // package multipart takes one within a part's header for the end
+		}
 		return n, err
 	}
 	rest, more := p[end:n], make([]byte, 512)
@@ -246,6 +255,17 @@ func takesForm(r *http.Request) bool {
 	switch chi.RouteContext(r.Context()).RoutePattern() {
 	case "/verify", "/recognize", "/detect", "/embed", "/galleries/{gallery}/subjects/{subject}/templates", "/style-transfer":
 		return true
+	}
+	return false
+}
+
+// mayHaveNoPhoto reports whether the route takes embeddings as well, and the
+// body is no larger than one that has nothing else: such a request needs no
+// slot. One that does is judged when it asks for it.
+func (s *server) mayHaveNoPhoto(r *http.Request) bool {
+	switch chi.RouteContext(r.Context()).RoutePattern() {
+	case "/verify", "/recognize", "/galleries/{gallery}/subjects/{subject}/templates":
+		return r.ContentLength >= 0 && r.ContentLength <= s.embeddings
 	}
 	return false
 }

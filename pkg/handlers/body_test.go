@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -80,12 +81,13 @@ func TestAfterTheEnd(t *testing.T) {
 }
 
 // TestShortBodies: a sender who announces more than comes is answered when the
-// time for uploads is over, and the connection is closed.
+// time for uploads is over, and the connection is closed. No answer depends on
+// how much has come by then.
 func TestShortBodies(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	server := httptest.NewUnstartedServer(h)
-	server.Config.ReadTimeout = 200 * time.Millisecond
+	server.Config.ReadHeaderTimeout, server.Config.ReadTimeout = time.Minute, 200*time.Millisecond
 	server.Start()
 	t.Cleanup(server.Close)
 	form := "--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n" + string(photo(person{number: 1})) + "\r\n--b--\r\n"
@@ -98,7 +100,6 @@ func TestShortBodies(t *testing.T) {
 		{"POST", "/detect", jsonKind, json, 504},
 		{"POST", "/detect", formKind, form, 504},
 		{"POST", "/detect", formKind, form[:len(form)/2], 504},
-		{"POST", "/detect", jsonKind, json + "x", 400},
 		{"POST", "/detect", jsonKind, `"x"`, 504},
 		{"POST", "/detect", jsonKind, "", 504},
 		{"POST", "/detect", "text/plain", "", 415},
@@ -137,6 +138,29 @@ func TestShortBodies(t *testing.T) {
 				t.Errorf("the connection goes on: %d, %v", n, err)
 			}
 		})
+	}
+	// What is wrong already is said whatever else would come.
+	late := httptest.NewRequest("POST", "/detect", io.MultiReader(strings.NewReader(json+"x"), iotest.ErrReader(os.ErrDeadlineExceeded)))
+	late.Header.Set("Content-Type", jsonKind)
+	bad(t, h.ask(t, late), face.Invalid, "")
+}
+
+// TestCutForms: a form that ends before its last delimiter is refused, wherever
+// that is, though all that is needed has come.
+func TestCutForms(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	form := "--b\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\n" + string(photo(person{number: 1})) +
+		"\r\n--b\r\nContent-Disposition: form-data; name=\"max_faces\"\r\nX-Note: n\r\n\r\n1\r\n--b--"
+	for length := range len(form) + 1 {
+		r := httptest.NewRequest(http.MethodPost, "/detect", struct{ io.Reader }{strings.NewReader(form[:length])})
+		r.Header.Set("Content-Type", "multipart/form-data; boundary=b")
+		switch a := h.ask(t, r); {
+		case length == len(form):
+			good[api.DetectResponse](t, a, 200)
+		case a.status != 400:
+			t.Errorf("cut behind %q: %d %s", form[max(0, length-30):length], a.status, a.body)
+		}
 	}
 }
 

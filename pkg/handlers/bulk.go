@@ -112,6 +112,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		if i.summary {
 			_, _ = io.Copy(io.Discard, source) // who cannot send it all reads no answer
 			source.ended()
+			i.out.extend()
 		}
 		return err
 	}
@@ -137,6 +138,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		err = reader.err
 	}
 	if err != nil && !i.begun {
+		i.out.extend()
 		return err
 	}
 	if i.sum.Done = err == nil; err != nil {

@@ -152,3 +152,32 @@ func TestImportSentFirst(t *testing.T) {
 		})
 	}
 }
+
+// TestImportLateError: an error that is said after a long upload arrives: the
+// time to read it counts from the end of the upload.
+func TestImportLateError(t *testing.T) {
+	t.Parallel()
+	h, f := openFailing(t, nil)
+	f.imports.Store(0)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = io.NopCloser(&atEnd{r.Body, func() { // as if the upload had taken this long
+			if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(-time.Second)); err != nil {
+				t.Error(err)
+			}
+		}})
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	for path, status := range map[string]int{"/galleries/none/import?answer=summary": 404, summaryPath: 500} {
+		body := strings.Repeat(line(t, "a", 1), 4)
+		res, err := http.Post(server.URL+path, api.NDJSON, strings.NewReader(body))
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		res.Body.Close()
+		if res.StatusCode != status {
+			t.Errorf("%s: %s, want %d", path, res.Status, status)
+		}
+	}
+}

@@ -552,6 +552,34 @@ func TestAtWork(t *testing.T) {
 	good[api.VerifyResponse](t, ask(), 200)
 }
 
+// TestNoPhoto: what has no photo needs no slot, and is answered while all are busy.
+func TestNoPhoto(t *testing.T) {
+	t.Parallel()
+	entered, leave := make(chan struct{}, 9), make(chan struct{})
+	h := open(t, func(o *handlers.Options) {
+		o.Slots = 1
+		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+	})
+	const subject = "/galleries/default/subjects/ada"
+	good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
+	first := make(chan answer)
+	go func() { first <- h.post(t, "/detect", fields{"image": photo(person{number: 1})}) }()
+	<-entered
+	numbers := vector(1, 0)
+	good[api.EnrolResponse](t, h.post(t, subject+"/templates", fields{"embedding": numbers, "model_id": modelID}), 201)
+	good[api.RecognizeResponse](t, h.post(t, "/recognize", fields{"probe_embedding": numbers, "model_id": modelID}), 200)
+	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe_embedding": numbers, "subject_id": "ada", "model_id": modelID}), 200)
+	good[api.VerifyResponse](t, h.post(t, "/verify", fields{"probe_embedding": numbers, "reference_embedding": numbers, "model_id": modelID}), 200)
+	for path, with := range map[string]fields{
+		"/detect": {"image": photo()}, "/recognize": {"probe": photo()}, "/verify": {"probe": photo(), "subject_id": "ada"},
+		subject + "/templates": {"image": photo()},
+	} {
+		bad(t, h.post(t, path, with), face.Overloaded, "")
+	}
+	close(leave)
+	good[api.DetectResponse](t, <-first, 200)
+}
+
 // TestSlowUpload: the time that the sender's line takes is not the request's.
 func TestSlowUpload(t *testing.T) {
 	t.Parallel()

@@ -208,6 +208,8 @@ type server struct {
 	followers *shares
 	own       encoder            // of what names no gallery, or one that has no other
 	encoders  map[string]encoder // by id
+
+	embeddings int64 // bytes of the largest body with embeddings and no photo
 }
 
 // New makes the handler of all routes and registers its metrics.
@@ -221,6 +223,9 @@ func New(o Options) (http.Handler, error) {
 		bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth),
 	}
 	s.own, s.encoders = encodersOf(o)
+	for _, e := range s.encoders {
+		s.embeddings = max(s.embeddings, 2*int64(e.size)*numberBytes+othersBytes)
+	}
 	s.importing.keys = map[string]string{}
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err

@@ -51,14 +51,14 @@ func (s *server) shareWith(origins []string) func(http.Handler) http.Handler {
 }
 
 // underPrefix takes the prefix off the paths of requests, where the proxy has
-// not done so.
+// not done so. A prefix with escapes in it is none: the routes answer.
 func underPrefix(prefix string, next http.Handler) http.Handler {
 	if prefix == "" {
 		return next
 	}
 	stripped := http.StripPrefix(prefix, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, prefix+"/") {
+		if strings.HasPrefix(r.URL.Path, prefix+"/") && strings.HasPrefix(r.URL.EscapedPath(), prefix+"/") {
 			stripped.ServeHTTP(w, r)
 			return
 		}

@@ -210,6 +210,16 @@ func TestPathPrefix(t *testing.T) {
 			}
 		}
 	}
+	// A prefix that is not written as it is: the routes do not know it, and say so as they say all.
+	for _, path := range []string{"/ids/%66aces/galleries/a%2Fb", "/ids%2Ffaces/galleries/a", "/%69ds/faces/galleries/a%2Fb"} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		bad(t, answer{w.Code, w.Header(), w.Body.Bytes()}, face.NotFound, "")
+		if w.Header().Get("X-Request-Id") == "" || w.Header().Get("X-Content-Type-Options") == "" {
+			t.Errorf("%s: %v", path, w.Header())
+		}
+	}
 	for prefix, ok := range map[string]bool{"": true, "/a": true, "/a/b-c": true, "a": false, "/": false, "/a/": false, "/../a": false, "/a b": false, "//a": false} {
 		if err := handlers.CheckPathPrefix(prefix); (err == nil) != ok {
 			t.Errorf("%q: %v", prefix, err)
