@@ -35,7 +35,7 @@ func (c backupCmd) Run(t *tool) error {
 	shown := &copied{t: t}
 	m, err := sqlite.Backup(t.ctx, sqlite.BackupOptions{Files: files, To: c.To, Overwrite: c.Overwrite, Progress: shown.show})
 	shown.close()
-	if errors.Is(err, face.Conflict) {
+	if errors.Is(err, face.Conflict) && !c.Overwrite {
 		return fmt.Errorf("%s; --overwrite replaces it", explain(err))
 	}
 	if err != nil {

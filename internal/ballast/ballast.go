@@ -85,7 +85,8 @@ func (f *File) make() (err error) {
 	if err := unix.Statfs(filepath.Dir(f.path), &disk); err != nil {
 		return &os.PathError{Op: "statfs", Path: f.path, Err: err}
 	}
-	if int64(disk.Bavail)*int64(disk.Bsize) < f.size { //nolint:gosec,unconvert // their types differ from system to system
+	// One of no blocks has no limit, or does not tell of it: writing shows it.
+	if disk.Blocks > 0 && int64(disk.Bavail)*int64(disk.Bsize) < f.size { //nolint:gosec,unconvert // their types differ from system to system
 		return unix.ENOSPC
 	}
 	file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

@@ -11,6 +11,18 @@ import (
 	"github.com/likeness-id/likeness/internal/smalldisk"
 )
 
+// A file system without a limit says that it has no blocks, none of them free.
+func TestFileWithoutLimit(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(smalldisk.New(t, 0), "a.db")
+	if err := ballast.Beside(path, 1<<20).Keep(); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(path + ".ballast"); err != nil || info.Size() != 1<<20 {
+		t.Errorf("the room is not kept: %v, %v", info, err)
+	}
+}
+
 func TestFile(t *testing.T) {
 	t.Parallel()
 	const size = 3<<20 + 5

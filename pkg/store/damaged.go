@@ -40,7 +40,7 @@ func (d *Damaged) Note(at Place, reason error) {
 	d.known[at] = true
 	switch n := len(d.known); {
 	case n <= maxNamed:
-		d.log.Error("the embedding of a template is damaged: it is left out until it is erased and enrolled again",
+		d.log.Error("the embedding of a template is damaged: it is left out, and `likeness store check` says how to mend it",
 			"tenant", at.Tenant, "gallery", at.Gallery, "subject_id", at.SubjectID, "template_id", at.TemplateID,
 			"model_id", at.ModelID, "reason", Reason(reason))
 	case n == maxNamed+1:

@@ -57,7 +57,7 @@ type checker struct {
 }
 
 func (c checker) embeddings() error {
-	return eachDamaged(c.ctx, c.q, suspect, nil, func(at store.Place, damage error) error {
+	return eachDamaged(c.ctx, c.q, usualModels, suspect, nil, func(at store.Place, damage error) error {
 		return c.found(store.Finding{
 			Check: store.CheckEmbedding, Tenant: at.Tenant, Gallery: at.Gallery, SubjectID: at.SubjectID, TemplateID: at.TemplateID,
 			Detail: "the embedding is damaged: " + store.Reason(damage), Mend: store.MendTemplate,
@@ -95,7 +95,12 @@ func (c checker) counts() error {
 				ELSE format('UPDATE gallery_model SET templates = %s, subjects = %s WHERE row_id = %s', t.templates, t.subjects, m.row_id) END
 		FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery
 		LEFT JOIN (SELECT gallery_model, count(*) AS templates, count(DISTINCT subject) AS subjects FROM template GROUP BY 1) t ON t.gallery_model = m.row_id
-		WHERE m.templates <> coalesce(t.templates, 0) OR m.subjects <> coalesce(t.subjects, 0)`)
+		WHERE m.templates <> coalesce(t.templates, 0) OR m.subjects <> coalesce(t.subjects, 0)
+		UNION ALL
+		SELECT g.tenant, g.id, '', '', format('the gallery_model says that embeddings of %s have %s numbers, and most have %s', m.model_id, m.dimension, u.dimension),
+			format('UPDATE gallery_model SET dimension = %s WHERE row_id = %s', u.dimension, m.row_id)
+		FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery JOIN `+usualModels+` u ON u.row_id = m.row_id
+		WHERE m.dimension <> u.dimension`)
 }
 
 func (c checker) references() error {

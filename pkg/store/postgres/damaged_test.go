@@ -129,3 +129,51 @@ func TestDamagedEmbedding(t *testing.T) {
 		})
 	}
 }
+
+// A damaged dimension makes everybody look damaged: the check advises to mend
+// it, and to erase nobody but who is.
+func TestDamagedDimension(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Database(t, migrate)
+	s := open(t, postgres.Options{URL: db, Search: postgres.SearchPgvector})
+	populate(t, s, 0, 10, 32)
+	closing(t, s)
+	sqlExec(t, db, `UPDATE gallery_model SET dimension = 31`)
+	sqlExec(t, db, `UPDATE template SET embedding = subvector(embedding, 1, 31) WHERE id = 't7'`)
+	check := func() (all []store.Finding) {
+		if err := postgres.Check(t.Context(), db, "", func(f store.Finding) error { all = append(all, f); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	all := check()
+	if len(all) != 2 || all[0].TemplateID != "t7" || all[1].Check != store.CheckCount || !strings.Contains(all[1].Detail, "have 31 numbers, and most have 32") {
+		t.Fatalf("found %+v", all)
+	}
+	_, statement, _ := strings.Cut(all[1].Mend, "psql: ")
+	statement, _, _ = strings.Cut(statement, ";")
+	sqlExec(t, db, statement)
+	if all := check(); len(all) != 1 || all[0].TemplateID != "t7" {
+		t.Errorf("mended as it says: %+v", all)
+	}
+}
+
+// A look at all templates that fails is taken again.
+func TestDamagedScanAgain(t *testing.T) {
+	t.Parallel()
+	ctx, db, said := t.Context(), pgtest.Database(t, migrate), &lines{}
+	s := open(t, postgres.Options{URL: db, Search: postgres.SearchPgvector, Logger: slog.New(slog.NewTextHandler(said, nil))})
+	defer closing(t, s)
+	populate(t, s, 0, 10, 32)
+	sqlExec(t, db, `UPDATE template SET embedding = subvector(embedding, 1, 31) WHERE id = 't7'`)
+	sqlExec(t, db, `ALTER TABLE subject RENAME TO away`)
+	until(t, 10*time.Second, "the look fails", func() bool {
+		_, err := s.DamagedTemplates(ctx)
+		return err == nil && strings.Contains(said.String(), "cannot look for damaged embeddings")
+	})
+	sqlExec(t, db, `ALTER TABLE away RENAME TO subject`)
+	until(t, 10*time.Second, "it is taken again", func() bool {
+		n, err := s.DamagedTemplates(ctx)
+		return err == nil && n == 1
+	})
+}

@@ -107,7 +107,7 @@ type Store struct {
 	replicas replicas
 	feed     feed
 	damaged  *store.Damaged
-	scanOnce sync.Once
+	scanned  atomic.Bool // or being scanned, for damaged templates
 	graphs   atomic.Pointer[map[index.Key]graph]
 	audit    auditor
 	erasures atomic.Bool  // since the last vacuum

@@ -59,7 +59,8 @@ type BackupOptions struct {
 	Files
 	// To is the folder of the backup, which is made, for its owner alone.
 	To string
-	// Overwrite replaces a folder that is there, once its successor is whole.
+	// Overwrite replaces a backup that is there, once its successor is whole.
+	// It replaces no other folder, and not that of the databases.
 	Overwrite bool
 	// Progress, if not nil, hears how many bytes of how many are copied.
 	Progress func(done, total int64)
@@ -69,7 +70,8 @@ type BackupOptions struct {
 // all that was acknowledged before it is in the copy, and what was erased
 // before it is nowhere in its bytes. It reads the copy back before it gives it
 // its name. What an erasure leaves is kept in the log while it copies.
-// NotFound: there is no store. Conflict: To is there.
+// NotFound: there is no store. Conflict: To is there, and Overwrite is not set or
+// may not replace it.
 func Backup(ctx context.Context, o BackupOptions) (_ Manifest, err error) {
 	const op = "Backup"
 	m, err := backup(ctx, o)
@@ -95,8 +97,13 @@ func backup(ctx context.Context, o BackupOptions) (m Manifest, err error) {
 	if _, err := os.Stat(o.Store); errors.Is(err, fs.ErrNotExist) {
 		return m, &face.Error{Kind: face.NotFound, Detail: "there is no store to back up", Err: err}
 	}
-	if _, err := os.Lstat(to); err == nil && !o.Overwrite {
-		return m, face.Errorf(face.Conflict, "", "%s is there already", to)
+	if info, err := os.Lstat(to); err == nil {
+		if !o.Overwrite {
+			return m, face.Errorf(face.Conflict, "", "%s is there already", to)
+		}
+		if err := o.mayReplace(to, info); err != nil {
+			return m, err
+		}
 	}
 	// A folder beside its last place, so that it gets its name at once.
 	part, err := os.MkdirTemp(filepath.Dir(to), "."+filepath.Base(to)+".part-")
@@ -130,6 +137,38 @@ func backup(ctx context.Context, o BackupOptions) (m Manifest, err error) {
 		return m, err
 	}
 	return m, os.RemoveAll(old)
+}
+
+// mayReplace refuses to replace what is no backup, and where the databases are:
+// what is replaced is removed with all that is in it.
+func (o BackupOptions) mayReplace(to string, info fs.FileInfo) error {
+	if !info.IsDir() {
+		return face.Errorf(face.Conflict, "", "%s is no folder, so no backup: it is not replaced", to)
+	}
+	entries, err := os.ReadDir(to)
+	if err != nil {
+		return err
+	}
+	whole := false
+	for _, e := range entries {
+		if !e.Type().IsRegular() || !slices.Contains([]string{backupStore, backupJobs, backupManifest}, e.Name()) {
+			return face.Errorf(face.Conflict, "", "%s holds %s, which is not of a backup: it is not replaced", to, e.Name())
+		}
+		whole = whole || e.Name() == backupManifest
+	}
+	if !whole {
+		return face.Errorf(face.Conflict, "", "%s holds no %s, so it is no backup: it is not replaced", to, backupManifest)
+	}
+	// It holds no folders, so no database is deeper in it.
+	for _, path := range []string{o.Store, o.Jobs} {
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			path = real
+		}
+		if dir, err := os.Stat(filepath.Dir(path)); err == nil && path != "" && os.SameFile(dir, info) {
+			return face.Errorf(face.Conflict, "", "%s is the folder of the store itself: it is not replaced", to)
+		}
+	}
+	return nil
 }
 
 // copyAll copies the databases into a folder and checks what is there then.

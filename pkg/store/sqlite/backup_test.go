@@ -262,6 +262,99 @@ func TestBackupRefuses(t *testing.T) {
 	}
 }
 
+// TestBackupReplacesBackupsAlone overwrites what is no backup, or is the store:
+// all of it stays.
+func TestBackupReplacesBackupsAlone(t *testing.T) {
+	t.Parallel()
+	for name, to := range map[string]func(t *testing.T, f sqlite.Files) string{
+		"the folder of the store": func(t *testing.T, f sqlite.Files) string { return filepath.Dir(f.Store) },
+		"a folder above it":       func(t *testing.T, f sqlite.Files) string { return filepath.Dir(filepath.Dir(f.Store)) },
+		"a store that was a backup": func(t *testing.T, f sqlite.Files) string {
+			for _, end := range []string{".lock", ".setup"} {
+				if err := os.Remove(f.Store + end); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(t, filepath.Join(filepath.Dir(f.Store), "backup.json"))
+			return filepath.Dir(f.Store)
+		},
+		"a store behind a link": func(t *testing.T, f sqlite.Files) string {
+			dir, _ := backUp(t, f)
+			for _, path := range []string{f.Store, f.Jobs} {
+				if err := errors.Join(os.Remove(path), os.Symlink(filepath.Join(dir, filepath.Base(path)), path)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return dir
+		},
+		"the parent of backups": func(t *testing.T, f sqlite.Files) string {
+			dir, _ := backUp(t, f)
+			return filepath.Dir(dir)
+		},
+		"a backup with something else": func(t *testing.T, f sqlite.Files) string {
+			dir, _ := backUp(t, f)
+			write(t, filepath.Join(dir, "notes"))
+			return dir
+		},
+		"a backup with a folder": func(t *testing.T, f sqlite.Files) string {
+			dir, _ := backUp(t, f)
+			path := filepath.Join(dir, "jobs.db")
+			if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(path, "likeness.db"))
+			return dir
+		},
+		"another folder": func(t *testing.T, f sqlite.Files) string {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "likeness.db"))
+			return dir
+		},
+		"a file": func(t *testing.T, f sqlite.Files) string {
+			path := filepath.Join(t.TempDir(), "backup.json")
+			write(t, path)
+			return path
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := place(t)
+			s := open(t, f.Store)
+			addSubject(t, s, "a")
+			closing(t, s)
+			dir := to(t, f)
+			before := tree(t, dir)
+			_, err := sqlite.Backup(t.Context(), sqlite.BackupOptions{Files: f, To: dir, Overwrite: true})
+			if !errors.Is(err, face.Conflict) || !strings.Contains(err.Error(), dir) {
+				t.Errorf("Backup: %v", err)
+			}
+			if d := cmp.Diff(before, tree(t, dir)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// write makes a file.
+func write(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tree is all that is under a path, by its place.
+func tree(t *testing.T, path string) (all []string) {
+	t.Helper()
+	if err := filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
+		all = append(all, path)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
 // TestRestoreErasesAgain restores a backup over the store that has gone on
 // since: whoever was erased stays so.
 func TestRestoreErasesAgain(t *testing.T) {

@@ -31,7 +31,7 @@ func Check(ctx context.Context, path string, found func(store.Finding) error) er
 	conn := &connection{db: read}
 	var stopped error // what found returned
 	if err = conn.open(ctx); err == nil {
-		c := checker{conn.session(ctx), abs, func(f store.Finding) error {
+		c := checker{conn.session(ctx), abs, map[galleryModel]int64{}, func(f store.Finding) error {
 			stopped = found(f)
 			return stopped
 		}}
@@ -50,7 +50,13 @@ func Check(ctx context.Context, path string, found func(store.Finding) error) er
 type checker struct {
 	session
 	path  string
+	usual map[galleryModel]int64 // how many numbers most embeddings have
 	found func(store.Finding) error
+}
+
+type galleryModel struct {
+	gallery int64 // row
+	model   string
 }
 
 func (c checker) all(stopped func() bool) error {
@@ -63,6 +69,7 @@ func (c checker) all(stopped func() bool) error {
 	}{
 		{store.CheckFile, c.file},
 		{store.CheckReference, c.references},
+		{store.CheckCount, c.dimensions}, // before what goes by them
 		{store.CheckEmbedding, c.embeddings},
 		{store.CheckCount, c.counts},
 		{store.CheckCrop, c.crops},
@@ -143,14 +150,42 @@ func (c checker) references() error {
 		WHERE s.gallery <> t.gallery`)
 }
 
+// dimensions compares what the gallery says of each model with its embeddings:
+// where most have another length, it is not they that are damaged.
+func (c checker) dimensions() error {
+	return c.each(func(rows *sql.Rows) error {
+		f := store.Finding{Check: store.CheckCount, Mend: store.MendRestore}
+		var of galleryModel
+		var said sql.NullInt64
+		var usual int64
+		if err := rows.Scan(&of.gallery, &of.model, &f.Tenant, &f.Gallery, &said, &usual); err != nil {
+			return err
+		}
+		if c.usual[of] = usual; !said.Valid || said.Int64 == usual {
+			return nil
+		}
+		f.Detail = fmt.Sprintf("the gallery_model says that embeddings of %s have %d numbers, and most have %d", of.model, said.Int64, usual)
+		if face.ValidID(of.model) {
+			f.Mend = c.shell(fmt.Sprintf("UPDATE gallery_model SET dimension = %d WHERE gallery = %d AND model_id = '%s'", usual, of.gallery, of.model)) + "; then check again"
+		}
+		return c.found(f)
+	}, `SELECT gallery, model_id, tenant, id, said, has FROM (
+			SELECT t.gallery, t.model_id, g.tenant, g.id, `+dimensionOf+` AS said, length(t.embedding) / 4 AS has,
+				row_number() OVER (PARTITION BY t.gallery, t.model_id ORDER BY count(*) DESC, length(t.embedding) / 4 = `+dimensionOf+` DESC) AS place
+			FROM template t JOIN gallery g ON g.row_id = t.gallery
+			WHERE length(t.embedding) > 0 AND length(t.embedding) % 4 = 0
+			GROUP BY t.gallery, t.model_id, length(t.embedding)
+		) WHERE place = 1`)
+}
+
 // embeddings goes by row, some at a time.
 func (c checker) embeddings() error {
 	for after, more := int64(0), true; more; {
 		more = false
 		if err := c.each(func(rows *sql.Rows) error {
 			var f store.Finding
-			var row int64
-			t, damage, err := scanTemplate(rows, &row, &f.Tenant, &f.Gallery, &f.SubjectID)
+			var row, gallery int64
+			t, damage, err := scanTemplate(rows, &row, &gallery, &f.Tenant, &f.Gallery, &f.SubjectID)
 			if err == nil {
 				err = store.CheckNext("Check", after, row)
 			}
@@ -158,10 +193,13 @@ func (c checker) embeddings() error {
 			if err != nil || damage == nil {
 				return err
 			}
+			if e, ok := errors.AsType[lengthError](damage); ok && int64(e.bytes) == 4*c.usual[galleryModel{gallery, t.ModelID}] {
+				return nil // it is the dimension that is wrong
+			}
 			f.Check, f.TemplateID, f.Mend = store.CheckEmbedding, t.ID, store.MendTemplate
 			f.Detail = "the embedding is damaged: " + store.Reason(damage)
 			return c.found(f)
-		}, `SELECT `+templateColumns+`, t.row_id, coalesce(g.tenant, ''), coalesce(g.id, ''), coalesce(s.id, '') FROM template t
+		}, `SELECT `+templateColumns+`, t.row_id, t.gallery, coalesce(g.tenant, ''), coalesce(g.id, ''), coalesce(s.id, '') FROM template t
 			LEFT JOIN subject s ON s.row_id = t.subject LEFT JOIN gallery g ON g.row_id = t.gallery
 			WHERE t.row_id > ? ORDER BY t.row_id LIMIT ?`, after, loadChunk); err != nil {
 			return err
@@ -187,24 +225,24 @@ func (c checker) counts() error {
 	}
 	return c.each(func(rows *sql.Rows) error {
 		var f store.Finding
-		var row, dimension int64
+		var row int64
 		var model string
 		var said, are int
-		if err := rows.Scan(&row, &f.Tenant, &f.Gallery, &model, &dimension, &said, &are); err != nil {
+		if err := rows.Scan(&row, &f.Tenant, &f.Gallery, &model, &said, &are); err != nil {
 			return err
 		}
 		f.Check, f.Detail = store.CheckCount, fmt.Sprintf("the gallery says that it has %d templates of %s, and has %d", said, model, are)
 		statement := fmt.Sprintf("DELETE FROM gallery_model WHERE gallery = %d AND model_id = '%s'", row, model)
 		if are > 0 {
-			statement = fmt.Sprintf("INSERT INTO gallery_model VALUES (%d, '%s', %d, %d) ON CONFLICT DO UPDATE SET templates = excluded.templates", row, model, dimension, are)
+			statement = fmt.Sprintf("INSERT INTO gallery_model VALUES (%d, '%s', %d, %d) ON CONFLICT DO UPDATE SET templates = excluded.templates", row, model, c.usual[galleryModel{row, model}], are)
 		}
 		if f.Mend = c.shell(statement); !face.ValidID(model) {
 			f.Mend = store.MendRestore
 		}
 		return c.found(f)
-	}, `SELECT g.row_id, g.tenant, g.id, x.model_id, max(x.dimension), max(x.said), max(x.are) FROM (
-			SELECT gallery, model_id, dimension, templates AS said, 0 AS are FROM gallery_model
-			UNION ALL SELECT gallery, model_id, min(length(embedding)) / 4, 0, count(*) FROM template GROUP BY gallery, model_id
+	}, `SELECT g.row_id, g.tenant, g.id, x.model_id, max(x.said), max(x.are) FROM (
+			SELECT gallery, model_id, templates AS said, 0 AS are FROM gallery_model
+			UNION ALL SELECT gallery, model_id, 0, count(*) FROM template GROUP BY gallery, model_id
 		) x JOIN gallery g ON g.row_id = x.gallery
 		GROUP BY x.gallery, x.model_id HAVING max(x.said) <> max(x.are)`)
 }

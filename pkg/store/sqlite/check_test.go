@@ -131,6 +131,16 @@ func TestCheckFinds(t *testing.T) {
 			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
 			"0 templates of encoder-a, and has 58", "sqlite3",
 		},
+		"the dimension of a model": {
+			[]string{`UPDATE gallery_model SET dimension = 63`},
+			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
+			"encoder-a have 63 numbers, and most have 64", "UPDATE gallery_model SET dimension = 64",
+		},
+		"a dimension that one damaged embedding has": {
+			[]string{`UPDATE gallery_model SET dimension = 0`, `UPDATE template SET embedding = x'', checksum = 0 WHERE id = 't7'`},
+			store.Finding{Check: store.CheckCount, Tenant: tenant, Gallery: "default"},
+			"encoder-a have 0 numbers, and most have 64", "UPDATE gallery_model SET dimension = 64",
+		},
 		"an orphan": {
 			[]string{`PRAGMA foreign_keys = OFF`, `UPDATE crop SET subject = 999 WHERE sample_id = 't3'`},
 			store.Finding{Check: store.CheckReference},
@@ -208,6 +218,23 @@ func TestCheckFinds(t *testing.T) {
 				t.Errorf("mended as it says: %+v", all)
 			}
 		})
+	}
+}
+
+// A model that is not counted has as many numbers as most of its embeddings.
+func TestCheckUncountedModel(t *testing.T) {
+	t.Parallel()
+	path, s := checked(t)
+	closing(t, s)
+	sqlExec(t, path, `DELETE FROM gallery_model`, `UPDATE template SET embedding = zeroblob(8) WHERE id = 't7'`)
+	mends := 0
+	for _, f := range findings(t, path) {
+		if f.Check == store.CheckCount && strings.Contains(f.Mend, "'encoder-a', 64, 58)") {
+			mends++
+		}
+	}
+	if mends != 1 {
+		t.Errorf("found %+v", findings(t, path))
 	}
 }
 

@@ -572,10 +572,12 @@ func (w *writer) carryOut(batch []*change) (erased bool) {
 // that is too much, in parts. They may use half of it, for the pages that they
 // change have to be scrubbed and moved before there is room for more.
 func (w *writer) carryOutUrgent(batch []*change) (erased bool) {
-	for _, c := range batch {
-		c.err = nil
-	}
+	ran := false
 	err := w.ballast.Without(func(rest func() error) error {
+		ran = true
+		for _, c := range batch { // not before: what is not tried has failed
+			c.err = nil
+		}
 		erased = w.commit(batch)
 		if err := rest(); err != nil {
 			return err
@@ -586,7 +588,7 @@ func (w *writer) carryOutUrgent(batch []*change) (erased bool) {
 	if err != nil {
 		w.log.Warn("the disk is full, and the write-ahead log could not be emptied", "error", err)
 	}
-	if full := stillFull(batch); len(batch) > 1 && len(full) > 0 {
+	if full := stillFull(batch); ran && len(batch) > 1 && len(full) > 0 {
 		for part := range slices.Chunk(full, (len(batch)+1)/2) {
 			erased = w.carryOutUrgent(part) || erased
 		}

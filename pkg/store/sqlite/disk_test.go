@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/internal/smalldisk"
@@ -203,5 +206,117 @@ func TestEraseOnFullDisk(t *testing.T) {
 		if wait.Err() != nil {
 			t.Fatalf("with room again: %v", err)
 		}
+	}
+}
+
+// What could not be erased is not acknowledged, where the room that is kept
+// cannot be given up either.
+func TestEraseWithoutRoom(t *testing.T) {
+	t.Parallel()
+	ctx, dir := t.Context(), t.TempDir()
+	kept := filepath.Join(dir, "kept")
+	if err := os.Mkdir(kept, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := sqlite.Open(ctx, sqlite.Options{
+		Path: filepath.Join(dir, "likeness.db"), Ballast: ballast.Beside(filepath.Join(kept, "x"), 1<<20),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, s)
+	const people = 300
+	for i := range people {
+		addSubject(t, s, fmt.Sprint("s", i))
+	}
+	// A file where the folder was: neither is the ballast there nor can anybody say so.
+	if err := errors.Join(os.RemoveAll(kept), os.WriteFile(kept, nil, 0o600), s.LimitPages(ctx, 0)); err != nil {
+		t.Fatal(err)
+	}
+	full := 0
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for i := range people { // some share a commit
+		wg.Go(func() {
+			id := fmt.Sprint("s", i)
+			_, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, id, store.Actor{})
+			_, there := s.Subject(ctx, tenant, face.DefaultGallery, id)
+			if err != nil && !errors.Is(err, face.StorageFull) {
+				t.Errorf("erasing %s: %v", id, err)
+			}
+			if gone := errors.Is(there, face.NotFound); gone != (err == nil) {
+				t.Errorf("%s is gone: %v, and the answer is %v", id, gone, err)
+			}
+			if err != nil {
+				mu.Lock()
+				full++
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if full == 0 {
+		t.Error("the disk was never full")
+	}
+}
+
+// TestEraseGalleryInPart takes the first step of erasing a gallery on a full disk,
+// as where it is cut off then. A restore erases whoever was erased, and nobody else.
+func TestEraseGalleryInPart(t *testing.T) {
+	t.Parallel()
+	ctx, f := t.Context(), place(t)
+	const people, step = 20, 7
+	s := open(t, f.Store)
+	if _, err := s.CreateGallery(ctx, tenant, face.Gallery{ID: "large"}); err != nil {
+		t.Fatal(err)
+	}
+	var records []store.Record
+	for i := range people {
+		id := fmt.Sprint("s", i)
+		records = append(records, store.Record{
+			Subject:   face.Subject{ID: id},
+			Templates: []face.Template{{ID: id, ModelID: model, Embedding: embedding(i, 64)}},
+		})
+	}
+	if _, err := s.Import(ctx, tenant, "large", records); err != nil {
+		t.Fatal(err)
+	}
+	backup, _ := backUp(t, f)
+	left := func() map[string]bool {
+		ids := map[string]bool{}
+		if err := s.Export(ctx, tenant, "large", "", func(r store.Record) error {
+			ids[r.Subject.ID] = true
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	if r, err := s.DeleteSubjects(ctx, tenant, "large", step, store.Actor{}); err != nil || r.Subjects != step || r.Templates != step {
+		t.Fatalf("DeleteSubjects: %+v, %v", r, err)
+	}
+	want := left()
+	if len(want) != people-step {
+		t.Fatalf("%d of %d are left", len(want), people)
+	}
+	named := 0
+	if err := s.AuditTrail(ctx, 0, func(r store.AuditRecord) error {
+		if r.Action == store.AuditEraseSubject && r.Gallery == "large" && !want[r.SubjectID] && r.Subjects == 1 && r.Templates == 1 {
+			named++
+		}
+		return nil
+	}); err != nil || named != people-len(want) {
+		t.Errorf("the records name %d who were erased, not %d: %v", named, people-len(want), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := sqlite.Restore(ctx, sqlite.RestoreOptions{Files: f, From: backup, Replace: true}); err != nil || r.Unknown != nil {
+		t.Fatalf("Restore: %+v, %v", r, err)
+	}
+	s = open(t, f.Store)
+	defer closing(t, s)
+	if d := cmp.Diff(want, left()); d != "" {
+		t.Error(d)
 	}
 }

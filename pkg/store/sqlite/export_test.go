@@ -3,7 +3,15 @@ package sqlite
 import (
 	"context"
 	"fmt"
+
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/store"
 )
+
+// DeleteSubjects is a step of DeleteGallery on a full disk.
+func (s *Store) DeleteSubjects(ctx context.Context, tenant, gallery string, n int, by store.Actor) (face.Receipt, error) {
+	return s.deleteSubjects(ctx, tenant, gallery, n, by)
+}
 
 // LimitPages lets the file grow no further than so many pages more, which
 // SQLite reports as it reports a full disk.

@@ -130,9 +130,9 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 // large for the room that is left.
 const eraseStep = 1024
 
-// DeleteGallery implements [store.Galleries]. On a full disk it erases in
-// steps, and leaves an audit record for each: the receipt counts them all. One
-// that fails in between has erased what the records say.
+// DeleteGallery implements [store.Galleries]. On a full disk it erases subjects
+// first, and leaves an audit record for each: the receipt counts them all. One
+// that fails in between has erased whom the records name.
 func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by store.Actor) (face.Receipt, error) {
 	const op = "DeleteGallery"
 	receipt, err := s.deleteGallery(ctx, tenant, gallery, by)
@@ -187,47 +187,37 @@ func (s *Store) deleteGallery(ctx context.Context, tenant, gallery string, by st
 	return receipt, err
 }
 
-// deleteSubjects erases the first n subjects of a gallery.
-func (s *Store) deleteSubjects(ctx context.Context, tenant, gallery string, n int, by store.Actor) (receipt face.Receipt, err error) {
+// deleteSubjects erases the first n subjects of a gallery, each with a record
+// of its own: a restore then erases them, and nobody else.
+func (s *Store) deleteSubjects(ctx context.Context, tenant, gallery string, n int, by store.Actor) (total face.Receipt, err error) {
+	const op = "DeleteGallery"
 	err = s.db.urgent(ctx, func(tx *transaction) error {
-		row, err := tx.gallery("DeleteGallery", tenant, gallery)
+		total = face.Receipt{}
+		row, err := tx.gallery(op, tenant, gallery)
 		if err != nil {
 			return err
 		}
-		receipt = face.Receipt{Gallery: gallery}
-		var last int64
-		if _, err := tx.one([]any{&receipt.Subjects, &last}, `SELECT count(*), coalesce(max(row_id), 0)
-			FROM (SELECT row_id FROM subject WHERE gallery = ? ORDER BY row_id LIMIT ?)`, row, n); err != nil || receipt.Subjects == 0 {
-			return err
-		}
-		if receipt.Templates, err = tx.count(`SELECT count(*) FROM template WHERE gallery = ? AND subject <= ?`, row, last); err != nil {
-			return err
-		}
-		if receipt.Images, err = tx.count(`SELECT count(*) FROM crop WHERE gallery = ? AND subject <= ?`, row, last); err != nil {
-			return err
-		}
-		var gone []string
+		var ids []string
 		if err := tx.each(func(rows *sql.Rows) error {
 			var id string
 			err := rows.Scan(&id)
-			gone = append(gone, id)
+			ids = append(ids, id)
 			return err
-		}, `DELETE FROM subject WHERE gallery = ? AND row_id <= ? RETURNING id`, row, last); err != nil {
+		}, `SELECT id FROM subject WHERE gallery = ? ORDER BY row_id LIMIT ?`, row, n); err != nil {
 			return err
 		}
-		for _, id := range gone {
-			if err := tx.eraseAnswers(tenant, gallery, id); err != nil {
+		for _, id := range ids {
+			receipt, err := s.eraseSubject(tx, op, tenant, gallery, row, id, by)
+			if err != nil {
 				return err
 			}
+			total.Subjects++
+			total.Templates += receipt.Templates
+			total.Images += receipt.Images
 		}
-		tx.onCommit(func() {
-			for _, id := range gone {
-				s.index.RemoveSubject(tenant, gallery, id)
-			}
-		})
-		return tx.recordErase(tenant, by, store.AuditEraseGallery, "", &receipt)
+		return nil
 	})
-	return receipt, err
+	return total, err
 }
 
 // CountTemplates implements [store.Galleries]. It reads one small row for

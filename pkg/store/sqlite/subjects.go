@@ -139,25 +139,31 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 		if err != nil {
 			return err
 		}
-		sub, err := tx.readSubject(op, row, subject)
-		if err != nil {
-			return err
-		}
-		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
-		if receipt.Images, err = tx.count(`SELECT count(*) FROM crop c JOIN subject s ON s.row_id = c.subject
-			WHERE s.gallery = ? AND s.id = ?`, row, subject); err != nil {
-			return err
-		}
-		if _, err := tx.exec(`DELETE FROM subject WHERE gallery = ? AND id = ?`, row, subject); err != nil {
-			return err
-		}
-		if err := tx.eraseAnswers(tenant, gallery, subject); err != nil {
-			return err
-		}
-		tx.onCommit(func() { s.index.RemoveSubject(tenant, gallery, subject) })
-		return tx.recordErase(tenant, by, store.AuditEraseSubject, "", &receipt)
+		receipt, err = s.eraseSubject(tx, op, tenant, gallery, row, subject, by)
+		return err
 	})
 	return answer(s.db, op, receipt, err)
+}
+
+// eraseSubject erases a subject of the gallery with the given row.
+func (s *Store) eraseSubject(tx *transaction, op, tenant, gallery string, row int64, subject string, by store.Actor) (receipt face.Receipt, err error) {
+	sub, err := tx.readSubject(op, row, subject)
+	if err != nil {
+		return receipt, err
+	}
+	receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
+	if receipt.Images, err = tx.count(`SELECT count(*) FROM crop c JOIN subject s ON s.row_id = c.subject
+		WHERE s.gallery = ? AND s.id = ?`, row, subject); err != nil {
+		return receipt, err
+	}
+	if _, err := tx.exec(`DELETE FROM subject WHERE gallery = ? AND id = ?`, row, subject); err != nil {
+		return receipt, err
+	}
+	if err := tx.eraseAnswers(tenant, gallery, subject); err != nil {
+		return receipt, err
+	}
+	tx.onCommit(func() { s.index.RemoveSubject(tenant, gallery, subject) })
+	return receipt, tx.recordErase(tenant, by, store.AuditEraseSubject, "", &receipt)
 }
 
 // readSubject reads a subject of the gallery with the given row.

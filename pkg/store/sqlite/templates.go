@@ -62,9 +62,20 @@ func readEmbedding(e face.Embedding, blob []byte, sum int64, dimension sql.NullI
 	case checksum(blob) != sum:
 		return e, errors.New("its bytes are not those that were written")
 	case len(blob)%4 != 0 || dimension.Valid && int64(len(blob)/4) != dimension.Int64:
-		return e, fmt.Errorf("it has %d bytes, not those of the %d numbers that its model gives", len(blob), dimension.Int64)
+		return e, lengthError{len(blob), dimension.Int64}
 	}
 	return decodeEmbedding(e, blob), nil
+}
+
+// lengthError says that an embedding is as it was written, but not as long as
+// the gallery says of its model.
+type lengthError struct {
+	bytes     int
+	dimension int64
+}
+
+func (e lengthError) Error() string {
+	return fmt.Sprintf("it has %d bytes, not those of the %d numbers that its model gives", e.bytes, e.dimension)
 }
 
 // Enrol implements [store.Templates].
