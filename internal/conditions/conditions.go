@@ -54,10 +54,7 @@ func (p Photo) JPEG(quality int) []byte {
 // warped is the photo under an affine map, on a canvas of the given size. The
 // map is between coordinates that count from the outer corner.
 func (p Photo) warped(a imaging.Affine, width, height int) Photo {
-	det := a[0]*a[4] - a[1]*a[3]
-	inverse := imaging.Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
-	inverse[2] = -(inverse[0]*a[2] + inverse[1]*a[5])
-	inverse[5] = -(inverse[3]*a[2] + inverse[4]*a[5])
+	inverse := a.Inverse()
 	inverse[2] += (inverse[0]+inverse[1])/2 - 0.5
 	inverse[5] += (inverse[3]+inverse[4])/2 - 0.5
 	out := Photo{Image: image.NewRGBA(image.Rect(0, 0, width, height))}

@@ -68,11 +68,7 @@ func fit(points, template [5]face.Point) (imaging.Affine, error) {
 	if err != nil {
 		return imaging.Affine{}, face.Wrap(face.Internal, "embed.align", err)
 	}
-	det := a[0]*a[4] - a[1]*a[3]
-	b := imaging.Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
-	b[2] = -(b[0]*a[2] + b[1]*a[5])
-	b[5] = -(b[3]*a[2] + b[4]*a[5])
-	return b, nil
+	return a.Inverse(), nil
 }
 
 // reach is the rectangle that a crop of width x height reads from, with a

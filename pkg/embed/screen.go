@@ -21,8 +21,8 @@ type verdict struct {
 }
 
 // surely is the probability from which a face that does not pass is what it is
-// said to be, covered, stretched or a negative, and not a turned one: it gets no
-// further looks, which would be further chances to pass.
+// said to be. One that is covered, stretched or a negative gets no further looks,
+// which would be further chances to pass; one that is no face is left out of picks.
 const surely = 0.8
 
 // turnedCaution is how far the limit moves towards 1 for a face that was shown

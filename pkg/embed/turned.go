@@ -19,8 +19,8 @@ const (
 	// hardlyLeans is the tilt, in radians, up to which the points of a face in
 	// profile are believed.
 	hardlyLeans = 15 * math.Pi / 180
-	// maxRightings bounds how often a face is turned and shown again. Three
-	// bring one that was found at 45 degrees to within settledRoll.
+	// maxRightings bounds how often a face is turned and shown again: as often as
+	// brings one that was found at 45 degrees near settledRoll.
 	maxRightings = 4
 	// maxExtraLooks bounds what the detector is shown of one photo beside the
 	// photo as it is: a picture of a hundred odd faces must not hold a slot for
@@ -43,8 +43,8 @@ func (d detection) roll() float64 {
 // its points have it; never negative.
 func (d detection) tilt() float64 { return math.Abs(math.Remainder(d.roll()-d.shown, 2*math.Pi)) }
 
-// shownAt gives what the detector finds at the smallest rung in a square of
-// the photo that is turned by roll: a head of that roll is upright there. The
+// shownAt gives what the detector finds at a rung in a square of the photo that
+// is turned by roll: a head of that roll is upright there. The
 // centre and the side of the square are in pixels of the decoded photo; the
 // detections, unsuppressed, are in pixels of the full-size photo. They hold
 // until the next look.

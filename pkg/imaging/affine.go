@@ -14,6 +14,16 @@ func (a Affine) Apply(x, y float64) (float64, float64) {
 	return a[0]*x + a[1]*y + a[2], a[3]*x + a[4]*y + a[5]
 }
 
+// Inverse is the map back. One that keeps no area has none: its numbers are not
+// finite then.
+func (a Affine) Inverse() Affine {
+	det := a[0]*a[4] - a[1]*a[3]
+	b := Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
+	b[2] = -(b[0]*a[2] + b[1]*a[5])
+	b[5] = -(b[3]*a[2] + b[4]*a[5])
+	return b
+}
+
 // FitSimilarity finds the turn, scale and shift, never a reflection, that
 // brings the points from nearest to the points to: the least sum of squared
 // distances. Fitted from an alignment template to a face's landmarks, both in

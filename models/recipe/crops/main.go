@@ -209,12 +209,8 @@ func (w *writer) add(class int, condition, name string, img *image.RGBA, points 
 	if err != nil {
 		return nil //nolint:nilerr // no face
 	}
-	det := toCrop[0]*toCrop[4] - toCrop[1]*toCrop[3]
-	b := imaging.Affine{toCrop[4] / det, -toCrop[1] / det, 0, -toCrop[3] / det, toCrop[0] / det, 0}
-	b[2] = -(b[0]*toCrop[2] + b[1]*toCrop[5])
-	b[5] = -(b[3]*toCrop[2] + b[4]*toCrop[5])
 	crop := image.NewRGBA(image.Rect(0, 0, side, side))
-	imaging.WarpRGBA(crop, img, b)
+	imaging.WarpRGBA(crop, img, toCrop.Inverse())
 	rgb := make([]byte, 0, 3*side*side)
 	for i := 0; i < len(crop.Pix); i += 4 {
 		rgb = append(rgb, crop.Pix[i:i+3]...)
