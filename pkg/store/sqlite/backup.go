@@ -238,7 +238,7 @@ func freeze(ctx context.Context, sources []*source) (at time.Time, err error) {
 			s.reads, err = s.db.Conn(ctx)
 		}
 		if err == nil {
-			_, err = s.locks.ExecContext(ctx, "BEGIN IMMEDIATE")
+			err = beginBetweenWriters(ctx, s.locks)
 		}
 		if err != nil {
 			return at, fmt.Errorf("open %s: %w", s.path, err)
@@ -268,6 +268,33 @@ func freeze(ctx context.Context, sources []*source) (at time.Time, err error) {
 		}
 	}
 	return at, nil
+}
+
+// backupPatience is how long a backup waits for its turn to write.
+const backupPatience = time.Minute
+
+// beginBetweenWriters begins a transaction that writes. SQLite keeps no queue:
+// it asks for the lock every 100 ms, and beside a server that writes all the
+// time it hardly ever asks in the moment between two transactions. So this
+// asks every millisecond.
+func beginBetweenWriters(ctx context.Context, conn *sql.Conn) (err error) {
+	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout = 0"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, backupPatience)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err = conn.ExecContext(ctx, "BEGIN IMMEDIATE"); !isBusy(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
 // copy writes the snapshot to a new file.
@@ -327,7 +354,10 @@ func (s *source) close(ctx context.Context) (err error) {
 	if s.locks != nil {
 		_, _ = s.locks.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
 		if s.scrub {
-			err = errors.Join(err, (&scrubber{}).scrub(context.WithoutCancel(ctx), s.locks, s.path+"-wal"))
+			// Who is busy with the file scrubs what it moves into it.
+			if err2 := (&scrubber{}).scrub(context.WithoutCancel(ctx), s.locks, s.path+"-wal"); !isBusy(err2) {
+				err = errors.Join(err, err2)
+			}
 		}
 		err = errors.Join(err, s.locks.Close())
 	}

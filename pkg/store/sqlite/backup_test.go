@@ -67,6 +67,40 @@ func number(t *testing.T, path, query string) (n int) {
 	return n
 }
 
+// TestBackupBesideAWriter backs a store up of which somebody else has the lock
+// when the copy is done: they scrub what they move into the file.
+func TestBackupBesideAWriter(t *testing.T) {
+	t.Parallel()
+	ctx, f := t.Context(), place(t)
+	s := open(t, f.Store)
+	defer closing(t, s)
+	addSubject(t, s, "ann")
+	db, err := sql.Open("sqlite", f.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, db)
+	other, err := db.Conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, other)
+	begin := sync.OnceFunc(func() {
+		if _, err := other.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+			t.Error(err)
+		}
+	})
+	_, err = sqlite.Backup(ctx, sqlite.BackupOptions{
+		Files: f, To: filepath.Join(t.TempDir(), "backup"), Progress: func(int64, int64) { begin() },
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := other.ExecContext(ctx, "ROLLBACK"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestBackup backs a store up while it is written to: what was acknowledged
 // before is in the copy, and both files are of one moment.
 func TestBackup(t *testing.T) {
