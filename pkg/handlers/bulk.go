@@ -81,8 +81,8 @@ func (i *importing) begin(key, tenant string) (end func(), err error) {
 // ImportSubjects takes in subjects, a line each.
 func (s *server) ImportSubjects(ctx context.Context, r api.ImportSubjectsRequestObject) (api.ImportSubjectsResponseObject, error) {
 	return &subjectImport{
-		server: s, ctx: ctx, gallery: r.Gallery, from: or(r.Params.FromLine, 1), body: r.Body,
-		summary: or(r.Params.Answer, api.ImportSubjectsParamsAnswerLines) == api.ImportSubjectsParamsAnswerSummary,
+		server: s, ctx: ctx, gallery: r.Gallery, from: valueOr(r.Params.FromLine, 1), body: r.Body,
+		summary: valueOr(r.Params.Answer, api.ImportSubjectsParamsAnswerLines) == api.ImportSubjectsParamsAnswerSummary,
 	}, nil
 }
 
@@ -142,7 +142,7 @@ func (i *subjectImport) VisitImportSubjectsResponse(w http.ResponseWriter) error
 		return err
 	}
 	if i.sum.Done = err == nil; err != nil {
-		if page(face.KindOf(err)).status >= 500 {
+		if explain(face.KindOf(err)).status >= 500 {
 			i.Logger.WarnContext(i.ctx, "import failed", "request_id", callOf(i.ctx).id, "error", err)
 		}
 		i.sum.Error = i.blame(err)
@@ -227,7 +227,7 @@ func (i *subjectImport) take(batch []parsedLine) error {
 	if len(records) > 0 {
 		ctx, cancel := context.WithTimeout(i.ctx, i.RequestTimeout)
 		outcomes, err = i.Store.Import(ctx, tenant(ctx), i.gallery, records)
-		err = late(ctx, err)
+		err = deadlineError(ctx, err)
 		cancel()
 		if err != nil && !i.begun {
 			return err // the problem says it all
@@ -235,7 +235,7 @@ func (i *subjectImport) take(batch []parsedLine) error {
 	}
 	i.begun = true
 	for _, l := range batch {
-		result := api.BulkResult{Line: l.number, SubjectID: given(l.record.Subject.ID)}
+		result := api.BulkResult{Line: l.number, SubjectID: optionalText(l.record.Subject.ID)}
 		out := store.Outcome{Err: err}
 		switch {
 		case l.refusal != nil:
@@ -253,7 +253,7 @@ func (i *subjectImport) take(batch []parsedLine) error {
 			}
 		}
 		switch {
-		case out.Err != nil && (l.refusal == nil && err != nil || page(face.KindOf(out.Err)).status >= 500):
+		case out.Err != nil && (l.refusal == nil && err != nil || explain(face.KindOf(out.Err)).status >= 500):
 			result.Status, result.Error = api.BulkResultStatusFailed, i.blame(out.Err)
 			i.sum.Failed++
 		case out.Err != nil:
@@ -286,15 +286,15 @@ func (i *subjectImport) take(batch []parsedLine) error {
 func (i *subjectImport) blame(err error) *api.BulkError {
 	kind := face.KindOf(err)
 	b := &api.BulkError{Code: api.ProblemCode(kind.Code())}
-	about := page(kind)
+	about := explain(kind)
 	e, ok := errors.AsType[*face.Error](err)
 	switch {
 	case about.status >= 500 && kind != face.Unavailable:
 		b.Detail = &about.meaning
 	case ok && len(e.Fields) > 0:
-		b.Detail, b.Pointer = &e.Fields[0].Detail, given(e.Fields[0].Pointer)
+		b.Detail, b.Pointer = &e.Fields[0].Detail, optionalText(e.Fields[0].Pointer)
 	case ok:
-		b.Detail = given(e.Detail)
+		b.Detail = optionalText(e.Detail)
 	}
 	return b
 }
@@ -311,8 +311,8 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 		return store.Record{}, api.InvalidField("subject_id", invalidID)
 	}
 	r := store.Record{Subject: face.Subject{
-		ID: b.SubjectID, Name: or(b.Name, ""), ExternalID: or(b.ExternalID, ""), Metadata: b.Metadata,
-		CreatedAt: or(b.CreatedAt, time.Time{}), UpdatedAt: or(b.UpdatedAt, time.Time{}),
+		ID: b.SubjectID, Name: valueOr(b.Name, ""), ExternalID: valueOr(b.ExternalID, ""), Metadata: b.Metadata,
+		CreatedAt: valueOr(b.CreatedAt, time.Time{}), UpdatedAt: valueOr(b.UpdatedAt, time.Time{}),
 	}}
 	if err := checkMetadata(b.Metadata); err != nil {
 		return r, err
@@ -324,8 +324,8 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 			return r, e
 		}
 		r.Templates = append(r.Templates, face.Template{
-			ID: t.TemplateID, SubjectID: b.SubjectID, SampleID: or(t.SampleID, ""), ModelID: t.ModelID,
-			Embedding: face.Embedding(t.Embedding), Quality: or(t.Quality, 0), CreatedAt: or(t.CreatedAt, time.Time{}), Crop: t.Crop,
+			ID: t.TemplateID, SubjectID: b.SubjectID, SampleID: valueOr(t.SampleID, ""), ModelID: t.ModelID,
+			Embedding: face.Embedding(t.Embedding), Quality: valueOr(t.Quality, 0), CreatedAt: valueOr(t.CreatedAt, time.Time{}), Crop: t.Crop,
 		})
 	}
 	return r, nil
@@ -566,7 +566,7 @@ func (s *stream) write() error {
 
 // ExportSubjects gives out the subjects, a line each.
 func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequestObject) (api.ExportSubjectsResponseObject, error) {
-	after := or(r.Params.After, "")
+	after := valueOr(r.Params.After, "")
 	if after != "" && !face.ValidID(after) {
 		return nil, parameter("after", invalidID)
 	}
@@ -580,9 +580,9 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	recording, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
 	if err := s.recorded(recording, store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
-		return nil, late(recording, err)
+		return nil, deadlineError(recording, err)
 	}
-	return &subjectExport{s, ctx, r.Gallery, after, or(r.Params.Crops, false)}, nil
+	return &subjectExport{s, ctx, r.Gallery, after, valueOr(r.Params.Crops, false)}, nil
 }
 
 // nothing is an answer to HEAD: the media type of a stream that is not begun.
@@ -634,7 +634,7 @@ func (e *subjectExport) VisitExportSubjectsResponse(w http.ResponseWriter) error
 // bulkSubject writes a record as the contract does.
 func bulkSubject(r store.Record, crops bool) api.BulkSubject {
 	b := api.BulkSubject{
-		SubjectID: r.Subject.ID, Name: given(r.Subject.Name), ExternalID: given(r.Subject.ExternalID), Metadata: r.Subject.Metadata,
+		SubjectID: r.Subject.ID, Name: optionalText(r.Subject.Name), ExternalID: optionalText(r.Subject.ExternalID), Metadata: r.Subject.Metadata,
 		CreatedAt: &r.Subject.CreatedAt, UpdatedAt: &r.Subject.UpdatedAt,
 	}
 	for _, t := range r.Templates {
@@ -642,7 +642,7 @@ func bulkSubject(r store.Record, crops bool) api.BulkSubject {
 			continue // damaged: the store's log names it, and no import would take it
 		}
 		out := api.BulkTemplate{
-			TemplateID: t.ID, SampleID: given(t.SampleID), ModelID: t.ModelID,
+			TemplateID: t.ID, SampleID: optionalText(t.SampleID), ModelID: t.ModelID,
 			Embedding: api.BulkEmbedding(t.Embedding), Quality: &t.Quality, CreatedAt: &t.CreatedAt,
 		}
 		if crops {

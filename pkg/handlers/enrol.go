@@ -27,7 +27,7 @@ func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestOb
 		return nil, err
 	}
 	if b.Image == nil {
-		encoders = named(encoders, b.ModelID)
+		encoders = encoderNamed(encoders, b.ModelID)
 	}
 	which, err := chosenFace("face_at", b.Face, b.FaceAt)
 	if err == nil && b.Image == nil && (b.Face != nil || b.FaceAt != nil) {
@@ -119,7 +119,7 @@ func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObj
 		has := func(e encoder) bool { return slices.Contains(done, e.id) }
 		if r.JSONBody.Image == nil && !slices.ContainsFunc(encoders, has) {
 			// Nobody would find the subject by it; it is harmless, and of use on the way back.
-			return at(face.Errorf(face.ModelMismatch, "handlers.EnrolTemplate",
+			return withPointer(face.Errorf(face.ModelMismatch, "handlers.EnrolTemplate",
 				"The gallery has moved to %s meanwhile.", encoders[0].id), "model_id")
 		}
 		lacking := slices.ContainsFunc(encoders, func(e encoder) bool { return !has(e) })
@@ -132,11 +132,11 @@ func (s *server) enrolFurther(ctx context.Context, r api.EnrolTemplateRequestObj
 	}
 }
 
-// named is the encoder that made an embedding, or the first of them, which
+// encoderNamed is the encoder that made an embedding, or the first of them, which
 // then refuses it.
-func named(encoders []encoder, modelID *string) []encoder {
+func encoderNamed(encoders []encoder, modelID *string) []encoder {
 	for _, e := range encoders {
-		if e.id == or(modelID, "") {
+		if e.id == valueOr(modelID, "") {
 			return []encoder{e}
 		}
 	}
@@ -164,7 +164,7 @@ func (s *server) enrollable(ctx context.Context, b *api.EnrolRequest, encoders [
 		return embed.Sample{}, nil, err
 	}
 	sample := samples[0]
-	if or(b.QualityGate, api.QualityGateAuto) == api.QualityGateAuto {
+	if valueOr(b.QualityGate, api.QualityGateAuto) == api.QualityGateAuto {
 		if err := s.gate("image", sample); err != nil {
 			return embed.Sample{}, nil, err
 		}
@@ -188,7 +188,7 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 	i := slices.IndexFunc(near.Candidates, func(c face.Candidate) bool { return c.SubjectID != r.Subject })
 	if i >= 0 && near.Candidates[i].Score >= duplicate.Threshold {
 		other := near.Candidates[i]
-		if or(r.JSONBody.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse {
+		if valueOr(r.JSONBody.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse {
 			refusal := face.Errorf(face.Duplicate, "handlers.EnrolTemplate",
 				"The face matches the subject %s at %s.", other.SubjectID, duplicate.Name)
 			refusal.Reasons = []face.Reason{face.ReasonDuplicateOfSubject}
@@ -219,16 +219,16 @@ func (s *server) doubts(ctx context.Context, r api.EnrolTemplateRequestObject, e
 // without a calibration, unless a point or a refusal was asked for.
 func (s *server) duplicatePoint(enc encoder, b *api.EnrolRequest) (*face.OperatingPoint, error) {
 	name, points := b.DuplicatePoint, enc.policy.Points()
-	point, err := enc.policy.Point(or(name, s.OperatingPoint))
+	point, err := enc.policy.Point(valueOr(name, s.OperatingPoint))
 	switch {
 	case err == nil:
 		return &point, nil
 	case name != nil:
-		return nil, at(err, "duplicate_point")
+		return nil, withPointer(err, "duplicate_point")
 	case len(points) > 0:
 		return &points[len(points)-1], nil
-	case or(b.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse:
-		return nil, at(err, "on_duplicate") // what cannot be looked for cannot be refused
+	case valueOr(b.OnDuplicate, api.DuplicateRuleWarn) == api.DuplicateRuleRefuse:
+		return nil, withPointer(err, "on_duplicate") // what cannot be looked for cannot be refused
 	}
 	return nil, nil
 }
@@ -254,6 +254,6 @@ func (s *server) ListTemplates(ctx context.Context, r api.ListTemplatesRequestOb
 
 // DeleteTemplate erases a template.
 func (s *server) DeleteTemplate(ctx context.Context, r api.DeleteTemplateRequestObject) (api.DeleteTemplateResponseObject, error) {
-	receipt, err := s.Store.DeleteTemplate(ctx, tenant(ctx), r.Gallery, r.Subject, r.Template, actor(ctx))
+	receipt, err := s.Store.DeleteTemplate(ctx, tenant(ctx), r.Gallery, r.Subject, r.Template, actorOf(ctx))
 	return api.DeleteTemplate200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
 }

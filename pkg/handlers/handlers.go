@@ -337,7 +337,7 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), s.RequestTimeout)
 	defer cancel()
 	if err := s.Ready(ctx); err != nil {
-		s.fail(w, r, late(ctx, err))
+		s.fail(w, r, deadlineError(ctx, err))
 		return
 	}
 	writeJSON(w, http.StatusOK, api.Health{Status: "ok"})
@@ -351,26 +351,26 @@ func (s *server) admit(ctx context.Context) (release func(), err error) {
 // tenant is the tenant of the caller.
 func tenant(ctx context.Context) string { return callOf(ctx).key.Tenant }
 
-// or is the value that p points at, or the default.
-func or[T any](p *T, otherwise T) T {
+// valueOr is the value that p points at, or the default.
+func valueOr[T any](p *T, otherwise T) T {
 	if p == nil {
 		return otherwise
 	}
 	return *p
 }
 
-// given is a pointer to a text that is there, or nil.
-func given(text string) *string {
+// optionalText is a pointer to a text that is there, or nil.
+func optionalText(text string) *string {
 	if text == "" {
 		return nil
 	}
 	return &text
 }
 
-// at points an error that is the caller's at the field of the body behind it.
-func at(err error, field string) error {
+// withPointer points an error that is the caller's at the field of the body behind it.
+func withPointer(err error, field string) error {
 	var e *face.Error
-	if !errors.As(err, &e) || len(e.Fields) > 0 || page(e.Kind).status >= 500 {
+	if !errors.As(err, &e) || len(e.Fields) > 0 || explain(e.Kind).status >= 500 {
 		return err
 	}
 	pointed := *e

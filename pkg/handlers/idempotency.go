@@ -52,18 +52,18 @@ func (s *server) record(next http.Handler) http.Handler {
 	})
 }
 
-// kept reports whether a retry is to get the answer again. Not one that says
+// isReplayed reports whether a retry is to get the answer again. Not one that says
 // to try again, nor a failure of ours, nor none at all, after a panic.
-func kept(status int) bool {
+func isReplayed(status int) bool {
 	return status >= 200 && status < 499 && status != http.StatusTooManyRequests
 }
 
 // settle stores the answer, or gives the claim up.
 func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 	var answer *store.Answer
-	if kept(rec.status) {
+	if isReplayed(rec.status) {
 		answer = &store.Answer{Status: rec.status, Location: rec.Header().Get("Location"), Body: rec.body.Bytes()}
-		answer.Gallery, answer.Subject = told(c.request, answer)
+		answer.Gallery, answer.Subject = subjectOfAnswer(c.request, answer)
 	}
 	// The request's time may be over; its key must be settled all the same.
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.RequestTimeout)
@@ -73,9 +73,9 @@ func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 	}
 }
 
-// told is the subject that a good answer tells of, whose erasure erases the
+// subjectOfAnswer is the subject that a good answer tells of, whose erasure erases the
 // answer too. A receipt outlives the one whose erasure it states.
-func told(request any, a *store.Answer) (gallery, subject string) {
+func subjectOfAnswer(request any, a *store.Answer) (gallery, subject string) {
 	if a.Status >= 300 {
 		return "", ""
 	}

@@ -95,7 +95,7 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	}
 	if b.SubjectID != nil {
 		err := s.audit(ctx, store.Decision{
-			Action: store.AuditVerify, Gallery: or(b.Gallery, face.DefaultGallery), SubjectID: *b.SubjectID, Decision: decision,
+			Action: store.AuditVerify, Gallery: valueOr(b.Gallery, face.DefaultGallery), SubjectID: *b.SubjectID, Decision: decision,
 		})
 		if err != nil {
 			return nil, err
@@ -117,7 +117,7 @@ func (s *server) audit(ctx context.Context, d store.Decision) error {
 // recorded puts a record in the audit chain; it is the answer's error where
 // that fails.
 func (s *server) recorded(ctx context.Context, d store.Decision) error {
-	err := s.Store.RecordDecision(ctx, tenant(ctx), actor(ctx), d)
+	err := s.Store.RecordDecision(ctx, tenant(ctx), actorOf(ctx), d)
 	if err == nil || errors.Is(err, face.Canceled) {
 		return err
 	}
@@ -180,7 +180,7 @@ type faceChoice struct {
 // another name.
 func chosenFace(name string, rule *api.FaceRule, at []float32) (faceChoice, error) {
 	c := faceChoice{pick: embed.PickOnly}
-	if or(rule, api.FaceRuleOnly) == api.FaceRuleLargest {
+	if valueOr(rule, api.FaceRuleOnly) == api.FaceRuleLargest {
 		c.pick = embed.PickLargest
 	}
 	if at == nil {
@@ -212,7 +212,7 @@ func (s *server) gate(field string, sample embed.Sample) error {
 	s.metrics.notAcquired(reasons)
 	e := face.Errorf(face.LowQuality, "handlers.gate", "The quality gate refuses the face.")
 	e.Reasons = reasons
-	return at(e, field)
+	return withPointer(e, field)
 }
 
 // embedding checks an embedding that the caller computed.
@@ -222,12 +222,12 @@ func (s *server) embedding(enc encoder, field string, numbers []float32, modelID
 	case modelID == nil:
 		return nil, api.InvalidField("model_id", "is missing: an embedding needs the model that made it")
 	case *modelID != enc.id:
-		return nil, at(face.Errorf(face.ModelMismatch, op, "The model in use is %s.", enc.id), "model_id")
+		return nil, withPointer(face.Errorf(face.ModelMismatch, op, "The model in use is %s.", enc.id), "model_id")
 	case len(numbers) != enc.size:
-		return nil, at(face.Errorf(face.ModelMismatch, op, "An embedding of %s has %d numbers, not %d.", enc.id, enc.size, len(numbers)), field)
+		return nil, withPointer(face.Errorf(face.ModelMismatch, op, "An embedding of %s has %d numbers, not %d.", enc.id, enc.size, len(numbers)), field)
 	}
 	e, err := face.Embedding(numbers).Normalise()
-	return e, at(err, field)
+	return e, withPointer(err, field)
 }
 
 // acquire embeds the faces of a photo and counts what could not be acquired.
@@ -237,7 +237,7 @@ func (s *server) acquire(ctx context.Context, field string, photo []byte, which 
 	if e, ok := errors.AsType[*face.Error](err); ok {
 		s.metrics.notAcquired(e.Reasons)
 	}
-	return samples, at(err, field)
+	return samples, withPointer(err, field)
 }
 
 // maxFrames is how many photos of one person may be fused.
@@ -246,7 +246,7 @@ const maxFrames = api.MaxImages
 // Recognize searches a gallery with the faces of a photo.
 func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (api.RecognizeResponseObject, error) {
 	b := r.JSONBody
-	fuse, k := or(b.Fuse, false), or(b.K, 5)
+	fuse, k := valueOr(b.Fuse, false), valueOr(b.K, 5)
 	if err := oneOf(choice{"probe", b.Probe != nil}, choice{"probe_embedding", b.ProbeEmbedding != nil}); err != nil {
 		return nil, err
 	}
@@ -277,7 +277,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	point, err := s.point(enc, b.OperatingPoint)
 	if err == nil && s.WholeSearch {
 		point, err = enc.policy.Identification(point.Name, n)
-		err = at(err, "operating_point")
+		err = withPointer(err, "operating_point")
 	}
 	if err != nil {
 		return nil, err
@@ -299,7 +299,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 		samples, err = s.fused(ctx, enc, b.Probe)
 	default:
 		which := faceChoice{pick: embed.PickAll}
-		if or(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
+		if valueOr(b.Faces, api.FacesRuleAll) == api.FacesRuleLargest {
 			which.pick = embed.PickLargest
 		}
 		samples, err = s.acquire(ctx, "probe", b.Probe[0], which, enc.want())
@@ -382,7 +382,7 @@ func (s *server) recognize(ctx context.Context, enc encoder, gallery string, sam
 		if err != nil {
 			return f, nil, err
 		}
-		f.Candidates = append(f.Candidates, api.Candidate{Rank: i + 1, SubjectID: c.SubjectID, Name: given(c.Name), Score: c.Score, Probability: p})
+		f.Candidates = append(f.Candidates, api.Candidate{Rank: i + 1, SubjectID: c.SubjectID, Name: optionalText(c.Name), Score: c.Score, Probability: p})
 	}
 	return f, &found.GallerySize, nil
 }
@@ -440,7 +440,7 @@ func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]emb
 		switch {
 		case errors.Is(err, face.NoFace), errors.Is(err, face.LowQuality): // too dark or too bright to find one
 		case err != nil:
-			return nil, at(err, "probe")
+			return nil, withPointer(err, "probe")
 		case len(samples[0].Face.Quality.Reasons) > 0:
 			refused = append(refused, samples[0])
 		default:
@@ -451,7 +451,7 @@ func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]emb
 		if len(refused) == 0 {
 			s.metrics.notAcquired([]face.Reason{face.ReasonNoFace})
 		}
-		return best(refused), nil
+		return bestSample(refused), nil
 	}
 	embeddings := make([]face.Embedding, len(passed))
 	weights := make([]float32, len(passed))
@@ -463,9 +463,9 @@ func (s *server) fused(ctx context.Context, enc encoder, frames [][]byte) ([]emb
 	}
 	fused, err := match.Fuse(embeddings, weights)
 	if err != nil {
-		return nil, at(err, "probe")
+		return nil, withPointer(err, "probe")
 	}
-	return []embed.Sample{{Face: best(passed)[0].Face, Embedding: fused}}, nil
+	return []embed.Sample{{Face: bestSample(passed)[0].Face, Embedding: fused}}, nil
 }
 
 // agree is the error about the first two frames that do not match each other.
@@ -481,7 +481,7 @@ func (s *server) agree(enc encoder, frames []face.Embedding, places []int) error
 		for j := range i {
 			score, _, err := match.Verify(frames[i], []face.Template{{Embedding: frames[j]}})
 			if err != nil {
-				return at(err, "probe")
+				return withPointer(err, "probe")
 			}
 			if score < point.Threshold {
 				s.metrics.notAcquired([]face.Reason{face.ReasonFramesDisagree})
@@ -497,8 +497,8 @@ func (s *server) agree(enc encoder, frames []face.Embedding, places []int) error
 	return nil
 }
 
-// best is the sample of the highest quality, or none.
-func best(samples []embed.Sample) []embed.Sample {
+// bestSample is the sample of the highest quality, or none.
+func bestSample(samples []embed.Sample) []embed.Sample {
 	top := 0
 	for i, sample := range samples {
 		if sample.Face.Quality.Score > samples[top].Face.Quality.Score {
@@ -513,7 +513,7 @@ const maxFaces = 100
 
 // Detect lists the faces of a photo.
 func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.DetectResponseObject, error) {
-	n := or(r.JSONBody.MaxFaces, maxFaces)
+	n := valueOr(r.JSONBody.MaxFaces, maxFaces)
 	if n < 1 || n > maxFaces {
 		return nil, api.InvalidField("max_faces", fmt.Sprintf("must be 1 to %d", maxFaces))
 	}
@@ -524,7 +524,7 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 	defer release()
 	faces, found, err := s.Pipeline.Detect(ctx, r.JSONBody.Image, n)
 	if err != nil {
-		return nil, at(err, "image")
+		return nil, withPointer(err, "image")
 	}
 	answer := api.Detect200JSONResponse{Faces: make([]api.Face, len(faces)), FacesFound: found}
 	for i, f := range faces {
@@ -536,7 +536,7 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 // Embed gives the embeddings of a photo's faces.
 func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.EmbedResponseObject, error) {
 	which := faceChoice{pick: embed.PickOnly}
-	switch or(r.JSONBody.Face, api.EmbedFaceRuleOnly) {
+	switch valueOr(r.JSONBody.Face, api.EmbedFaceRuleOnly) {
 	case api.EmbedFaceRuleLargest:
 		which.pick = embed.PickLargest
 	case api.EmbedFaceRuleAll:
@@ -561,7 +561,7 @@ func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.Embed
 	answer := api.Embed200JSONResponse{ModelID: s.own.id, Faces: make([]api.EmbeddedFace, len(samples)), FacesFound: facesFound(samples)}
 	for i, sample := range samples {
 		answer.Faces[i] = api.EmbeddedFace{Face: faceOf(sample.Face), Embedding: []float32(sample.Embedding)}
-		if or(r.JSONBody.Encoding, api.EmbeddingEncodingJSON) == api.EmbeddingEncodingFloat32 {
+		if valueOr(r.JSONBody.Encoding, api.EmbeddingEncodingJSON) == api.EmbeddingEncodingFloat32 {
 			answer.Faces[i].Embedding = littleEndian(sample.Embedding)
 		}
 	}
@@ -582,10 +582,10 @@ func littleEndian(e face.Embedding) []byte {
 func (s *server) point(enc encoder, name *string) (face.OperatingPoint, error) {
 	if name == nil {
 		p, err := s.defaultPoint(enc)
-		return p, at(err, "operating_point")
+		return p, withPointer(err, "operating_point")
 	}
 	p, err := enc.policy.Point(*name)
-	return p, at(err, "operating_point")
+	return p, withPointer(err, "operating_point")
 }
 
 // defaultPoint is the operating point of requests that name none. Where the
@@ -602,7 +602,7 @@ const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter
 
 // galleryOf is the gallery that a body names, or the default one.
 func galleryOf(name *string) (string, error) {
-	g := or(name, face.DefaultGallery)
+	g := valueOr(name, face.DefaultGallery)
 	if !face.ValidID(g) {
 		return "", api.InvalidField("gallery", invalidID)
 	}

@@ -38,7 +38,7 @@ type call struct {
 // fails notes that an answer that has begun does not end well.
 func (c *call) fails(err error) {
 	kind := face.KindOf(err)
-	c.code, c.status = kind.Code(), page(kind).status
+	c.code, c.status = kind.Code(), explain(kind).status
 }
 
 type callKey struct{}
@@ -139,12 +139,12 @@ func (s *server) limitTime(next api.StrictHandlerFunc, operation string) api.Str
 		ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 		defer cancel()
 		answer, err := next(ctx, w, r, request)
-		return answer, late(ctx, err)
+		return answer, deadlineError(ctx, err)
 	}
 }
 
-// late is the Deadline error for what failed because the time was over.
-func late(ctx context.Context, err error) error {
+// deadlineError is the Deadline error for what failed because the time was over.
+func deadlineError(ctx context.Context, err error) error {
 	kind := face.KindOf(err)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) && (kind == face.Canceled || kind == face.Internal) {
 		return &face.Error{Kind: face.Deadline, Op: "handlers.limitTime", Err: err}

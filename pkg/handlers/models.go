@@ -258,7 +258,7 @@ func (s *server) ListUncovered(ctx context.Context, r api.ListUncoveredRequestOb
 	if err != nil {
 		return nil, err
 	}
-	modelID := or(r.Params.ModelID, cmp.Or(g.NextModelID, g.ModelID, s.own.id))
+	modelID := valueOr(r.Params.ModelID, cmp.Or(g.NextModelID, g.ModelID, s.own.id))
 	if _, ok := s.encoders[modelID]; !ok {
 		return nil, parameter("model_id", "must be an encoder that the server knows")
 	}
@@ -266,7 +266,7 @@ func (s *server) ListUncovered(ctx context.Context, r api.ListUncoveredRequestOb
 	if err != nil {
 		return nil, cursorError(err)
 	}
-	answer := api.ListUncovered200JSONResponse{Items: make([]api.Uncovered, len(list)), NextCursor: given(next)}
+	answer := api.ListUncovered200JSONResponse{Items: make([]api.Uncovered, len(list)), NextCursor: optionalText(next)}
 	for i, id := range list {
 		answer.Items[i] = api.Uncovered{SubjectID: id, Reason: api.UncoveredReasonNoCrop}
 	}
@@ -283,17 +283,17 @@ func (s *server) ListUncovered(ctx context.Context, r api.ListUncoveredRequestOb
 func (s *server) ListModels(context.Context, api.ListModelsRequestObject) (api.ListModelsResponseObject, error) {
 	answer := api.ListModels200JSONResponse{Items: make([]api.Model, len(s.Models))}
 	for i, m := range s.Models {
-		answer.Items[i] = model(m)
+		answer.Items[i] = modelAnswer(m)
 		answer.Items[i].InUse = m.ID == s.own.id || m.ID == s.Pipeline.Detector().ID
 	}
 	return answer, nil
 }
 
-func model(m embed.Model) api.Model {
+func modelAnswer(m embed.Model) api.Model {
 	out := api.Model{
 		ModelID: m.ID, Task: api.ModelTask(m.Task), Available: m.Path != "",
 		License: m.License, Source: m.Source, Sha256: m.SHA256, Size: m.Size,
-		TrainingData: m.TrainingData, Notes: given(m.Notes),
+		TrainingData: m.TrainingData, Notes: optionalText(m.Notes),
 	}
 	if m.Task == embed.TaskEncoder {
 		out.Dimension = &m.Dimension

@@ -20,9 +20,9 @@ type explanation struct {
 	meaning, remedy string
 }
 
-// page explains a kind. The kinds whose status is 5xx have a constant detail,
+// explain explains a kind. The kinds whose status is 5xx have a constant detail,
 // their meaning, because their own may tell of the inside.
-func page(k face.Kind) explanation {
+func explain(k face.Kind) explanation {
 	switch k {
 	case face.Invalid:
 		return explanation{400, "The request breaks the contract.", "See errors: each entry points at a field and says what is wrong with it. The contract is at /openapi.yaml."}
@@ -81,8 +81,8 @@ func page(k face.Kind) explanation {
 	}
 }
 
-// slug is how a kind is called in the URL of its page.
-func slug(k face.Kind) string { return strings.ReplaceAll(k.Code(), "_", "-") }
+// problemSlug is how a kind is called in the URL of its page.
+func problemSlug(k face.Kind) string { return strings.ReplaceAll(k.Code(), "_", "-") }
 
 // fail answers a request with an error. It is the only place that does. What
 // is the server's fault is logged here, once, and its cause is told nobody else.
@@ -91,16 +91,16 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	kind := face.KindOf(err)
 	c := callOf(ctx)
 	c.code = kind.Code()
-	about := page(kind)
+	about := explain(kind)
 	p := api.Problem{
-		Type: s.PathPrefix + "/problems/" + slug(kind), Title: kind.Title(), Status: about.status,
+		Type: s.PathPrefix + "/problems/" + problemSlug(kind), Title: kind.Title(), Status: about.status,
 		Instance: "urn:likeness:request:" + c.id, Code: api.ProblemCode(kind.Code()),
 	}
 	var e *face.Error
 	switch {
 	case errors.As(err, &e) && (about.status < 500 || kind == face.Unavailable):
 		// An Unavailable tells how far loading is, which is for everybody.
-		p.Detail, p.Reasons = given(e.Detail), e.Reasons
+		p.Detail, p.Reasons = optionalText(e.Detail), e.Reasons
 		for _, f := range e.Fields {
 			p.Errors = append(p.Errors, api.FieldError{Pointer: f.Pointer, Detail: f.Detail})
 		}
@@ -162,10 +162,10 @@ const problemHTML = `<!doctype html>
 func (s *server) problemPage(w http.ResponseWriter, r *http.Request) {
 	wanted := strings.ReplaceAll(chi.URLParam(r, "slug"), "_", "-") // a code leads there, too
 	for _, kind := range face.Kinds() {
-		if slug(kind) != wanted {
+		if problemSlug(kind) != wanted {
 			continue
 		}
-		about := page(kind)
+		about := explain(kind)
 		p := api.ProblemPage{
 			Type: s.PathPrefix + "/problems/" + wanted, Title: kind.Title(), Status: about.status,
 			Code: api.ProblemCode(kind.Code()), Meaning: about.meaning, Remedy: about.remedy,

@@ -19,7 +19,7 @@ func (s *server) ListGalleries(ctx context.Context, r api.ListGalleriesRequestOb
 	if err != nil {
 		return nil, cursorError(err)
 	}
-	answer := api.ListGalleries200JSONResponse{Items: make([]api.Gallery, len(items)), NextCursor: given(next)}
+	answer := api.ListGalleries200JSONResponse{Items: make([]api.Gallery, len(items)), NextCursor: optionalText(next)}
 	for i, g := range items {
 		answer.Items[i] = s.gallery(g)
 	}
@@ -36,10 +36,10 @@ func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestOb
 		return nil, err
 	}
 	g, err := s.Store.CreateGallery(ctx, tenant(ctx), face.Gallery{
-		ID: b.Name, RetentionDays: or(b.RetentionDays, 0), StoreImages: or(b.StoreImages, false),
+		ID: b.Name, RetentionDays: valueOr(b.RetentionDays, 0), StoreImages: valueOr(b.StoreImages, false),
 	})
 	if err != nil {
-		return nil, at(err, "name")
+		return nil, withPointer(err, "name")
 	}
 	return api.CreateGallery201JSONResponse{
 		Headers: api.CreateGallery201ResponseHeaders{Location: s.PathPrefix + "/galleries/" + g.ID},
@@ -65,12 +65,12 @@ func (s *server) UpdateGallery(ctx context.Context, r api.UpdateGalleryRequestOb
 
 // DeleteGallery erases a gallery.
 func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestObject) (api.DeleteGalleryResponseObject, error) {
-	receipt, err := s.Store.DeleteGallery(ctx, tenant(ctx), r.Gallery, actor(ctx))
+	receipt, err := s.Store.DeleteGallery(ctx, tenant(ctx), r.Gallery, actorOf(ctx))
 	return api.DeleteGallery200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
 }
 
 func (s *server) checkGallery(storeImages *bool) error {
-	if or(storeImages, false) && s.Sealer == nil {
+	if valueOr(storeImages, false) && s.Sealer == nil {
 		return api.InvalidField("store_images", "must be false: the server has no key to seal images with (LIKENESS_CROP_KEY_FILE)")
 	}
 	return nil
@@ -79,12 +79,12 @@ func (s *server) checkGallery(storeImages *bool) error {
 // ListSubjects lists a page of subjects.
 func (s *server) ListSubjects(ctx context.Context, r api.ListSubjectsRequestObject) (api.ListSubjectsResponseObject, error) {
 	p := pageOf(r.Params.Limit, r.Params.Cursor)
-	filter := store.SubjectFilter{Name: or(r.Params.Name, ""), ExternalID: or(r.Params.ExternalID, "")}
+	filter := store.SubjectFilter{Name: valueOr(r.Params.Name, ""), ExternalID: valueOr(r.Params.ExternalID, "")}
 	items, next, err := s.Store.ListSubjects(ctx, tenant(ctx), r.Gallery, filter, p)
 	if err != nil {
 		return nil, cursorError(err)
 	}
-	answer := api.ListSubjects200JSONResponse{Items: make([]api.Subject, len(items)), NextCursor: given(next)}
+	answer := api.ListSubjects200JSONResponse{Items: make([]api.Subject, len(items)), NextCursor: optionalText(next)}
 	for i, sub := range items {
 		answer.Items[i] = subject(sub)
 	}
@@ -105,7 +105,7 @@ func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestOb
 		return nil, api.InvalidField("subject_id", invalidID)
 	}
 	sub, err := s.Store.CreateSubject(ctx, tenant(ctx), r.Gallery,
-		face.Subject{ID: id, Name: or(b.Name, ""), ExternalID: or(b.ExternalID, ""), Metadata: b.Metadata})
+		face.Subject{ID: id, Name: valueOr(b.Name, ""), ExternalID: valueOr(b.ExternalID, ""), Metadata: b.Metadata})
 	if repeatable && errors.Is(err, face.Conflict) {
 		sub, err = s.Store.Subject(ctx, tenant(ctx), r.Gallery, id) // made before a crash
 	}
@@ -140,7 +140,7 @@ func (s *server) UpdateSubject(ctx context.Context, r api.UpdateSubjectRequestOb
 
 // DeleteSubject erases a subject.
 func (s *server) DeleteSubject(ctx context.Context, r api.DeleteSubjectRequestObject) (api.DeleteSubjectResponseObject, error) {
-	receipt, err := s.Store.DeleteSubject(ctx, tenant(ctx), r.Gallery, r.Subject, actor(ctx))
+	receipt, err := s.Store.DeleteSubject(ctx, tenant(ctx), r.Gallery, r.Subject, actorOf(ctx))
 	return api.DeleteSubject200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
 }
 
@@ -154,7 +154,7 @@ func checkMetadata(metadata json.RawMessage) error {
 
 // pageOf is the part of a list that a request asks for.
 func pageOf(limit *int, cursor *string) store.Page {
-	return store.Page{Limit: or(limit, 100), Cursor: or(cursor, "")}
+	return store.Page{Limit: valueOr(limit, 100), Cursor: valueOr(cursor, "")}
 }
 
 // cursorError points the store's complaint about a cursor at the parameter.
@@ -165,29 +165,29 @@ func cursorError(err error) error {
 	return err
 }
 
-// actor is who erases something, for the audit record.
-func actor(ctx context.Context) store.Actor {
+// actorOf is who erases something, for the audit record.
+func actorOf(ctx context.Context) store.Actor {
 	c := callOf(ctx)
 	return store.Actor{KeyID: c.key.ID, RequestID: c.id}
 }
 
 func erased(r face.Receipt) api.ErasedJSONResponse {
 	return api.ErasedJSONResponse{
-		Gallery: r.Gallery, SubjectID: given(r.SubjectID), Subjects: r.Subjects,
+		Gallery: r.Gallery, SubjectID: optionalText(r.SubjectID), Subjects: r.Subjects,
 		Templates: r.Templates, Images: r.Images, AuditID: r.AuditID,
 	}
 }
 
 func (s *server) gallery(g face.Gallery) api.Gallery {
 	return api.Gallery{
-		Name: g.ID, ModelID: cmp.Or(g.ModelID, s.own.id), NextModelID: given(g.NextModelID), RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
+		Name: g.ID, ModelID: cmp.Or(g.ModelID, s.own.id), NextModelID: optionalText(g.NextModelID), RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
 		Subjects: g.Subjects, Templates: g.Templates, CreatedAt: g.CreatedAt,
 	}
 }
 
 func subject(s face.Subject) api.Subject {
 	return api.Subject{
-		SubjectID: s.ID, Name: given(s.Name), ExternalID: given(s.ExternalID), Metadata: s.Metadata,
+		SubjectID: s.ID, Name: optionalText(s.Name), ExternalID: optionalText(s.ExternalID), Metadata: s.Metadata,
 		Templates: s.Templates, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,
 	}
 }

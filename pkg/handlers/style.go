@@ -80,7 +80,7 @@ func (s *server) StartStyleTransfer(ctx context.Context, r api.StartStyleTransfe
 	id, _ := newID(ctx)
 	j, err := s.Jobs.Submit(ctx, jobs.Request{
 		ID: id, Tenant: tenant(ctx), KeyID: callOf(ctx).key.ID,
-		Content: b.Content, Styles: b.Style, Masks: b.Mask, Params: params, CheckIdentity: or(b.CheckIdentity, false),
+		Content: b.Content, Styles: b.Style, Masks: b.Mask, Params: params, CheckIdentity: valueOr(b.CheckIdentity, false),
 	})
 	if err != nil {
 		return nil, err
@@ -97,18 +97,18 @@ func styleParams(said *api.StyleParams) style.Params {
 	if said == nil {
 		return p
 	}
-	take(&p.Features, said.Features)
-	take(&p.Size, said.Size)
-	take(&p.Iterations, said.Iterations)
-	take(&p.Weights, said.Weights)
-	take(&p.ContentWeight, said.ContentWeight)
-	take(&p.StyleWeight, said.StyleWeight)
-	take(&p.TVWeight, said.TvWeight)
-	take(&p.Optimizer, said.Optimizer)
-	take(&p.Init, said.Init)
-	take(&p.PreserveColor, said.PreserveColor)
-	take(&p.StyleScale, said.StyleScale)
-	take(&p.Seed, said.Seed)
+	setParam(&p.Features, said.Features)
+	setParam(&p.Size, said.Size)
+	setParam(&p.Iterations, said.Iterations)
+	setParam(&p.Weights, said.Weights)
+	setParam(&p.ContentWeight, said.ContentWeight)
+	setParam(&p.StyleWeight, said.StyleWeight)
+	setParam(&p.TVWeight, said.TvWeight)
+	setParam(&p.Optimizer, said.Optimizer)
+	setParam(&p.Init, said.Init)
+	setParam(&p.PreserveColor, said.PreserveColor)
+	setParam(&p.StyleScale, said.StyleScale)
+	setParam(&p.Seed, said.Seed)
 	if said.Layers != nil {
 		p.Layers = style.Layers{Content: said.Layers.Content, Style: said.Layers.Style}
 	}
@@ -116,8 +116,8 @@ func styleParams(said *api.StyleParams) style.Params {
 	return p
 }
 
-// take sets what was said; an enum is the text that it is.
-func take[T, F any](to *T, from *F) {
+// setParam sets what was said; an enum is the text that it is.
+func setParam[T, F any](to *T, from *F) {
 	if from != nil {
 		reflect.ValueOf(to).Elem().Set(reflect.ValueOf(*from).Convert(reflect.TypeFor[T]()))
 	}
@@ -130,7 +130,7 @@ func (s *server) ListStyleTransfers(ctx context.Context, r api.ListStyleTransfer
 	if err != nil {
 		return nil, err
 	}
-	answer := api.ListStyleTransfers200JSONResponse{Items: make([]api.StyleTransfer, len(items)), NextCursor: given(next)}
+	answer := api.ListStyleTransfers200JSONResponse{Items: make([]api.StyleTransfer, len(items)), NextCursor: optionalText(next)}
 	for i, j := range items {
 		answer.Items[i] = styleTransfer(j)
 	}
@@ -151,7 +151,7 @@ func (s *server) DeleteStyleTransfer(ctx context.Context, r api.DeleteStyleTrans
 
 // GetStyleTransferResult gives the picture out.
 func (s *server) GetStyleTransferResult(ctx context.Context, r api.GetStyleTransferResultRequestObject) (api.GetStyleTransferResultResponseObject, error) {
-	format := or(r.Params.Format, api.PictureFormatPng)
+	format := valueOr(r.Params.Format, api.PictureFormatPng)
 	data, err := s.Jobs.Result(ctx, tenant(ctx), r.Job)
 	if err != nil {
 		return nil, err
@@ -189,13 +189,13 @@ func styleTransfer(j jobs.Job) api.StyleTransfer {
 		t.EtaSeconds = unlessZero(j.ETA.Seconds())
 	}
 	if p := j.Problem; p != nil {
-		t.Problem = &api.JobProblem{Code: api.ProblemCode(p.Code), Title: p.Title, Detail: given(p.Detail)}
+		t.Problem = &api.JobProblem{Code: api.ProblemCode(p.Code), Title: p.Title, Detail: optionalText(p.Detail)}
 	}
 	if i := j.Identity; i != nil {
-		t.IdentityModelID, t.IdentityReason = given(i.ModelID), unlessZero(i.Reason)
+		t.IdentityModelID, t.IdentityReason = optionalText(i.ModelID), unlessZero(i.Reason)
 		t.IdentityPicture = unlessZero(api.StyleTransferIdentityPicture(i.Picture))
 		if i.Reason == "" {
-			t.IdentityScore, t.IdentityMatch, t.IdentityOperatingPoint = &i.Score, i.Match, given(i.OperatingPoint)
+			t.IdentityScore, t.IdentityMatch, t.IdentityOperatingPoint = &i.Score, i.Match, optionalText(i.OperatingPoint)
 		}
 	}
 	return t
@@ -221,7 +221,7 @@ func (s *server) FollowStyleTransfer(ctx context.Context, r api.FollowStyleTrans
 	if callOf(ctx).head {
 		return nothing("text/event-stream"), nil
 	}
-	return &following{server: s, ctx: ctx, job: j, preview: or(r.Params.Preview, false)}, nil
+	return &following{server: s, ctx: ctx, job: j, preview: valueOr(r.Params.Preview, false)}, nil
 }
 
 // following is a stream of events of a job.
@@ -297,7 +297,7 @@ func (f *following) follow(ctx context.Context) {
 // ended logs why a stream ends early. The reader connects anew, and is told
 // then.
 func (f *following) ended(err error) {
-	if page(face.KindOf(err)).status >= http.StatusInternalServerError {
+	if explain(face.KindOf(err)).status >= http.StatusInternalServerError {
 		f.Logger.WarnContext(f.ctx, "following a job failed", "request_id", callOf(f.ctx).id, "error", err)
 	}
 }
