@@ -18,7 +18,6 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/oapi-codegen/runtime"
-	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
 const (
@@ -604,11 +603,13 @@ type BulkTemplate struct {
 	// Crop The sample's sealed crop.
 	Crop []byte `json:"crop,omitempty"`
 
-	// Embedding Of unit length. Base64 of little-endian IEEE 754 numbers of 4 bytes, which an export writes (`float32` of POST /embed), or an array of numbers.
+	// Embedding An embedding of unit length: an array of numbers, or base64 of little-endian IEEE 754 numbers of 4 bytes. `POST /embed` answers with the form that its `encoding` names, exports have base64, and imports take both.
 	Embedding BulkEmbedding `json:"embedding"`
 
 	// ModelID The model that made an embedding.
-	ModelID ModelID  `json:"model_id"`
+	ModelID ModelID `json:"model_id"`
+
+	// Quality 0 where it is absent.
 	Quality *float32 `json:"quality,omitempty"`
 
 	// SampleID What the templates that several models made of one photo share.
@@ -629,20 +630,22 @@ type Candidate struct {
 	SubjectID   string   `json:"subject_id"`
 }
 
-// CandidateCount How many candidates at most, one per subject.
+// CandidateCount How many candidates at most, one per subject; 5 is the default.
 type CandidateCount = int
 
-// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies.
+// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies. The default is false.
 type CheckIdentity = bool
 
 // DetectRequest defines model for DetectRequest.
 type DetectRequest struct {
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
-	Image    Image     `json:"image"`
+	Image Image `json:"image"`
+
+	// MaxFaces How many faces at most; 100 is the default.
 	MaxFaces *MaxFaces `json:"max_faces,omitempty"`
 }
 
-// DetectResponse defines model for DetectResponse.
+// DetectResponse defines model for Detection.
 type DetectResponse struct {
 	Faces []Face `json:"faces"`
 
@@ -650,48 +653,42 @@ type DetectResponse struct {
 	FacesFound FacesFound `json:"faces_found"`
 }
 
-// DuplicateRule defines model for DuplicateRule.
+// DuplicateRule What happens where the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
 type DuplicateRule string
 
-// EmbedFaceRule `only`: the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
+// EmbedFaceRule `only` (the default): the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
 type EmbedFaceRule string
 
 // EmbedRequest defines model for EmbedRequest.
 type EmbedRequest struct {
-	// Encoding `json`: an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
+	// Encoding `json` (the default): an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
 	Encoding *EmbeddingEncoding `json:"encoding,omitempty"`
 
-	// Face `only`: the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
+	// Face `only` (the default): the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
 	Face *EmbedFaceRule `json:"face,omitempty"`
 
-	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
 	FaceAt FaceAt `json:"face_at,omitempty"`
 
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image Image `json:"image"`
 }
 
-// EmbedResponse defines model for EmbedResponse.
-type EmbedResponse struct {
-	Faces []EmbeddedFace `json:"faces"`
-
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
-	FacesFound FacesFound `json:"faces_found"`
-	ModelID    string     `json:"model_id"`
-}
-
 // EmbeddedFace defines model for EmbeddedFace.
 type EmbeddedFace struct {
-	// Embedding L2-normalised, in the encoding asked for.
-	Embedding any  `json:"embedding"`
-	Face      Face `json:"face"`
+	// Embedding An embedding of unit length: an array of numbers, or base64 of little-endian IEEE 754 numbers of 4 bytes. `POST /embed` answers with the form that its `encoding` names, exports have base64, and imports take both.
+	Embedding EncodedEmbedding `json:"embedding"`
+	Face      Face             `json:"face"`
 }
 
 // Embedding The numbers of an embedding; they are normalised to unit length.
 type Embedding = []float32
 
-// EmbeddingEncoding `json`: an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
+// EmbeddingEncoding `json` (the default): an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
 type EmbeddingEncoding string
+
+// EncodedEmbedding An embedding of unit length: an array of numbers, or base64 of little-endian IEEE 754 numbers of 4 bytes. `POST /embed` answers with the form that its `encoding` names, exports have base64, and imports take both.
+type EncodedEmbedding = any
 
 // EnrolRequest Either `image`, or `embedding` with `model_id`, which names the gallery's
 // model or the one that it is being moved to.
@@ -702,22 +699,26 @@ type EnrolRequest struct {
 	// Embedding The numbers of an embedding; they are normalised to unit length.
 	Embedding Embedding `json:"embedding,omitempty"`
 
-	// Face `only`: the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
+	// Face `only` (the default): the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 	Face *FaceRule `json:"face,omitempty"`
 
-	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
 	FaceAt FaceAt `json:"face_at,omitempty"`
 
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image Image `json:"image,omitempty"`
 
 	// ModelID The model that made an embedding.
-	ModelID     *ModelID       `json:"model_id,omitempty"`
+	ModelID *ModelID `json:"model_id,omitempty"`
+
+	// OnDuplicate What happens where the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
 	OnDuplicate *DuplicateRule `json:"on_duplicate,omitempty"`
-	QualityGate *QualityGate   `json:"quality_gate,omitempty"`
+
+	// QualityGate `auto` (the default): a face that the quality gate refuses is not enrolled. `off`: it is.
+	QualityGate *QualityGate `json:"quality_gate,omitempty"`
 }
 
-// EnrolResponse defines model for EnrolResponse.
+// EnrolResponse defines model for Enrolment.
 type EnrolResponse struct {
 	CreatedAt time.Time `json:"created_at"`
 	Face      *Face     `json:"face,omitempty"`
@@ -741,16 +742,25 @@ type Face struct {
 	Quality   Quality   `json:"quality"`
 }
 
-// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
+// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
 type FaceAt = []float32
 
-// FaceRule `only`: the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
+// EmbedResponse defines model for FaceEmbeddings.
+type EmbedResponse struct {
+	Faces []EmbeddedFace `json:"faces"`
+
+	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	FacesFound FacesFound `json:"faces_found"`
+	ModelID    string     `json:"model_id"`
+}
+
+// FaceRule `only` (the default): the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 type FaceRule string
 
 // FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
 type FacesFound = int
 
-// FacesRule defines model for FacesRule.
+// FacesRule `all` (the default): every face of the photo is searched for. `largest`: the largest one alone.
 type FacesRule string
 
 // FieldError defines model for FieldError.
@@ -760,6 +770,12 @@ type FieldError struct {
 	// Pointer RFC 6901 pointer to a field of the body, or the name of a parameter.
 	Pointer string `json:"pointer"`
 }
+
+// Frames One photo, or up to 8 frames with `fuse`.
+type Frames = Images
+
+// Fuse Whether the photos are frames of one person, which are searched for together. The default is false.
+type Fuse = bool
 
 // Gallery defines model for Gallery.
 type Gallery struct {
@@ -781,16 +797,16 @@ type Gallery struct {
 
 // GalleryCreate defines model for GalleryCreate.
 type GalleryCreate struct {
-	// Name 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	// Name 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
 	Name GalleryName `json:"name"`
 
-	// RetentionDays Templates older than this are purged; 0 keeps them.
+	// RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
 	RetentionDays *RetentionDays `json:"retention_days,omitempty"`
 
 	// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
 	// the operator's, so that the gallery can be moved to another encoder without
 	// new photos. `true` is refused by a server without such a key; `false` erases
-	// the crops that are there.
+	// the crops that are there. New galleries have `false` by default.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
@@ -802,18 +818,18 @@ type GalleryList struct {
 	NextCursor *NextCursor `json:"next_cursor,omitempty"`
 }
 
-// GalleryName 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+// GalleryName 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
 type GalleryName = string
 
 // GalleryUpdate defines model for GalleryUpdate.
 type GalleryUpdate struct {
-	// RetentionDays Templates older than this are purged; 0 keeps them.
+	// RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
 	RetentionDays *RetentionDays `json:"retention_days,omitempty"`
 
 	// StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
 	// the operator's, so that the gallery can be moved to another encoder without
 	// new photos. `true` is refused by a server without such a key; `false` erases
-	// the crops that are there.
+	// the crops that are there. New galleries have `false` by default.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
@@ -825,11 +841,25 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// RecognizeResponse defines model for Identification.
+type RecognizeResponse struct {
+	Faces []RecognizedFace `json:"faces"`
+
+	// FacesFound Faces that were found in the photo, those that `faces` leaves out included. Absent with `fuse`, and where an embedding was given.
+	FacesFound *int `json:"faces_found,omitempty"`
+
+	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n templates that a search compares, which are those of the model, and the measured false match rate f of one comparison.
+	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
+
+	// GallerySize Subjects with a template of the model. Absent where nothing was searched.
+	GallerySize    *int    `json:"gallery_size,omitempty"`
+	ModelID        string  `json:"model_id"`
+	OperatingPoint string  `json:"operating_point"`
+	Threshold      float64 `json:"threshold"`
+}
+
 // Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 type Image = []byte
-
-// ImageFile A JPEG, PNG, WebP, GIF, BMP or TIFF file.
-type ImageFile = openapi_types.File
 
 // JobProblem Why a job failed.
 type JobProblem struct {
@@ -862,7 +892,7 @@ type Landmarks struct {
 // LayerWeights defines model for LayerWeights.
 type LayerWeights = map[string]float64
 
-// MaxFaces defines model for MaxFaces.
+// MaxFaces How many faces at most; 100 is the default.
 type MaxFaces = int
 
 // Metadata A JSON object of at most 4 KiB, kept as it is.
@@ -870,7 +900,7 @@ type Metadata = json.RawMessage
 
 // MigrateRequest defines model for MigrateRequest.
 type MigrateRequest struct {
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 }
 
@@ -1017,7 +1047,7 @@ type Quality struct {
 	Sharpness float32  `json:"sharpness"`
 }
 
-// QualityGate defines model for QualityGate.
+// QualityGate `auto` (the default): a face that the quality gate refuses is not enrolled. `off`: it is.
 type QualityGate string
 
 // Reason defines model for Reason.
@@ -1037,13 +1067,16 @@ type Receipt struct {
 
 // RecognizeRequest Either `probe`, or `probe_embedding` with `model_id`.
 type RecognizeRequest struct {
+	// Faces `all` (the default): every face of the photo is searched for. `largest`: the largest one alone.
 	Faces *FacesRule `json:"faces,omitempty"`
-	Fuse  *bool      `json:"fuse,omitempty"`
 
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	// Fuse Whether the photos are frames of one person, which are searched for together. The default is false.
+	Fuse *Fuse `json:"fuse,omitempty"`
+
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 
-	// K How many candidates at most, one per subject.
+	// K How many candidates at most, one per subject; 5 is the default.
 	K *CandidateCount `json:"k,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -1053,27 +1086,10 @@ type RecognizeRequest struct {
 	OperatingPoint *OperatingPointName `json:"operating_point,omitempty"`
 
 	// Probe One photo, or up to 8 frames with `fuse`.
-	Probe Images `json:"probe,omitempty"`
+	Probe Frames `json:"probe,omitempty"`
 
 	// ProbeEmbedding The numbers of an embedding; they are normalised to unit length.
 	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
-}
-
-// RecognizeResponse defines model for RecognizeResponse.
-type RecognizeResponse struct {
-	Faces []RecognizedFace `json:"faces"`
-
-	// FacesFound Faces that were found in the photo, those that `faces` leaves out included. Absent with `fuse`, and where an embedding was given.
-	FacesFound *int `json:"faces_found,omitempty"`
-
-	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n templates that a search compares, which are those of the model, and the measured false match rate f of one comparison.
-	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
-
-	// GallerySize Subjects with a template of the model. Absent where nothing was searched.
-	GallerySize    *int    `json:"gallery_size,omitempty"`
-	ModelID        string  `json:"model_id"`
-	OperatingPoint string  `json:"operating_point"`
-	Threshold      float64 `json:"threshold"`
 }
 
 // RecognizedFace defines model for RecognizedFace.
@@ -1092,7 +1108,7 @@ type RecognizedFace struct {
 // RecognizedFaceDecision defines model for RecognizedFace.Decision.
 type RecognizedFaceDecision string
 
-// RetentionDays Templates older than this are purged; 0 keeps them.
+// RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
 type RetentionDays = int
 
 // Sample A face that took part. Absent where an embedding or a template was given.
@@ -1106,8 +1122,11 @@ type Sample struct {
 // StoreImages Whether a crop of each face that is enrolled is kept, sealed with a key of
 // the operator's, so that the gallery can be moved to another encoder without
 // new photos. `true` is refused by a server without such a key; `false` erases
-// the crops that are there.
+// the crops that are there. New galleries have `false` by default.
 type StoreImages = bool
+
+// StyleImages One picture, or up to 4.
+type StyleImages = Images
 
 // StyleLayers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
 type StyleLayers struct {
@@ -1123,59 +1142,64 @@ type StyleLoss struct {
 	Tv      float64 `json:"tv"`
 }
 
+// StyleMasks For each style image where in the content it applies, white where it does; none, or one for each.
+type StyleMasks = Images
+
 // StyleParams defines model for StyleParams.
 type StyleParams struct {
-	// ContentWeight More keeps more of the photo.
+	// ContentWeight More keeps more of the photo; 1 is the default.
 	ContentWeight *float64 `json:"content_weight,omitempty"`
 
-	// Features The network whose activations are compared: the id of a model with the task `features`, or `learned`, fitted to the pictures themselves.
+	// Features The network whose activations are compared: the id of a model with the task `features`, or `learned`, fitted to the pictures themselves. The default is `builtin-features`.
 	Features *string `json:"features,omitempty"`
 
-	// Init What the picture starts from.
+	// Init What the picture starts from; `content` is the default.
 	Init *StyleParamsInit `json:"init,omitempty"`
 
-	// Iterations Steps of the optimiser, over all scales.
+	// Iterations Steps of the optimiser, over all scales; 300 is the default.
 	Iterations *int `json:"iterations,omitempty"`
 
 	// Layers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
-	Layers    *StyleLayers          `json:"layers,omitempty"`
+	Layers *StyleLayers `json:"layers,omitempty"`
+
+	// Optimizer `lbfgs` is the default.
 	Optimizer *StyleParamsOptimizer `json:"optimizer,omitempty"`
 
-	// PreserveColor `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
+	// PreserveColor `none` is the default. `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
 	PreserveColor *StyleParamsPreserveColor `json:"preserve_color,omitempty"`
 
-	// Seed The same seed makes the same picture on the same machine.
+	// Seed The same seed makes the same picture on the same machine. 0 is the default.
 	Seed *uint64 `json:"seed,omitempty"`
 
-	// Size The long side of the picture in pixels.
+	// Size The long side of the picture in pixels; 512 is the default.
 	Size *int `json:"size,omitempty"`
 
-	// StyleScale The size of a style image against the result; larger makes larger strokes.
+	// StyleScale The size of a style image against the result; larger makes larger strokes. 1 is the default.
 	StyleScale *float64 `json:"style_scale,omitempty"`
 
-	// StyleWeight More is more paint.
+	// StyleWeight More is more paint; 1 is the default.
 	StyleWeight *float64 `json:"style_weight,omitempty"`
 
 	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
 
-	// TvWeight More is smoother.
+	// TvWeight More is smoother; 1 is the default.
 	TvWeight *float64 `json:"tv_weight,omitempty"`
 
-	// Weights `auto`: each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+	// Weights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
 	Weights *StyleParamsWeights `json:"weights,omitempty"`
 }
 
-// StyleParamsInit What the picture starts from.
+// StyleParamsInit What the picture starts from; `content` is the default.
 type StyleParamsInit string
 
-// StyleParamsOptimizer defines model for StyleParams.Optimizer.
+// StyleParamsOptimizer `lbfgs` is the default.
 type StyleParamsOptimizer string
 
-// StyleParamsPreserveColor `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
+// StyleParamsPreserveColor `none` is the default. `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
 type StyleParamsPreserveColor string
 
-// StyleParamsWeights `auto`: each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+// StyleParamsWeights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
 type StyleParamsWeights string
 
 // StyleTransfer defines model for StyleTransfer.
@@ -1249,18 +1273,18 @@ type StyleTransferPreview struct {
 
 // StyleTransferRequest defines model for StyleTransferRequest.
 type StyleTransferRequest struct {
-	// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies.
+	// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies. The default is false.
 	CheckIdentity *CheckIdentity `json:"check_identity,omitempty"`
 
 	// Content A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Content Image `json:"content"`
 
 	// Mask For each style image where in the content it applies, white where it does; none, or one for each.
-	Mask   Images       `json:"mask,omitempty"`
+	Mask   StyleMasks   `json:"mask,omitempty"`
 	Params *StyleParams `json:"params,omitempty"`
 
 	// Style One picture, or up to 4.
-	Style Images `json:"style"`
+	Style StyleImages `json:"style"`
 
 	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
@@ -1359,43 +1383,7 @@ type UncoveredList struct {
 	NextCursor *NextCursor `json:"next_cursor,omitempty"`
 }
 
-// VerifyRequest defines model for VerifyRequest.
-type VerifyRequest struct {
-	// Face `only`: the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
-	Face *FaceRule `json:"face,omitempty"`
-
-	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
-	FaceAt FaceAt `json:"face_at,omitempty"`
-
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
-	Gallery *GalleryName `json:"gallery,omitempty"`
-
-	// ModelID The model that made an embedding.
-	ModelID *ModelID `json:"model_id,omitempty"`
-
-	// OperatingPoint A target false match rate. The default is the server's option.
-	OperatingPoint *OperatingPointName `json:"operating_point,omitempty"`
-
-	// Probe A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
-	Probe Image `json:"probe,omitempty"`
-
-	// ProbeEmbedding The numbers of an embedding; they are normalised to unit length.
-	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
-
-	// Reference A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
-	Reference Image `json:"reference,omitempty"`
-
-	// ReferenceEmbedding The numbers of an embedding; they are normalised to unit length.
-	ReferenceEmbedding Embedding `json:"reference_embedding,omitempty"`
-
-	// ReferenceFaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Not together with `face`. 422 `no_face` where there is none.
-	ReferenceFaceAt FaceAt `json:"reference_face_at,omitempty"`
-
-	// SubjectID 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
-	SubjectID *SubjectID `json:"subject_id,omitempty"`
-}
-
-// VerifyResponse defines model for VerifyResponse.
+// VerifyResponse defines model for Verification.
 type VerifyResponse struct {
 	// FmrAtScore The measured share of impostor comparisons that reach this score. Absent where nothing was measured.
 	FmrAtScore *float64 `json:"fmr_at_score,omitempty"`
@@ -1416,6 +1404,42 @@ type VerifyResponse struct {
 	Score     float64 `json:"score"`
 	SubjectID *string `json:"subject_id,omitempty"`
 	Threshold float64 `json:"threshold"`
+}
+
+// VerifyRequest defines model for VerifyRequest.
+type VerifyRequest struct {
+	// Face `only` (the default): the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
+	Face *FaceRule `json:"face,omitempty"`
+
+	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
+	FaceAt FaceAt `json:"face_at,omitempty"`
+
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	Gallery *GalleryName `json:"gallery,omitempty"`
+
+	// ModelID The model that made an embedding.
+	ModelID *ModelID `json:"model_id,omitempty"`
+
+	// OperatingPoint A target false match rate. The default is the server's option.
+	OperatingPoint *OperatingPointName `json:"operating_point,omitempty"`
+
+	// Probe A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
+	Probe Image `json:"probe,omitempty"`
+
+	// ProbeEmbedding The numbers of an embedding; they are normalised to unit length.
+	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
+
+	// Reference A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
+	Reference Image `json:"reference,omitempty"`
+
+	// ReferenceEmbedding The numbers of an embedding; they are normalised to unit length.
+	ReferenceEmbedding Embedding `json:"reference_embedding,omitempty"`
+
+	// ReferenceFaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
+	ReferenceFaceAt FaceAt `json:"reference_face_at,omitempty"`
+
+	// SubjectID 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
+	SubjectID *SubjectID `json:"subject_id,omitempty"`
 }
 
 // Warning defines model for Warning.
@@ -1471,7 +1495,7 @@ type EmbedMultipartBody interface{}
 
 // ListGalleriesParams defines parameters for ListGalleries.
 type ListGalleriesParams struct {
-	// Limit How many items at most.
+	// Limit How many items at most; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor The `next_cursor` of the page before.
@@ -1501,16 +1525,16 @@ type ExportSubjectsParams struct {
 	// After Begin with the first subject after this id.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 
-	// Crops Give out the sealed crops, too. They are of use only with the same sealing key, in a gallery and tenant of the same names.
+	// Crops Give out the sealed crops, too. They are of use only with the same sealing key, in a gallery and tenant of the same names. The default is false.
 	Crops *bool `form:"crops,omitempty" json:"crops,omitempty"`
 }
 
 // ImportSubjectsParams defines parameters for ImportSubjects.
 type ImportSubjectsParams struct {
-	// FromLine Pass over the lines before this one without reading them. The first line is 1.
+	// FromLine Pass over the lines before this one without reading them. The first line is 1, which is the default.
 	FromLine *int64 `form:"from_line,omitempty" json:"from_line,omitempty"`
 
-	// Answer `lines`: a result for each line, while the body is sent. `summary`: the summary alone, after its end.
+	// Answer `lines` (the default): a result for each line, while the body is sent. `summary`: the summary alone, after the end of the body.
 	Answer *ImportSubjectsParamsAnswer `form:"answer,omitempty" json:"answer,omitempty"`
 }
 
@@ -1525,7 +1549,7 @@ type ListSubjectsParams struct {
 	// ExternalID Only those of this external id.
 	ExternalID *string `form:"external_id,omitempty" json:"external_id,omitempty"`
 
-	// Limit How many items at most.
+	// Limit How many items at most; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor The `next_cursor` of the page before.
@@ -1570,7 +1594,7 @@ type ListUncoveredParams struct {
 	// ModelID The encoder; that which the gallery is being moved to, or is searched with, when it is absent.
 	ModelID *string `form:"model_id,omitempty" json:"model_id,omitempty"`
 
-	// Limit How many items at most.
+	// Limit How many items at most; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor The `next_cursor` of the page before.
@@ -1603,7 +1627,7 @@ type RecognizeMultipartBody interface{}
 
 // ListStyleTransfersParams defines parameters for ListStyleTransfers.
 type ListStyleTransfersParams struct {
-	// Limit How many items at most.
+	// Limit How many items at most; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// Cursor The `next_cursor` of the page before.
@@ -1627,12 +1651,13 @@ type DeleteStyleTransferParams struct {
 
 // FollowStyleTransferParams defines parameters for FollowStyleTransfer.
 type FollowStyleTransferParams struct {
-	// Preview Send pictures of how it looks so far, too.
+	// Preview Send pictures of how it looks so far, too. The default is false.
 	Preview *bool `form:"preview,omitempty" json:"preview,omitempty"`
 }
 
 // GetStyleTransferResultParams defines parameters for GetStyleTransferResult.
 type GetStyleTransferResultParams struct {
+	// Format The type of the picture; PNG is the default.
 	Format *PictureFormat `form:"format,omitempty" json:"format,omitempty"`
 }
 
