@@ -20,9 +20,9 @@ import (
 
 	"github.com/likeness-id/likeness/internal/conditions"
 	"github.com/likeness-id/likeness/internal/photos"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
 )
 
@@ -130,7 +130,7 @@ func (b *bench) conditions(ctx context.Context) (err error) {
 // choices counts what becomes of photos as they are, of one person each who
 // stands in the middle, others beside them: how many are refused, and how often
 // a face is taken that is not the one in the middle.
-func (b *bench) choices(ctx context.Context, p *app.Pipeline) error {
+func (b *bench) choices(ctx context.Context, p *likeness.Pipeline) error {
 	set, err := photos.Open(b.Images)
 	if err != nil {
 		return err
@@ -255,7 +255,7 @@ func (b *bench) printCondition(name string, points []face.OperatingPoint, refere
 
 // pairs are two photos of each held-out person who has two in which a face is
 // found.
-func (b *bench) pairs(ctx context.Context, p *app.Pipeline) ([]pair, error) {
+func (b *bench) pairs(ctx context.Context, p *likeness.Pipeline) ([]pair, error) {
 	set, err := photos.Open(b.Images)
 	if err != nil {
 		return nil, err
@@ -299,7 +299,7 @@ func (b *bench) pairs(ctx context.Context, p *app.Pipeline) ([]pair, error) {
 }
 
 // photoOf reads a photo with the landmarks of its largest face.
-func photoOf(ctx context.Context, p *app.Pipeline, set photos.Set, name string) (conditions.Photo, error) {
+func photoOf(ctx context.Context, p *likeness.Pipeline, set photos.Set, name string) (conditions.Photo, error) {
 	data, err := set.ReadFile(name)
 	if err != nil {
 		return conditions.Photo{}, err
@@ -318,7 +318,7 @@ func photoOf(ctx context.Context, p *app.Pipeline, set photos.Set, name string) 
 }
 
 // embedAll embeds the largest faces of photos, as /verify does with face=largest.
-func (b *bench) embedAll(ctx context.Context, p *app.Pipeline, n int, photo func(i int) []byte) ([]taken, error) {
+func (b *bench) embedAll(ctx context.Context, p *likeness.Pipeline, n int, photo func(i int) []byte) ([]taken, error) {
 	out := make([]taken, n)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(2)

@@ -17,8 +17,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 type flags struct {
@@ -86,8 +86,8 @@ type bench struct {
 func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, args...) }
 
 // open is the bare pipeline: the yardstick, in this process, without HTTP.
-func (b *bench) open(ctx context.Context, observe func(string, float64)) (*app.Pipeline, error) {
-	return app.OpenPipeline(ctx, app.PipelineOptions{
+func (b *bench) open(ctx context.Context, observe func(string, float64)) (*likeness.Pipeline, error) {
+	return likeness.Open(ctx, likeness.Options{
 		ModelsDirs: b.ModelsDir, Detector: "builtin-detector", Encoder: "builtin-encoder",
 		Queue: 64, Limits: imaging.DefaultLimits(), Observe: observe,
 	})

@@ -18,10 +18,10 @@ import (
 
 	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/internal/searchload"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 // mateCosine is the score of a probe with its template.
@@ -91,7 +91,7 @@ func (b *bench) embeddings(ctx context.Context, encoder string) (*embedded, erro
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	p, err := app.OpenPipeline(ctx, app.PipelineOptions{
+	p, err := likeness.Open(ctx, likeness.Options{
 		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: encoder, Queue: 64, Limits: imaging.DefaultLimits(),
 	})
 	if err != nil {
@@ -117,7 +117,7 @@ func (b *bench) embeddings(ctx context.Context, encoder string) (*embedded, erro
 	return &all, os.Rename(cache+".part", cache)
 }
 
-func (b *bench) embedSet(ctx context.Context, p *app.Pipeline, name string, all *embedded) error {
+func (b *bench) embedSet(ctx context.Context, p *likeness.Pipeline, name string, all *embedded) error {
 	set, err := photos.Open(name)
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 // pipelineFlags choose the pipeline that a measurement runs: the server's own.
@@ -45,8 +46,8 @@ func (f pipelineFlags) pick() embed.Pick {
 	return embed.PickLargest
 }
 
-func (f pipelineFlags) open(ctx context.Context) (*app.Pipeline, error) {
-	return app.OpenPipeline(ctx, app.PipelineOptions{
+func (f pipelineFlags) open(ctx context.Context) (*likeness.Pipeline, error) {
+	return app.OpenPipeline(ctx, likeness.Options{
 		ModelsDirs: f.all(), Detector: f.Detector, Encoder: f.Encoder,
 		Library: f.ORTLibrary, Provider: f.Provider,
 		Slots: f.workers(), Queue: f.workers(), Limits: imaging.DefaultLimits(),
@@ -64,7 +65,7 @@ type acquired struct {
 // acquire embeds each photo once. Photos without a usable face are part of
 // the answer; anything else that goes wrong ends it. The encoders are the
 // pipeline's own, or those that are named: one, or one and a second.
-func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineFlags, set photos.Set, names []string, encoders ...string) ([]acquired, error) {
+func acquire(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, f pipelineFlags, set photos.Set, names []string, encoders ...string) ([]acquired, error) {
 	out := make([]acquired, len(names))
 	bar := newProgress(stderr, "embedding photos", int64(len(names)), false)
 	defer bar.Close()
@@ -105,7 +106,7 @@ func acquire(ctx context.Context, stderr io.Writer, p *app.Pipeline, f pipelineF
 
 // acquireCrops finds the largest face of each photo, as a crop of some 20 KB
 // that an encoder's input is made of later; nil where there is no face.
-func acquireCrops(ctx context.Context, stderr io.Writer, p *app.Pipeline, workers int, what string, set photos.Set, names []string) ([]embed.Sample, error) {
+func acquireCrops(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, workers int, what string, set photos.Set, names []string) ([]embed.Sample, error) {
 	out := make([]embed.Sample, len(names))
 	bar := newProgress(stderr, what, int64(len(names)), false)
 	defer bar.Close()

@@ -21,9 +21,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/likeness-id/likeness/internal/photos"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
 )
 
@@ -195,7 +195,7 @@ func printGalleries(w io.Writer, cal face.Calibration) {
 }
 
 // portraits acquires the set of that index and says who is on its photos.
-func (c calibrateCmd) portraits(t *tool, pipeline *app.Pipeline, index int) (out []portrait, description string, err error) {
+func (c calibrateCmd) portraits(t *tool, pipeline *likeness.Pipeline, index int) (out []portrait, description string, err error) {
 	name := c.Images[index]
 	set, err := photos.Open(name)
 	if err != nil {

@@ -24,11 +24,11 @@ import (
 
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/photos"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/grad"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/siamese"
 )
@@ -315,7 +315,7 @@ func (c trainCmd) crops(t *tool) (all []trained, err error) {
 	return all, replaceFile(cache, b.Bytes())
 }
 
-func (c trainCmd) cropsOf(t *tool, pipeline *app.Pipeline, name string) (out []trained, err error) {
+func (c trainCmd) cropsOf(t *tool, pipeline *likeness.Pipeline, name string) (out []trained, err error) {
 	set, err := photos.Open(name)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--data: %w", err)}

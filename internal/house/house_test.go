@@ -60,23 +60,24 @@ func rooms() map[string][]string {
 		"internal/testfaces":  {},
 		"pkg/jobs":            {"internal/ballast", "pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
+		"pkg/likeness":        {"internal/fetch", "internal/ort", "models", "pkg/embed", "pkg/face", "pkg/imaging", "pkg/index", "pkg/match"},
 		"pkg/app": {
-			"internal/ballast", "internal/ort", "internal/seal", "models", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
-			"pkg/jobs", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
+			"internal/ballast", "internal/ort", "internal/seal", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"pkg/jobs", "pkg/likeness", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"internal/testfaces/generate": {
-			"internal/artwork", "internal/photos", "pkg/app", "pkg/embed", "pkg/face", "pkg/imaging",
+			"internal/artwork", "internal/photos", "pkg/embed", "pkg/face", "pkg/imaging", "pkg/likeness",
 		},
 		"cmd/server": {"internal/spelling", "pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/likeness", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
 		},
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},
 		"bench":        nil, // measures any room
 
-		"models/recipe/crops":     {"internal/conditions", "internal/photos", "pkg/app", "pkg/face", "pkg/imaging"},
+		"models/recipe/crops":     {"internal/conditions", "internal/photos", "pkg/face", "pkg/imaging", "pkg/likeness"},
 		"models/recipe/pairs":     {},
 		"models/recipe/untrained": {"pkg/siamese"},
 	}

@@ -3,6 +3,7 @@
 package ort
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -29,6 +30,10 @@ type Options struct {
 	// beside, as when a network learns; slower where it does.
 	Spin bool
 }
+
+// DefaultOptions are the options that zero fields stand for: the CPU, and one
+// thread for each Run. The library is looked for, by [Find], when it is opened.
+func DefaultOptions() Options { return Options{Provider: "cpu", Threads: 1} }
 
 // process is the one ONNX Runtime environment that a process can have. The
 // binding keeps it in variables of its own, so its guard is one too.
@@ -59,6 +64,8 @@ func Open(o Options) (*Runtime, error) {
 	if err := checkCPU(); err != nil {
 		return nil, err
 	}
+	d := DefaultOptions()
+	o.Provider, o.Threads = cmp.Or(o.Provider, d.Provider), cmp.Or(o.Threads, d.Threads)
 	if o.Library == "" {
 		found, err := Find()
 		if err != nil {
@@ -74,7 +81,7 @@ func Open(o Options) (*Runtime, error) {
 		return nil, errors.Join(err, releaseProcess())
 	}
 	return &Runtime{
-		provider: providerName(o.Provider),
+		provider: o.Provider,
 		options:  options,
 		life:     newLife(func() error { return errors.Join(options.Destroy(), releaseProcess()) }),
 	}, nil
@@ -136,7 +143,7 @@ func sessionOptions(o Options) (*onnx.SessionOptions, error) {
 		func() error { return options.SetMemPattern(false) },
 		// A spinning pool steals the core from the next request.
 		func() error { return options.AddSessionConfigEntry("session.intra_op.allow_spinning", spin) },
-		func() error { return options.SetIntraOpNumThreads(max(o.Threads, 1)) },
+		func() error { return options.SetIntraOpNumThreads(o.Threads) },
 		func() error { return options.SetInterOpNumThreads(1) },
 		func() error { return options.SetGraphOptimizationLevel(onnx.GraphOptimizationLevelEnableAll) },
 	} {
@@ -150,18 +157,11 @@ func sessionOptions(o Options) (*onnx.SessionOptions, error) {
 	return options, nil
 }
 
-func providerName(p string) string {
-	if p == "" {
-		return "cpu"
-	}
-	return p
-}
-
 // appendProvider puts the provider before the CPU, which is always there.
 func appendProvider(options *onnx.SessionOptions, name string) error {
 	const op = "ort.Open"
 	var err error
-	switch providerName(name) {
+	switch name {
 	case "cpu":
 	case "cuda":
 		err = withProviderOptions(onnx.NewCUDAProviderOptions, options.AppendExecutionProviderCUDA)

@@ -20,6 +20,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/jobs"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -65,7 +66,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	// each photo passes. There they meet nobody but the mover and the jobs.
 	slots := cmp.Or(o.Slots, runtime.GOMAXPROCS(0))
 	queue := cmp.Or(o.Queue, 8*slots)
-	pipeline, err := OpenPipeline(ctx, PipelineOptions{
+	pipeline, err := OpenPipeline(ctx, likeness.Options{
 		ModelsDirs: ModelFolders(o.DataDir, o.ModelsDir),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,

@@ -16,6 +16,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -79,7 +80,7 @@ func place(tenant, gallery, sample string) []byte {
 // servable checks that this server can do what the galleries ask of it, and
 // loads their encoders, so that what is missing shows at the start. A missing
 // one that a gallery is being moved to is no reason not to answer the others.
-func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slog.Logger) error {
+func servable(ctx context.Context, s store.Store, p *likeness.Pipeline, c crops, log *slog.Logger) error {
 	return eachGallery(ctx, s, func(tenant string, g face.Gallery) error {
 		name := label(tenant, g.ID)
 		if g.StoreImages && c.keys == nil {
@@ -113,7 +114,7 @@ func servable(ctx context.Context, s store.Store, p *Pipeline, c crops, log *slo
 // keepEncoder lets a gallery that was never moved keep the encoder that
 // everybody in it was enrolled with, where the server's is another one since:
 // nobody would be known otherwise.
-func keepEncoder(ctx context.Context, s store.Store, p *Pipeline, tenant string, g face.Gallery, log *slog.Logger) (face.Gallery, error) {
+func keepEncoder(ctx context.Context, s store.Store, p *likeness.Pipeline, tenant string, g face.Gallery, log *slog.Logger) (face.Gallery, error) {
 	if g.ModelID != "" || g.Templates == 0 {
 		return g, nil
 	}

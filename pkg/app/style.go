@@ -17,6 +17,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store/postgres"
 	"github.com/likeness-id/likeness/pkg/style"
@@ -24,7 +25,7 @@ import (
 
 // openTransferrer opens what makes style transfers, in a runtime of its own
 // with so many threads: the doors' runtime has none to spare.
-func openTransferrer(o Options, p *Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
+func openTransferrer(o Options, p *likeness.Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
 	if o.Transferrer != nil {
 		return o.Transferrer, func() error { return nil }, nil
 	}
@@ -40,7 +41,7 @@ func openTransferrer(o Options, p *Pipeline, threads int) (_ style.Transferrer, 
 }
 
 // openJobs opens the style-transfer jobs.
-func (a *App) openJobs(ctx context.Context, o Options, p *Pipeline, room *ballast.File, registry prometheus.Registerer) error {
+func (a *App) openJobs(ctx context.Context, o Options, p *likeness.Pipeline, room *ballast.File, registry prometheus.Registerer) error {
 	transferrer, closes, err := openTransferrer(o, p, cmp.Or(o.StyleThreads, max(1, runtime.GOMAXPROCS(0)/2)))
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ const (
 )
 
 // identifier compares the largest face of a result with that of its content.
-func identifier(p *Pipeline, operatingPoint string, maxBytes int64) func(context.Context, []byte, *image.RGBA) (jobs.Identity, error) {
+func identifier(p *likeness.Pipeline, operatingPoint string, maxBytes int64) func(context.Context, []byte, *image.RGBA) (jobs.Identity, error) {
 	encoder := p.Encoder()
 	policy := match.NewPolicy(encoder.Calibration)
 	// A nil embedding: there is no face.

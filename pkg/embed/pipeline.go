@@ -100,42 +100,45 @@ type Options struct {
 	ObserveWait func(seconds float64)
 }
 
+// DefaultOptions are the options that zero fields stand for: one slot per CPU
+// (GOMAXPROCS), a queue of eight per slot, at most 100 faces of a photo, and
+// [imaging.DefaultLimits] and [DefaultQualityLimits]. Networks and their models
+// have no default.
+func DefaultOptions() Options {
+	slots := runtime.GOMAXPROCS(0)
+	return Options{
+		Slots: slots, Queue: queuePerSlot * slots, MaxFaces: 100,
+		Limits: imaging.DefaultLimits(), Quality: DefaultQualityLimits(),
+	}
+}
+
+// queuePerSlot is how many may wait for each slot.
+const queuePerSlot = 8
+
 // withDefaults fills in what was left open and says which field is wrong.
 func (o Options) withDefaults() (Options, error) {
-	if o.Slots == 0 {
-		o.Slots = runtime.GOMAXPROCS(0)
-	}
-	switch {
-	case o.Queue == 0:
-		o.Queue = 8 * o.Slots
-	case o.Queue < 0:
-		o.Queue = 0
-	}
-	if o.MaxFaces == 0 {
-		o.MaxFaces = 100
-	}
-	if o.Limits == (imaging.Limits{}) {
-		o.Limits = imaging.DefaultLimits()
-	}
-	if o.Quality == (QualityLimits{}) {
-		o.Quality = DefaultQualityLimits()
-	}
+	d := DefaultOptions()
+	o.Slots = cmp.Or(o.Slots, d.Slots)
+	o.Queue = max(0, cmp.Or(o.Queue, queuePerSlot*o.Slots))
+	o.MaxFaces = cmp.Or(o.MaxFaces, d.MaxFaces)
+	o.Limits = cmp.Or(o.Limits, d.Limits)
+	o.Quality = cmp.Or(o.Quality, d.Quality)
 	if o.Observe == nil {
 		o.Observe = func(string, float64) {}
 	}
 	if o.ObserveWait == nil {
 		o.ObserveWait = func(float64) {}
 	}
-	d := o.DetectorModel
+	m := o.DetectorModel
 	switch {
 	case o.Detector == nil:
 		return o, errors.New("Options.Detector is missing")
 	case o.Encoder == nil:
 		return o, errors.New("Options.Encoder is missing")
-	case d.Task != TaskDetector:
-		return o, fmt.Errorf("Options.DetectorModel: %s is of task %q", d.ID, d.Task)
-	case d.Input.Width != d.Input.Height:
-		return o, fmt.Errorf("Options.DetectorModel: %s has an input of %dx%d, want a square or any size", d.ID, d.Input.Width, d.Input.Height)
+	case m.Task != TaskDetector:
+		return o, fmt.Errorf("Options.DetectorModel: %s is of task %q", m.ID, m.Task)
+	case m.Input.Width != m.Input.Height:
+		return o, fmt.Errorf("Options.DetectorModel: %s has an input of %dx%d, want a square or any size", m.ID, m.Input.Width, m.Input.Height)
 	case o.Slots < 0:
 		return o, fmt.Errorf("Options.Slots: %d is less than 0", o.Slots)
 	case o.MaxFaces < 0:

@@ -42,13 +42,19 @@ const (
 // sweep is over before a second one would have started to help.
 const splitRows = 25_000
 
-// Options of an index. The zero value is good.
+// Options of an index. The zero value is good: a field that is left zero has
+// the default that [DefaultOptions] gives it.
 type Options struct {
-	// Workers is how many goroutines one search may use; 0 means GOMAXPROCS.
+	// Workers is how many goroutines one search may use. Default: GOMAXPROCS.
 	// A gallery of fewer than 50,000 templates is always swept by one.
 	Workers int
-	// Kernel is one of [Kernels]; the zero value means the first of them.
+	// Kernel is one of [Kernels]. Default: the first of them, the fastest.
 	Kernel Kernel
+}
+
+// DefaultOptions are the options that zero fields stand for.
+func DefaultOptions() Options {
+	return Options{Workers: runtime.GOMAXPROCS(0), Kernel: Kernels()[0]}
 }
 
 // Index holds the templates of all galleries. It is safe for concurrent use.
@@ -69,11 +75,12 @@ func (k Key) gallery() gallery { return gallery{k.Tenant, k.Gallery} }
 
 // New makes an empty index.
 func New(o Options) *Index {
+	d := DefaultOptions()
 	if o.Workers <= 0 {
-		o.Workers = runtime.GOMAXPROCS(0)
+		o.Workers = d.Workers
 	}
 	if o.Kernel.scan == nil {
-		o.Kernel = Kernels()[0]
+		o.Kernel = d.Kernel
 	}
 	return &Index{workers: o.Workers, kernel: o.Kernel, galleries: map[gallery]map[string]*partition{}}
 }

@@ -24,9 +24,9 @@ import (
 
 	"github.com/likeness-id/likeness/internal/artwork"
 	"github.com/likeness-id/likeness/internal/photos"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 const (
@@ -50,7 +50,7 @@ type generator struct {
 	seed       uint64
 
 	ctx      context.Context
-	pipeline *app.Pipeline
+	pipeline *likeness.Pipeline
 	set      photos.Set
 }
 
@@ -78,7 +78,7 @@ func main() {
 }
 
 func (g *generator) run() (err error) {
-	if g.pipeline, err = app.OpenPipeline(g.ctx, app.PipelineOptions{
+	if g.pipeline, err = likeness.Open(g.ctx, likeness.Options{
 		ModelsDirs: slices.DeleteFunc([]string{g.models}, func(dir string) bool { return dir == "" }), Detector: g.detector, Encoder: g.encoder, Slots: 2,
 	}); err != nil {
 		return err

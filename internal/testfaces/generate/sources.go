@@ -15,9 +15,9 @@ import (
 	"golang.org/x/image/draw"
 
 	"github.com/likeness-id/likeness/internal/photos"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 // source is a photo that may go into an average.
@@ -40,7 +40,7 @@ func heldOut(person string) bool {
 
 // findSources finds the face of every photo in the set of people who are not
 // held out.
-func findSources(ctx context.Context, p *app.Pipeline, set photos.Set) ([]source, error) {
+func findSources(ctx context.Context, p *likeness.Pipeline, set photos.Set) ([]source, error) {
 	var names []string
 	for _, n := range set.Names() {
 		if strings.EqualFold(path.Ext(n), ".jpg") && !heldOut(path.Dir(n)) {
@@ -57,7 +57,7 @@ func findSources(ctx context.Context, p *app.Pipeline, set photos.Set) ([]source
 	return found, nil
 }
 
-func find(ctx context.Context, p *app.Pipeline, set photos.Set, name string) (source, error) {
+func find(ctx context.Context, p *likeness.Pipeline, set photos.Set, name string) (source, error) {
 	photo, err := set.ReadFile(name)
 	if err != nil {
 		return source{}, err

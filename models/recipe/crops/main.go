@@ -26,9 +26,9 @@ import (
 
 	"github.com/likeness-id/likeness/internal/conditions"
 	"github.com/likeness-id/likeness/internal/photos"
-	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 // The classes, in the order of the network's output.
@@ -109,7 +109,7 @@ func main() {
 }
 
 func run(ctx context.Context, sets, others []string, without, out string, from, to float64, quality bool, each int) (err error) {
-	p, err := app.OpenPipeline(ctx, app.PipelineOptions{
+	p, err := likeness.Open(ctx, likeness.Options{
 		Detector: "builtin-detector", Encoder: "builtin-encoder", WithoutQuality: !quality, Limits: imaging.DefaultLimits(),
 	})
 	if err != nil {
@@ -225,7 +225,7 @@ func (w *writer) add(class int, condition, name string, img *image.RGBA, points 
 }
 
 type maker struct {
-	pipeline *app.Pipeline
+	pipeline *likeness.Pipeline
 	out      *writer
 	each     int
 }
