@@ -25,6 +25,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 type calibrateCmd struct {
@@ -238,7 +239,7 @@ const (
 func (k kind) String() string { return [...]string{"all", "within a set"}[k] }
 
 // comparisons are counted impostor comparisons, by kind.
-type comparisons [kinds]*match.Impostors
+type comparisons [kinds]*measure.Impostors
 
 func (c comparisons) add(a, b *portrait, score float64) {
 	c[ofAll].Add(score)
@@ -250,9 +251,9 @@ func (c comparisons) add(a, b *portrait, score float64) {
 // calibration is that of all kinds; of a single set there is one.
 func (c comparisons) calibration(source string) (face.Calibration, error) {
 	if n := c[withinSet].Total(); n == 0 || n == c[ofAll].Total() {
-		return match.Calibrate(source, c[ofAll])
+		return measure.Calibrate(source, c[ofAll])
 	}
-	return match.Calibrate(source, c[:]...)
+	return measure.Calibrate(source, c[:]...)
 }
 
 // strictest is the kind of which the larger share passes a threshold.
@@ -268,7 +269,7 @@ func (c comparisons) strictest(threshold float64) kind {
 func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, workers int) (comparisons, error) {
 	parts := make([]comparisons, workers)
 	for w := range parts {
-		parts[w] = comparisons{match.NewImpostors(), match.NewImpostors()}
+		parts[w] = comparisons{measure.NewImpostors(), measure.NewImpostors()}
 	}
 	err := eachImpostors(ctx, stderr, "comparing", portraits, workers, func(worker, i, j int, score float64) {
 		parts[worker].add(&portraits[i], &portraits[j], score)
@@ -282,16 +283,16 @@ func compareAll(ctx context.Context, stderr io.Writer, portraits []portrait, wor
 }
 
 // spreadOf finds the intervals of the points' false match rates, by kind.
-func spreadOf(ctx context.Context, stderr io.Writer, portraits []portrait, points []face.OperatingPoint, workers int) (intervals [kinds][]match.Interval, err error) {
+func spreadOf(ctx context.Context, stderr io.Writer, portraits []portrait, points []face.OperatingPoint, workers int) (intervals [kinds][]face.Interval, err error) {
 	units, of := unitsOf(portraits)
 	thresholds := make([]float64, len(points))
 	for i, p := range points {
 		thresholds[i] = p.Threshold
 	}
-	var sums [kinds]*match.Spread
-	parts := make([][kinds]*match.Spread, workers)
+	var sums [kinds]*measure.Spread
+	parts := make([][kinds]*measure.Spread, workers)
 	for k := range kinds {
-		sums[k] = match.NewSpread(units, thresholds, k == ofAll, replicates, seed)
+		sums[k] = measure.NewSpread(units, thresholds, k == ofAll, measure.DefaultOptions())
 		for w := range parts {
 			parts[w][k] = sums[k].Fork()
 		}
@@ -306,14 +307,14 @@ func spreadOf(ctx context.Context, stderr io.Writer, portraits []portrait, point
 		for _, p := range parts {
 			sum.Merge(p[k])
 		}
-		intervals[k] = sum.Intervals(confidence)
+		intervals[k] = sum.Intervals()
 	}
 	return intervals, err
 }
 
 // unitsOf are the people on the portraits, and the photos of unlabelled sets,
 // and for each portrait the index of its own.
-func unitsOf(portraits []portrait) (units []match.Unit, of []int) {
+func unitsOf(portraits []portrait) (units []measure.Unit, of []int) {
 	type key struct {
 		set    int
 		person string
@@ -325,7 +326,7 @@ func unitsOf(portraits []portrait) (units []match.Unit, of []int) {
 		if !ok || p.person == "" {
 			at = len(units)
 			known[key{p.set, p.person}] = at
-			units = append(units, match.Unit{Set: p.set, Stranger: p.person == ""})
+			units = append(units, measure.Unit{Set: p.set, Stranger: p.person == ""})
 		}
 		units[at].Photos++
 		of[i] = at

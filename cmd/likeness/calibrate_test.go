@@ -18,7 +18,7 @@ import (
 	"github.com/likeness-id/likeness/models"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // Who may be compared with whom is the whole point of a calibration: one mate
@@ -43,7 +43,7 @@ func TestCompareAll(t *testing.T) {
 		add(1, "")
 		add(2, string(rune('a'+i%3))) // the same names as in set 0, other people
 	}
-	want := comparisons{match.NewImpostors(), match.NewImpostors()}
+	want := comparisons{measure.NewImpostors(), measure.NewImpostors()}
 	for i, a := range portraits {
 		for _, b := range portraits[:i] {
 			if a.set == b.set && (a.set == 1 || a.person == b.person) {
@@ -61,7 +61,7 @@ func TestCompareAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		// A count for each of 200,001 thresholds is compared as a whole: one by one they take seconds under -race.
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(match.Impostors{}), cmp.Comparer(slices.Equal[[]int64])); diff != "" {
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(measure.Impostors{}), cmp.Comparer(slices.Equal[[]int64])); diff != "" {
 			t.Errorf("%d workers (-want +got)\n%s", workers, diff)
 		}
 	}

@@ -17,12 +17,12 @@ import (
 	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // How eval puts numbers on its own uncertainty.
 const (
 	confidence = 0.95
-	replicates = 2000
 	seed       = 1
 )
 
@@ -58,31 +58,31 @@ type report struct {
 	Date     time.Time `json:"date"`
 
 	Photos     int            `json:"photos"`
-	FTA        match.Rate     `json:"failure_to_acquire"`
+	FTA        measure.Rate   `json:"failure_to_acquire"`
 	Failures   map[string]int `json:"failures"`
 	Confidence float64        `json:"confidence"`
 
-	*verification                     // nil without pairs
-	Identification *identification    `json:"identification,omitempty"`
-	OneShot        *oneShot           `json:"one_shot,omitempty"`
-	Groups         []group            `json:"groups,omitempty"`
-	Head           *match.Reliability `json:"head,omitempty"` // of the probabilities of the encoder's head, on the pairs
+	*verification                       // nil without pairs
+	Identification *identification      `json:"identification,omitempty"`
+	OneShot        *oneShot             `json:"one_shot,omitempty"`
+	Groups         []group              `json:"groups,omitempty"`
+	Head           *measure.Reliability `json:"head,omitempty"` // of the probabilities of the encoder's head, on the pairs
 }
 
 // verification is what the pairs show.
 type verification struct {
-	Mated    match.Rate `json:"mated_compared"`    // of all mated pairs, those compared
-	Impostor match.Rate `json:"impostor_compared"` // of all impostor pairs, those compared
+	Mated    measure.Rate `json:"mated_compared"`    // of all mated pairs, those compared
+	Impostor measure.Rate `json:"impostor_compared"` // of all impostor pairs, those compared
 
-	Accuracy          match.Rate       `json:"accuracy"`
-	AccuracyThreshold float64          `json:"accuracy_threshold"`
-	AccuracyInterval  match.Interval   `json:"accuracy_interval"`
-	Folds             *folds           `json:"folds,omitempty"`
-	EER               float64          `json:"eer"`
-	AtFMR             []atFMR          `json:"at_fmr"`
-	Points            []atPoint        `json:"operating_points"`
-	WithFailures      withFailures     `json:"failures_as_non_matches"`
-	ROC               []match.DETPoint `json:"roc"`
+	Accuracy          measure.Rate       `json:"accuracy"`
+	AccuracyThreshold float64            `json:"accuracy_threshold"`
+	AccuracyInterval  face.Interval      `json:"accuracy_interval"`
+	Folds             *folds             `json:"folds,omitempty"`
+	EER               float64            `json:"eer"`
+	AtFMR             []atFMR            `json:"at_fmr"`
+	Points            []atPoint          `json:"operating_points"`
+	WithFailures      withFailures       `json:"failures_as_non_matches"`
+	ROC               []measure.DETPoint `json:"roc"`
 }
 
 type folds struct {
@@ -94,29 +94,29 @@ type folds struct {
 // atFMR is the rate at the least threshold that keeps a false match rate on
 // these very pairs.
 type atFMR struct {
-	Target    float64        `json:"fmr"`
-	Threshold float64        `json:"threshold"`
-	FMR       match.Rate     `json:"false_matches"`
-	FNMR      match.Rate     `json:"false_non_matches"`
-	Interval  match.Interval `json:"fnmr_interval"` // bootstrap over people
-	Measured  bool           `json:"measured"`      // the rule of 30 holds for the false matches
+	Target    float64       `json:"fmr"`
+	Threshold float64       `json:"threshold"`
+	FMR       measure.Rate  `json:"false_matches"`
+	FNMR      measure.Rate  `json:"false_non_matches"`
+	Interval  face.Interval `json:"fnmr_interval"` // bootstrap over people
+	Measured  bool          `json:"measured"`      // the rule of 30 holds for the false matches
 }
 
 // atPoint is what an operating point of the model's calibration does to these
 // pairs, which had no part in choosing it.
 type atPoint struct {
 	face.OperatingPoint
-	Observed         match.Rate     `json:"false_matches"`
-	ObservedInterval match.Interval `json:"fmr_interval"`
-	FNMR             match.Rate     `json:"false_non_matches"`
-	FNMRInterval     match.Interval `json:"fnmr_interval"`
+	Observed         measure.Rate  `json:"false_matches"`
+	ObservedInterval face.Interval `json:"fmr_interval"`
+	FNMR             measure.Rate  `json:"false_non_matches"`
+	FNMRInterval     face.Interval `json:"fnmr_interval"`
 }
 
 // withFailures is what the rates become when every pair that could not be
 // compared counts as a non-match.
 type withFailures struct {
-	Accuracy match.Rate   `json:"accuracy"`
-	FNMR     []match.Rate `json:"false_non_matches"` // in the order of at_fmr
+	Accuracy measure.Rate   `json:"accuracy"`
+	FNMR     []measure.Rate `json:"false_non_matches"` // in the order of at_fmr
 }
 
 // targets are the false match rates that are reported.
@@ -264,12 +264,12 @@ func (r *report) acquired(photos map[string]acquired) {
 	var failed int
 	r.Photos, r.Confidence = len(photos), confidence
 	r.Failures, failed = tally(slices.Collect(maps.Values(photos)))
-	r.FTA = match.Rate{Count: int64(failed), Total: int64(len(photos))}
+	r.FTA = measure.Rate{Count: int64(failed), Total: int64(len(photos))}
 }
 
 // believed says how far the probabilities of a head can be believed on the
 // pairs; nil when there is no head.
-func believed(pairs []pair, photos map[string]acquired, head *match.Head) *match.Reliability {
+func believed(pairs []pair, photos map[string]acquired, head *match.Head) *measure.Reliability {
 	var p []float64
 	var mated []bool
 	for _, pair := range pairs {
@@ -280,7 +280,7 @@ func believed(pairs []pair, photos map[string]acquired, head *match.Head) *match
 	if len(p) == 0 {
 		return nil
 	}
-	r := match.MeasureReliability(p, mated)
+	r := measure.MeasureReliability(p, mated)
 	return &r
 }
 
@@ -289,7 +289,7 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 	r := &report{verification: &verification{}}
 	r.acquired(photos)
 
-	var comparisons []match.Comparison
+	var comparisons []measure.Comparison
 	byFold := map[string]*[2][]float64{} // mated and impostor scores
 	for _, p := range pairs {
 		compared := &r.Impostor
@@ -303,7 +303,7 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 		}
 		compared.Count++
 		score := probe.embedding.Cosine(reference.embedding)
-		comparisons = append(comparisons, match.Comparison{Score: score, Probe: who[p.probe], Reference: who[p.reference]})
+		comparisons = append(comparisons, measure.Comparison{Score: score, Probe: who[p.probe], Reference: who[p.reference]})
 		if byFold[p.fold] == nil {
 			byFold[p.fold] = new([2][]float64)
 		}
@@ -315,9 +315,9 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 	}
 
 	var mated, impostor []float64
-	var parts []*match.Scores
+	var parts []*measure.Scores
 	for _, fold := range slices.Sorted(maps.Keys(byFold)) {
-		part, err := match.NewScores(byFold[fold][0], byFold[fold][1])
+		part, err := measure.NewScores(byFold[fold][0], byFold[fold][1])
 		if err != nil {
 			return nil, err
 		}
@@ -325,19 +325,19 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 		mated = append(mated, byFold[fold][0]...)
 		impostor = append(impostor, byFold[fold][1]...)
 	}
-	scores, err := match.NewScores(mated, impostor)
+	scores, err := measure.NewScores(mated, impostor)
 	if err != nil {
 		return nil, err
 	}
 	if pairs[0].fold != "" {
-		mean, stderr, err := match.FoldAccuracy(parts)
+		mean, stderr, err := measure.FoldAccuracy(parts)
 		if err != nil {
 			return nil, err
 		}
 		r.Folds = &folds{Number: len(parts), Accuracy: mean, StdErr: stderr}
 	}
 
-	intervals, err := match.Bootstrap(comparisons, targets(), replicates, confidence, seed)
+	intervals, err := measure.Bootstrap(comparisons, measure.DefaultOptions())
 	if err != nil {
 		return nil, err
 	}
@@ -348,7 +348,7 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 	// A pair that could not be compared is a non-match: right for impostors,
 	// wrong for mated ones.
 	lostMated := r.Mated.Total - r.Mated.Count
-	r.WithFailures.Accuracy = match.Rate{
+	r.WithFailures.Accuracy = measure.Rate{
 		Count: r.Accuracy.Count + r.Impostor.Total - r.Impostor.Count,
 		Total: r.Mated.Total + r.Impostor.Total,
 	}
@@ -360,7 +360,7 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 			Target: fmr, Threshold: at, FMR: fm, FNMR: fnmr,
 			Interval: intervals.FNMR[i], Measured: fm.Count >= match.Rule30,
 		})
-		r.WithFailures.FNMR = append(r.WithFailures.FNMR, match.Rate{Count: fnmr.Count + lostMated, Total: r.Mated.Total})
+		r.WithFailures.FNMR = append(r.WithFailures.FNMR, measure.Rate{Count: fnmr.Count + lostMated, Total: r.Mated.Total})
 	}
 	for _, p := range match.NewPolicy(cal).Points() {
 		fm, fnm := scores.FMR(p.Threshold), scores.FNMR(p.Threshold)
@@ -375,8 +375,8 @@ func evaluate(pairs []pair, who map[string]string, photos map[string]acquired, c
 
 // corners leaves the points that make the shape: of those with the same false
 // match rate, the one with the least false non-match rate.
-func corners(det []match.DETPoint) []match.DETPoint {
-	return slices.CompactFunc(det, func(a, b match.DETPoint) bool { return a.FMR == b.FMR })
+func corners(det []measure.DETPoint) []measure.DETPoint {
+	return slices.CompactFunc(det, func(a, b measure.DETPoint) bool { return a.FMR == b.FMR })
 }
 
 // rowSheet is the report for people: blocks of rows of cells.
@@ -491,14 +491,14 @@ func (r *report) verificationRows(s *rowSheet) (rough bool) {
 
 // at is the point of the ROC with the most true matches at a false match rate
 // of at most fmr. It is not ok when the pairs cannot show so small a rate.
-func (r *report) at(fmr float64) (match.DETPoint, bool) {
-	i := slices.IndexFunc(r.ROC, func(p match.DETPoint) bool { return p.FMR <= fmr })
+func (r *report) at(fmr float64) (measure.DETPoint, bool) {
+	i := slices.IndexFunc(r.ROC, func(p measure.DETPoint) bool { return p.FMR <= fmr })
 	if fmr*float64(r.Impostor.Count) < 1 {
-		return match.DETPoint{}, false
+		return measure.DETPoint{}, false
 	}
 	return r.ROC[i], true // the last has a rate of 0, so there is one
 }
 
 func percent(v float64) string { return fmt.Sprintf("%.2f %%", 100*v) }
 
-func span(i match.Interval) string { return fmt.Sprintf("%.2f, %.2f", 100*i.Low, 100*i.High) }
+func span(i face.Interval) string { return fmt.Sprintf("%.2f, %.2f", 100*i.Low, 100*i.High) }

@@ -12,7 +12,7 @@ import (
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // alone are the flags of a call that looks at no other model than what is
@@ -131,7 +131,7 @@ func TestEvaluateCountsFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rate := func(count, total int64) match.Rate { return match.Rate{Count: count, Total: total} }
+	rate := func(count, total int64) measure.Rate { return measure.Rate{Count: count, Total: total} }
 	if r.FTA != rate(1, 5) || r.Failures["no_face"] != 1 || r.Mated != rate(2, 3) || r.Impostor != rate(2, 3) {
 		t.Errorf("failures %v %v, mated %v, impostor %v", r.FTA, r.Failures, r.Mated, r.Impostor)
 	}

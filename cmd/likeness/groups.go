@@ -10,7 +10,8 @@ import (
 	"path"
 	"slices"
 
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // Groups of what no label names, and of two people of different groups.
@@ -21,20 +22,20 @@ const (
 
 // group is what the pairs of one group show: both photos are in it.
 type group struct {
-	Group  string      `json:"group"`
-	Photos int         `json:"photos"`
-	FTA    match.Rate  `json:"failure_to_acquire"`
-	At     []groupRate `json:"at"`
+	Group  string       `json:"group"`
+	Photos int          `json:"photos"`
+	FTA    measure.Rate `json:"failure_to_acquire"`
+	At     []groupRate  `json:"at"`
 }
 
 // groupRate is a group's rates at a threshold that is the same for all of them.
 type groupRate struct {
-	Name         string         `json:"name"` // of an operating point, or "fmr 0.01 here"
-	Threshold    float64        `json:"threshold"`
-	FMR          match.Rate     `json:"false_matches"`
-	FMRInterval  match.Interval `json:"fmr_interval"`
-	FNMR         match.Rate     `json:"false_non_matches"`
-	FNMRInterval match.Interval `json:"fnmr_interval"`
+	Name         string        `json:"name"` // of an operating point, or "fmr 0.01 here"
+	Threshold    float64       `json:"threshold"`
+	FMR          measure.Rate  `json:"false_matches"`
+	FMRInterval  face.Interval `json:"fmr_interval"`
+	FNMR         measure.Rate  `json:"false_non_matches"`
+	FNMRInterval face.Interval `json:"fnmr_interval"`
 }
 
 // groups reads which photo is in which group; nil without labels.
@@ -149,9 +150,9 @@ func byGroup(v *verification, pairs []pair, photos map[string]acquired, groups m
 }
 
 // intervalOf is the interval of a rate, all of 0..1 when nothing was counted.
-func intervalOf(r match.Rate) match.Interval {
+func intervalOf(r measure.Rate) face.Interval {
 	if r.Total == 0 {
-		return match.Interval{Low: 0, High: 1}
+		return face.Interval{Low: 0, High: 1}
 	}
 	return r.Interval(confidence)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // pairsOfOne is the most mated pairs of one person that a head sees: somebody
@@ -27,11 +28,11 @@ func (c calibrateCmd) trainHead(t *tool, portraits []portrait, source string) (*
 		return nil, err
 	}
 	var heads []*match.Head
-	for _, v := range match.HeadVariants() {
+	for _, v := range measure.HeadVariants() {
 		if err := t.ctx.Err(); err != nil {
 			return nil, err
 		}
-		h, err := match.FitHead(v, parts[0], parts[1])
+		h, err := measure.FitHead(v, parts[0], parts[1])
 		if err != nil {
 			return nil, fmt.Errorf("the head %s: %w", v, err)
 		}
@@ -39,11 +40,11 @@ func (c calibrateCmd) trainHead(t *tool, portraits []portrait, source string) (*
 		heads = append(heads, match.NewHead(&h))
 		fmt.Fprintln(t.stderr, "trained the head", v)
 	}
-	measured, err := match.MeasureHeads(heads, parts[2], targets(), headReplicates, confidence, seed)
+	measured, err := measure.MeasureHeads(heads, parts[2], measure.DefaultOptions())
 	if err != nil {
 		return nil, err
 	}
-	best := match.BestHead(measured)
+	best := measure.BestHead(measured)
 	held := countsOf(parts[2])
 	for i, h := range heads {
 		h.HeldOut = face.HeldOut{PairCount: held, Accuracy: measured[i].Accuracy.Value, ECE: measured[i].ECE.Value}
@@ -72,7 +73,7 @@ const headReplicates = 500
 // only: to train on, to calibrate on, to measure on. Whoever has one photo is
 // in no mated pair, so only those with several are taken, also as impostors:
 // else a face that is new would tell that a pair is none.
-func headPairs(portraits []portrait) (parts [3][]match.Pair, err error) {
+func headPairs(portraits []portrait) (parts [3][]measure.EmbeddingPair, err error) {
 	type known struct {
 		name   string
 		set    int
@@ -102,14 +103,14 @@ func headPairs(portraits []portrait) (parts [3][]match.Pair, err error) {
 			others := 0
 			for _, i := range rng.Perm(n * (n - 1) / 2)[:min(n*(n-1)/2, pairsOfOne)] {
 				a, b := unrank(i)
-				parts[side] = append(parts[side], match.Pair{A: who.photos[a], B: who.photos[b], PersonA: who.name, PersonB: who.name})
+				parts[side] = append(parts[side], measure.EmbeddingPair{A: who.photos[a], B: who.photos[b], PersonA: who.name, PersonB: who.name})
 				others++
 			}
 			// People of other sets are told apart too easily: by their photos.
 			for range 20 * others {
 				if other := own[rng.IntN(len(own))]; others > 0 && other.name != who.name && other.set == who.set {
 					others--
-					parts[side] = append(parts[side], match.Pair{
+					parts[side] = append(parts[side], measure.EmbeddingPair{
 						A: who.photos[rng.IntN(n)], B: other.photos[rng.IntN(len(other.photos))], PersonA: who.name, PersonB: other.name,
 					})
 				}
@@ -130,7 +131,7 @@ func unrank(i int) (a, b int) {
 	return a, i
 }
 
-func countsOf(pairs []match.Pair) (c face.PairCount) {
+func countsOf(pairs []measure.EmbeddingPair) (c face.PairCount) {
 	people := map[string]bool{}
 	for _, p := range pairs {
 		people[p.PersonA], people[p.PersonB] = true, true
@@ -145,7 +146,7 @@ func countsOf(pairs []match.Pair) (c face.PairCount) {
 }
 
 // printHeads is the table of what the variants are worth.
-func printHeads(out io.Writer, heads []*match.Head, measured []match.HeadMeasured, best int) error {
+func printHeads(out io.Writer, heads []*match.Head, measured []measure.HeadMeasurement, best int) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	trained, held := heads[0].Trained, heads[0].HeldOut
 	fmt.Fprintf(w, "\nheads trained on %d mated and %d impostor pairs of %d people, measured on %d and %d of %d others\n",
@@ -155,8 +156,8 @@ func printHeads(out io.Writer, heads []*match.Head, measured []match.HeadMeasure
 		fmt.Fprintf(w, "\tTAR AT FMR %g", fmr)
 	}
 	fmt.Fprintln(w, "\tCALIBRATION ERROR\tLOG LOSS\tLESS THAN COSINE'S BY")
-	cell := func(m match.Measured) string { return fmt.Sprintf("%.2f %% [%s]", 100*m.Value, span(m.Interval)) }
-	plain := func(m match.Measured) string {
+	cell := func(m measure.Estimate) string { return fmt.Sprintf("%.2f %% [%s]", 100*m.Value, span(m.Interval)) }
+	plain := func(m measure.Estimate) string {
 		return fmt.Sprintf("%.4f [%.4f, %.4f]", m.Value, m.Interval.Low, m.Interval.High)
 	}
 	for i, m := range measured {

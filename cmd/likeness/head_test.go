@@ -17,7 +17,7 @@ import (
 	"github.com/likeness-id/likeness/models"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // portraitsOf makes portraits of so many people, each with that many photos; sameness
@@ -117,7 +117,7 @@ func TestTrainHead(t *testing.T) {
 	if head.HeldOut.Accuracy < 0.7 || head.HeldOut.ECE > 0.2 || head.HeldOut.Mated != 72 || head.Trained.People != 72 {
 		t.Errorf("got %+v", head)
 	}
-	for _, v := range match.HeadVariants() {
+	for _, v := range measure.HeadVariants() {
 		if !strings.Contains(log.String(), "\n"+string(v)) {
 			t.Errorf("the table does not tell of %s:\n%s", v, log.String())
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // probesOfOne is the most photos of one person that are searched for.
@@ -17,56 +18,56 @@ const probesOfOne = 5
 // identification is what open-set searches show: the people whose photos are
 // searched for are in the gallery with another photo, or not at all.
 type identification struct {
-	Gallery     int        `json:"gallery"`         // people enrolled, with one photo each
-	NotEnrolled match.Rate `json:"failed_to_enrol"` // those whose photo could not be used
-	Mated       match.Rate `json:"mated_searched"`  // of the probes of enrolled people, those searched for
-	Strangers   match.Rate `json:"strangers_searched"`
+	Gallery     int          `json:"gallery"`         // people enrolled, with one photo each
+	NotEnrolled measure.Rate `json:"failed_to_enrol"` // those whose photo could not be used
+	Mated       measure.Rate `json:"mated_searched"`  // of the probes of enrolled people, those searched for
+	Strangers   measure.Rate `json:"strangers_searched"`
 
-	Within []withinRank        `json:"within_rank"`
-	AtFPIR []atFPIR            `json:"at_fpir"`
-	Points []pointFPIR         `json:"operating_points"`
-	CMC    []float64           `json:"cmc"` // by rank, from 1
-	Curve  []match.SearchPoint `json:"dir_over_fpir"`
-	Groups []groupFound        `json:"groups,omitempty"`
+	Within []withinRank          `json:"within_rank"`
+	AtFPIR []atFPIR              `json:"at_fpir"`
+	Points []pointFPIR           `json:"operating_points"`
+	CMC    []float64             `json:"cmc"` // by rank, from 1
+	Curve  []measure.SearchPoint `json:"dir_over_fpir"`
+	Groups []groupFound          `json:"groups,omitempty"`
 }
 
 // withinRank is how often the right person is among the first k.
 type withinRank struct {
-	K            int            `json:"k"`
-	Found        match.Rate     `json:"found"`
-	Interval     match.Interval `json:"interval"`
-	WithFailures match.Rate     `json:"failures_as_misses"`
+	K            int           `json:"k"`
+	Found        measure.Rate  `json:"found"`
+	Interval     face.Interval `json:"interval"`
+	WithFailures measure.Rate  `json:"failures_as_misses"`
 }
 
 // atFPIR is the detection and identification rate, in the first place, at the
 // least threshold that keeps a false positive identification rate on these very
 // searches.
 type atFPIR struct {
-	Target       float64        `json:"fpir"`
-	Threshold    float64        `json:"threshold"`
-	FPIR         match.Rate     `json:"strangers_named"`
-	DIR          match.Rate     `json:"identified"`
-	Interval     match.Interval `json:"dir_interval"`
-	WithFailures match.Rate     `json:"failures_as_misses"`
-	Measured     bool           `json:"measured"` // the rule of 30 holds for the strangers named
+	Target       float64       `json:"fpir"`
+	Threshold    float64       `json:"threshold"`
+	FPIR         measure.Rate  `json:"strangers_named"`
+	DIR          measure.Rate  `json:"identified"`
+	Interval     face.Interval `json:"dir_interval"`
+	WithFailures measure.Rate  `json:"failures_as_misses"`
+	Measured     bool          `json:"measured"` // the rule of 30 holds for the strangers named
 }
 
 // pointFPIR is what an operating point does to these searches, and what the
 // formula says that it does in a gallery of that size.
 type pointFPIR struct {
 	face.OperatingPoint
-	Expected         float64        `json:"expected_fpir"`
-	Observed         match.Rate     `json:"strangers_named"`
-	ObservedInterval match.Interval `json:"fpir_interval"`
-	DIR              match.Rate     `json:"identified"`
+	Expected         float64       `json:"expected_fpir"`
+	Observed         measure.Rate  `json:"strangers_named"`
+	ObservedInterval face.Interval `json:"fpir_interval"`
+	DIR              measure.Rate  `json:"identified"`
 }
 
 // groupFound is a group's share of it, at the thresholds of at_fpir.
 type groupFound struct {
-	Group  string       `json:"group"`
-	First  match.Rate   `json:"first"`
-	Named  []match.Rate `json:"strangers_named"`
-	Proper []match.Rate `json:"identified"`
+	Group  string         `json:"group"`
+	First  measure.Rate   `json:"first"`
+	Named  []measure.Rate `json:"strangers_named"`
+	Proper []measure.Rate `json:"identified"`
 }
 
 func ranks() []int { return []int{1, 5, 10, 20} }
@@ -123,7 +124,7 @@ func stage(names []string, share float64) (scene, error) {
 // search looks every probe up in the gallery. What could not be acquired is
 // left out; probes of people who could not be enrolled, too. The index says
 // which probe of the scene each is.
-func (s scene) search(embedding func(photo string) face.Embedding) (found []match.Probe, index []int, gallery int) {
+func (s scene) search(embedding func(photo string) face.Embedding) (found []measure.Probe, index []int, gallery int) {
 	var people []string
 	var references []face.Embedding
 	for who, photo := range s.reference {
@@ -136,7 +137,7 @@ func (s scene) search(embedding func(photo string) face.Embedding) (found []matc
 		if probe == nil {
 			continue
 		}
-		p := match.Probe{Person: path.Dir(photo), Mated: i < s.mated, Score: -2}
+		p := measure.Probe{Person: path.Dir(photo), Mated: i < s.mated, Score: -2}
 		if p.Mated {
 			own := embedding(s.reference[p.Person])
 			if own == nil {
@@ -164,20 +165,20 @@ func identify(names []string, photos map[string]acquired, groups map[string]stri
 		return nil, err
 	}
 	probes, index, gallery := s.search(func(photo string) face.Embedding { return photos[photo].embedding })
-	searches, err := match.NewSearches(probes)
+	searches, err := measure.NewSearches(probes)
 	if err != nil {
 		return nil, err
 	}
 	id := &identification{
 		Gallery:     gallery,
-		NotEnrolled: match.Rate{Count: int64(len(s.reference) - gallery), Total: int64(len(s.reference))},
-		Mated:       match.Rate{Count: searches.Within(gallery).Total, Total: int64(s.mated)},
-		Strangers:   match.Rate{Count: searches.FPIR(0).Total, Total: int64(len(s.probes) - s.mated)},
+		NotEnrolled: measure.Rate{Count: int64(len(s.reference) - gallery), Total: int64(len(s.reference))},
+		Mated:       measure.Rate{Count: searches.Within(gallery).Total, Total: int64(s.mated)},
+		Strangers:   measure.Rate{Count: searches.FPIR(0).Total, Total: int64(len(s.probes) - s.mated)},
 		Curve:       searches.Curve(),
 	}
 	// Who could not be searched for is not found.
-	missed := func(r match.Rate) match.Rate { return match.Rate{Count: r.Count, Total: id.Mated.Total} }
-	intervals := searches.Bootstrap(ranks(), fpirs(), replicates, confidence, seed)
+	missed := func(r measure.Rate) measure.Rate { return measure.Rate{Count: r.Count, Total: id.Mated.Total} }
+	intervals := searches.Bootstrap(measure.DefaultOptions())
 	for i, k := range ranks() {
 		found := searches.Within(k)
 		id.Within = append(id.Within, withinRank{K: k, Found: found, Interval: intervals.Within[i], WithFailures: missed(found)})
@@ -203,7 +204,7 @@ func identify(names []string, photos map[string]acquired, groups map[string]stri
 		})
 	}
 	for _, name := range groupNames(groups) {
-		g := groupFound{Group: name, Named: make([]match.Rate, len(thresholds)), Proper: make([]match.Rate, len(thresholds))}
+		g := groupFound{Group: name, Named: make([]measure.Rate, len(thresholds)), Proper: make([]measure.Rate, len(thresholds))}
 		for i, p := range probes {
 			if groups[s.probes[index[i]]] != name {
 				continue
@@ -225,7 +226,7 @@ func identify(names []string, photos map[string]acquired, groups map[string]stri
 }
 
 // count adds an event to a rate.
-func count(r *match.Rate, is bool) {
+func count(r *measure.Rate, is bool) {
 	r.Total++
 	if is {
 		r.Count++
@@ -273,7 +274,7 @@ func (id *identification) rows(s *rowSheet) (rough bool) {
 }
 
 // share is a rate in per cent, or a dash when nothing was counted.
-func share(r match.Rate) string {
+func share(r measure.Rate) string {
 	if r.Total == 0 {
 		return "-"
 	}
@@ -290,8 +291,8 @@ type oneShot struct {
 }
 
 type nWay struct {
-	N     int              `json:"n"`
-	Found []match.Measured `json:"found"` // by encoder
+	N     int                `json:"n"`
+	Found []measure.Estimate `json:"found"` // by encoder
 }
 
 // oneShots measures N-way identification by each encoder, on the same photos.
@@ -302,7 +303,7 @@ func oneShots(names []string, photos map[string]acquired, encoders []string) (*o
 	}
 	s.probes = s.probes[:s.mated]
 	o := &oneShot{Encoders: encoders}
-	var searched [][]match.Probe
+	var searched [][]measure.Probe
 	for i := range encoders {
 		probes, _, gallery := s.search(func(photo string) face.Embedding {
 			if i == 1 {
@@ -322,7 +323,7 @@ func oneShots(names []string, photos map[string]acquired, encoders []string) (*o
 		}
 		w := nWay{N: n}
 		for _, probes := range searched {
-			w.Found = append(w.Found, match.NWay(probes, o.People, n, replicates, confidence, seed))
+			w.Found = append(w.Found, measure.NWay(probes, o.People, n, measure.DefaultOptions()))
 		}
 		o.Ways = append(o.Ways, w)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // album is people with so many photos each, as names and what became of them.
@@ -71,7 +72,7 @@ func TestSceneSearch(t *testing.T) {
 	}
 	for i, got := range probes {
 		photo := s.probes[index[i]]
-		want := match.Probe{Person: filepath.Dir(photo), Mated: enrolled[filepath.Dir(photo)], Score: -2}
+		want := measure.Probe{Person: filepath.Dir(photo), Mated: enrolled[filepath.Dir(photo)], Score: -2}
 		scores := map[string]float64{}
 		for who, ref := range s.reference {
 			scores[who] = photos[photo].embedding.Cosine(photos[ref].embedding)
@@ -123,7 +124,7 @@ func TestIdentifyCountsFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rate := func(count, total int64) match.Rate { return match.Rate{Count: count, Total: total} }
+	rate := func(count, total int64) measure.Rate { return measure.Rate{Count: count, Total: total} }
 	if id.Gallery != 5 || id.NotEnrolled != rate(1, 6) || id.Mated != rate(9, 12) || id.Strangers.Count != 28 {
 		t.Errorf("lost %s: %+v", lost, id)
 	}
@@ -205,7 +206,7 @@ func TestGroups(t *testing.T) {
 		{"lfw/Ann/1.jpg", "lfw/Ann/2.jpg", true, ""},  // a false non-match between two
 		{"lfw/Cy/1.jpg", "lfw/Ann/1.jpg", false, ""},  // not compared
 	}, photos, got)
-	rate := func(count, total int64) match.Rate { return match.Rate{Count: count, Total: total} }
+	rate := func(count, total int64) measure.Rate { return measure.Rate{Count: count, Total: total} }
 	by := map[string]group{}
 	for _, g := range list {
 		by[g.Group] = g
@@ -300,10 +301,10 @@ func TestEvalIdentify(t *testing.T) {
 		Identification struct{ Gallery int }
 		OneShot        struct {
 			Ways []struct {
-				Found []match.Measured
+				Found []measure.Estimate
 			}
 		} `json:"one_shot"`
-		Accuracy *match.Rate
+		Accuracy *measure.Rate
 	}
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // page is the report as one file: no script, no font, nothing to fetch.
@@ -57,7 +57,7 @@ func writePage(name string, r *report) error {
 		}
 	}
 	if r.Head != nil {
-		if err := add(plotReliability(match.HeadMeasured{Variant: "head", Reliability: *r.Head})); err != nil {
+		if err := add(plotReliability(measure.HeadMeasurement{Variant: "head", Reliability: *r.Head})); err != nil {
 			return err
 		}
 	}

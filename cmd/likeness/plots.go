@@ -21,7 +21,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // plotDET draws the detection error trade-off. Both axes are stretched
@@ -149,7 +149,7 @@ func circle() draw.GlyphDrawer { return draw.CircleGlyph{} }
 
 // plotReliability draws the share of mated pairs over the probability that a
 // head gave them: on the diagonal it can be taken at its word.
-func plotReliability(heads ...match.HeadMeasured) (*plot.Plot, error) {
+func plotReliability(heads ...measure.HeadMeasurement) (*plot.Plot, error) {
 	p := newPlot("Reliability, for as many mated as impostor pairs", "Probability given", "Share of mated pairs")
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1, 0, 1
 	if err := line(p, "", grey(), vg.Points(1), plotter.XYs{{X: 0, Y: 0}, {X: 1, Y: 1}}); err != nil {
@@ -192,7 +192,7 @@ func deviate(rate float64) float64 { return distuv.UnitNormal.Quantile(rate) }
 
 // steps is the curve as the staircase that it is, as far as it lies in the
 // drawn range. Rates of zero are drawn at its edge.
-func steps(roc []match.DETPoint, low, high float64) plotter.XYs {
+func steps(roc []measure.DETPoint, low, high float64) plotter.XYs {
 	at := func(v float64) float64 { return deviate(math.Max(v, low)) }
 	var out plotter.XYs
 	for i, p := range roc {

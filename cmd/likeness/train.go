@@ -29,7 +29,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad"
 	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/likeness"
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 	"github.com/likeness-id/likeness/pkg/siamese"
 )
 
@@ -506,7 +506,7 @@ func (r *trainRun) measure(ctx context.Context, point curvePoint) error {
 			}
 		}
 		if len(mated) > 0 && len(impostor) > 0 {
-			scores, err := match.NewScores(mated, impostor)
+			scores, err := measure.NewScores(mated, impostor)
 			if err != nil {
 				return err
 			}

@@ -32,6 +32,7 @@ func rooms() map[string][]string {
 		"pkg/imaging":         {"pkg/face"},
 		"pkg/embed":           {"pkg/face", "pkg/imaging"},
 		"pkg/match":           {"pkg/face"},
+		"pkg/measure":         {"pkg/face", "pkg/match"},
 		"pkg/index":           {"pkg/face"},
 		"pkg/grad":            {"pkg/face", "pkg/grad/onnxpb"},
 		"pkg/grad/onnxpb":     {},
@@ -71,7 +72,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"internal/spelling", "pkg/app"},
 		"cmd/likeness": {
 			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/embed",
-			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/likeness", "pkg/match", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
+			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/likeness", "pkg/match", "pkg/measure", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
 		},
 		"deploy":       {},
 		"docs/gallery": {"internal/artwork"},

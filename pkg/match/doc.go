@@ -1,10 +1,11 @@
-// Package match turns scores into decisions and scores into error rates.
+// Package match turns scores into decisions. It does no I/O and no statistics:
+// package measure finds what this package applies.
 //
-// It answers four questions, all without I/O: how close a probe is to a
-// subject's references ([Verify]), whether the best candidate of a search is
-// the person ([Identify]), which score a decision needs for a wanted false
-// match rate ([Policy]), and what a model's scores are worth ([Scores],
-// [Impostors], [Bootstrap]).
+// It answers these questions: how close a probe is to a subject's references
+// ([Verify]), whether the best candidate of a search is the person
+// ([Identify]), which score a decision needs for a wanted false match rate
+// ([Policy]), and how probable it is that two embeddings are of one person
+// ([Head]).
 //
 // One convention holds everywhere: a score at or above the threshold is a
 // match. A mated comparison is one of two samples of the same person, an

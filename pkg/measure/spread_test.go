@@ -1,4 +1,4 @@
-package match_test
+package measure_test
 
 import (
 	"math"
@@ -8,7 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // The intervals are those of a bootstrap that draws people, writes down whom it
@@ -16,10 +17,10 @@ import (
 func TestSpreadBruteForce(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(21, 1))
-	var units []match.Unit
+	var units []measure.Unit
 	var photos []int // the unit of each
 	for i := range 36 {
-		u := match.Unit{Set: i % 3, Photos: 1, Stranger: i%3 == 1}
+		u := measure.Unit{Set: i % 3, Photos: 1, Stranger: i%3 == 1}
 		if !u.Stranger {
 			u.Photos += rng.IntN(4)
 		}
@@ -52,12 +53,12 @@ func TestSpreadBruteForce(t *testing.T) {
 	}
 }
 
-func spreadByHand(t *testing.T, units []match.Unit, photos []int, scores [][]float64, thresholds []float64, compared func(a, b int) bool, across bool) {
+func spreadByHand(t *testing.T, units []measure.Unit, photos []int, scores [][]float64, thresholds []float64, compared func(a, b int) bool, across bool) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(21, 2))
 	const replicates = 800
-	spread := match.NewSpread(units, thresholds, across, replicates, 5)
-	parts := [2]*match.Spread{spread.Fork(), spread.Fork()}
+	spread := measure.NewSpread(units, thresholds, across, measure.Options{Replicates: replicates, Confidence: 0.9, Seed: 5})
+	parts := [2]*measure.Spread{spread.Fork(), spread.Fork()}
 	for i := range photos {
 		for j := range i {
 			if compared(photos[i], photos[j]) {
@@ -67,7 +68,7 @@ func spreadByHand(t *testing.T, units []match.Unit, photos []int, scores [][]flo
 	}
 	spread.Merge(parts[0])
 	spread.Merge(parts[1])
-	got := spread.Intervals(0.9)
+	got := spread.Intervals()
 
 	members := map[int][]int{}
 	for i, u := range units {
@@ -119,18 +120,18 @@ func spreadByHand(t *testing.T, units []match.Unit, photos []int, scores [][]flo
 // When everybody looks alike, whoever is drawn, the rate is the rate.
 func TestSpreadOfNothing(t *testing.T) {
 	t.Parallel()
-	units := make([]match.Unit, 12)
+	units := make([]measure.Unit, 12)
 	for i := range units {
-		units[i] = match.Unit{Photos: 1}
+		units[i] = measure.Unit{Photos: 1}
 	}
-	spread := match.NewSpread(units, []float64{0.25, 0.5}, true, 100, 1)
+	spread := measure.NewSpread(units, []float64{0.25, 0.5}, true, measure.Options{Replicates: 100, Confidence: 0.95, Seed: 1})
 	for i := range units {
 		for j := range i {
 			spread.Add(i, j, 0.25)
 		}
 	}
-	want := []match.Interval{{Low: 1, High: 1}, {Low: 0, High: 0}}
-	if diff := cmp.Diff(want, spread.Intervals(0.95)); diff != "" {
+	want := []face.Interval{{Low: 1, High: 1}, {Low: 0, High: 0}}
+	if diff := cmp.Diff(want, spread.Intervals()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

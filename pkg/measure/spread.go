@@ -1,16 +1,18 @@
-package match
+package measure
 
 import (
 	"math/rand/v2"
 	"slices"
+
+	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Unit is what a bootstrap draws: a person, with the number of their photos, or
-// a photo of a set that tells nobody apart.
+// Unit is what a bootstrap draws: a person with the number of their photos, or
+// one photo of an unlabelled set, in which it is not known who is who.
 type Unit struct {
 	Set      int  // counted from 0
-	Photos   int  // 1 in a set that tells nobody apart
-	Stranger bool // of such a set: compared with the other sets only
+	Photos   int  // 1 in an unlabelled set
+	Stranger bool // of an unlabelled set: compared with the other sets only
 }
 
 // Spread finds how far the false match rates of an all-against-all comparison
@@ -20,18 +22,19 @@ type Unit struct {
 // and two numbers for each replicate and threshold, however many comparisons
 // there are. It is not safe for concurrent use: fork it, and merge the parts.
 type Spread struct {
+	options    Options
 	thresholds []float64   // ascending
 	draws      [][]uint8   // by unit and replicate, shared by all forks
 	totals     []float64   // weighted comparisons by replicate
 	above      [][]float64 // by threshold, of those whose highest reached it is, and replicate
 }
 
-// NewSpread draws the people, replicates times. The thresholds ascend; the
-// units are counted from 0 in the order given, those of each set together or
-// not; across says that those of different sets are compared, too. The same seed
-// gives the same intervals.
-func NewSpread(units []Unit, thresholds []float64, across bool, replicates int, seed uint64) *Spread {
-	s := &Spread{thresholds: thresholds, draws: make([][]uint8, len(units)), totals: make([]float64, replicates)}
+// NewSpread draws the people as often as the options say. The thresholds
+// ascend. The units are numbered from 0 in their order, which need not be by
+// set. across says whether units of different sets are compared, too.
+func NewSpread(units []Unit, thresholds []float64, across bool, o Options) *Spread {
+	replicates := o.Replicates
+	s := &Spread{options: o, thresholds: thresholds, draws: make([][]uint8, len(units)), totals: make([]float64, replicates)}
 	sets := map[int][]int{}
 	for i, u := range units {
 		s.draws[i] = make([]uint8, replicates)
@@ -42,7 +45,7 @@ func NewSpread(units []Unit, thresholds []float64, across bool, replicates int, 
 		order = append(order, set)
 	}
 	slices.Sort(order)
-	rng := rand.New(rand.NewPCG(seed, 1))
+	rng := rand.New(rand.NewPCG(o.Seed, 1))
 	for r := range replicates {
 		var all float64 // photos of the sets before
 		for _, set := range order {
@@ -68,11 +71,11 @@ func NewSpread(units []Unit, thresholds []float64, across bool, replicates int, 
 			all += photos
 		}
 	}
-	s.above = matrix(len(thresholds), replicates)
+	s.above = newMatrix(len(thresholds), replicates)
 	return s
 }
 
-func matrix(rows, columns int) [][]float64 {
+func newMatrix(rows, columns int) [][]float64 {
 	m := make([][]float64, rows)
 	for i := range m {
 		m[i] = make([]float64, columns)
@@ -83,7 +86,7 @@ func matrix(rows, columns int) [][]float64 {
 // Fork is an empty count with the same draws.
 func (s *Spread) Fork() *Spread {
 	f := *s
-	f.above = matrix(len(s.thresholds), len(s.totals))
+	f.above = newMatrix(len(s.thresholds), len(s.totals))
 	return &f
 }
 
@@ -114,8 +117,8 @@ func (s *Spread) Merge(o *Spread) {
 }
 
 // Intervals are those of the false match rate at each threshold.
-func (s *Spread) Intervals(confidence float64) []Interval {
-	out := make([]Interval, len(s.thresholds))
+func (s *Spread) Intervals() []face.Interval {
+	out := make([]face.Interval, len(s.thresholds))
 	reached := make([]float64, len(s.totals))
 	for i := len(s.thresholds) - 1; i >= 0; i-- {
 		rates := make([]float64, 0, len(reached))
@@ -126,7 +129,7 @@ func (s *Spread) Intervals(confidence float64) []Interval {
 			}
 		}
 		if len(rates) > 0 {
-			out[i] = percentiles(rates, confidence)
+			out[i] = percentiles(rates, s.options.Confidence)
 		}
 	}
 	return out

@@ -1,4 +1,4 @@
-package match
+package measure
 
 import (
 	"cmp"
@@ -10,8 +10,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Comparison is one comparison of two samples whose people are known. It is a
-// mated one when they are the same.
+// Comparison is one comparison of two samples whose people are known. It is
+// mated when both samples are of the same person.
 type Comparison struct {
 	Score            float64
 	Probe, Reference string // the people: subject ids, not samples
@@ -22,8 +22,8 @@ func (c Comparison) Mated() bool { return c.Probe == c.Reference }
 
 // Confidence holds the intervals that [Bootstrap] finds.
 type Confidence struct {
-	FNMR     []Interval // at each of the asked false match rates, in order
-	Accuracy Interval   // of the best threshold
+	FNMR     []face.Interval // at each of Options.FMRs, in order
+	Accuracy face.Interval   // of the best threshold
 }
 
 // Bootstrap finds confidence intervals of the false non-match rate at false
@@ -33,25 +33,24 @@ type Confidence struct {
 // comparison counts once for each time that its people were drawn together
 // (their draws multiplied), which for impostors overstates the spread rather
 // than hide it. The threshold is sought anew in each draw, so its uncertainty
-// is inside the interval. The same seed gives the same intervals.
-//
-// The comparisons must hold mated and impostor ones; replicates and the
-// confidence, 0..1, are positive. Invalid: they are not.
-func Bootstrap(comparisons []Comparison, fmrs []float64, replicates int, confidence float64, seed uint64) (Confidence, error) {
+// is inside the interval. It uses FMRs, Replicates, Confidence and Seed of the
+// options. Invalid: there are no mated or no impostor comparisons, or the
+// options are out of range.
+func Bootstrap(comparisons []Comparison, o Options) (Confidence, error) {
 	mated := 0
 	people := map[string]int{}
 	for _, c := range comparisons {
 		if c.Mated() {
 			mated++
 		}
-		for _, who := range []string{c.Probe, c.Reference} {
-			if _, ok := people[who]; !ok {
-				people[who] = len(people)
+		for _, person := range []string{c.Probe, c.Reference} {
+			if _, ok := people[person]; !ok {
+				people[person] = len(people)
 			}
 		}
 	}
-	if mated == 0 || mated == len(comparisons) || replicates < 1 || !(confidence > 0 && confidence < 1) {
-		return Confidence{}, face.Errorf(face.Invalid, "match.Bootstrap",
+	if mated == 0 || mated == len(comparisons) || o.Replicates < 1 || !(o.Confidence > 0 && o.Confidence < 1) {
+		return Confidence{}, face.Errorf(face.Invalid, "measure.Bootstrap",
 			"a bootstrap needs mated and impostor comparisons, a number of replicates and a confidence between 0 and 1")
 	}
 	sorted := make([]indexed, len(comparisons))
@@ -60,30 +59,30 @@ func Bootstrap(comparisons []Comparison, fmrs []float64, replicates int, confide
 	}
 	slices.SortFunc(sorted, func(a, b indexed) int { return cmp.Compare(b.score, a.score) })
 
-	rng := rand.New(rand.NewPCG(seed, 0))
+	rng := rand.New(rand.NewPCG(o.Seed, 0))
 	draws := make([]int64, len(people))
-	fnmr := make([][]float64, len(fmrs))
+	fnmr := make([][]float64, len(o.FMRs))
 	var accuracy []float64
-	for range replicates {
+	for range o.Replicates {
 		clear(draws)
 		for range draws {
 			draws[rng.IntN(len(draws))]++
 		}
-		r := replicate(sorted, draws, fmrs)
+		r := replicate(sorted, draws, o.FMRs)
 		if r == nil {
 			continue // nobody with a mated, or no impostor, comparison was drawn
 		}
-		for i := range fmrs {
+		for i := range o.FMRs {
 			fnmr[i] = append(fnmr[i], r[i])
 		}
-		accuracy = append(accuracy, r[len(fmrs)])
+		accuracy = append(accuracy, r[len(o.FMRs)])
 	}
 	if len(accuracy) == 0 {
-		return Confidence{}, face.Errorf(face.Invalid, "match.Bootstrap", "too few people to draw from")
+		return Confidence{}, face.Errorf(face.Invalid, "measure.Bootstrap", "too few people to draw from")
 	}
-	out := Confidence{Accuracy: percentiles(accuracy, confidence)}
-	for i := range fmrs {
-		out.FNMR = append(out.FNMR, percentiles(fnmr[i], confidence))
+	out := Confidence{Accuracy: percentiles(accuracy, o.Confidence)}
+	for i := range o.FMRs {
+		out.FNMR = append(out.FNMR, percentiles(fnmr[i], o.Confidence))
 	}
 	return out, nil
 }
@@ -128,7 +127,7 @@ func replicate(sorted []indexed, draws []int64, fmrs []float64) []float64 {
 			falseMatches += i
 		}
 		for i, fmr := range fmrs {
-			if falseMatches <= allowed(fmr, allImpostor) {
+			if falseMatches <= allowedErrors(fmr, allImpostor) {
 				out[i] = 1 - float64(matches)/float64(allMated)
 			}
 		}
@@ -138,23 +137,23 @@ func replicate(sorted []indexed, draws []int64, fmrs []float64) []float64 {
 	return out
 }
 
-// resample finds the intervals of any numbers that weighted cases give, by
-// drawing people: case i is of the people a[i] and b[i], and weighs as in
-// [Bootstrap]. A draw of which there are no numbers does not count; nil when
-// that is every draw.
-func resample(a, b []string, replicates int, confidence float64, seed uint64, numbers func(weight []float64) []float64) []Interval {
+// resample finds the intervals of any numbers that are computed from weighted
+// cases, by drawing people: case i is of the people a[i] and b[i], and weighs as
+// in [Bootstrap]. A draw for which numbers returns nil does not count. The
+// result is nil when no draw counts.
+func resample(a, b []string, replicates int, o Options, numbers func(weight []float64) []float64) []face.Interval {
 	people := map[string]int{}
-	index := func(who string) int {
-		if _, ok := people[who]; !ok {
-			people[who] = len(people)
+	index := func(person string) int {
+		if _, ok := people[person]; !ok {
+			people[person] = len(people)
 		}
-		return people[who]
+		return people[person]
 	}
 	cases := make([]indexed, len(a))
 	for i := range a {
 		cases[i] = indexed{probe: index(a[i]), reference: index(b[i])}
 	}
-	rng := rand.New(rand.NewPCG(seed, 0))
+	rng := rand.New(rand.NewPCG(o.Seed, 0))
 	draws, weight := make([]int64, len(people)), make([]float64, len(a))
 	var columns [][]float64
 	for range replicates {
@@ -174,18 +173,18 @@ func resample(a, b []string, replicates int, confidence float64, seed uint64, nu
 			columns[i] = append(columns[i], v)
 		}
 	}
-	var out []Interval
+	var out []face.Interval
 	for _, column := range columns {
-		out = append(out, percentiles(column, confidence))
+		out = append(out, percentiles(column, o.Confidence))
 	}
 	return out
 }
 
-// percentiles is the middle part of the values.
-func percentiles(values []float64, confidence float64) Interval {
+// percentiles is the interval that holds the middle part of the values.
+func percentiles(values []float64, confidence float64) face.Interval {
 	slices.Sort(values)
 	tail := (1 - confidence) / 2
-	return Interval{
+	return face.Interval{
 		Low:  stat.Quantile(tail, stat.Empirical, values, nil),
 		High: stat.Quantile(1-tail, stat.Empirical, values, nil),
 	}

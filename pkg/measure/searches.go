@@ -1,4 +1,4 @@
-package match
+package measure
 
 import (
 	"math"
@@ -27,7 +27,7 @@ type Searches struct {
 // NewSearches takes the probes of one gallery. Invalid: there are none of a
 // kind, a mated one has no rank, or a score is not finite.
 func NewSearches(probes []Probe) (*Searches, error) {
-	const op = "match.NewSearches"
+	const op = "measure.NewSearches"
 	s := &Searches{all: slices.Clone(probes)}
 	for _, p := range probes {
 		switch {
@@ -66,7 +66,7 @@ func within(mated []Probe, k int) Rate {
 // FPIR is the false positive identification rate: the share of searches with
 // people who are not in the gallery whose best score reaches the threshold.
 func (s *Searches) FPIR(threshold float64) Rate {
-	return Rate{atOrAbove(s.strangers, threshold), int64(len(s.strangers))}
+	return Rate{countAtOrAbove(s.strangers, threshold), int64(len(s.strangers))}
 }
 
 // DIR is the detection and identification rate: the share of searches with
@@ -86,26 +86,28 @@ func (s *Searches) DIR(threshold float64, k int) Rate {
 // is at most fpir, below 1. Tied scores stand or fall together.
 func (s *Searches) ThresholdAt(fpir float64) float64 {
 	n := len(s.strangers)
-	may := min(int(allowed(fpir, int64(n))), n-1)
+	may := min(int(allowedErrors(fpir, int64(n))), n-1)
 	return math.Nextafter(s.strangers[n-1-may], math.Inf(1))
 }
 
 // SearchConfidence holds the intervals that [Searches.Bootstrap] finds.
 type SearchConfidence struct {
-	Within []Interval // for each of the ks
-	DIR    []Interval // in the first place, at each of the false positive identification rates
+	Within []face.Interval // for each of Options.Ranks
+	DIR    []face.Interval // in the first place, at each of Options.FPIRs
 }
 
 // Bootstrap finds intervals by drawing people, each with all of their probes,
-// while the gallery stays as it is. Thresholds are sought anew in each draw.
-func (s *Searches) Bootstrap(ks []int, fpirs []float64, replicates int, confidence float64, seed uint64) SearchConfidence {
+// while the gallery stays as it is. Thresholds are sought anew in each draw. It
+// uses Ranks, FPIRs, Replicates, Confidence and Seed of the options.
+func (s *Searches) Bootstrap(o Options) SearchConfidence {
+	ks, fpirs := o.Ranks, o.FPIRs
 	people := make([]string, len(s.all))
 	order := make([]int, len(s.all))
 	for i, p := range s.all {
 		people[i], order[i] = p.Person, i
 	}
 	slices.SortFunc(order, func(i, j int) int { return descending(s.all[i].Score, s.all[j].Score) })
-	intervals := resample(people, people, replicates, confidence, seed, func(weight []float64) []float64 {
+	intervals := resample(people, people, o.Replicates, o, func(weight []float64) []float64 {
 		var mated, strangers float64
 		out := make([]float64, len(ks)+len(fpirs))
 		for i, p := range s.all {
@@ -146,7 +148,7 @@ func (s *Searches) Bootstrap(ks []int, fpirs []float64, replicates int, confiden
 		return out
 	})
 	if intervals == nil {
-		intervals = make([]Interval, len(ks)+len(fpirs))
+		intervals = make([]face.Interval, len(ks)+len(fpirs))
 	}
 	return SearchConfidence{Within: intervals[:len(ks)], DIR: intervals[len(ks):]}
 }
@@ -171,7 +173,7 @@ func (s *Searches) Curve() []SearchPoint {
 		}
 		point := SearchPoint{
 			FPIR: float64(n-i) / float64(n),
-			DIR:  float64(atOrAbove(found, t)) / float64(len(s.mated)),
+			DIR:  float64(countAtOrAbove(found, t)) / float64(len(s.mated)),
 		}
 		if i > 0 && i < n && s.strangers[i-1] == s.strangers[i] {
 			continue // tied: both stand or fall
@@ -187,17 +189,17 @@ type SearchPoint struct {
 	DIR  float64 `json:"dir"`
 }
 
-// NWay is how often the one right person of n is found in the first place, when
-// the others are drawn at random from the gallery of that many: for each probe
-// it is the share of all such draws that leave out everybody who ranks before
-// the right one, so nothing is drawn. The interval is of a bootstrap over
-// people. All probes are mated; n is 2 to the size of the gallery.
-func NWay(probes []Probe, gallery, n, replicates int, confidence float64, seed uint64) Measured {
+// NWay is how often the right person of n comes first, when the n-1 others are
+// chosen at random from the gallery, whose size is given. Nothing is drawn for
+// it: for each probe it is the share of all such choices that leave out
+// everybody who ranks before the right one. The interval comes from a bootstrap
+// over people. All probes are mated; n is 2 to the size of the gallery.
+func NWay(probes []Probe, gallery, n int, o Options) Estimate {
 	people := make([]string, len(probes))
 	right := make([]float64, len(probes))
 	ones := make([]float64, len(probes))
 	for i, p := range probes {
-		people[i], right[i], ones[i] = p.Person, leftOut(gallery-1, p.Rank-1, n-1), 1
+		people[i], right[i], ones[i] = p.Person, chanceNoneDrawn(gallery-1, p.Rank-1, n-1), 1
 	}
 	mean := func(weight []float64) []float64 {
 		var sum, total float64
@@ -210,15 +212,15 @@ func NWay(probes []Probe, gallery, n, replicates int, confidence float64, seed u
 		}
 		return []float64{sum / total}
 	}
-	m := Measured{Value: mean(ones)[0]}
-	if intervals := resample(people, people, replicates, confidence, seed, mean); intervals != nil {
+	m := Estimate{Value: mean(ones)[0]}
+	if intervals := resample(people, people, o.Replicates, o, mean); intervals != nil {
 		m.Interval = intervals[0]
 	}
 	return m
 }
 
-// leftOut is the chance that n drawn of all leave every one of some out.
-func leftOut(all, some, n int) float64 {
+// chanceNoneDrawn is the chance that n drawn from all contain none of some.
+func chanceNoneDrawn(all, some, n int) float64 {
 	p := 1.0
 	for i := range n {
 		p *= math.Max(0, float64(all-some-i)) / float64(all-i)

@@ -1,4 +1,4 @@
-package match_test
+package measure_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // tied draws scores from few values, so that most of them tie.
@@ -39,7 +40,7 @@ func TestScoresBruteForce(t *testing.T) {
 		values := 1 + rng.IntN(12)
 		mated := tied(rng, 1+rng.IntN(30), values, float64(rng.IntN(3))/float64(values))
 		impostor := tied(rng, 1+rng.IntN(60), values, 0)
-		s, err := match.NewScores(mated, impostor)
+		s, err := measure.NewScores(mated, impostor)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,10 +55,10 @@ func TestScoresBruteForce(t *testing.T) {
 		for _, at := range candidates {
 			reaches := func(v float64) bool { return v >= at }
 			fm, tm := count(impostor, reaches), count(mated, reaches)
-			if got, want := s.FMR(at), (match.Rate{Count: fm, Total: int64(len(impostor))}); got != want {
+			if got, want := s.FMR(at), (measure.Rate{Count: fm, Total: int64(len(impostor))}); got != want {
 				t.Fatalf("FMR(%v) = %v, want %v", at, got, want)
 			}
-			if got, want := s.FNMR(at), (match.Rate{Count: int64(len(mated)) - tm, Total: int64(len(mated))}); got != want {
+			if got, want := s.FNMR(at), (measure.Rate{Count: int64(len(mated)) - tm, Total: int64(len(mated))}); got != want {
 				t.Fatalf("FNMR(%v) = %v, want %v", at, got, want)
 			}
 			if got := s.TMR(at).Count; got != tm {
@@ -99,11 +100,11 @@ func TestScoresBruteForce(t *testing.T) {
 
 func TestScoresGolden(t *testing.T) {
 	t.Parallel()
-	s, err := match.NewScores([]float64{0.9, 0.4, 0.8, 0.6}, []float64{0.1, 0.5, 0.3, 0.5, 0.2})
+	s, err := measure.NewScores([]float64{0.9, 0.4, 0.8, 0.6}, []float64{0.1, 0.5, 0.3, 0.5, 0.2})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if best, at := s.Accuracy(); best != (match.Rate{Count: 8, Total: 9}) || at != 0.6 {
+	if best, at := s.Accuracy(); best != (measure.Rate{Count: 8, Total: 9}) || at != 0.6 {
 		t.Errorf("Accuracy = %v at %v, want 8/9 at 0.6", best, at)
 	}
 	// 1 of 5 may match, but the two best impostors tie: neither may.
@@ -128,7 +129,7 @@ func TestThresholdAtCountsExactly(t *testing.T) {
 		for i := range impostor {
 			impostor[i] = float64(i)
 		}
-		s, err := match.NewScores([]float64{1}, impostor)
+		s, err := measure.NewScores([]float64{1}, impostor)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +150,7 @@ func TestNewScoresRefuses(t *testing.T) {
 		"+Inf":        {one, {math.Inf(1), 0}},
 		"-Inf":        {one, {0, math.Inf(-1)}},
 	} {
-		if _, err := match.NewScores(in[0], in[1]); !errors.Is(err, face.Invalid) {
+		if _, err := measure.NewScores(in[0], in[1]); !errors.Is(err, face.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -159,13 +160,13 @@ func TestRateInterval(t *testing.T) {
 	t.Parallel()
 	// Published Clopper-Pearson intervals at 95 %.
 	for _, tt := range []struct {
-		rate match.Rate
-		want match.Interval
+		rate measure.Rate
+		want face.Interval
 	}{
-		{match.Rate{Count: 0, Total: 10}, match.Interval{Low: 0, High: 0.30850}},
-		{match.Rate{Count: 10, Total: 10}, match.Interval{Low: 0.69150, High: 1}},
-		{match.Rate{Count: 5, Total: 10}, match.Interval{Low: 0.18709, High: 0.81291}},
-		{match.Rate{Count: 0, Total: 3000}, match.Interval{Low: 0, High: 0.00122888}},
+		{measure.Rate{Count: 0, Total: 10}, face.Interval{Low: 0, High: 0.30850}},
+		{measure.Rate{Count: 10, Total: 10}, face.Interval{Low: 0.69150, High: 1}},
+		{measure.Rate{Count: 5, Total: 10}, face.Interval{Low: 0.18709, High: 0.81291}},
+		{measure.Rate{Count: 0, Total: 3000}, face.Interval{Low: 0, High: 0.00122888}},
 	} {
 		got := tt.rate.Interval(0.95)
 		if math.Abs(got.Low-tt.want.Low) > 5e-6 || math.Abs(got.High-tt.want.High) > 5e-6 {
@@ -176,8 +177,8 @@ func TestRateInterval(t *testing.T) {
 
 func TestFoldAccuracy(t *testing.T) {
 	t.Parallel()
-	fold := func(mated, impostor float64) *match.Scores {
-		s, err := match.NewScores([]float64{mated}, []float64{impostor})
+	fold := func(mated, impostor float64) *measure.Scores {
+		s, err := measure.NewScores([]float64{mated}, []float64{impostor})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,11 +186,11 @@ func TestFoldAccuracy(t *testing.T) {
 	}
 	// The best threshold of the other two folds decides each: 0.6 for the
 	// first two, 0.9 for the last, which rejects its mated pair.
-	mean, stderr, err := match.FoldAccuracy([]*match.Scores{fold(0.9, 0.1), fold(0.9, 0.2), fold(0.6, 0.3)})
+	mean, stderr, err := measure.FoldAccuracy([]*measure.Scores{fold(0.9, 0.1), fold(0.9, 0.2), fold(0.6, 0.3)})
 	if err != nil || math.Abs(mean-2.5/3) > 1e-12 || math.Abs(stderr-0.5/3) > 1e-12 {
 		t.Errorf("FoldAccuracy = %v, %v, %v", mean, stderr, err)
 	}
-	if _, _, err := match.FoldAccuracy([]*match.Scores{fold(1, 0)}); !errors.Is(err, face.Invalid) {
+	if _, _, err := measure.FoldAccuracy([]*measure.Scores{fold(1, 0)}); !errors.Is(err, face.Invalid) {
 		t.Errorf("one fold: %v", err)
 	}
 }
@@ -197,11 +198,11 @@ func TestFoldAccuracy(t *testing.T) {
 func TestBootstrap(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 4))
-	var comparisons []match.Comparison
+	var comparisons []measure.Comparison
 	var mated, impostor []float64
 	for range 600 {
 		a, b := rng.IntN(300), rng.IntN(300)
-		c := match.Comparison{Score: 0.2 * rng.NormFloat64(), Probe: string(rune('一' + a)), Reference: string(rune('一' + b))}
+		c := measure.Comparison{Score: 0.2 * rng.NormFloat64(), Probe: string(rune('一' + a)), Reference: string(rune('一' + b))}
 		if rng.IntN(2) == 0 {
 			c.Reference = c.Probe
 			c.Score += 0.6
@@ -213,12 +214,12 @@ func TestBootstrap(t *testing.T) {
 		}
 		comparisons = append(comparisons, c)
 	}
-	s, err := match.NewScores(mated, impostor)
+	s, err := measure.NewScores(mated, impostor)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fmrs := []float64{0.1, 0.01}
-	got, err := match.Bootstrap(comparisons, fmrs, 500, 0.95, 7)
+	got, err := measure.Bootstrap(comparisons, measure.Options{FMRs: fmrs, Replicates: 500, Confidence: 0.95, Seed: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +233,7 @@ func TestBootstrap(t *testing.T) {
 	if iv := got.Accuracy; !(iv.Low <= best.Value() && best.Value() <= iv.High && iv.High-iv.Low < 0.1) {
 		t.Errorf("accuracy %v, interval %v", best.Value(), iv)
 	}
-	again, err := match.Bootstrap(comparisons, fmrs, 500, 0.95, 7)
+	again, err := measure.Bootstrap(comparisons, measure.Options{FMRs: fmrs, Replicates: 500, Confidence: 0.95, Seed: 7})
 	if diff := cmp.Diff(got, again); diff != "" || err != nil {
 		t.Errorf("the same seed gave other intervals: %v\n%s", err, diff)
 	}
@@ -242,7 +243,7 @@ func TestBootstrap(t *testing.T) {
 // is the one that Scores gives.
 func TestBootstrapAgreesWithScores(t *testing.T) {
 	t.Parallel()
-	comparisons := []match.Comparison{
+	comparisons := []measure.Comparison{
 		{Score: 0.9, Probe: "a", Reference: "a"},
 		{Score: 0.5, Probe: "a", Reference: "a"},
 		{Score: 0.9, Probe: "b", Reference: "b"},
@@ -250,11 +251,11 @@ func TestBootstrapAgreesWithScores(t *testing.T) {
 		{Score: 0.5, Probe: "a", Reference: "b"},
 		{Score: 0.1, Probe: "b", Reference: "a"},
 	}
-	got, err := match.Bootstrap(comparisons, []float64{0.25, 0.5}, 50, 0.9, 1)
+	got, err := measure.Bootstrap(comparisons, measure.Options{FMRs: []float64{0.25, 0.5}, Replicates: 50, Confidence: 0.9, Seed: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []match.Interval{{Low: 0.5, High: 0.5}, {Low: 0, High: 0}}
+	want := []face.Interval{{Low: 0.5, High: 0.5}, {Low: 0, High: 0}}
 	if diff := cmp.Diff(want, got.FNMR); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -262,21 +263,21 @@ func TestBootstrapAgreesWithScores(t *testing.T) {
 
 func TestBootstrapRefuses(t *testing.T) {
 	t.Parallel()
-	mated := match.Comparison{Probe: "a", Reference: "a"}
-	impostor := match.Comparison{Probe: "a", Reference: "b"}
+	mated := measure.Comparison{Probe: "a", Reference: "a"}
+	impostor := measure.Comparison{Probe: "a", Reference: "b"}
 	for name, try := range map[string]struct {
-		comparisons []match.Comparison
+		comparisons []measure.Comparison
 		replicates  int
 		confidence  float64
 	}{
 		"nothing":       {nil, 10, 0.95},
-		"no impostor":   {[]match.Comparison{mated}, 10, 0.95},
-		"no mated":      {[]match.Comparison{impostor}, 10, 0.95},
-		"no replicates": {[]match.Comparison{mated, impostor}, 0, 0.95},
-		"no confidence": {[]match.Comparison{mated, impostor}, 10, 0},
-		"certainty":     {[]match.Comparison{mated, impostor}, 10, 1},
+		"no impostor":   {[]measure.Comparison{mated}, 10, 0.95},
+		"no mated":      {[]measure.Comparison{impostor}, 10, 0.95},
+		"no replicates": {[]measure.Comparison{mated, impostor}, 0, 0.95},
+		"no confidence": {[]measure.Comparison{mated, impostor}, 10, 0},
+		"certainty":     {[]measure.Comparison{mated, impostor}, 10, 1},
 	} {
-		if _, err := match.Bootstrap(try.comparisons, nil, try.replicates, try.confidence, 1); !errors.Is(err, face.Invalid) {
+		if _, err := measure.Bootstrap(try.comparisons, measure.Options{Replicates: try.replicates, Confidence: try.confidence, Seed: 1}); !errors.Is(err, face.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package match_test
+package measure_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // Thresholds, supported points and the curve are recounted score by score, on
@@ -20,7 +21,7 @@ func TestCalibrationBruteForce(t *testing.T) {
 	for seed := range uint64(6) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		scores := make([]float64, 3000+rng.IntN(40_000))
-		half := [2]*match.Impostors{match.NewImpostors(), match.NewImpostors()}
+		half := [2]*measure.Impostors{measure.NewImpostors(), measure.NewImpostors()}
 		for i := range scores {
 			s := 0.15 * rng.NormFloat64()
 			switch seed % 3 {
@@ -34,7 +35,7 @@ func TestCalibrationBruteForce(t *testing.T) {
 		}
 		all := half[0]
 		all.Merge(half[1])
-		cal, err := match.Calibrate("made up", all)
+		cal, err := measure.Calibrate("made up", all)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,7 +103,7 @@ func TestCalibrationBruteForce(t *testing.T) {
 func TestCalibrateKinds(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(3, 5))
-	alike, all := match.NewImpostors(), match.NewImpostors()
+	alike, all := measure.NewImpostors(), measure.NewImpostors()
 	for i := range 400_000 {
 		s := 0.1 * rng.NormFloat64()
 		if i%8 == 0 {
@@ -112,8 +113,8 @@ func TestCalibrateKinds(t *testing.T) {
 		all.Add(s)
 	}
 	cals := make([]face.Calibration, 4)
-	for i, kinds := range [][]*match.Impostors{{all}, {alike}, {alike, all}, {all, alike}} {
-		cal, err := match.Calibrate("", kinds...)
+	for i, kinds := range [][]*measure.Impostors{{all}, {alike}, {alike, all}, {all, alike}} {
+		cal, err := measure.Calibrate("", kinds...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,15 +147,15 @@ func TestCalibrateKinds(t *testing.T) {
 
 func TestCalibrationNeedsThirty(t *testing.T) {
 	t.Parallel()
-	impostors := match.NewImpostors()
+	impostors := measure.NewImpostors()
 	for i := range 2999 {
 		impostors.Add(float64(i) / 3000)
 	}
-	if _, err := match.Calibrate("", impostors); !errors.Is(err, face.Invalid) {
+	if _, err := measure.Calibrate("", impostors); !errors.Is(err, face.Invalid) {
 		t.Fatalf("2,999 comparisons: %v", err)
 	}
 	impostors.Add(0)
-	cal, err := match.Calibrate("", impostors)
+	cal, err := measure.Calibrate("", impostors)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,11 +169,11 @@ func TestCalibrationNeedsThirty(t *testing.T) {
 func TestCalibrationOfAUselessModel(t *testing.T) {
 	t.Parallel()
 	for _, score := range []float64{-1, -0.5, 0, 0.33333, 1, 1.0000001, -1.0000001} {
-		impostors := match.NewImpostors()
+		impostors := measure.NewImpostors()
 		for range 30_000 {
 			impostors.Add(score)
 		}
-		cal, err := match.Calibrate("", impostors)
+		cal, err := measure.Calibrate("", impostors)
 		if err != nil {
 			t.Fatal(err)
 		}

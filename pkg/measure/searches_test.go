@@ -1,4 +1,4 @@
-package match_test
+package measure_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // Everything that Searches says is recounted here, probe by probe.
@@ -18,20 +19,20 @@ func TestSearchesBruteForce(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(31, 1))
 	for range 50 {
-		var probes []match.Probe
+		var probes []measure.Probe
 		values := 2 + rng.IntN(20)
 		for i := range 20 + rng.IntN(60) {
-			p := match.Probe{Person: fmt.Sprint(rng.IntN(15)), Mated: i%2 == 0, Score: float64(rng.IntN(values)) / float64(values)}
+			p := measure.Probe{Person: fmt.Sprint(rng.IntN(15)), Mated: i%2 == 0, Score: float64(rng.IntN(values)) / float64(values)}
 			if p.Mated {
 				p.Rank = 1 + rng.IntN(4)
 			}
 			probes = append(probes, p)
 		}
-		s, err := match.NewSearches(probes)
+		s, err := measure.NewSearches(probes)
 		if err != nil {
 			t.Fatal(err)
 		}
-		counted := func(of, yes func(match.Probe) bool) (r match.Rate) {
+		counted := func(of, yes func(measure.Probe) bool) (r measure.Rate) {
 			for _, p := range probes {
 				if of(p) {
 					r.Total++
@@ -42,19 +43,19 @@ func TestSearchesBruteForce(t *testing.T) {
 			}
 			return r
 		}
-		mated := func(p match.Probe) bool { return p.Mated }
-		stranger := func(p match.Probe) bool { return !p.Mated }
+		mated := func(p measure.Probe) bool { return p.Mated }
+		stranger := func(p measure.Probe) bool { return !p.Mated }
 		for k := range 5 {
-			if got, want := s.Within(k), counted(mated, func(p match.Probe) bool { return p.Rank <= k }); got != want {
+			if got, want := s.Within(k), counted(mated, func(p measure.Probe) bool { return p.Rank <= k }); got != want {
 				t.Fatalf("Within(%d) = %v, want %v", k, got, want)
 			}
 		}
 		for i := range values + 1 {
 			at := float64(i) / float64(values)
-			if got, want := s.FPIR(at), counted(stranger, func(p match.Probe) bool { return p.Score >= at }); got != want {
+			if got, want := s.FPIR(at), counted(stranger, func(p measure.Probe) bool { return p.Score >= at }); got != want {
 				t.Fatalf("FPIR(%v) = %v, want %v", at, got, want)
 			}
-			if got, want := s.DIR(at, 2), counted(mated, func(p match.Probe) bool { return p.Rank <= 2 && p.Score >= at }); got != want {
+			if got, want := s.DIR(at, 2), counted(mated, func(p measure.Probe) bool { return p.Rank <= 2 && p.Score >= at }); got != want {
 				t.Fatalf("DIR(%v) = %v, want %v", at, got, want)
 			}
 		}
@@ -76,7 +77,7 @@ func TestSearchesBruteForce(t *testing.T) {
 				t.Fatalf("the curve says %+v, counted %v at %v", p, got, at)
 			}
 		}
-		iv := s.Bootstrap([]int{1, 3}, []float64{0.3}, 200, 0.95, 1)
+		iv := s.Bootstrap(measure.Options{Ranks: []int{1, 3}, FPIRs: []float64{0.3}, Replicates: 200, Confidence: 0.95, Seed: 1})
 		for i, k := range []int{1, 3} {
 			if v := s.Within(k).Value(); v < iv.Within[i].Low || v > iv.Within[i].High {
 				t.Errorf("within %d: %v, interval %v", k, v, iv.Within[i])
@@ -90,14 +91,14 @@ func TestSearchesBruteForce(t *testing.T) {
 
 func TestNewSearchesRefuses(t *testing.T) {
 	t.Parallel()
-	mated, stranger := match.Probe{Mated: true, Rank: 1}, match.Probe{}
-	for name, probes := range map[string][]match.Probe{
+	mated, stranger := measure.Probe{Mated: true, Rank: 1}, measure.Probe{}
+	for name, probes := range map[string][]measure.Probe{
 		"nobody":      nil,
 		"mated alone": {mated}, "strangers alone": {stranger},
 		"no rank": {mated, stranger, {Mated: true}},
 		"NaN":     {mated, {Score: math.NaN()}},
 	} {
-		if _, err := match.NewSearches(probes); !errors.Is(err, face.Invalid) {
+		if _, err := measure.NewSearches(probes); !errors.Is(err, face.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -107,9 +108,9 @@ func TestNewSearchesRefuses(t *testing.T) {
 func TestNWay(t *testing.T) {
 	t.Parallel()
 	const gallery = 6
-	var probes []match.Probe
+	var probes []measure.Probe
 	for i, rank := range []int{1, 2, 4, 6} {
-		probes = append(probes, match.Probe{Person: fmt.Sprint(i), Mated: true, Rank: rank})
+		probes = append(probes, measure.Probe{Person: fmt.Sprint(i), Mated: true, Rank: rank})
 	}
 	for n := 2; n <= gallery; n++ {
 		var right, all float64
@@ -134,7 +135,7 @@ func TestNWay(t *testing.T) {
 				}
 			}
 		}
-		got := match.NWay(probes, gallery, n, 100, 0.95, 1)
+		got := measure.NWay(probes, gallery, n, measure.Options{Replicates: 100, Confidence: 0.95, Seed: 1})
 		if math.Abs(got.Value-right/all) > 1e-12 {
 			t.Errorf("%d ways: %v, want %v", n, got.Value, right/all)
 		}

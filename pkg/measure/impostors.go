@@ -1,4 +1,4 @@
-package match
+package measure
 
 import (
 	"math"
@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/match"
 )
 
 // The thresholds of a calibration lie on a grid, so that counting the scores
@@ -27,8 +28,8 @@ type Impostors struct {
 // NewImpostors makes an empty count.
 func NewImpostors() *Impostors { return &Impostors{counts: make([]int64, gridLines)} }
 
-// line is the score of a grid line, the float64 nearest to its five decimals.
-func line(i int) float64 { return float64(i-gridPerUnit) / gridPerUnit }
+// gridScore is the score of a grid line: the float64 nearest to its five decimals.
+func gridScore(i int) float64 { return float64(i-gridPerUnit) / gridPerUnit }
 
 // Add counts a score, -1..1; what rounding put beyond counts as the end.
 func (c *Impostors) Add(score float64) {
@@ -36,9 +37,9 @@ func (c *Impostors) Add(score float64) {
 	i = min(max(i, 0), gridLines-1)
 	// The product above is rounded, so it may be off by a line where a score
 	// lies on one, and on the line is where it matters.
-	if i+1 < gridLines && line(i+1) <= score {
+	if i+1 < gridLines && gridScore(i+1) <= score {
 		i++
-	} else if i > 0 && line(i) > score {
+	} else if i > 0 && gridScore(i) > score {
 		i--
 	}
 	c.counts[i]++
@@ -71,15 +72,15 @@ func (c *Impostors) Total() int64 { return c.total }
 // those within one set of photos, say, and all: strangers under one camera are
 // more alike than those under two, and who decides may have either before them.
 // The rate at a score is the highest that any kind shows, of those of which
-// [Rule30] impostors reach the score. It holds those operating points of
-// [TargetFMRs] that at least so many impostors of the largest kind support,
+// [match.Rule30] impostors reach the score. It holds those operating points of
+// [match.TargetFMRs] that at least so many impostors of the largest kind support,
 // each at the least threshold of five decimals whose rate is at most the target,
 // and the curve of the rate: at the operating points, and in steps of 0.01 from
-// where every impostor matches to where [Rule30] do. Rates have five significant
+// where every impostor matches to where [match.Rule30] do. Rates have five significant
 // digits. The source says, for people, what was compared; the comparisons are
 // those of the largest kind. Invalid: so few that no point is supported.
 func Calibrate(source string, kinds ...*Impostors) (face.Calibration, error) {
-	c := tail{kinds: kinds, above: make([]int64, len(kinds))}
+	c := tailCounts{kinds: kinds, above: make([]int64, len(kinds))}
 	for i, k := range kinds {
 		if k.total > kinds[c.largest].total {
 			c.largest = i
@@ -87,15 +88,15 @@ func Calibrate(source string, kinds ...*Impostors) (face.Calibration, error) {
 	}
 	most := kinds[c.largest].total
 	cal := face.Calibration{Source: source, Comparisons: most}
-	targets := TargetFMRs()
+	targets := match.TargetFMRs()
 	next := len(targets) - 1 // the strictest target still sought, walking down from the top
-	for next >= 0 && allowed(targets[next], most) < Rule30 {
+	for next >= 0 && allowedErrors(targets[next], most) < match.Rule30 {
 		next--
 	}
 	if next < 0 {
-		return face.Calibration{}, face.Errorf(face.Invalid, "match.Calibrate",
+		return face.Calibration{}, face.Errorf(face.Invalid, "measure.Calibrate",
 			"%d impostor comparisons support no operating point: %s needs %d, which %d people with one photo each make",
-			most, PointName(targets[0]), NeededComparisons(targets[0]), PeopleFor(NeededComparisons(targets[0])))
+			most, match.PointName(targets[0]), match.NeededComparisons(targets[0]), match.PeopleFor(match.NeededComparisons(targets[0])))
 	}
 
 	for i := gridLines - 1; i >= 0; i-- {
@@ -104,19 +105,19 @@ func Calibrate(source string, kinds ...*Impostors) (face.Calibration, error) {
 			c.above[k] += of.counts[i]
 		}
 		point := false
-		for next >= 0 && c.beyond(targets[next]) {
+		for next >= 0 && c.exceeds(targets[next]) {
 			// Line i lets too many pass, so the line above it is the threshold.
 			cal.Points = append(cal.Points, face.OperatingPoint{
-				Name: PointName(targets[next]), FMR: targets[next], Threshold: line(i + 1),
+				Name: match.PointName(targets[next]), FMR: targets[next], Threshold: gridScore(i + 1),
 			})
 			point = true
 			next--
 		}
 		if point && before > 0 {
-			cal.Curve = appendPoint(cal.Curve, line(i+1), before)
+			cal.Curve = appendPoint(cal.Curve, gridScore(i+1), before)
 		}
-		if slices.Max(c.above) >= Rule30 && i%curveStep == 0 {
-			cal.Curve = appendPoint(cal.Curve, line(i), c.rate())
+		if slices.Max(c.above) >= match.Rule30 && i%curveStep == 0 {
+			cal.Curve = appendPoint(cal.Curve, gridScore(i), c.rate())
 		}
 		if n := len(cal.Curve); n > 0 && cal.Curve[n-1].FMR == 1 {
 			break
@@ -127,28 +128,28 @@ func Calibrate(source string, kinds ...*Impostors) (face.Calibration, error) {
 	return cal, nil
 }
 
-// tail counts, for each kind, the scores at or above a line.
-type tail struct {
+// tailCounts counts, for each kind, the scores at or above a line.
+type tailCounts struct {
 	kinds   []*Impostors
 	above   []int64
 	largest int
 }
 
 // rate is the highest of the kinds that count here, or that of the largest.
-func (t tail) rate() float64 {
+func (t tailCounts) rate() float64 {
 	rate := float64(t.above[t.largest]) / float64(t.kinds[t.largest].total)
 	for k, n := range t.above {
-		if n >= Rule30 {
+		if n >= match.Rule30 {
 			rate = max(rate, float64(n)/float64(t.kinds[k].total))
 		}
 	}
 	return rate
 }
 
-// beyond reports whether the rate is above a target, in exact numbers.
-func (t tail) beyond(target float64) bool {
+// exceeds reports whether the rate is above a target, in exact numbers.
+func (t tailCounts) exceeds(target float64) bool {
 	for k, n := range t.above {
-		if n > allowed(target, t.kinds[k].total) && (k == t.largest || n >= Rule30) {
+		if n > allowedErrors(target, t.kinds[k].total) && (k == t.largest || n >= match.Rule30) {
 			return true
 		}
 	}
