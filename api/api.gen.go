@@ -20,11 +20,6 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
-const (
-	ApiKeyScopes aPIKeyContextKey = "apiKey.Scopes"
-	BearerScopes bearerContextKey = "bearer.Scopes"
-)
-
 // Defines values for BulkResultStatus.
 const (
 	BulkResultStatusCreated   BulkResultStatus = "created"
@@ -570,6 +565,9 @@ type BulkSubject struct {
 	UpdatedAt *time.Time    `json:"updated_at,omitempty"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *BulkSubject) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // BulkSummary The end of an import.
 type BulkSummary struct {
 	Created int64 `json:"created"`
@@ -619,6 +617,9 @@ type BulkTemplate struct {
 	TemplateID string `json:"template_id"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *BulkTemplate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // Candidate defines model for Candidate.
 type Candidate struct {
 	Name *string `json:"name,omitempty"`
@@ -644,6 +645,9 @@ type DetectRequest struct {
 	// MaxFaces How many faces at most; 100 is the default.
 	MaxFaces *MaxFaces `json:"max_faces,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *DetectRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // DetectResponse defines model for Detection.
 type DetectResponse struct {
@@ -673,6 +677,9 @@ type EmbedRequest struct {
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image Image `json:"image"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *EmbedRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // EmbeddedFace defines model for EmbeddedFace.
 type EmbeddedFace struct {
@@ -717,6 +724,9 @@ type EnrolRequest struct {
 	// QualityGate `auto` (the default): a face that the quality gate refuses is not enrolled. `off`: it is.
 	QualityGate *QualityGate `json:"quality_gate,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *EnrolRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // EnrolResponse defines model for Enrolment.
 type EnrolResponse struct {
@@ -810,6 +820,9 @@ type GalleryCreate struct {
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *GalleryCreate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // GalleryList defines model for GalleryList.
 type GalleryList struct {
 	Items []Gallery `json:"items"`
@@ -832,6 +845,9 @@ type GalleryUpdate struct {
 	// the crops that are there. New galleries have `false` by default.
 	StoreImages *StoreImages `json:"store_images,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *GalleryUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // Health defines model for Health.
 type Health struct {
@@ -903,6 +919,9 @@ type MigrateRequest struct {
 	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *MigrateRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // Migration defines model for Migration.
 type Migration struct {
@@ -1092,6 +1111,9 @@ type RecognizeRequest struct {
 	ProbeEmbedding Embedding `json:"probe_embedding,omitempty"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *RecognizeRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // RecognizedFace defines model for RecognizedFace.
 type RecognizedFace struct {
 	// Candidates Best first, one per subject.
@@ -1133,6 +1155,9 @@ type StyleLayers struct {
 	Content LayerWeights `json:"content,omitempty"`
 	Style   LayerWeights `json:"style,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *StyleLayers) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // StyleLoss The weighted parts of the loss; absent before the first iteration.
 type StyleLoss struct {
@@ -1189,6 +1214,9 @@ type StyleParams struct {
 	// Weights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
 	Weights *StyleParamsWeights `json:"weights,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *StyleParams) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // StyleParamsInit What the picture starts from; `content` is the default.
 type StyleParamsInit string
@@ -1290,6 +1318,9 @@ type StyleTransferRequest struct {
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *StyleTransferRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
 type StyleWeights = []float64
 
@@ -1320,6 +1351,9 @@ type SubjectCreate struct {
 	SubjectID *SubjectID `json:"subject_id,omitempty"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *SubjectCreate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // SubjectID 1 to 128 letters, digits and `._@-`, the first a letter or a digit.
 type SubjectID = string
 
@@ -1342,6 +1376,9 @@ type SubjectUpdate struct {
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 }
+
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *SubjectUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // Template defines model for Template.
 type Template struct {
@@ -1442,6 +1479,9 @@ type VerifyRequest struct {
 	SubjectID *SubjectID `json:"subject_id,omitempty"`
 }
 
+// UnmarshalJSON reads the object strictly; the error is a [face.Error].
+func (b *VerifyRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
+
 // Warning defines model for Warning.
 type Warning struct {
 	Code  Reason   `json:"code"`
@@ -1480,12 +1520,6 @@ type TemplatePath = string
 
 // Erased defines model for Erased.
 type Erased = Receipt
-
-// aPIKeyContextKey is the context key for apiKey security scheme
-type aPIKeyContextKey string
-
-// bearerContextKey is the context key for bearer security scheme
-type bearerContextKey string
 
 // DetectMultipartBody defines parameters for Detect.
 type DetectMultipartBody interface{}
@@ -2005,14 +2039,6 @@ type MiddlewareFunc func(http.Handler) http.Handler
 // Detect operation middleware
 func (siw *ServerInterfaceWrapper) Detect(w http.ResponseWriter, r *http.Request) {
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"verify"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"verify"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Detect(w, r)
 	}))
@@ -2026,14 +2052,6 @@ func (siw *ServerInterfaceWrapper) Detect(w http.ResponseWriter, r *http.Request
 
 // Embed operation middleware
 func (siw *ServerInterfaceWrapper) Embed(w http.ResponseWriter, r *http.Request) {
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"verify"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"verify"})
-
-	r = r.WithContext(ctx)
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Embed(w, r)
@@ -2051,14 +2069,6 @@ func (siw *ServerInterfaceWrapper) ListGalleries(w http.ResponseWriter, r *http.
 
 	var err error
 	_ = err
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"read"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"read"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListGalleriesParams
@@ -2105,14 +2115,6 @@ func (siw *ServerInterfaceWrapper) CreateGallery(w http.ResponseWriter, r *http.
 
 	var err error
 	_ = err
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params CreateGalleryParams
@@ -2164,14 +2166,6 @@ func (siw *ServerInterfaceWrapper) DeleteGallery(w http.ResponseWriter, r *http.
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteGalleryParams
 
@@ -2222,14 +2216,6 @@ func (siw *ServerInterfaceWrapper) GetGallery(w http.ResponseWriter, r *http.Req
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"read"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"read"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetGallery(w, r, gallery)
 	}))
@@ -2255,14 +2241,6 @@ func (siw *ServerInterfaceWrapper) UpdateGallery(w http.ResponseWriter, r *http.
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params UpdateGalleryParams
@@ -2313,14 +2291,6 @@ func (siw *ServerInterfaceWrapper) ExportSubjects(w http.ResponseWriter, r *http
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ExportSubjectsParams
@@ -2377,14 +2347,6 @@ func (siw *ServerInterfaceWrapper) ImportSubjects(w http.ResponseWriter, r *http
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ImportSubjectsParams
 
@@ -2439,14 +2401,6 @@ func (siw *ServerInterfaceWrapper) ListSubjects(w http.ResponseWriter, r *http.R
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"read"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"read"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListSubjectsParams
@@ -2529,14 +2483,6 @@ func (siw *ServerInterfaceWrapper) CreateSubject(w http.ResponseWriter, r *http.
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params CreateSubjectParams
 
@@ -2595,14 +2541,6 @@ func (siw *ServerInterfaceWrapper) DeleteSubject(w http.ResponseWriter, r *http.
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "subject", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteSubjectParams
@@ -2663,14 +2601,6 @@ func (siw *ServerInterfaceWrapper) GetSubject(w http.ResponseWriter, r *http.Req
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"read"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"read"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetSubject(w, r, gallery, subject)
 	}))
@@ -2705,14 +2635,6 @@ func (siw *ServerInterfaceWrapper) UpdateSubject(w http.ResponseWriter, r *http.
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "subject", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params UpdateSubjectParams
@@ -2773,14 +2695,6 @@ func (siw *ServerInterfaceWrapper) ListTemplates(w http.ResponseWriter, r *http.
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"read"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"read"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListTemplates(w, r, gallery, subject)
 	}))
@@ -2815,14 +2729,6 @@ func (siw *ServerInterfaceWrapper) EnrolTemplate(w http.ResponseWriter, r *http.
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "subject", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params EnrolTemplateParams
@@ -2892,14 +2798,6 @@ func (siw *ServerInterfaceWrapper) DeleteTemplate(w http.ResponseWriter, r *http
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"enrol"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"enrol"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteTemplateParams
 
@@ -2949,14 +2847,6 @@ func (siw *ServerInterfaceWrapper) ListUncovered(w http.ResponseWriter, r *http.
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "gallery", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListUncoveredParams
@@ -3014,14 +2904,6 @@ func (siw *ServerInterfaceWrapper) ListUncovered(w http.ResponseWriter, r *http.
 // ListModels operation middleware
 func (siw *ServerInterfaceWrapper) ListModels(w http.ResponseWriter, r *http.Request) {
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"read"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"read"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.ListModels(w, r)
 	}))
@@ -3047,14 +2929,6 @@ func (siw *ServerInterfaceWrapper) CancelMigration(w http.ResponseWriter, r *htt
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "model", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params CancelMigrationParams
@@ -3119,14 +2993,6 @@ func (siw *ServerInterfaceWrapper) GetMigration(w http.ResponseWriter, r *http.R
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params GetMigrationParams
 
@@ -3169,14 +3035,6 @@ func (siw *ServerInterfaceWrapper) Migrate(w http.ResponseWriter, r *http.Reques
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"admin"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"admin"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params MigrateParams
 
@@ -3215,14 +3073,6 @@ func (siw *ServerInterfaceWrapper) Migrate(w http.ResponseWriter, r *http.Reques
 // Recognize operation middleware
 func (siw *ServerInterfaceWrapper) Recognize(w http.ResponseWriter, r *http.Request) {
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"identify"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"identify"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Recognize(w, r)
 	}))
@@ -3239,14 +3089,6 @@ func (siw *ServerInterfaceWrapper) ListStyleTransfers(w http.ResponseWriter, r *
 
 	var err error
 	_ = err
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListStyleTransfersParams
@@ -3293,14 +3135,6 @@ func (siw *ServerInterfaceWrapper) StartStyleTransfer(w http.ResponseWriter, r *
 
 	var err error
 	_ = err
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params StartStyleTransferParams
@@ -3352,14 +3186,6 @@ func (siw *ServerInterfaceWrapper) DeleteStyleTransfer(w http.ResponseWriter, r 
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params DeleteStyleTransferParams
 
@@ -3410,14 +3236,6 @@ func (siw *ServerInterfaceWrapper) GetStyleTransfer(w http.ResponseWriter, r *ht
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
-
-	r = r.WithContext(ctx)
-
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetStyleTransfer(w, r, job)
 	}))
@@ -3443,14 +3261,6 @@ func (siw *ServerInterfaceWrapper) FollowStyleTransfer(w http.ResponseWriter, r 
 		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "job", Err: err})
 		return
 	}
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
-
-	r = r.WithContext(ctx)
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params FollowStyleTransferParams
@@ -3494,14 +3304,6 @@ func (siw *ServerInterfaceWrapper) GetStyleTransferResult(w http.ResponseWriter,
 		return
 	}
 
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"style"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"style"})
-
-	r = r.WithContext(ctx)
-
 	// Parameter object where we will unmarshal all parameters from the context
 	var params GetStyleTransferResultParams
 
@@ -3531,14 +3333,6 @@ func (siw *ServerInterfaceWrapper) GetStyleTransferResult(w http.ResponseWriter,
 
 // Verify operation middleware
 func (siw *ServerInterfaceWrapper) Verify(w http.ResponseWriter, r *http.Request) {
-
-	ctx := r.Context()
-
-	ctx = context.WithValue(ctx, BearerScopes, []string{"verify"})
-
-	ctx = context.WithValue(ctx, ApiKeyScopes, []string{"verify"})
-
-	r = r.WithContext(ctx)
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.Verify(w, r)

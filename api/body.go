@@ -53,7 +53,7 @@ func (i *Images) UnmarshalJSON(data []byte) error {
 		end := valueEnd(rest)
 		image, err := decodeBase64(bytes.TrimSpace(rest[:end]))
 		if err != nil {
-			return InvalidField(strconv.Itoa(n), parsed().Components.Schemas["Image"].wanted())
+			return InvalidField(strconv.Itoa(n), parsed().Components.Schemas["Image"].requirement())
 		}
 		*i = append(*i, image)
 		if rest = rest[end:]; rest[0] == ',' {
@@ -62,45 +62,6 @@ func (i *Images) UnmarshalJSON(data []byte) error {
 	}
 	return nil
 }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *VerifyRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *RecognizeRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *DetectRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *EmbedRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *EnrolRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *GalleryCreate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *GalleryUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *SubjectCreate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *SubjectUpdate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *MigrateRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *StyleTransferRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *StyleParams) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *StyleLayers) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // InvalidField is an Invalid error about one field of a body; name is empty for
 // the body itself. A caller chose the name, so no more than an excerpt is told.
@@ -162,8 +123,8 @@ func fieldsOf(into any) *fields {
 	return f
 }
 
-// take finds a field that has come. In a form, Images may come more than once.
-func (f *fields) take(name string, form bool) (reflect.Value, error) {
+// find is the field of a member that has come. In a form, Images may come more than once.
+func (f *fields) find(name string, form bool) (reflect.Value, error) {
 	field, ok := f.byName[name]
 	if !ok {
 		return field, InvalidField(name, "unknown field")
@@ -206,7 +167,7 @@ func readObject(data []byte, into any) error {
 		rest = rest[end:]
 		rest = rest[bytes.IndexByte(rest, ':')+1:]
 		end = valueEnd(rest)
-		field, err := f.take(name, false)
+		field, err := f.find(name, false)
 		if err == nil {
 			err = setJSON(field, name, rest[:end], parsed().member(f.object, name))
 		}
@@ -272,7 +233,7 @@ func setJSON(field reflect.Value, name string, value []byte, s *schema) error {
 		return within(name, known)
 	}
 	if err != nil {
-		return InvalidField(name, s.wanted())
+		return InvalidField(name, s.requirement())
 	}
 	return s.check(field, name)
 }
@@ -283,7 +244,7 @@ func (s *schema) unmarshal(value []byte, into reflect.Value) (err error) {
 	switch {
 	case len(value) == 0, // in a form
 		s.Type == "object" && value[0] != '{',
-		s.Type == "array" && parsed().at(s.Items).Type == "number" && bytes.Contains(value, []byte("null")):
+		s.Type == "array" && parsed().resolve(s.Items).Type == "number" && bytes.Contains(value, []byte("null")):
 		return errType
 	case into.Type() == reflect.TypeFor[Image]():
 		var raw []byte
@@ -316,8 +277,8 @@ func (s *schema) check(v reflect.Value, name string) error {
 	switch {
 	case v.Kind() == reflect.String && strings.ContainsRune(v.String(), 0):
 		return InvalidField(name, "has a NUL character")
-	case !s.holds(v):
-		return InvalidField(name, s.wanted())
+	case !s.allows(v):
+		return InvalidField(name, s.requirement())
 	}
 	return nil
 }
@@ -383,7 +344,7 @@ func (f *fields) readPart(part *multipart.Part, maxImage int64) error {
 	if name == "" {
 		return InvalidField("", "has a part without a name")
 	}
-	field, err := f.take(name, true)
+	field, err := f.find(name, true)
 	if err != nil {
 		return err
 	}

@@ -13,9 +13,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// NDJSON is the media type of imports and exports.
-const NDJSON = "application/x-ndjson"
-
 // MaxBulkLine is the longest line of an import, in bytes.
 const MaxBulkLine = 8 << 20
 
@@ -50,12 +47,6 @@ func AppendBulkSubject(line []byte, b BulkSubject) ([]byte, error) {
 	}
 	return out.Bytes(), nil
 }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *BulkSubject) UnmarshalJSON(data []byte) error { return readObject(data, b) }
-
-// UnmarshalJSON reads the object strictly; the error is a [face.Error].
-func (b *BulkTemplate) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
 // UnmarshalJSON reads the array so that an error says which template it is of.
 func (b *BulkTemplates) UnmarshalJSON(data []byte) error {

@@ -3,7 +3,6 @@ package api
 import (
 	"fmt"
 	"math"
-	"net/http"
 	"net/url"
 	"reflect"
 	"slices"
@@ -17,23 +16,16 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// document is the contract as far as requests are held against it.
+// document is the contract as far as the server acts on it.
 type document struct {
-	Paths map[string]struct {
-		Parameters                    []queryParameter
-		Get, Put, Post, Patch, Delete *struct{ Parameters []queryParameter }
-	}
+	Paths      map[string]pathItem
 	Components struct {
-		Parameters map[string]queryParameter
+		Parameters map[string]parameter
+		Responses  map[string]response
 		Schemas    map[string]*schema
 	}
-}
 
-// queryParameter is a parameter of any kind; those of the query are looked at.
-type queryParameter struct {
-	Ref      string `yaml:"$ref"`
-	Name, In string
-	Schema   *schema
+	operations map[string]Operation // by method and route
 }
 
 // schema is what the contract says of a value.
@@ -54,9 +46,10 @@ type schema struct {
 	Items            *schema
 	OneOf            []*schema `yaml:"oneOf"`
 	Properties       map[string]*schema
+	Required         []string
 }
 
-// parsed is the contract, read when the first request is.
+// parsed is the contract, read once.
 //
 //nolint:gochecknoglobals // encoding/json hands the methods that need it nothing that it could be kept in
 var parsed = sync.OnceValue(func() *document {
@@ -64,13 +57,14 @@ var parsed = sync.OnceValue(func() *document {
 	if err := yaml.Unmarshal([]byte(contract), d); err != nil {
 		panic("the contract is not YAML: " + err.Error())
 	}
+	d.readOperations()
 	return d
 })
 
-// at follows references. Where the contract says nothing, anything goes.
-func (d *document) at(s *schema) *schema {
+// resolve follows references. A schema that is not there allows everything.
+func (d *document) resolve(s *schema) *schema {
 	for s != nil && s.Ref != "" {
-		s = d.Components.Schemas[strings.TrimPrefix(s.Ref, "#/components/schemas/")]
+		s = d.Components.Schemas[refName(s.Ref)]
 	}
 	if s == nil {
 		return &schema{}
@@ -81,38 +75,18 @@ func (d *document) at(s *schema) *schema {
 // member is what the contract says of a member of the object that a Go type
 // stands for.
 func (d *document) member(object reflect.Type, name string) *schema {
-	return d.at(d.at(d.Components.Schemas[object.Name()]).Properties[name])
+	return d.resolve(d.resolve(d.Components.Schemas[object.Name()]).Properties[name])
 }
 
-// query gives the parameters that a route takes in its query; ok is false for
-// a route that is not in the contract.
-func (d *document) query(method, route string) (parameters map[string]*schema, ok bool) {
-	path := d.Paths[route]
-	operation := map[string]*struct{ Parameters []queryParameter }{
-		http.MethodGet: path.Get, http.MethodHead: path.Get, http.MethodPut: path.Put,
-		http.MethodPost: path.Post, http.MethodPatch: path.Patch, http.MethodDelete: path.Delete,
-	}[method]
-	if operation == nil {
-		return nil, false
-	}
-	parameters = map[string]*schema{}
-	for _, p := range slices.Concat(path.Parameters, operation.Parameters) {
-		if p.Ref != "" {
-			p = d.Components.Parameters[strings.TrimPrefix(p.Ref, "#/components/parameters/")]
-		}
-		if p.In == "query" {
-			parameters[p.Name] = d.at(p.Schema)
-		}
-	}
-	return parameters, true
-}
+// refName is the name of the component that a reference names.
+func refName(ref string) string { return ref[strings.LastIndexByte(ref, '/')+1:] }
 
-// CheckQuery holds the query of a request against the contract: a parameter
-// that the route does not have, one that comes more than once, and a value
-// that is none of its parameter are Invalid. The route is a path of the
-// contract; any other takes every query.
+// CheckQuery checks the query of a request against the contract. A parameter
+// that the operation does not have, one that comes more than once, and a value
+// that its schema does not allow are Invalid. A route that is not in the
+// contract takes every query.
 func CheckQuery(method, route, query string) error {
-	parameters, ok := parsed().query(method, route)
+	operation, ok := FindOperation(method, route)
 	if !ok || query == "" {
 		return nil
 	}
@@ -125,7 +99,7 @@ func CheckQuery(method, route, query string) error {
 		}
 		for name := range values { // one, or none between two &
 			detail, value := "", values.Get(name)
-			switch s := parameters[name]; {
+			switch s := operation.query[name]; {
 			case s == nil:
 				detail = "unknown parameter"
 			case seen[name] && s.Type != "array":
@@ -134,8 +108,8 @@ func CheckQuery(method, route, query string) error {
 				detail = "is not UTF-8"
 			case strings.ContainsRune(value, 0):
 				detail = "has a NUL character"
-			case !s.takes(value):
-				detail = s.wanted()
+			case !s.accepts(value):
+				detail = s.requirement()
 			}
 			if detail != "" {
 				return InvalidParameter(name, detail)
@@ -154,11 +128,11 @@ func InvalidParameter(name, detail string) *face.Error {
 	return e
 }
 
-// takes reports whether a text is a value of the schema.
-func (s *schema) takes(text string) bool {
+// accepts reports whether a text is a value of the schema.
+func (s *schema) accepts(text string) bool {
 	switch s.Type {
 	case "array":
-		return parsed().at(s.Items).takes(text)
+		return parsed().resolve(s.Items).accepts(text)
 	case "integer":
 		n, err := strconv.ParseInt(text, 10, 64)
 		return err == nil && s.within(float64(n))
@@ -169,10 +143,10 @@ func (s *schema) takes(text string) bool {
 		_, err := strconv.ParseBool(text)
 		return err == nil
 	}
-	return s.takesString(text)
+	return s.acceptsString(text)
 }
 
-func (s *schema) takesString(text string) bool {
+func (s *schema) acceptsString(text string) bool {
 	switch n := utf8.RuneCountInString(text); {
 	case len(s.Enum) > 0:
 		return slices.Contains(s.Enum, text)
@@ -194,11 +168,11 @@ func (s *schema) within(x float64) bool {
 	return x >= limit(s.Minimum, math.Inf(-1)) && x <= limit(s.Maximum, math.Inf(1)) && x > limit(s.ExclusiveMinimum, math.Inf(-1))
 }
 
-// holds reports whether a value that was read is one of the schema.
-func (s *schema) holds(v reflect.Value) bool {
+// allows reports whether a value that was read is one of the schema.
+func (s *schema) allows(v reflect.Value) bool {
 	switch {
 	case v.Kind() == reflect.String:
-		return s.takesString(v.String())
+		return s.acceptsString(v.String())
 	case v.CanInt():
 		return s.within(float64(v.Int()))
 	case v.CanUint():
@@ -211,55 +185,55 @@ func (s *schema) holds(v reflect.Value) bool {
 	return true
 }
 
-// wanted says what a value of the schema must be.
-func (s *schema) wanted() string { return "must be " + s.one() }
+// requirement says what a value of the schema must be.
+func (s *schema) requirement() string { return "must be " + s.describe() }
 
-// one is a value of the schema in words.
-func (s *schema) one() string {
+// describe is a value of the schema in words.
+func (s *schema) describe() string {
 	switch {
 	case len(s.OneOf) > 0:
 		var all []string
 		for _, o := range s.OneOf {
-			all = append(all, parsed().at(o).one())
+			all = append(all, parsed().resolve(o).describe())
 		}
 		return strings.Join(all, ", or ")
 	case len(s.Enum) > 0:
 		return "one of " + strings.Join(s.Enum, ", ")
 	case s.Type == "array":
-		return "an array of" + bounds(s.MinItems, s.MaxItems) + " " + parsed().at(s.Items).several()
+		return "an array of" + describeCount(s.MinItems, s.MaxItems) + " " + parsed().resolve(s.Items).describeMany()
 	case s.Type == "object":
 		return "a JSON object"
 	case s.Type == "boolean":
 		return "true or false"
 	case s.Type == "integer":
-		return "a whole number" + s.span()
+		return "a whole number" + s.describeRange()
 	case s.Type == "number":
-		return "a number" + s.span()
+		return "a number" + s.describeRange()
 	case s.Format == "date-time":
 		return "a time as 2026-11-23T09:30:00Z"
 	case s.ContentEncoding == "base64":
 		return "base64, standard or URL-safe, or a data: URI of it"
 	case s.MaxLength > 0 && s.Pattern == "":
-		return "a string of" + bounds(s.MinLength, s.MaxLength) + " characters"
+		return "a string of" + describeCount(s.MinLength, s.MaxLength) + " characters"
 	}
 	return "a string"
 }
 
-// several are values of the schema in words.
-func (s *schema) several() string {
+// describeMany is several values of the schema in words.
+func (s *schema) describeMany() string {
 	switch {
 	case s.ContentEncoding == "base64":
 		return "strings of base64"
 	case s.Type == "object":
 		return "JSON objects"
 	case s.Type == "number":
-		return "numbers" + s.span()
+		return "numbers" + s.describeRange()
 	}
 	return "strings"
 }
 
-// span is the range of a number in words.
-func (s *schema) span() string {
+// describeRange is the range of a number in words.
+func (s *schema) describeRange() string {
 	switch {
 	case s.ExclusiveMinimum != "" && s.Maximum != "":
 		return " above " + s.ExclusiveMinimum + " and at most " + s.Maximum
@@ -275,8 +249,8 @@ func (s *schema) span() string {
 	return ""
 }
 
-// bounds is a number of things in words, where it is bounded.
-func bounds(least, most int) string {
+// describeCount is a number of things in words, where it is bounded.
+func describeCount(least, most int) string {
 	switch {
 	case most == 0:
 		return ""

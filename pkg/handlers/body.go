@@ -33,7 +33,8 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 				"The body is encoded (Content-Encoding: %s); send it as it is.", face.Excerpt(coding)))
 			return
 		}
-		if !takesBody(r) {
+		operation := operationOf(r)
+		if !operation.TakesBody() {
 			if r.ContentLength != 0 {
 				s.fail(w, r, api.InvalidField("", "must not be there: the route takes no body"))
 				return
@@ -41,8 +42,8 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if takesLines(r) { // one by one, so that it matters not how many
-			if _, err := mediaType(r); err != nil {
+		if operation.TakesLines() { // one at a time, so their number needs no limit
+			if _, err := mediaType(r, operation); err != nil {
 				s.fail(w, r, err)
 				return
 			}
@@ -57,12 +58,12 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			s.fail(w, r, face.Errorf(face.TooLarge, "handlers.limitBody", "The body is larger than %d bytes.", s.maxBody()))
 			return
 		}
-		end, err := mediaType(r)
+		end, err := mediaType(r, operation)
 		if err != nil {
 			s.fail(w, r, err)
 			return
 		}
-		if takesForm(r) && !s.mayHaveNoPhoto(r) { // so that no body is read in vain
+		if operation.TakesForm() && !s.mayHaveNoPhoto(r, operation) { // so that no body is read in vain
 			place, ok := s.turns.keep()
 			if !ok {
 				s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "all slots are busy, and the wait would be too long"))
@@ -210,62 +211,36 @@ func (f *formEnd) find(chunk []byte) int {
 // mediaType refuses a Content-Type that the route does not take, and writes
 // what it takes as the generated code looks for it. It gives what finds the
 // body's end, or nil where that is the end of its last line.
-func mediaType(r *http.Request) (ending, error) {
+func mediaType(r *http.Request, operation api.Operation) (ending, error) {
 	kind, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	switch {
-	case takesLines(r):
+	case operation.TakesLines():
 		if err == nil && kind == api.NDJSON {
 			return nil, nil
 		}
 	case err == nil && kind == "application/json":
 		r.Header.Set("Content-Type", kind)
 		return &jsonEnd{}, nil
-	case err == nil && kind == "multipart/form-data" && takesForm(r):
+	case err == nil && kind == "multipart/form-data" && operation.TakesForm():
 		if params["boundary"] == "" {
 			return nil, parameter("Content-Type", "has no boundary")
 		}
 		r.Header.Set("Content-Type", mime.FormatMediaType(kind, params))
 		return newFormEnd(params["boundary"]), nil
 	}
-	return nil, face.Errorf(face.UnsupportedMediaType, "handlers.mediaType", "The route takes %s.", mediaTypes(r))
+	return nil, face.Errorf(face.UnsupportedMediaType, "handlers.mediaType", "The route takes %s.", strings.Join(operation.BodyTypes, " and "))
 }
 
-func mediaTypes(r *http.Request) string {
-	if takesLines(r) {
-		return api.NDJSON
-	}
-	if takesForm(r) {
-		return "application/json and multipart/form-data"
-	}
-	return "application/json"
+// operationOf is what the contract says of the operation that a request is for.
+// It is zero where the contract does not have it.
+func operationOf(r *http.Request) api.Operation {
+	operation, _ := api.FindOperation(r.Method, chi.RouteContext(r.Context()).RoutePattern())
+	return operation
 }
 
-// takesBody reports whether the method has a body.
-func takesBody(r *http.Request) bool {
-	return r.Method != http.MethodGet && r.Method != http.MethodHead && r.Method != http.MethodDelete
-}
-
-// takesLines reports whether the route is that of an import.
-func takesLines(r *http.Request) bool {
-	return chi.RouteContext(r.Context()).RoutePattern() == "/galleries/{gallery}/import"
-}
-
-// takesForm reports whether the route takes an image, and with it multipart.
-func takesForm(r *http.Request) bool {
-	switch chi.RouteContext(r.Context()).RoutePattern() {
-	case "/verify", "/recognize", "/detect", "/embed", "/galleries/{gallery}/subjects/{subject}/templates", "/style-transfer":
-		return true
-	}
-	return false
-}
-
-// mayHaveNoPhoto reports whether the route takes embeddings as well, and the
+// mayHaveNoPhoto reports whether the operation takes embeddings as well, and the
 // body is no larger than one that has nothing else: such a request needs no
-// slot. One that does is judged when it asks for it.
-func (s *server) mayHaveNoPhoto(r *http.Request) bool {
-	switch chi.RouteContext(r.Context()).RoutePattern() {
-	case "/verify", "/recognize", "/galleries/{gallery}/subjects/{subject}/templates":
-		return r.ContentLength >= 0 && r.ContentLength <= s.embeddings
-	}
-	return false
+// slot. Where it has a photo after all, it gets in line when the photo is read.
+func (s *server) mayHaveNoPhoto(r *http.Request, operation api.Operation) bool {
+	return operation.PhotoOptional && r.ContentLength >= 0 && r.ContentLength <= s.embeddings
 }

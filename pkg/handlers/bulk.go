@@ -38,12 +38,6 @@ const (
 	exportChunk = 64 << 10
 )
 
-// isBulk reports whether an operation streams, a whole gallery or what becomes
-// of a job, so that it has a time and a size of its own.
-func isBulk(operation string) bool {
-	return operation == "ImportSubjects" || operation == "ExportSubjects" || operation == "FollowStyleTransfer"
-}
-
 // importing lets each key have one import, and the server a few, of which a
 // tenant has half at most.
 type importing struct {

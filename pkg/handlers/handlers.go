@@ -254,7 +254,7 @@ func New(o Options) (http.Handler, error) {
 			r.Use(s.limitRate())
 		}
 		r.Use(s.checkURL)
-		r.With(s.require(face.ScopeRead), s.ofOperator).Method(http.MethodGet, "/metrics",
+		r.With(s.authorize, s.ofOperator).Method(http.MethodGet, "/metrics",
 			promhttp.HandlerFor(o.Gatherer, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 		api.HandlerWithOptions(
 			api.NewStrictHandlerWithOptions(s,

@@ -32,8 +32,7 @@ type claimKey struct{}
 // is stored, so that no caller knows an answer that a retry would not get.
 func (s *server) record(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// No GET takes a key, and an export would be held in memory as a whole.
-		if r.Method == http.MethodGet || r.Method == http.MethodHead || len(r.Header.Values(idempotencyHeader)) == 0 || takesLines(r) {
+		if !operationOf(r).Replayed || len(r.Header.Values(idempotencyHeader)) == 0 {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -41,7 +40,7 @@ func (s *server) record(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		defer func() {
 			if c.key != "" {
-				s.settle(r.Context(), c, rec)
+				s.settle(r, c, rec)
 			}
 			if rec.status != 0 {
 				w.WriteHeader(rec.status)
@@ -59,11 +58,12 @@ func isReplayed(status int) bool {
 }
 
 // settle stores the answer, or gives the claim up.
-func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
+func (s *server) settle(r *http.Request, c *claim, rec *recorder) {
+	ctx := r.Context()
 	var answer *store.Answer
 	if isReplayed(rec.status) {
 		answer = &store.Answer{Status: rec.status, Location: rec.Header().Get("Location"), Body: rec.body.Bytes()}
-		answer.Gallery, answer.Subject = subjectOfAnswer(c.request, answer)
+		answer.Gallery, answer.Subject = subjectOfAnswer(operationOf(r), c.request, answer)
 	}
 	// The request's time may be over; its key must be settled all the same.
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.RequestTimeout)
@@ -73,21 +73,19 @@ func (s *server) settle(ctx context.Context, c *claim, rec *recorder) {
 	}
 }
 
-// subjectOfAnswer is the subject that a good answer tells of, whose erasure erases the
-// answer too. A receipt outlives the one whose erasure it states.
-func subjectOfAnswer(request any, a *store.Answer) (gallery, subject string) {
-	if a.Status >= 300 {
+// subjectOfAnswer is the subject that a stored answer is about: the answer is
+// erased together with the subject. Both names are empty where the contract names
+// no subject: a receipt outlives the erasure that it states.
+func subjectOfAnswer(operation api.Operation, request any, a *store.Answer) (gallery, subject string) {
+	if !operation.ErasedWithSubject || a.Status >= 300 {
 		return "", ""
 	}
-	switch r := request.(type) {
-	case api.CreateSubjectRequestObject:
-		return r.Gallery, path.Base(a.Location)
-	case api.UpdateSubjectRequestObject:
-		return r.Gallery, r.Subject
-	case api.EnrolTemplateRequestObject:
-		return r.Gallery, r.Subject
+	fields := reflect.ValueOf(request)
+	gallery = fields.FieldByName("Gallery").String()
+	if named := fields.FieldByName("Subject"); named.IsValid() {
+		return gallery, named.String()
 	}
-	return "", ""
+	return gallery, path.Base(a.Location)
 }
 
 // once carries a request with an Idempotency-Key out, unless it was answered

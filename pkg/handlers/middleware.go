@@ -125,14 +125,15 @@ func secure(next http.Handler) http.Handler {
 	})
 }
 
-// limitTime ends the context when the request's time is over. It counts from
-// when the body is in: how long that takes is the sender's line, for which the
-// server has a timeout of its own, and that one ends here.
-func (s *server) limitTime(next api.StrictHandlerFunc, operation string) api.StrictHandlerFunc {
-	if isBulk(operation) {
-		return next
-	}
+// limitTime ends the context when the request's time is over, unless the
+// operation streams. The time counts from when the body is in: how long that
+// takes depends on the sender's line, for which the server has a timeout of its
+// own, and that one ends here.
+func (s *server) limitTime(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
+		if operationOf(r).Streams() {
+			return next(ctx, w, r, request)
+		}
 		conn := http.NewResponseController(w)
 		_ = conn.SetReadDeadline(time.Time{}) // a writer without a connection has none
 		_ = conn.SetWriteDeadline(time.Now().Add(s.RequestTimeout + 10*time.Second))
@@ -152,29 +153,17 @@ func deadlineError(ctx context.Context, err error) error {
 	return err
 }
 
-// authorize asks for the scope that the contract names for the operation.
+// authorize refuses keys without the scope that the contract names for the
+// operation. Where it names none, the key needs the scope admin.
 func (s *server) authorize(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scopes, _ := r.Context().Value(api.BearerScopes).([]string)
-		needed := face.ScopeAdmin // what the contract forgot is not for everybody
-		if len(scopes) == 1 {
-			needed = face.Scope(scopes[0])
+		scope := cmp.Or(operationOf(r).Scope, face.ScopeAdmin)
+		if !callOf(r.Context()).key.Allows(scope) {
+			s.fail(w, r, face.Errorf(face.Forbidden, "handlers.authorize", "The key needs the scope %s.", scope))
+			return
 		}
-		s.require(needed)(next).ServeHTTP(w, r)
+		next.ServeHTTP(w, r)
 	})
-}
-
-// require asks for a scope.
-func (s *server) require(scope face.Scope) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !callOf(r.Context()).key.Allows(scope) {
-				s.fail(w, r, face.Errorf(face.Forbidden, "handlers.require", "The key needs the scope %s.", scope))
-				return
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
 }
 
 // ofOperator refuses the keys of tenants: what follows tells of them all.
