@@ -156,6 +156,17 @@ func TestDeps(t *testing.T) {
 	}
 }
 
+// TestServerMeasuresNothing keeps statistics out of the server: it applies what
+// package measure found, and is smaller without gonum.
+func TestServerMeasuresNothing(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t, "-deps", "-tags", "turbojpeg", "./cmd/server") {
+		if p.ImportPath == module+"/pkg/measure" || strings.HasPrefix(p.ImportPath, "gonum.org/") {
+			t.Errorf("the server links %s", p.ImportPath)
+		}
+	}
+}
+
 // TestModules holds the list of third-party modules that the two commands
 // link. A new one is reviewed: add it to modules.txt with its reason.
 func TestModules(t *testing.T) {

@@ -1,10 +1,6 @@
 package style
 
-import (
-	"math"
-
-	"gonum.org/v1/gonum/mat"
-)
+import "math"
 
 // keepChroma gives a picture the colours of another: its own brightness (Y of
 // YIQ) with the other's I and Q. Both are planes of the same size.
@@ -23,8 +19,22 @@ func keepChroma(data, colours []float32) []float32 {
 
 func luma(r, g, b float32) float32 { return 0.299*r + 0.587*g + 0.114*b }
 
-// moments are the mean and the covariance of the colours of planes.
-func moments(data []float32) (mean [3]float64, cov *mat.SymDense) {
+// matrix3 is a matrix over the three colours.
+type matrix3 [3][3]float64
+
+func (m matrix3) times(o matrix3) (out matrix3) {
+	for a := range 3 {
+		for b := range 3 {
+			for k := range 3 {
+				out[a][b] += m[a][k] * o[k][b]
+			}
+		}
+	}
+	return out
+}
+
+// meanAndCovariance are those of the colours of planes.
+func meanAndCovariance(data []float32) (mean [3]float64, covariance matrix3) {
 	n := len(data) / 3
 	for c := range 3 {
 		for _, v := range data[c*n:][:n] {
@@ -32,63 +42,53 @@ func moments(data []float32) (mean [3]float64, cov *mat.SymDense) {
 		}
 		mean[c] /= float64(n)
 	}
-	cov = mat.NewSymDense(3, nil)
 	for a := range 3 {
 		for b := a; b < 3; b++ {
 			var sum float64
 			for i := range n {
 				sum += (float64(data[a*n+i]) - mean[a]) * (float64(data[b*n+i]) - mean[b])
 			}
-			cov.SetSym(a, b, sum/float64(n))
+			covariance[a][b] = sum / float64(n)
+			covariance[b][a] = covariance[a][b]
 		}
 	}
-	return mean, cov
+	return mean, covariance
 }
 
-// power is a symmetric matrix to a power; eigenvalues are at least 1, a
-// quarter of what rounding to whole numbers makes of a flat picture's.
-func power(m *mat.SymDense, exponent float64) *mat.Dense {
-	var eig mat.EigenSym
-	if !eig.Factorize(m, true) {
-		return mat.NewDense(3, 3, []float64{1, 0, 0, 0, 1, 0, 0, 0, 1})
+// power raises a symmetric matrix to a power. Eigenvalues below 1 count as 1: a
+// quarter of the variance that rounding to whole numbers gives a flat picture.
+// A matrix with numbers that are not finite gives the identity.
+func (m matrix3) power(exponent float64) (out matrix3) {
+	values, vectors, ok := eigenSymmetric([][]float64{m[0][:], m[1][:], m[2][:]})
+	if !ok {
+		return matrix3{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}
 	}
-	var vectors, out mat.Dense
-	eig.VectorsTo(&vectors)
-	scaled := mat.DenseCopyOf(&vectors)
-	for j, v := range eig.Values(nil) {
-		f := math.Pow(max(v, 1), exponent)
-		for i := range 3 {
-			scaled.Set(i, j, scaled.At(i, j)*f)
+	for k, v := range vectors {
+		f := math.Pow(max(values[k], 1), exponent)
+		for a := range 3 {
+			for b := range 3 {
+				out[a][b] += f * v[a] * v[b]
+			}
 		}
 	}
-	out.Mul(scaled, vectors.T())
-	return &out
+	return out
 }
 
 // matchColours moves the colours of planes to the mean and the covariance of
-// others, by the one linear map that does it without turning colours about.
+// others, by the one linear map that does so without exchanging colours: the
+// optimal transport between two normal distributions.
 func matchColours(data, to []float32) []float32 {
-	fromMean, fromCov := moments(data)
-	toMean, toCov := moments(to)
-	var inner, turn mat.Dense
-	root, inverse := power(fromCov, 0.5), power(fromCov, -0.5)
-	inner.Mul(root, toCov)
-	inner.Mul(mat.DenseCopyOf(&inner), root)
-	middle := mat.NewSymDense(3, nil)
-	for a := range 3 {
-		for b := a; b < 3; b++ {
-			middle.SetSym(a, b, (inner.At(a, b)+inner.At(b, a))/2)
-		}
-	}
-	turn.Mul(inverse, power(middle, 0.5))
-	turn.Mul(mat.DenseCopyOf(&turn), inverse)
+	fromMean, fromCovariance := meanAndCovariance(data)
+	toMean, toCovariance := meanAndCovariance(to)
+	root, inverse := fromCovariance.power(0.5), fromCovariance.power(-0.5)
+	turn := inverse.times(root.times(toCovariance).times(root).power(0.5)).times(inverse)
 	n := len(data) / 3
 	out := make([]float32, len(data))
 	for i := range n {
 		for a := range 3 {
 			v := toMean[a]
 			for b := range 3 {
-				v += turn.At(a, b) * (float64(data[b*n+i]) - fromMean[b])
+				v += turn[a][b] * (float64(data[b*n+i]) - fromMean[b])
 			}
 			out[a*n+i] = float32(v)
 		}

@@ -124,10 +124,10 @@ var (
 
 // Moments are the mean and the covariance of colours.
 func Moments(data []float32) ([3]float64, [9]float64) {
-	mean, cov := moments(data)
+	mean, covariance := meanAndCovariance(data)
 	var out [9]float64
 	for i := range 9 {
-		out[i] = cov.At(i/3, i%3)
+		out[i] = covariance[i/3][i%3]
 	}
 	return mean, out
 }
@@ -136,3 +136,6 @@ func Moments(data []float32) ([3]float64, [9]float64) {
 func Leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want int) ([]float64, [][]float64, error) {
 	return leading(ctx, b, matrix, dim, want)
 }
+
+// EigenSymmetric are the eigenvalues of a symmetric matrix, and their vectors.
+func EigenSymmetric(matrix [][]float64) ([]float64, [][]float64, bool) { return eigenSymmetric(matrix) }

@@ -8,9 +8,6 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"gonum.org/v1/gonum/floats"
-	"gonum.org/v1/gonum/mat"
-
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/grad"
 )
@@ -345,30 +342,31 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 		return nil, nil, err
 	}
 	// Within what they span, the eigenvectors are those of a small matrix.
-	small := mat.NewSymDense(count, nil)
+	small := make([][]float64, count)
+	for i := range small {
+		small[i] = make([]float64, count)
+	}
 	stretched := make([]float64, dim)
 	for i := range basis {
 		for k, x := range p.Output(0)[i*dim:][:dim] {
 			stretched[k] = float64(x)
 		}
 		for j := i; j < count; j++ {
-			small.SetSym(i, j, floats.Dot(stretched, basis[j]))
+			small[i][j] = scalarProduct(stretched, basis[j])
+			small[j][i] = small[i][j]
 		}
 	}
-	var eig mat.EigenSym
-	if !eig.Factorize(small, true) {
+	values, turns, ok := eigenSymmetric(small)
+	if !ok {
 		return nil, nil, errDiverged("the features have no principal components")
 	}
-	var turn mat.Dense
-	eig.VectorsTo(&turn)
-	ascending := eig.Values(nil)
-	for c := range want {
-		column := count - 1 - c
+	values = values[:want]
+	for _, turn := range turns[:want] {
 		v := make([]float64, dim)
 		for i, b := range basis {
-			floats.AddScaled(v, turn.At(i, column), b)
+			addScaled(v, turn[i], b)
 		}
-		values, vectors = append(values, ascending[column]), append(vectors, v)
+		vectors = append(vectors, v)
 	}
 	return values, vectors, nil
 }
@@ -378,15 +376,16 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 func perpendicular(basis [][]float64, rng *rand.Rand) {
 	for i, v := range basis {
 		for {
-			before := floats.Norm(v, 2)
+			before := length(v)
 			for range 2 { // once more, for what rounding left
 				for _, u := range basis[:i] {
-					floats.AddScaled(v, -floats.Dot(u, v), u)
+					addScaled(v, -scalarProduct(u, v), u)
 				}
 			}
-			length := floats.Norm(v, 2)
-			if length > 1e-9*before && length > 0 {
-				floats.Scale(1/length, v)
+			if left := length(v); left > 1e-9*before && left > 0 {
+				for k := range v {
+					v[k] /= left
+				}
 				break
 			}
 			for k := range v {
