@@ -60,10 +60,11 @@ func rooms() map[string][]string {
 		"internal/smalldisk":  {"internal/sharedtest"},
 		"internal/testfaces":  {},
 		"pkg/jobs":            {"internal/ballast", "pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
-		"pkg/handlers":        {"api", "pkg/face", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/match", "pkg/store", "pkg/style"},
+		"pkg/identity":        {"pkg/embed", "pkg/face", "pkg/match", "pkg/store"},
+		"pkg/handlers":        {"api", "pkg/face", "pkg/identity", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/store", "pkg/style"},
 		"pkg/likeness":        {"internal/fetch", "internal/ort", "models", "pkg/embed", "pkg/face", "pkg/imaging", "pkg/index", "pkg/match"},
 		"pkg/app": {
-			"internal/ballast", "internal/ort", "internal/seal", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/imaging",
+			"internal/ballast", "internal/ort", "internal/seal", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/identity", "pkg/imaging",
 			"pkg/jobs", "pkg/likeness", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"internal/testfaces/generate": {

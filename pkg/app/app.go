@@ -19,6 +19,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/identity"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
@@ -133,13 +134,18 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
 	}
 	handler, err := handlers.New(handlers.Options{
-		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Policy: policy,
-		Auth: o.Auth == "on", OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
+		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(),
+		Identity: identity.Options{
+			Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Sealer: crops.sealer(),
+			OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
+			AuditDecisions: o.AuditDecisions, WakeMover: a.mover.Wake, Observe: m.stage, Registerer: registry,
+		},
+		Auth:          o.Auth == "on",
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, AuthFailures: o.AuthFailures, TrustedProxies: o.TrustedProxies, CORSOrigins: o.CORSOrigins, PathPrefix: o.PathPrefix,
 		Slots: slots, Queue: queue, QueueTime: o.QueueTime, RequestTimeout: o.RequestTimeout,
-		AuditDecisions: o.AuditDecisions, BulkIdleTimeout: o.UploadTimeout,
-		Logger: log, Registerer: registry, Gatherer: registry,
-		Observe: m.stage, ObserveWait: m.gateWait.Observe, Ready: a.ready, Mover: a.mover, Sealer: crops.sealer(),
+		BulkIdleTimeout: o.UploadTimeout,
+		Logger:          log, Registerer: registry, Gatherer: registry,
+		ObserveWait: m.gateWait.Observe, Ready: a.ready, Mover: a.mover,
 		Jobs: a.queue(), Draining: a.draining,
 	})
 	if err != nil {

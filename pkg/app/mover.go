@@ -16,6 +16,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/identity"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -53,14 +54,14 @@ func openCrops(files []string) (crops, error) {
 }
 
 // sealer is what the handlers seal with, or nil.
-func (c crops) sealer() handlers.Sealer {
+func (c crops) sealer() identity.Sealer {
 	if c.keys == nil {
 		return nil
 	}
 	return c
 }
 
-// SealCrop implements [handlers.Sealer].
+// SealCrop implements [identity.Sealer].
 func (c crops) SealCrop(tenant, gallery, sample string, crop []byte) []byte {
 	return c.keys.Seal(crop, place(tenant, gallery, sample))
 }

@@ -94,6 +94,16 @@ func (k Kind) Code() string { return kinds()[k].code }
 // Title is a short human title of the kind.
 func (k Kind) Title() string { return kinds()[k].title }
 
+// OfServer reports whether the fault is the server's: another request would
+// fare no better, or this one may succeed later as it is.
+func (k Kind) OfServer() bool {
+	switch k {
+	case Internal, Overloaded, Unavailable, StorageFull, Deadline:
+		return true
+	}
+	return false
+}
+
 // String returns the code.
 func (k Kind) String() string { return k.Code() }
 
@@ -163,6 +173,23 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Is(target error) bool {
 	k, ok := target.(Kind)
 	return ok && k == e.Kind
+}
+
+// PointAt points an error that the caller can mend at the part of the request
+// that is behind it: an RFC 6901 JSON pointer. The error's detail, or the title
+// of its kind, says what is wrong there. An error that points somewhere already
+// and one that is the server's fault are returned as they are.
+func PointAt(err error, pointer string) error {
+	var e *Error
+	if !errors.As(err, &e) || len(e.Fields) > 0 || e.Kind.OfServer() {
+		return err
+	}
+	pointed, detail := *e, e.Detail
+	if detail == "" {
+		detail = e.Kind.Title()
+	}
+	pointed.Fields = []FieldError{{Pointer: pointer, Detail: detail}}
+	return &pointed
 }
 
 // maxExcerpt is how many bytes of a text an error or a log line repeats.

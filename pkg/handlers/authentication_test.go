@@ -10,7 +10,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 )
 
 // TestFailures: guesses are limited by address, and good keys are not.
@@ -37,7 +36,7 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			h := open(t, func(o *handlers.Options) { o.Auth, o.AuthFailures, o.TrustedProxies = true, most, c.proxies })
+			h := open(t, func(o *options) { o.Auth, o.AuthFailures, o.TrustedProxies = true, most, c.proxies })
 			good1 := h.key(t, "acme")
 			ask := func(secret, peer, forwarded string) answer {
 				r := httptest.NewRequest(http.MethodGet, "/models", nil)
@@ -69,7 +68,7 @@ func TestFailures(t *testing.T) {
 // TestNoKey: who has no key is told where it is looked for.
 func TestNoKey(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	h := open(t, func(o *options) { o.Auth = true })
 	a := h.do(t, http.MethodGet, "/models")
 	detail := *bad(t, a, face.Unauthenticated, "").Detail
 	for _, header := range []string{"Authorization", "Bearer", "X-API-Key"} {
@@ -87,8 +86,8 @@ func TestNoKey(t *testing.T) {
 func TestKept(t *testing.T) {
 	t.Parallel()
 	var refusal error // of the next photo
-	h := open(t, func(o *handlers.Options) {
-		o.Pipeline = pipeline{before: func(context.Context) (err error) {
+	h := open(t, func(o *options) {
+		o.Identity.Pipeline = pipeline{Before: func(context.Context) (err error) {
 			err, refusal = refusal, nil
 			return err
 		}}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 )
 
 // TestAfterTheEnd: what follows a body's value is refused and never passed
@@ -215,7 +214,7 @@ func (u *upload) held(tb testing.TB) bool {
 func TestShares(t *testing.T) {
 	t.Parallel()
 	const most = 2<<20 + 3<<10 // of a body
-	h := open(t, func(o *handlers.Options) { o.Auth, o.MaxImageBytes, o.MaxBodiesBytes = true, 1<<10, 2*most })
+	h := open(t, func(o *options) { o.Auth, o.MaxImageBytes, o.MaxBodiesBytes = true, 1<<10, 2*most })
 	key := func(tenant string) string { return h.key(t, tenant) }
 	large, small := `{"image":"`+strings.Repeat("A", 240<<10), `{"image":"`+strings.Repeat("A", 50<<10)
 	var open []*upload
@@ -261,7 +260,7 @@ func TestShares(t *testing.T) {
 // TestOneCaller: without keys there is one caller, who has all the room.
 func TestOneCaller(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.MaxImageBytes, o.MaxBodiesBytes = 1<<10, 2*(2<<20+3<<10) })
+	h := open(t, func(o *options) { o.MaxImageBytes, o.MaxBodiesBytes = 1<<10, 2*(2<<20+3<<10) })
 	large := `{"image":"` + strings.Repeat("A", 240<<10)
 	var open []*upload
 	taken := 0

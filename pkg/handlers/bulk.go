@@ -3,7 +3,6 @@ package handlers
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -162,7 +161,7 @@ func (i *subjectImport) begin() (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	i.searched = []string{cmp.Or(g.ModelID, i.own.id), g.NextModelID}
+	i.searched = []string{i.encoders.IDOf(g), g.NextModelID}
 	return i.importing.begin(callOf(i.ctx).key.ID, tenant(i.ctx))
 }
 
@@ -312,8 +311,8 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 		return r, err
 	}
 	for n, t := range b.Templates {
-		if size := i.sizeOf(t.ModelID); size > 0 && size != len(t.Embedding) {
-			e := face.Errorf(face.ModelMismatch, "handlers.import", "An embedding of %s has %d numbers, not %d.", t.ModelID, size, len(t.Embedding))
+		if enc, ok := i.encoders.Find(t.ModelID); ok && enc.Dimension != len(t.Embedding) {
+			e := face.Errorf(face.ModelMismatch, "handlers.import", "An embedding of %s has %d numbers, not %d.", t.ModelID, enc.Dimension, len(t.Embedding))
 			e.Fields = []face.FieldError{{Pointer: fmt.Sprintf("/templates/%d/embedding", n), Detail: e.Detail}}
 			return r, e
 		}
@@ -323,20 +322,6 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 		})
 	}
 	return r, nil
-}
-
-// sizeOf is the length of a model's embeddings, 0 where the server does not
-// know the model.
-func (s *server) sizeOf(modelID string) int {
-	if modelID == s.own.id {
-		return s.own.size
-	}
-	for _, m := range s.Models {
-		if m.ID == modelID {
-			return m.Dimension
-		}
-	}
-	return 0
 }
 
 // parsedLine is a line of an import on its way to the store.
@@ -573,7 +558,7 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	// At its beginning: what was cut off has left the building as well.
 	recording, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	if err := s.recorded(recording, store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
+	if err := s.identity.Record(recording, callerOf(ctx), store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
 		return nil, deadlineError(recording, err)
 	}
 	return &subjectExport{s, ctx, r.Gallery, after, valueOr(r.Params.Crops, false)}, nil

@@ -17,7 +17,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 )
 
 const summaryPath = importPath + "?answer=summary"
@@ -114,7 +113,7 @@ func TestImportSentFirst(t *testing.T) {
 	for name, path := range map[string]string{"lines": importPath, "summary": summaryPath} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := open(t, func(o *handlers.Options) { o.BulkIdleTimeout = time.Second })
+			h := open(t, func(o *options) { o.BulkIdleTimeout = time.Second })
 			l := &pipe{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
 			srv, served := &http.Server{Handler: h}, make(chan error)
 			go func() { served <- srv.Serve(l) }()

@@ -22,7 +22,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -289,7 +288,7 @@ func send(tb testing.TB, url string, body io.Reader, header ...string) <-chan *h
 // longer than any other request may take; meanwhile the key has no other import.
 func TestImportStreams(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.RequestTimeout = 1500 * time.Millisecond })
+	h := open(t, func(o *options) { o.RequestTimeout = 1500 * time.Millisecond })
 	url := h.listen(t)
 	r, w := io.Pipe()
 	answered := send(t, url, r)
@@ -382,7 +381,7 @@ func TestImportCut(t *testing.T) {
 	})
 	t.Run("the client does nothing", func(t *testing.T) {
 		t.Parallel()
-		h := open(t, func(o *handlers.Options) { o.BulkIdleTimeout = time.Second })
+		h := open(t, func(o *options) { o.BulkIdleTimeout = time.Second })
 		url := h.listen(t)
 		r, w := io.Pipe()
 		defer w.Close()
@@ -459,13 +458,13 @@ func (f *failing) RecordDecision(ctx context.Context, tenant string, by store.Ac
 	return f.Store.RecordDecision(ctx, tenant, by, d)
 }
 
-func openFailing(tb testing.TB, change func(*handlers.Options)) (*house, *failing) {
+func openFailing(tb testing.TB, change func(*options)) (*house, *failing) {
 	tb.Helper()
 	f := &failing{}
 	f.imports.Store(-1)
 	f.decisions.Store(-1)
 	f.exports.Store(-1)
-	h := open(tb, func(o *handlers.Options) {
+	h := open(tb, func(o *options) {
 		f.Store, o.Store = o.Store, f
 		if change != nil {
 			change(o)
@@ -520,7 +519,7 @@ func TestBulkFaults(t *testing.T) {
 // may take longer than any other request, and leave the connection as it was.
 func TestBulkOutlivesTimeouts(t *testing.T) {
 	t.Parallel()
-	h, f := openFailing(t, func(o *handlers.Options) { o.RequestTimeout = 1500 * time.Millisecond })
+	h, f := openFailing(t, func(o *options) { o.RequestTimeout = 1500 * time.Millisecond })
 	h.imports(t, importPath, strings.NewReader(line(t, "a", 1)+line(t, "b", 2)))
 	f.slow = 1700 * time.Millisecond
 	url := h.listen(t)
@@ -548,7 +547,7 @@ func TestBulkOutlivesTimeouts(t *testing.T) {
 
 func TestAuditDecisions(t *testing.T) {
 	t.Parallel()
-	h, f := openFailing(t, func(o *handlers.Options) { o.AuditDecisions = true })
+	h, f := openFailing(t, func(o *options) { o.Identity.AuditDecisions = true })
 	h.enrolled(t, "default", "ada", person{number: 1})
 	h.enrolled(t, "default", "grace", person{number: 2})
 	verify := func(number uint8) answer {
@@ -659,7 +658,7 @@ func (p *paused) Export(ctx context.Context, tenant, gallery, after string, emit
 func TestExportStreams(t *testing.T) {
 	t.Parallel()
 	p := &paused{goOn: make(chan struct{})}
-	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
+	h := open(t, func(o *options) { p.Store, o.Store = o.Store, p })
 	var many strings.Builder
 	for i := range 300 {
 		many.WriteString(line(t, fmt.Sprint("s", i), uint8(i)))
@@ -737,7 +736,7 @@ func (c closing) Read([]byte) (int, error) {
 func TestImportTemplates(t *testing.T) {
 	t.Parallel()
 	p := &portions{sent: make(chan struct{})}
-	h := open(t, func(o *handlers.Options) { p.Store, o.Store = o.Store, p })
+	h := open(t, func(o *options) { p.Store, o.Store = o.Store, p })
 	of := func(subject string, n int) string {
 		var b strings.Builder
 		for i := range n {
@@ -813,7 +812,7 @@ func TestExportAudited(t *testing.T) {
 // TestImportSlots: one tenant leaves room for the others.
 func TestImportSlots(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	h := open(t, func(o *options) { o.Auth = true })
 	url := h.listen(t)
 	key := func(tenant string) string {
 		t.Helper()

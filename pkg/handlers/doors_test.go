@@ -36,7 +36,7 @@ func pngOf(w, h uint32) []byte {
 // TestBadInput is the bad input that every route with an image shares.
 func TestBadInput(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.MaxImageBytes = 1 << 20 })
+	h := open(t, func(o *options) { o.MaxImageBytes = 1 << 20 })
 	h.enrolled(t, "default", "ada", person{number: 1})
 	one := photo(person{number: 1})
 	jpeg := append([]byte("\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"), make([]byte, 40)...)
@@ -105,7 +105,7 @@ func TestBadInput(t *testing.T) {
 
 func TestRoutes(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Ready = func(context.Context) error { return nil } })
+	h := open(t, func(o *options) { o.Ready = func(context.Context) error { return nil } })
 	bad(t, h.do(t, http.MethodGet, "/nowhere"), face.NotFound, "")
 	bad(t, h.do(t, http.MethodGet, "/problems/none"), face.NotFound, "")
 	a := h.do(t, http.MethodPut, "/galleries/default")
@@ -121,7 +121,7 @@ func TestRoutes(t *testing.T) {
 // route, in words that say what is wanted.
 func TestQueries(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Ready = func(context.Context) error { return nil } })
+	h := open(t, func(o *options) { o.Ready = func(context.Context) error { return nil } })
 	doc, _ := contract(t)
 	for _, path := range doc.Paths.InMatchingOrder() {
 		for method := range doc.Paths.Value(path).Operations() {
@@ -312,7 +312,7 @@ func TestContract(t *testing.T) {
 // and that may not.
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	h := open(t, func(o *options) { o.Auth = true })
 	key := func(scopes []face.Scope, expires time.Time) (string, face.Key) {
 		secret, k := face.NewKey("acme", "test", scopes, expires)
 		if err := h.store.CreateKey(t.Context(), k); err != nil {
@@ -430,7 +430,7 @@ func TestWithoutKeys(t *testing.T) {
 
 func TestTenants(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Auth = true })
+	h := open(t, func(o *options) { o.Auth = true })
 	send := func(tenant string, r *http.Request) answer {
 		secret, k := face.NewKey(tenant, "test", []face.Scope{face.ScopeAdmin}, time.Time{})
 		if err := h.store.CreateKey(t.Context(), k); err != nil {
@@ -447,7 +447,7 @@ func TestTenants(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Auth, o.RateLimit = true, 3 })
+	h := open(t, func(o *options) { o.Auth, o.RateLimit = true, 3 })
 	ask := func(secret string) answer {
 		r := httptest.NewRequest(http.MethodGet, "/models", nil)
 		r.Header.Set("X-API-Key", secret)
@@ -493,8 +493,8 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			h := open(t, func(o *handlers.Options) {
-				o.Pipeline, o.RequestTimeout = pipeline{before: c.before}, time.Second
+			h := open(t, func(o *options) {
+				o.Identity.Pipeline, o.RequestTimeout = pipeline{Before: c.before}, time.Second
 			})
 			a := h.post(t, "/detect", fields{"image": photo()})
 			bad(t, a, c.kind, "")
@@ -518,7 +518,7 @@ func TestFaults(t *testing.T) {
 	})
 	t.Run("not ready", func(t *testing.T) {
 		t.Parallel()
-		h := open(t, func(o *handlers.Options) {
+		h := open(t, func(o *options) {
 			o.Ready = func(context.Context) error { return face.Errorf(face.Unavailable, "test", "half of it is loaded") }
 		})
 		a := h.do(t, http.MethodGet, "/readyz")
@@ -533,9 +533,9 @@ func TestFaults(t *testing.T) {
 func TestAtWork(t *testing.T) {
 	t.Parallel()
 	entered, leave := make(chan struct{}, 9), make(chan struct{})
-	h := open(t, func(o *handlers.Options) {
+	h := open(t, func(o *options) {
 		o.Slots = 1
-		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+		o.Identity.Pipeline = pipeline{Before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
 	})
 	ask := func() answer {
 		return h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "reference": photo(person{number: 1})})
@@ -556,9 +556,9 @@ func TestAtWork(t *testing.T) {
 func TestNoPhoto(t *testing.T) {
 	t.Parallel()
 	entered, leave := make(chan struct{}, 9), make(chan struct{})
-	h := open(t, func(o *handlers.Options) {
+	h := open(t, func(o *options) {
 		o.Slots = 1
-		o.Pipeline = pipeline{before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+		o.Identity.Pipeline = pipeline{Before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
 	})
 	const subject = "/galleries/default/subjects/ada"
 	good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
@@ -583,7 +583,7 @@ func TestNoPhoto(t *testing.T) {
 // TestSlowUpload: the time that the sender's line takes is not the request's.
 func TestSlowUpload(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.RequestTimeout = time.Second })
+	h := open(t, func(o *options) { o.RequestTimeout = time.Second })
 	r := fields{"image": photo(person{number: 1})}.json(t, "POST", "/detect")
 	r.Body = io.NopCloser(io.MultiReader(&pause{1100 * time.Millisecond}, r.Body))
 	good[api.DetectResponse](t, h.ask(t, r), 200)
@@ -642,7 +642,7 @@ func TestMetrics(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	_, err := handlers.New(handlers.Options{})
-	for _, field := range []string{"Store", "Pipeline", "Policy"} {
+	for _, field := range []string{"Store", "Pipeline"} {
 		if err == nil || !strings.Contains(err.Error(), "Options."+field) {
 			t.Errorf("Options.%s is missing, and the error is %v", field, err)
 		}

@@ -23,31 +23,26 @@ import (
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/identity"
 	"github.com/likeness-id/likeness/pkg/jobs"
-	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// Pipeline finds and encodes faces; [embed.Pipeline] is one.
+// Pipeline prepares encoders that galleries are moved to; [embed.Pipeline] is
+// one.
 type Pipeline interface {
-	Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error)
-	EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error)
 	Prepare(ctx context.Context, encoders ...string) error
-	Encoder() embed.Manifest
 	Detector() embed.Manifest
 }
 
-// Options of the handler. Store, Pipeline and Policy must be there, and
-// OperatingPoint must be a name that [match.Policy.Point] knows, though the
-// calibration need not support it; the rest has defaults.
+// Options of the handler. Store, Pipeline and the required options of Identity
+// must be there; the rest has defaults.
 type Options struct {
 	Store    store.Store
 	Pipeline Pipeline
-	Models   []embed.Model // those that GET /models lists, and galleries may be moved to
-	Policy   *match.Policy // of the pipeline's encoder
+	Identity identity.Options // of what decides; Admit is the handler's
+	Models   []embed.Model    // those that GET /models lists, and galleries may be moved to
 
-	// Sealer seals the crops that galleries keep. Nil: no gallery may keep any.
-	Sealer Sealer
 	// Mover makes templates for galleries on their way to another encoder. Nil:
 	// nobody does.
 	Mover Mover
@@ -60,14 +55,6 @@ type Options struct {
 	// Auth asks for API keys. Without it every caller is the default tenant
 	// with all scopes.
 	Auth bool
-	// OperatingPoint is that of requests that name none.
-	OperatingPoint string
-	// AmbiguityMargin: two subjects over the threshold whose scores are closer
-	// than this are ambiguous. 0: never.
-	AmbiguityMargin float64
-	// WholeSearch has an operating point's rate hold for a whole search, by a
-	// threshold that grows with the gallery, and not for one comparison.
-	WholeSearch bool
 
 	// MaxImageBytes bounds one image; 0 is 10 MiB. A body may have three times
 	// as much and 2 MiB, which is room for two images in base64.
@@ -102,9 +89,6 @@ type Options struct {
 	// whoever would wait longer is answered 503 at once. 0: half as long
 	// as a request takes, as measured.
 	QueueTime time.Duration
-	// AuditDecisions has every decision about somebody enrolled recorded before
-	// it is answered.
-	AuditDecisions bool
 	// RequestTimeout is when a request is answered 504, counted from when its
 	// body is in; 0 is 15 s.
 	RequestTimeout time.Duration
@@ -112,10 +96,9 @@ type Options struct {
 	// do nothing; 0 is a minute.
 	BulkIdleTimeout time.Duration
 
-	Logger     *slog.Logger                        // nil: discard
-	Registerer prometheus.Registerer               // nil: metrics are counted for nobody
-	Gatherer   prometheus.Gatherer                 // what GET /metrics shows; nil: the registry of the metrics here
-	Observe    func(stage string, seconds float64) // told of the stage "search"; may be nil
+	Logger     *slog.Logger          // nil: discard
+	Registerer prometheus.Registerer // nil: metrics are counted for nobody
+	Gatherer   prometheus.Gatherer   // what GET /metrics shows; nil: the registry of the metrics here
 	// ObserveWait is told how long a request waited for a slot. May be nil.
 	ObserveWait func(seconds float64)
 	Ready       func(context.Context) error // what GET /readyz answers; nil: the store's Ready
@@ -130,12 +113,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	missing("Store", o.Store == nil)
 	missing("Pipeline", o.Pipeline == nil)
-	missing("Policy", o.Policy == nil)
-	if o.Policy != nil {
-		if _, err := o.Policy.Point(o.OperatingPoint); errors.Is(err, face.Invalid) {
-			errs = append(errs, fmt.Errorf("Options.OperatingPoint: %w", err))
-		}
-	}
 	if o.MaxImageBytes == 0 {
 		o.MaxImageBytes = 10 << 20
 	}
@@ -175,9 +152,6 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	missing("Gatherer", o.Gatherer == nil)
-	if o.Observe == nil {
-		o.Observe = func(string, float64) {}
-	}
 	if o.ObserveWait == nil {
 		o.ObserveWait = func(float64) {}
 	}
@@ -206,8 +180,8 @@ type server struct {
 	origins   *http.CrossOriginProtection // of pages that may call a server without keys
 	importing importing
 	followers *shares
-	own       encoder            // of what names no gallery, or one that has no other
-	encoders  map[string]encoder // by id
+	identity  *identity.Service
+	encoders  identity.Encoders
 
 	embeddings int64 // bytes of the largest body with embeddings and no photo
 }
@@ -222,10 +196,12 @@ func New(o Options) (http.Handler, error) {
 		Options: o, turns: newAdmission(o), failures: countFailures(o.AuthFailures),
 		bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth),
 	}
-	s.own, s.encoders = encodersOf(o)
-	for _, e := range s.encoders {
-		s.embeddings = max(s.embeddings, 2*int64(e.size)*numberBytes+othersBytes)
+	o.Identity.Admit = s.admit
+	if s.identity, err = identity.New(o.Identity); err != nil {
+		return nil, fmt.Errorf("Options.Identity: %w", err)
 	}
+	s.encoders = s.identity.Encoders()
+	s.embeddings = 2*int64(s.encoders.MaxDimension())*numberBytes + othersBytes
 	s.importing.keys = map[string]string{}
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {
 		return nil, err
@@ -367,17 +343,30 @@ func optionalText(text string) *string {
 	return &text
 }
 
-// withPointer points an error that is the caller's at the field of the body behind it.
-func withPointer(err error, field string) error {
-	var e *face.Error
-	if !errors.As(err, &e) || len(e.Fields) > 0 || explain(e.Kind).status >= 500 {
-		return err
+// textOf is a text as package identity takes it. To identity an empty one means
+// the default, but a caller who sends one has made a mistake: it becomes a text
+// that is no id and no name of anything, which identity refuses.
+func textOf[T ~string](p *T) string {
+	switch {
+	case p == nil:
+		return ""
+	case *p == "":
+		return "-"
 	}
-	pointed := *e
-	detail := e.Detail
-	if detail == "" {
-		detail = e.Kind.Title()
-	}
-	pointed.Fields = api.InvalidField(field, detail).Fields
-	return &pointed
+	return string(*p)
 }
+
+// numberOf is a number of at least 1 as package identity takes it. To identity
+// 0 means the default, but a caller who sends it has made a mistake: it becomes
+// -1, which identity refuses.
+func numberOf(p *int) int {
+	switch {
+	case p == nil:
+		return 0
+	case *p == 0:
+		return -1
+	}
+	return *p
+}
+
+const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"

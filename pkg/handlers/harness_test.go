@@ -5,12 +5,8 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"image"
-	"image/color"
-	"image/png"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
@@ -28,11 +24,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/api"
-	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
-	"github.com/likeness-id/likeness/pkg/imaging"
-	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/identity"
+	"github.com/likeness-id/likeness/pkg/identity/identitytest"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
@@ -70,17 +65,16 @@ func contract(tb testing.TB) (*openapi3.T, routers.Router) {
 	return doc, router
 }
 
-// Photos for tests show nobody: each pixel of the first row that is not white
-// stands for a person, with a number, the sample's noise and its defects.
+// The scripted pipeline, whose photos show nobody: see package identitytest.
 const (
-	modelID   = "test-encoder"
-	dimension = 64
+	modelID   = identitytest.ModelID
+	dimension = identitytest.Dimension
 
-	nextModelID   = "next-encoder"
-	nextDimension = 48
-
-	side = 16 // of a photo, in pixels
+	nextModelID   = identitytest.NextModelID
+	nextDimension = identitytest.NextDimension
 )
+
+type pipeline = identitytest.Pipeline
 
 type person struct {
 	number uint8
@@ -89,152 +83,16 @@ type person struct {
 }
 
 func photo(people ...person) []byte {
-	img := image.NewRGBA(image.Rect(0, 0, side, side))
-	for i := range img.Pix {
-		img.Pix[i] = 255
+	var all []identitytest.Person
+	for _, p := range people {
+		all = append(all, identitytest.Person{Number: p.number, Noise: p.noise, Poor: p.poor})
 	}
-	for i, p := range people {
-		c := color.RGBA{R: p.number, G: p.noise, A: 255}
-		if p.poor {
-			c.B = 1
-		}
-		img.Set(i, 0, c)
-	}
-	var b bytes.Buffer
-	if err := png.Encode(&b, img); err != nil {
-		panic(err)
-	}
-	return b.Bytes()
+	return identitytest.Photo(all...)
 }
 
-// pipeline reads such photos. What comes before the networks is real.
-type pipeline struct {
-	before func(context.Context) error // may be nil
-	head   *face.Head                  // of its encoder; may be nil
-}
+func calibration() *face.Calibration { return identitytest.Calibration() }
 
-func (pipeline) Detector() embed.Manifest {
-	return embed.Manifest{ID: "test-detector", Task: embed.TaskDetector}
-}
-
-func (p pipeline) Encoder() embed.Manifest {
-	return embed.Manifest{ID: modelID, Task: embed.TaskEncoder, Dimension: dimension, Head: p.head}
-}
-
-func (pipeline) Prepare(context.Context, ...string) error { return nil }
-
-// EmbedWith gives each encoder a vector of its own, and a crop that names the
-// person.
-func (p pipeline) EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
-	if want.At != nil {
-		pick = embed.PickAll
-	}
-	samples, err := p.embed(ctx, photo, pick)
-	if want.At != nil && err == nil {
-		x := int(want.At.X)
-		if x < 0 || x >= len(samples) {
-			return nil, face.Errorf(face.NoFace, "test", "no face there")
-		}
-		samples = samples[x : x+1]
-	}
-	for i := range samples {
-		s := &samples[i]
-		for _, id := range want.Encoders {
-			e := s.Embedding
-			if id == nextModelID {
-				e = slices.Clone(e)[:nextDimension]
-				e, err = e.Normalise()
-			}
-			s.Embeddings = append(s.Embeddings, e)
-		}
-		if len(want.Encoders) > 0 {
-			s.Embedding = s.Embeddings[0]
-		}
-		if want.Crop {
-			s.Crop = []byte("crop of somebody")
-		}
-	}
-	return samples, err
-}
-
-func (p pipeline) embed(ctx context.Context, photo []byte, pick embed.Pick) ([]embed.Sample, error) {
-	if p.before != nil {
-		if err := p.before(ctx); err != nil {
-			return nil, err
-		}
-	}
-	img, err := imaging.Decode(ctx, photo, imaging.DefaultLimits(), 0)
-	if err != nil {
-		return nil, err
-	}
-	samples := []embed.Sample{}
-	for x := range img.Width {
-		c := img.RGBA.RGBAAt(x, 0)
-		if c.R == 255 {
-			break
-		}
-		f := face.Face{
-			Box:            face.Box{X: float32(x), Width: 1, Height: 1},
-			DetectionScore: 0.9,
-			Quality:        face.Quality{Score: 1 - float32(c.G)/255, Sharpness: 0.5, Brightness: 0.5, InterocularPx: 30},
-		}
-		if c.B == 1 {
-			f.Quality.Reasons = []face.Reason{face.ReasonLowSharpness}
-		}
-		samples = append(samples, embed.Sample{Face: f, Embedding: vector(c.R, c.G)})
-	}
-	for i := range samples {
-		samples[i].Found = len(samples)
-	}
-	refuse := func(kind face.Kind, reason face.Reason) ([]embed.Sample, error) {
-		e := face.Errorf(kind, "test", "")
-		e.Reasons = []face.Reason{reason}
-		return nil, e
-	}
-	switch {
-	case pick == embed.PickAll:
-		return samples, nil
-	case len(samples) == 0:
-		return refuse(face.NoFace, face.ReasonNoFace)
-	case pick == embed.PickOnly && len(samples) > 1:
-		return refuse(face.ManyFaces, face.ReasonExceedsMaxFaces)
-	}
-	return samples[:1], nil
-}
-
-func (p pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
-	samples, err := p.embed(ctx, photo, embed.PickAll)
-	for _, s := range samples[:min(maxFaces, len(samples))] {
-		faces = append(faces, s.Face)
-	}
-	return faces, len(samples), err
-}
-
-// vector is a person's direction, turned by noise.
-func vector(number, noise uint8) face.Embedding {
-	e := make(face.Embedding, dimension)
-	own, other := rand.New(rand.NewPCG(uint64(number), 1)), rand.New(rand.NewPCG(uint64(number), uint64(noise)+2))
-	for i := range e {
-		e[i] = float32(own.NormFloat64() + float64(noise)/40*other.NormFloat64())
-	}
-	n, err := e.Normalise()
-	if err != nil {
-		panic(err)
-	}
-	return n
-}
-
-func calibration() *face.Calibration {
-	return &face.Calibration{
-		Comparisons: 3e6,
-		Points: []face.OperatingPoint{
-			{Name: "fmr_1e-3", FMR: 1e-3, Threshold: 0.55},
-			{Name: "fmr_1e-4", FMR: 1e-4, Threshold: 0.6},
-			{Name: "fmr_1e-5", FMR: 1e-5, Threshold: 0.65},
-		},
-		Curve: []face.CurvePoint{{Score: 0, FMR: 0.5}, {Score: 0.6, FMR: 1e-4}, {Score: 0.7, FMR: 1e-5}},
-	}
-}
+func vector(number, noise uint8) face.Embedding { return identitytest.Vector(number, noise) }
 
 // house is a server with a real store, and the checks that every answer of it
 // must pass.
@@ -245,7 +103,13 @@ type house struct {
 	router routers.Router
 }
 
-func open(tb testing.TB, change func(*handlers.Options)) *house {
+// options are those of the house's handler and of the service behind it.
+type options struct {
+	handlers.Options
+	Identity identity.Options
+}
+
+func open(tb testing.TB, change func(*options)) *house {
 	tb.Helper()
 	st, err := sqlite.Open(context.Background(), sqlite.Options{Path: filepath.Join(tb.TempDir(), "likeness.db")})
 	if err != nil {
@@ -261,20 +125,21 @@ func open(tb testing.TB, change func(*handlers.Options)) *house {
 	}
 	h, registry := &house{store: st, logs: &lines{}}, prometheus.NewRegistry()
 	_, h.router = contract(tb)
-	o := handlers.Options{
-		Store: st, Pipeline: pipeline{}, Policy: match.NewPolicy(calibration()), OperatingPoint: "fmr_1e-4", AmbiguityMargin: 0.05,
-		Models: []embed.Model{
-			{Manifest: embed.Manifest{ID: modelID, Task: embed.TaskEncoder, Dimension: dimension, Calibration: calibration()}, Path: "x"},
-			{Manifest: embed.Manifest{ID: nextModelID, Task: embed.TaskEncoder, Dimension: nextDimension, Calibration: calibration()}, Path: "y"},
-			{Manifest: embed.Manifest{ID: "another", Task: embed.TaskDetector, Notes: "n"}},
+	o := options{
+		Options: handlers.Options{
+			Store: st, Pipeline: pipeline{}, Models: identitytest.Models(),
+			Logger:     slog.New(slog.NewJSONHandler(h.logs, nil)),
+			Registerer: registry, Gatherer: registry,
 		},
-		Logger:     slog.New(slog.NewJSONHandler(h.logs, nil)),
-		Registerer: registry, Gatherer: registry,
+		Identity: identity.DefaultOptions(),
 	}
+	o.Identity.Pipeline, o.Identity.Registerer = pipeline{}, registry
 	if change != nil {
 		change(&o)
 	}
-	if h.Handler, err = handlers.New(o); err != nil {
+	o.Identity.Store, o.Identity.Models = o.Store, o.Models
+	o.Options.Identity = o.Identity
+	if h.Handler, err = handlers.New(o.Options); err != nil {
 		tb.Fatal(err)
 	}
 	return h

@@ -169,18 +169,19 @@ func replay(w http.ResponseWriter, a *store.Answer) {
 	_, _ = w.Write(a.Body) // the caller has gone
 }
 
-// newID makes an id. Under an Idempotency-Key it follows from the request, so
-// that one whose answer was lost in a crash makes no twin when it is repeated.
-func newID(ctx context.Context) (id string, repeatable bool) {
+// repeatableID is the id of what a request under an Idempotency-Key makes: it
+// follows from the request, so that one whose answer was lost in a crash makes
+// no twin when it is repeated. It is empty for a request without a key.
+func repeatableID(ctx context.Context) string {
 	c, ok := ctx.Value(claimKey{}).(*claim)
 	if !ok || c.key == "" {
-		return face.NewID(), false
+		return ""
 	}
 	h := sha256.New()
 	for _, part := range []string{tenant(ctx), c.key, string(c.fingerprint)} {
 		_, _ = io.WriteString(h, part+"\x00") // a hash takes everything
 	}
-	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil)))[:26], true
+	return strings.ToLower(base32.StdEncoding.EncodeToString(h.Sum(nil)))[:26]
 }
 
 // recorder keeps an answer back.

@@ -14,8 +14,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
-	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -115,7 +113,7 @@ func TestVerifyRefuses(t *testing.T) {
 // server's, and where the calibration lacks it, what to set and what is missing.
 func TestDefaultPointUnsupported(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.OperatingPoint = "fmr_1e-6" })
+	h := open(t, func(o *options) { o.Identity.OperatingPoint = "fmr_1e-6" })
 	h.enrolled(t, "default", "ada", person{number: 1})
 	one := photo(person{number: 1})
 	const option = "--operating-point (LIKENESS_OPERATING_POINT)"
@@ -140,7 +138,7 @@ func TestDefaultPointUnsupported(t *testing.T) {
 // TestUncalibrated: without a calibration no decision is made.
 func TestUncalibrated(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Policy = match.NewPolicy(nil) })
+	h := open(t, func(o *options) { o.Identity.Pipeline = pipeline{Uncalibrated: true} })
 	h.enrolled(t, "default", "ada", person{number: 1})
 	h.enrolled(t, "default", "twin", person{number: 1})
 	one := photo(person{number: 1})
@@ -330,7 +328,7 @@ func (r rotten) Templates(ctx context.Context, tenant, gallery, subject, modelID
 // those that are sound, or with an error that says what to do.
 func TestDamagedTemplates(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Store = rotten{o.Store, []string{"ada-1", "bob-1"}} })
+	h := open(t, func(o *options) { o.Store = rotten{o.Store, []string{"ada-1", "bob-1"}} })
 	for _, id := range []string{"ada-1", "ada-2", "bob-1"} {
 		subject, n := id[:3], person{number: 1}
 		if subject == "bob" {

@@ -12,10 +12,8 @@ import (
 )
 
 type metrics struct {
-	duration  *prometheus.HistogramVec
-	inFlight  prometheus.Gauge
-	decisions *prometheus.CounterVec
-	failures  *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, error) {
@@ -29,37 +27,12 @@ func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, e
 			Name: "likeness_http_requests_in_flight",
 			Help: "Requests under way, that for the metrics counted in.",
 		}),
-		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "likeness_decisions_total",
-			Help: "Decisions of verification and identification.",
-		}, []string{"route", "decision"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "likeness_failure_to_acquire_total",
-			Help: "Photos and faces that were not compared or enrolled, by reason. One of them may have several.",
-		}, []string{"reason"}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.duration, m.inFlight, m.decisions, m.failures, templates{galleries}} {
+	for _, c := range []prometheus.Collector{m.duration, m.inFlight, templates{galleries}} {
 		errs = append(errs, r.Register(c))
 	}
-	// A series that is there from the start lets a dashboard see its first rise.
-	for route, decisions := range map[string][]string{
-		"/verify":    {"match", "non_match"},
-		"/recognize": {"match", "unknown", "ambiguous", "low_quality"},
-	} {
-		for _, d := range decisions {
-			m.decisions.WithLabelValues(route, d)
-		}
-	}
-	m.failures.WithLabelValues(string(face.ReasonNoFace))
 	return m, errors.Join(errs...)
-}
-
-// notAcquired counts a failure to acquire.
-func (m *metrics) notAcquired(reasons []face.Reason) {
-	for _, reason := range reasons {
-		m.failures.WithLabelValues(string(reason)).Inc()
-	}
 }
 
 // templates counts the templates of each gallery at each scrape.

@@ -9,14 +9,8 @@ import (
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
-
-// Sealer seals the crop of a sample, so that the store cannot read it.
-type Sealer interface {
-	SealCrop(tenant, gallery, sample string, crop []byte) []byte
-}
 
 // Mover makes templates, in the background, for galleries on their way to
 // another encoder, and lets a gallery cut over when it is there.
@@ -41,70 +35,6 @@ type noMover struct{}
 func (noMover) Wake()                                    {}
 func (noMover) Progress(string, string, string) Progress { return Progress{} }
 
-// encoder is a model that galleries are searched with, with the policy that
-// was measured for it.
-type encoder struct {
-	id     string
-	size   int // of its embeddings
-	policy *match.Policy
-	head   *match.Head // nil: no probabilities
-}
-
-// want asks the pipeline for embeddings of this encoder.
-func (e encoder) want() embed.Want { return embed.Want{Encoders: []string{e.id}} }
-
-// encodersOf are the pipeline's encoder and all that are known.
-func encodersOf(o Options) (own encoder, all map[string]encoder) {
-	m := o.Pipeline.Encoder()
-	own, all = encoder{m.ID, m.Dimension, o.Policy, match.NewHead(m.Head)}, map[string]encoder{}
-	for _, m := range o.Models {
-		if m.Task == embed.TaskEncoder {
-			all[m.ID] = encoder{m.ID, m.Dimension, match.NewPolicy(m.Calibration), match.NewHead(m.Head)}
-		}
-	}
-	all[own.id] = own
-	return own, all
-}
-
-// encoderOf is the encoder that a gallery is searched with, and the gallery.
-func (s *server) encoderOf(ctx context.Context, gallery string) (encoder, face.Gallery, error) {
-	g, err := s.Store.Gallery(ctx, tenant(ctx), gallery)
-	if err != nil {
-		return encoder{}, g, err
-	}
-	e, err := s.encoder(g.ModelID)
-	return e, g, err
-}
-
-// encoder finds an encoder by its id; the server's own has none.
-func (s *server) encoder(modelID string) (encoder, error) {
-	if modelID == "" {
-		return s.own, nil
-	}
-	if e, ok := s.encoders[modelID]; ok {
-		return e, nil
-	}
-	return encoder{}, face.Errorf(face.Unavailable, "handlers.encoder", "This server does not know the encoder %s of the gallery.", modelID)
-}
-
-// enrolledWith are the encoders that a photo is enrolled with: the one that
-// the gallery is searched with, and then the one that it is being moved to.
-func (s *server) enrolledWith(g face.Gallery) ([]encoder, error) {
-	e, err := s.encoder(g.ModelID)
-	if err != nil {
-		return nil, err
-	}
-	list := []encoder{e}
-	if g.NextModelID != "" && g.NextModelID != e.id {
-		next, err := s.encoder(g.NextModelID)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, next)
-	}
-	return list, nil
-}
-
 // Migrate moves galleries to another encoder.
 func (s *server) Migrate(ctx context.Context, r api.MigrateRequestObject) (api.MigrateResponseObject, error) {
 	if err := s.movable(ctx, r.Model); err != nil {
@@ -113,7 +43,7 @@ func (s *server) Migrate(ctx context.Context, r api.MigrateRequestObject) (api.M
 	answer := api.Migrate202JSONResponse{ModelID: r.Model, Items: []api.Migration{}}
 	err := s.eachGallery(ctx, r.Body.Gallery, func(g face.Gallery) error {
 		next := r.Model
-		if cmp.Or(g.ModelID, s.own.id) == r.Model {
+		if s.encoders.IDOf(g) == r.Model {
 			c, err := s.Store.Coverage(ctx, tenant(ctx), g.ID, r.Model)
 			if err != nil {
 				return err
@@ -147,8 +77,10 @@ func (s *server) movable(ctx context.Context, modelID string) error {
 	case s.Models[i].Path == "":
 		return face.Errorf(face.Conflict, op, "The file of the model %s is not there.", modelID)
 	}
-	if _, err := s.defaultPoint(s.encoders[modelID]); err != nil && modelID != s.own.id {
-		return err
+	if enc, _ := s.encoders.Find(modelID); modelID != s.encoders.Default().ID {
+		if _, err := s.identity.DefaultPoint(enc); err != nil {
+			return err
+		}
 	}
 	return s.Pipeline.Prepare(ctx, modelID)
 }
@@ -156,11 +88,11 @@ func (s *server) movable(ctx context.Context, modelID string) error {
 // GetMigration says how far the move to an encoder is.
 func (s *server) GetMigration(ctx context.Context, r api.GetMigrationRequestObject) (api.GetMigrationResponseObject, error) {
 	answer := api.GetMigration200JSONResponse{ModelID: r.Model, Items: []api.Migration{}}
-	if _, ok := s.encoders[r.Model]; !ok {
+	if _, ok := s.encoders.Find(r.Model); !ok {
 		return nil, face.Errorf(face.NotFound, "handlers.GetMigration", "The server knows no encoder %s.", face.Excerpt(r.Model))
 	}
 	err := s.eachGallery(ctx, r.Params.Gallery, func(g face.Gallery) error {
-		if g.NextModelID != r.Model && cmp.Or(g.ModelID, s.own.id) != r.Model && r.Params.Gallery == nil {
+		if g.NextModelID != r.Model && s.encoders.IDOf(g) != r.Model && r.Params.Gallery == nil {
 			return nil
 		}
 		return s.tell(ctx, &answer.Items, g, r.Model)
@@ -235,7 +167,7 @@ func (s *server) migration(ctx context.Context, g face.Gallery, modelID string) 
 		Pending: max(c.Pending-known.UnusableCrops, 0), Uncovered: c.Uncovered + len(known.Uncovered),
 	}
 	switch {
-	case g.NextModelID != modelID && cmp.Or(g.ModelID, s.own.id) == modelID:
+	case g.NextModelID != modelID && s.encoders.IDOf(g) == modelID:
 		m.State = api.MigrationStateDone
 	case g.NextModelID != modelID:
 		m.State = api.MigrationStateCanceled
@@ -258,8 +190,8 @@ func (s *server) ListUncovered(ctx context.Context, r api.ListUncoveredRequestOb
 	if err != nil {
 		return nil, err
 	}
-	modelID := valueOr(r.Params.ModelID, cmp.Or(g.NextModelID, g.ModelID, s.own.id))
-	if _, ok := s.encoders[modelID]; !ok {
+	modelID := valueOr(r.Params.ModelID, cmp.Or(g.NextModelID, s.encoders.IDOf(g)))
+	if _, ok := s.encoders.Find(modelID); !ok {
 		return nil, parameter("model_id", "must be an encoder that the server knows")
 	}
 	list, next, err := s.Store.Uncovered(ctx, tenant(ctx), r.Gallery, modelID, p)
@@ -284,7 +216,7 @@ func (s *server) ListModels(context.Context, api.ListModelsRequestObject) (api.L
 	answer := api.ListModels200JSONResponse{Items: make([]api.Model, len(s.Models))}
 	for i, m := range s.Models {
 		answer.Items[i] = modelAnswer(m)
-		answer.Items[i].InUse = m.ID == s.own.id || m.ID == s.Pipeline.Detector().ID
+		answer.Items[i].InUse = m.ID == s.encoders.Default().ID || m.ID == s.Pipeline.Detector().ID
 	}
 	return answer, nil
 }

@@ -35,11 +35,11 @@ func (m *mover) Wake()                                             { m.woken.Add
 func (m *mover) Progress(string, string, string) handlers.Progress { return m.known }
 
 // openMoving is a house that keeps crops and has a mover.
-func openMoving(tb testing.TB, change func(*handlers.Options)) (*house, *mover) {
+func openMoving(tb testing.TB, change func(*options)) (*house, *mover) {
 	tb.Helper()
 	m := &mover{}
-	return open(tb, func(o *handlers.Options) {
-		o.Sealer, o.Mover = bag{}, m
+	return open(tb, func(o *options) {
+		o.Identity.Sealer, o.Identity.WakeMover, o.Mover = bag{}, m.Wake, m
 		o.Models = append(o.Models,
 			embed.Model{Manifest: embed.Manifest{ID: "not-here", Task: embed.TaskEncoder, Dimension: 8, Calibration: calibration()}},
 			embed.Model{Manifest: embed.Manifest{ID: "not-calibrated", Task: embed.TaskEncoder, Dimension: 8}, Path: "z"})
@@ -271,8 +271,8 @@ func TestCutOverMeanwhile(t *testing.T) {
 	t.Parallel()
 	var h *house
 	var once atomic.Bool
-	h, _ = openMoving(t, func(o *handlers.Options) {
-		o.Pipeline = pipeline{before: func(ctx context.Context) error {
+	h, _ = openMoving(t, func(o *options) {
+		o.Identity.Pipeline = pipeline{Before: func(ctx context.Context) error {
 			if !once.CompareAndSwap(false, true) {
 				return nil
 			}
@@ -335,7 +335,7 @@ func TestEmbeddingAfterCutOver(t *testing.T) {
 		}, true},
 		"in time": {modelID, vector(1, 0), func(context.Context, store.Store) error { return nil }, false},
 	} {
-		h, _ := openMoving(t, func(o *handlers.Options) {
+		h, _ := openMoving(t, func(o *options) {
 			o.Store = interrupted{Store: o.Store, before: func(ctx context.Context, s store.Store, _ face.Template) error { return tt.meanwhile(ctx, s) }}
 		})
 		good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
@@ -354,7 +354,7 @@ func TestEmbeddingAfterCutOver(t *testing.T) {
 func TestErasedMeanwhile(t *testing.T) {
 	t.Parallel()
 	for name, storeImages := range map[string]bool{"kept": true, "bare": false} {
-		h, _ := openMoving(t, func(o *handlers.Options) {
+		h, _ := openMoving(t, func(o *options) {
 			o.Store = interrupted{Store: o.Store, after: func(ctx context.Context, s store.Store, stored face.Template) error {
 				_, err := s.DeleteTemplate(ctx, face.DefaultTenant, name, "ada", stored.ID, store.Actor{})
 				return err

@@ -125,7 +125,7 @@ func TestCORS(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			h := open(t, func(o *handlers.Options) { o.Auth, o.CORSOrigins = true, c.origins })
+			h := open(t, func(o *options) { o.Auth, o.CORSOrigins = true, c.origins })
 			ask := func(r *http.Request) http.Header {
 				r.Header.Set("Origin", c.origin)
 				r.Host = "localhost"
@@ -148,7 +148,7 @@ func TestCORS(t *testing.T) {
 				}
 			}
 			// A server without keys has nothing else that keeps pages out.
-			open := open(t, func(o *handlers.Options) { o.CORSOrigins = c.origins })
+			open := open(t, func(o *options) { o.CORSOrigins = c.origins })
 			post := fields{"image": photo()}.form(t, http.MethodPost, "/detect")
 			post.Header.Set("Origin", c.origin)
 			post.Header.Set("Sec-Fetch-Site", "cross-site")
@@ -169,7 +169,7 @@ func TestCORS(t *testing.T) {
 func TestPathPrefix(t *testing.T) {
 	t.Parallel()
 	const prefix = "/ids/faces"
-	h := open(t, func(o *handlers.Options) { o.PathPrefix = prefix })
+	h := open(t, func(o *options) { o.PathPrefix = prefix })
 	for name, at := range map[string]string{"taken off": "", "left": prefix} {
 		ask := func(method, path, body string) answer {
 			r := rawJSON(method, at+path, body)

@@ -10,7 +10,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -32,7 +31,7 @@ func TestProbability(t *testing.T) {
 	for name, own := range heads() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := open(t, func(o *handlers.Options) { o.Pipeline = pipeline{head: own} })
+			h := open(t, func(o *options) { o.Identity.Pipeline = pipeline{Head: own} })
 			h.enrolled(t, "default", "ada", person{number: 1, noise: 20})
 			good[api.EnrolResponse](t, h.post(t, "/galleries/default/subjects/ada/templates", fields{"image": photo(person{number: 1, noise: 5})}), 201)
 			h.enrolled(t, "default", "bob", person{number: 2})
@@ -71,7 +70,7 @@ func TestProbability(t *testing.T) {
 func TestWholeSearch(t *testing.T) {
 	t.Parallel()
 	for _, whole := range []bool{false, true} {
-		h := open(t, func(o *handlers.Options) { o.WholeSearch = whole })
+		h := open(t, func(o *options) { o.Identity.WholeSearch = whole })
 		h.enrolled(t, "default", "ada", person{number: 1})
 		ask := func(point string) answer {
 			return h.post(t, "/recognize", fields{"probe": photo(person{number: 1}), "operating_point": point})

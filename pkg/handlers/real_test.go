@@ -10,8 +10,6 @@ import (
 	"github.com/likeness-id/likeness/internal/testfaces"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
-	"github.com/likeness-id/likeness/pkg/match"
 )
 
 // TestFaces enrols, verifies and recognises people with the real pipeline and
@@ -19,6 +17,9 @@ import (
 func TestFaces(t *testing.T) {
 	t.Parallel()
 	detector, encoder := orttest.Model(t, orttest.Detector), orttest.Model(t, orttest.Encoder)
+	// The test is about the way through the service; what the encoder's own
+	// thresholds are worth is measured elsewhere.
+	encoder.Manifest.Calibration = &face.Calibration{Points: []face.OperatingPoint{{Name: "fmr_1e-3", FMR: 1e-3, Threshold: 0.3}}}
 	p, err := embed.New(embed.Options{
 		Detector: orttest.Network(t, detector.ID), DetectorModel: detector.Manifest,
 		Encoder: orttest.Network(t, encoder.ID), EncoderModel: encoder.Manifest,
@@ -31,10 +32,7 @@ func TestFaces(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// The test is about the way through the service; what the encoder's own
-	// thresholds are worth is measured elsewhere.
-	policy := match.NewPolicy(&face.Calibration{Points: []face.OperatingPoint{{Name: "fmr_1e-3", FMR: 1e-3, Threshold: 0.3}}})
-	h := open(t, func(o *handlers.Options) { o.Pipeline, o.Policy, o.OperatingPoint = p, policy, "fmr_1e-3" })
+	h := open(t, func(o *options) { o.Identity.Pipeline, o.Identity.OperatingPoint = p, "fmr_1e-3" })
 
 	var people []string
 	for i := range testfaces.People {

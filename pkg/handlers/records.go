@@ -9,6 +9,7 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/identity"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -39,7 +40,7 @@ func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestOb
 		ID: b.Name, RetentionDays: valueOr(b.RetentionDays, 0), StoreImages: valueOr(b.StoreImages, false),
 	})
 	if err != nil {
-		return nil, withPointer(err, "name")
+		return nil, face.PointAt(err, "/name")
 	}
 	return api.CreateGallery201JSONResponse{
 		Headers: api.CreateGallery201ResponseHeaders{Location: s.PathPrefix + "/galleries/" + g.ID},
@@ -70,7 +71,7 @@ func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestOb
 }
 
 func (s *server) checkGallery(storeImages *bool) error {
-	if valueOr(storeImages, false) && s.Sealer == nil {
+	if valueOr(storeImages, false) && !s.identity.KeepsCrops() {
 		return api.InvalidField("store_images", "must be false: the server has no key to seal images with (LIKENESS_CROP_KEY_FILE)")
 	}
 	return nil
@@ -97,16 +98,17 @@ func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestOb
 	if err := checkMetadata(b.Metadata); err != nil {
 		return nil, err
 	}
-	id, repeatable := newID(ctx)
+	repeatable := repeatableID(ctx)
+	id := cmp.Or(repeatable, face.NewID())
 	if b.SubjectID != nil {
-		id, repeatable = *b.SubjectID, false
+		id, repeatable = *b.SubjectID, ""
 	}
 	if !face.ValidID(id) {
 		return nil, api.InvalidField("subject_id", invalidID)
 	}
 	sub, err := s.Store.CreateSubject(ctx, tenant(ctx), r.Gallery,
 		face.Subject{ID: id, Name: valueOr(b.Name, ""), ExternalID: valueOr(b.ExternalID, ""), Metadata: b.Metadata})
-	if repeatable && errors.Is(err, face.Conflict) {
+	if repeatable != "" && errors.Is(err, face.Conflict) {
 		sub, err = s.Store.Subject(ctx, tenant(ctx), r.Gallery, id) // made before a crash
 	}
 	if err != nil {
@@ -165,6 +167,12 @@ func cursorError(err error) error {
 	return err
 }
 
+// callerOf says on whose behalf a request is decided.
+func callerOf(ctx context.Context) identity.Caller {
+	c := callOf(ctx)
+	return identity.Caller{Tenant: c.key.Tenant, KeyID: c.key.ID, RequestID: c.id}
+}
+
 // actorOf is who erases something, for the audit record.
 func actorOf(ctx context.Context) store.Actor {
 	c := callOf(ctx)
@@ -180,7 +188,7 @@ func erased(r face.Receipt) api.ErasedJSONResponse {
 
 func (s *server) gallery(g face.Gallery) api.Gallery {
 	return api.Gallery{
-		Name: g.ID, ModelID: cmp.Or(g.ModelID, s.own.id), NextModelID: optionalText(g.NextModelID), RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
+		Name: g.ID, ModelID: s.encoders.IDOf(g), NextModelID: optionalText(g.NextModelID), RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
 		Subjects: g.Subjects, Templates: g.Templates, CreatedAt: g.CreatedAt,
 	}
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -275,7 +274,7 @@ func (f forgetful) EndRequest(ctx context.Context, tenant, key string, _ *store.
 // TestIdempotencyCrash repeats writes whose answers were lost: they make no twins.
 func TestIdempotencyCrash(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *handlers.Options) { o.Store = forgetful{o.Store} })
+	h := open(t, func(o *options) { o.Store = forgetful{o.Store} })
 	const path = "/galleries/default/subjects"
 	var ids []string
 	for range 2 {
@@ -305,8 +304,8 @@ func TestIdempotencyFault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			broken := true
-			h := open(t, func(o *handlers.Options) {
-				o.Pipeline = pipeline{before: func(context.Context) error {
+			h := open(t, func(o *options) {
+				o.Identity.Pipeline = pipeline{Before: func(context.Context) error {
 					if broken {
 						return fail()
 					}

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -77,7 +78,7 @@ func (s *server) StartStyleTransfer(ctx context.Context, r api.StartStyleTransfe
 		return nil, err
 	}
 	defer release()
-	id, _ := newID(ctx)
+	id := cmp.Or(repeatableID(ctx), face.NewID())
 	j, err := s.Jobs.Submit(ctx, jobs.Request{
 		ID: id, Tenant: tenant(ctx), KeyID: callOf(ctx).key.ID,
 		Content: b.Content, Styles: b.Style, Masks: b.Mask, Params: params, CheckIdentity: valueOr(b.CheckIdentity, false),

@@ -20,7 +20,6 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/style"
 )
@@ -71,7 +70,7 @@ func (p painter) Transfer(ctx context.Context, t style.Task, observe func(style.
 }
 
 // studio is a house with jobs.
-func studio(t *testing.T, p painter, change func(*jobs.Options), more func(*handlers.Options)) *house {
+func studio(t *testing.T, p painter, change func(*jobs.Options), more func(*options)) *house {
 	t.Helper()
 	o := jobs.Options{Transferrer: p, Beat: 100 * time.Millisecond, Nice: -1}
 	if change != nil {
@@ -89,7 +88,7 @@ func studio(t *testing.T, p painter, change func(*jobs.Options), more func(*hand
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return open(t, func(o *handlers.Options) {
+	return open(t, func(o *options) {
 		o.Jobs = s
 		if more != nil {
 			more(o)
@@ -239,7 +238,7 @@ func TestStyleTransferWaits(t *testing.T) {
 	t.Parallel()
 	p := painter{gate: make(chan struct{})}
 	draining := make(chan struct{})
-	h := studio(t, p, func(o *jobs.Options) { o.MaxQueued = 1 }, func(o *handlers.Options) { o.Draining = draining })
+	h := studio(t, p, func(o *jobs.Options) { o.MaxQueued = 1 }, func(o *options) { o.Draining = draining })
 	f := fields{"content": grey(), "style": [][]byte{red()}, "params": map[string]any{"size": 64, "iterations": 5}}
 	ask := func(key string) answer {
 		r := f.json(t, "POST", "/style-transfer")
@@ -322,7 +321,7 @@ func TestStyleTransferWaits(t *testing.T) {
 // TestStyleTransferTenants: another tenant's jobs are not there.
 func TestStyleTransferTenants(t *testing.T) {
 	t.Parallel()
-	h := studio(t, painter{}, nil, func(o *handlers.Options) { o.Auth = true })
+	h := studio(t, painter{}, nil, func(o *options) { o.Auth = true })
 	secrets := map[string]string{}
 	for _, tenant := range []string{"default", "other"} {
 		secret, key := face.NewKey(tenant, "k", []face.Scope{face.ScopeStyle}, time.Time{})
@@ -356,7 +355,7 @@ func TestStyleTransferTenants(t *testing.T) {
 func TestFollowersShare(t *testing.T) {
 	t.Parallel()
 	draining := make(chan struct{})
-	h := studio(t, painter{gate: make(chan struct{})}, nil, func(o *handlers.Options) { o.Auth, o.Draining = true, draining })
+	h := studio(t, painter{gate: make(chan struct{})}, nil, func(o *options) { o.Auth, o.Draining = true, draining })
 	server := httptest.NewServer(h)
 	defer server.Close()
 	defer close(draining)
