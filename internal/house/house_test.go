@@ -51,7 +51,7 @@ func rooms() map[string][]string {
 		"internal/photos":     {},
 		"internal/seal":       {"pkg/face"},
 		"internal/spelling":   {},
-		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad"},
+		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad", "pkg/grad/onnxpb"},
 		"internal/house":      {},
 		"internal/artwork":    {},
 		"internal/conditions": {"pkg/face", "pkg/imaging"},

@@ -6,9 +6,11 @@ import (
 	"strings"
 
 	onnx "github.com/yalue/onnxruntime_go"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/grad/onnxpb"
 )
 
 // checkContract compares what the graph declares with what the manifest says.
@@ -46,6 +48,41 @@ func checkContract(m embed.Manifest, inputs, outputs []onnx.InputOutputInfo) err
 		return face.Errorf(face.Invalid, "ort.Load", "model %s: %s contradicts its manifest: %s", m.ID, m.File, strings.Join(wrong, "; "))
 	}
 	return nil
+}
+
+// freeSizes returns the model with the sizes of its outputs undeclared where the
+// manifest says that they depend on the input (-1) and the graph declares a
+// number. Published detectors declare the sizes for 640x640 although they take
+// any input, and ONNX Runtime refuses the memory for outputs of other sizes. A
+// model that declares no such size is returned as it is.
+func freeSizes(model []byte, m embed.Manifest, outputs []onnx.InputOutputInfo) ([]byte, error) {
+	free := map[string][]int64{} // shapes in the manifest, of the outputs to change
+	for _, o := range m.Outputs {
+		i := slices.IndexFunc(outputs, func(info onnx.InputOutputInfo) bool { return info.Name == o.Name })
+		for j, n := range outputs[i].Dimensions {
+			if n != -1 && o.Shape[j] == -1 {
+				free[o.Name] = o.Shape
+			}
+		}
+	}
+	if len(free) == 0 {
+		return model, nil
+	}
+	const op = "ort.Load"
+	var p onnxpb.Model
+	if err := proto.Unmarshal(model, &p); err != nil {
+		return nil, face.Wrap(face.Invalid, op, fmt.Errorf("model %s: %w", m.ID, err))
+	}
+	for _, o := range p.GetGraph().GetOutput() {
+		dims := o.GetType().GetTensorType().GetShape().GetDim()
+		for j, n := range free[o.Name] {
+			if n == -1 && j < len(dims) {
+				dims[j].Size = nil
+			}
+		}
+	}
+	data, err := proto.Marshal(&p)
+	return data, face.Wrap(face.Internal, op, err)
 }
 
 func isFloat32(info onnx.InputOutputInfo) bool {

@@ -118,6 +118,9 @@ func (s *session) allocate(shape []int64) (err error) {
 		if err != nil {
 			return face.Wrap(face.Internal, op, err)
 		}
+		if given, ok := v.(*onnx.Tensor[float32]); ok {
+			copy(t.GetData(), given.GetData())
+		}
 		s.outputs = append(s.outputs, t)
 		s.out = append(s.out, t)
 	}

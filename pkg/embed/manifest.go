@@ -31,7 +31,8 @@ type Manifest struct {
 	Outputs []Output `json:"outputs"`
 
 	// Detectors.
-	Decoder   string  `json:"decoder,omitempty"`   // how outputs become faces: "yunet"
+	Decoder   string  `json:"decoder,omitempty"`   // the family, which says how outputs become faces: "yunet" or "scrfd"
+	Scores    string  `json:"scores,omitempty"`    // what an "scrfd" graph gives: "probability", 0..1, or "logit", before the sigmoid; empty: "probability"
 	Threshold float32 `json:"threshold,omitempty"` // least detection score, 0..1
 
 	// Encoders.

@@ -8,6 +8,9 @@ type Network interface {
 	// Session makes a session for one fixed input shape, with its tensors
 	// allocated once. Shapes are few and fixed on purpose: ever-changing
 	// shapes make ONNX Runtime's arenas grow until the kernel kills it.
+	//
+	// The outputs of a new session hold what the network gives for an input of
+	// zeros.
 	Session(shape ...int64) (Session, error)
 	// Close releases the model. Sessions must be closed first.
 	Close() error

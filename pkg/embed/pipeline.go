@@ -166,7 +166,7 @@ func New(o Options) (*Pipeline, error) {
 	if err != nil {
 		return nil, face.Wrap(face.Invalid, op, err)
 	}
-	decoder, err := newYuNet(o.DetectorModel)
+	decoder, err := newDecoder(o.DetectorModel)
 	if err != nil {
 		return nil, face.Wrap(face.Invalid, op, err)
 	}
@@ -350,7 +350,7 @@ func (p *Pipeline) enter(ctx context.Context) (*worker, error) {
 // worker is one slot: sessions and buffers that one request uses at a time.
 type worker struct {
 	p          *Pipeline
-	yunet      *yunet
+	decoder    decoder
 	rungs      []rung // the smallest first
 	detector   imaging.Planar
 	heads      map[*encoder]*head // those used so far, the pipeline's own at least
@@ -376,9 +376,9 @@ func ladder() []int { return []int{320, 640, 1024} }
 // another one a third as large is still found.
 const settledSide = 40
 
-func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
+func newWorker(p *Pipeline, decoder decoder) (_ *worker, err error) {
 	d := p.o.DetectorModel
-	w := &worker{p: p, yunet: y, crop: image.NewRGBA(image.Rect(0, 0, qualitySide, qualitySide)), heads: map[*encoder]*head{}}
+	w := &worker{p: p, decoder: decoder, crop: image.NewRGBA(image.Rect(0, 0, qualitySide, qualitySide)), heads: map[*encoder]*head{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -394,8 +394,8 @@ func newWorker(p *Pipeline, y *yunet) (_ *worker, err error) {
 			return nil, err
 		}
 		w.rungs = append(w.rungs, rung{side, s})
-		if err := y.check(s, side); err != nil {
-			return nil, err
+		if err := decoder.check(s, side); err != nil {
+			return nil, fmt.Errorf("detector %s, decoder %q: %w", d.ID, d.Decoder, err)
 		}
 	}
 	w.detector = planar(d.Input, 0, 0)
@@ -526,14 +526,11 @@ func (w *worker) show(ctx context.Context, img *image.RGBA, r rung) ([]detection
 	layout := w.detector
 	layout.Width, layout.Height = r.side, r.side
 	scale := layout.Letterbox(r.session.Input(), img)
-	if err := r.session.Run(ctx); err != nil {
-		return nil, face.Wrap(face.Internal, "embed.detect", err)
+	candidates, err := w.detect(ctx, r)
+	for i, d := range candidates {
+		candidates[i] = d.moved(float32(1/scale), 0, 0)
 	}
-	w.candidates = w.yunet.decode(r.session, r.side, w.candidates[:0])
-	for i, d := range w.candidates {
-		w.candidates[i] = d.moved(float32(1/scale), 0, 0)
-	}
-	return w.candidates, nil
+	return candidates, err
 }
 
 // refine makes the most of the faces that were found small: the photo is

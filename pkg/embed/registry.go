@@ -161,7 +161,7 @@ func sameContract(a, b Manifest) bool {
 	bare := func(m Manifest) Manifest {
 		return Manifest{
 			Task: m.Task, SHA256: m.SHA256, Size: m.Size, Input: m.Input, Outputs: m.Outputs,
-			Decoder: m.Decoder, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut, Classes: m.Classes,
+			Decoder: m.Decoder, Scores: m.Scores, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut, Classes: m.Classes,
 		}
 	}
 	return reflect.DeepEqual(bare(a), bare(b))
@@ -305,6 +305,9 @@ func (r *rules) manifest(m *Manifest) {
 	default:
 		r.want(false, "/task", "%q, %q, %q or %q", TaskDetector, TaskEncoder, TaskFeatures, TaskQuality)
 	}
+	if m.Task != TaskDetector {
+		r.want(m.Scores == "", "/scores", "left out of a model for another task")
+	}
 	if m.Task != TaskQuality {
 		r.want(m.Classes == nil, "/classes", "left out of a model for another task")
 	}
@@ -352,7 +355,13 @@ func (r *rules) outputs(outputs []Output) {
 }
 
 func (r *rules) detector(m *Manifest) {
-	r.want(m.Decoder == "yunet", "/decoder", `"yunet"`)
+	if family, known := decoders()[m.Decoder]; !known {
+		r.want(false, "/decoder", "%s", decoderNames())
+	} else if _, err := family(*m); err != nil {
+		*r = append(*r, face.FieldError{Pointer: "/outputs", Detail: fmt.Sprintf("do not fit decoder %q: %v", m.Decoder, err)})
+	}
+	r.want(m.Scores == "" || m.Decoder == "scrfd" && (m.Scores == scoresProbability || m.Scores == scoresLogit),
+		"/scores", `%q or %q with decoder "scrfd", else left out`, scoresProbability, scoresLogit)
 	r.want(m.Threshold > 0 && m.Threshold < 1, "/threshold", "between 0 and 1")
 	r.want(m.Dimension == 0, "/dimension", "left out of a detector")
 	r.want(m.Alignment == nil, "/alignment", "left out of a detector")

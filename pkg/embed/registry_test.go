@@ -212,13 +212,19 @@ func TestParseManifestDetector(t *testing.T) {
 			delete(o, k)
 		}
 		with(with(with(o, "task", "detector"), "decoder", "yunet"), "threshold", 0.5)
+		var outputs []any
+		for _, out := range detectorModel().Outputs {
+			outputs = append(outputs, object{"name": out.Name, "shape": []int{-1, -1, 1}})
+		}
+		o["outputs"] = outputs
 		return with(with(with(o, "input/width", 0), "input/height", 0), "input/multiple", 32)
 	}
 	if _, err := embed.ParseManifest(encoded(t, detector())); err != nil {
 		t.Error(err)
 	}
 	for field, value := range map[string]any{
-		"decoder": "oracle", "threshold": 1, "dimension": 4, "input/multiple": 0,
+		"decoder": "oracle", "threshold": 1, "dimension": 4, "input/multiple": 0, "scores": "logit",
+		"outputs":   manifest("m")["outputs"],
 		"alignment": manifest("m")["alignment"], "calibration": object{},
 	} {
 		_, err := embed.ParseManifest(encoded(t, with(detector(), field, value)))

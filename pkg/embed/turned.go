@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
@@ -63,16 +62,13 @@ func (w *worker) shownAt(ctx context.Context, v *view, r rung, cx, cy, side, rol
 	layout.Width, layout.Height = r.side, r.side
 	img, toSrc := w.reduced(v.img.RGBA, centred(there), r.side, r.side)
 	layout.Warp(r.session.Input(), img, toSrc)
-	if err := r.session.Run(ctx); err != nil {
-		return nil, face.Wrap(face.Internal, "embed.detect", err)
-	}
-	w.candidates = w.yunet.decode(r.session, r.side, w.candidates[:0])
-	for i, d := range w.candidates {
+	candidates, err := w.detect(ctx, r)
+	for i, d := range candidates {
 		d = d.mapped(there).moved(v.reduction(), 0, 0)
 		d.shown = roll
-		w.candidates[i] = d
+		candidates[i] = d
 	}
-	return w.candidates, nil
+	return candidates, err
 }
 
 // centred is the same map between coordinates that count from the centre of
