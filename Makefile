@@ -44,6 +44,7 @@ postgres-stop: ## stop that Postgres; its data stays
 test: build runtime ## everything that CI checks: vet, formatting, tests with -race, short fuzzing
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'gofmt would change these'; exit 1; }
 	$(GO) vet $(TAGS) ./...
+	@scripts/npm.sh || echo '*** What needs npm, the check of a TypeScript client, is SKIPPED here, and fails in CI.' >&2
 	@bin=$${LIKENESS_TEST_PG_BIN:-$$(scripts/postgres.sh install)} && [ "$$bin" != docker ] && [ "$$bin" != none ] || { bin=none; \
 	  echo '*** No PostgreSQL with pgvector on this machine: what needs one is SKIPPED here, and fails in CI.' >&2; }; \
 	echo "$(GO) test $(TAGS) -race -timeout 15m ./... (PostgreSQL: $$bin)"; \

@@ -13,9 +13,5 @@ if [ -n "${LIKENESS_ORT_LIBRARY:-}" ]; then
 fi
 "$likeness" runtime path >/dev/null 2>&1 && exit 0
 "$likeness" runtime pull && exit 0
-if ! command -v npm >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-  echo "installing npm, the other way to get ONNX Runtime"
-  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends npm >/dev/null
-  exec "$likeness" runtime pull
-fi
-exit 1
+command -v npm >/dev/null && exit 1
+"$(dirname "$0")/npm.sh" && exec "$likeness" runtime pull
