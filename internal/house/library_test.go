@@ -1,0 +1,113 @@
+package house_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/sharedtest"
+)
+
+// serverOnly are the modules, and our own packages, that a Go program which
+// uses pkg/likeness must never link.
+func serverOnly() []string {
+	return []string{
+		"github.com/alecthomas/kong",
+		"github.com/getkin/kin-openapi",
+		"github.com/go-chi/chi/v5",
+		"github.com/go-chi/cors",
+		"github.com/go-chi/httprate",
+		"github.com/jackc/pgx/v5",
+		"github.com/nats-io/nats.go",
+		"github.com/oapi-codegen/runtime",
+		"github.com/pgvector/pgvector-go",
+		"github.com/pressly/goose/v3",
+		"github.com/prometheus/client_golang",
+		"github.com/riverqueue/river",
+		"github.com/swaggest/swgui",
+		"modernc.org/sqlite",
+		module + "/api",
+		module + "/cmd",
+		module + "/migrations",
+		module + "/pkg/app",
+		module + "/pkg/client",
+		module + "/pkg/handlers",
+		module + "/pkg/identity",
+		module + "/pkg/jobs",
+		module + "/pkg/measure",
+		module + "/pkg/store",
+	}
+}
+
+// TestLibrary holds that pkg/likeness, and what can be used beside it, links
+// nothing of the server, and offers nothing of internal/.
+func TestLibrary(t *testing.T) {
+	t.Parallel()
+	for _, p := range list(t, "-deps", "-tags", "turbojpeg", "./pkg/likeness", "./pkg/embed", "./pkg/index", "./pkg/match") {
+		checkLibrary(t, p.ImportPath)
+	}
+}
+
+// checkLibrary refuses a package that only the server may link.
+func checkLibrary(t *testing.T, linked string) {
+	t.Helper()
+	for _, server := range serverOnly() {
+		if linked == server || strings.HasPrefix(linked, server+"/") {
+			t.Errorf("pkg/likeness links %s: %s is for the server alone", linked, server)
+		}
+	}
+}
+
+// TestOutside builds and runs a program of another module, as somebody who
+// uses the library does.
+func TestOutside(t *testing.T) {
+	t.Parallel()
+	root, dir := sharedtest.Root(t), t.TempDir()
+	read := func(path ...string) string {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join(path...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	// It requires what this module requires, all of which is on this machine
+	// already, so that nothing is downloaded.
+	_, requires, _ := strings.Cut(read(root, "go.mod"), "\n")
+	for name, text := range map[string]string{
+		"main.go": read("testdata", "outside", "main.go"),
+		"go.sum":  read(root, "go.sum"),
+		"go.mod":  "module example.com/outside\n" + requires + "\nrequire " + module + " v0.0.0\nreplace " + module + " => " + root + "\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+		}
+		return string(out)
+	}
+	for linked := range strings.FieldsSeq(run("go", "list", "-deps", ".")) {
+		checkLibrary(t, linked)
+	}
+	run("go", "build", "-o", "outside", ".")
+	orttest.Library(t) // the program finds it by itself, or there is none
+	faces := filepath.Join(root, "internal", "testfaces")
+	out := run(filepath.Join(dir, "outside"), filepath.Join(faces, "person-1-1.jpg"), filepath.Join(faces, "person-1-2.jpg"))
+	if want := "match: true\nfound: ada match\n"; out != want {
+		t.Errorf("the program says %q, want %q", out, want)
+	}
+}
