@@ -442,10 +442,9 @@ func (r *inspectRun) maximised(ctx context.Context) ([][]*image.RGBA, error) {
 	for i, l := range r.layers {
 		for _, u := range r.chosen[l.Name] {
 			// Half-way between grain and blur; only the look depends on it.
-			const rate, smooth = 0.02, 0.05
-			tensor, _, err := r.network.Maximise(ctx, l.Name, u.Channel, inspect.MaximiseOptions{
-				Steps: r.Steps, Rate: rate, Smooth: smooth, Low: low, High: high, Seed: r.Seed,
-			})
+			o := inspect.DefaultMaximiseOptions()
+			o.Steps, o.Seed, o.Low, o.High = r.Steps, r.Seed, low, high
+			tensor, _, err := r.network.Maximise(ctx, l.Name, u.Channel, o)
 			if err != nil {
 				return nil, err
 			}

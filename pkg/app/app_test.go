@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
@@ -42,6 +44,29 @@ func defaults(t *testing.T) app.Options {
 	o.Listen, o.Auth, o.DataDir, o.DatabaseURL, o.ModelsDir = "127.0.0.1:0", "off", t.TempDir(), "", nil
 	o.DiskReserve = 0 // each would write it to the disk
 	return o
+}
+
+// TestDefaultOptions: a Go program and the command begin with the same options.
+func TestDefaultOptions(t *testing.T) {
+	t.Parallel()
+	var command app.Options
+	if err := kong.ApplyDefaults(&command); err != nil {
+		t.Fatal(err)
+	}
+	got := app.DefaultOptions()
+	folder, err := filepath.Abs(got.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.DataDir = folder // the command makes paths absolute
+	// What the environment of the test sets is no default.
+	got.ORTLibrary, got.DatabaseURL, got.ModelsDir = command.ORTLibrary, command.DatabaseURL, command.ModelsDir
+	if diff := cmp.Diff(command, got, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("options (-command +DefaultOptions):\n%s", diff)
+	}
+	if err := app.DefaultOptions().Validate(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestValidate(t *testing.T) {

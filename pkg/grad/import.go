@@ -9,7 +9,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad/onnxpb"
 )
 
-// ImportOptions say how a model becomes part of a graph.
+// ImportOptions say how a model becomes part of a graph. The zero value, which
+// is the default, imports the model as it is, with all its weights constant.
 type ImportOptions struct {
 	// AveragePools puts the mean in the place of every maximum that is pooled.
 	AveragePools bool

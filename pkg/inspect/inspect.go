@@ -274,13 +274,21 @@ func (u *Unit) see(picture int, places []float32, width int, fields [2]field, ke
 
 // MaximiseOptions say how the exciting picture is sought.
 type MaximiseOptions struct {
-	Steps int     // of gradient ascent, 200 is usual
-	Rate  float64 // of each step, as a share of the input's range; 0.01 is usual
+	Steps int     // of gradient ascent
+	Rate  float64 // of each step, as a share of the input's range
 	// Smooth is how far each step moves a pixel to the mean of its neighbours,
 	// 0..1: without it the picture is noise that no eye reads.
 	Smooth    float64
 	Low, High []float32 // of the input's numbers, for each of its channels
 	Seed      uint64
+}
+
+// DefaultMaximiseOptions are what `likeness inspect` begins with: 150 steps at a
+// rate of 0.02, each smoothing by 0.05, and the seed 1. Low and High have no
+// default: they are the network's. A zero field of MaximiseOptions stands for
+// zero, not for its default.
+func DefaultMaximiseOptions() MaximiseOptions {
+	return MaximiseOptions{Steps: 150, Rate: 0.02, Smooth: 0.05, Seed: 1}
 }
 
 // Maximise finds a picture, in the input's own numbers, that excites a channel

@@ -9,6 +9,7 @@
 package jobs
 
 import (
+	"cmp"
 	"context"
 	"image"
 	"log/slog"
@@ -173,38 +174,37 @@ const (
 	minSide = 32
 )
 
+// DefaultOptions are the options that zero fields stand for: one job at a time
+// on this server and of each tenant, at most 100 jobs and 4 GiB of a tenant that
+// wait, 30 minutes of work on a job, a day until it is erased after its end, and
+// [imaging.DefaultLimits] of each picture. A Transferrer has no default.
+func DefaultOptions() Options {
+	return Options{
+		Limits:  imaging.DefaultLimits(),
+		Workers: 1, PerTenant: 1, MaxQueued: 100, MaxBytes: 4 << 30,
+		Deadline: 30 * time.Minute, TTL: 24 * time.Hour,
+		Beat: time.Second, Nice: 10,
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
 func (o Options) withDefaults() (Options, error) {
 	if o.Transferrer == nil {
 		return o, face.Errorf(face.Invalid, "jobs.Open", "field Options.Transferrer is missing")
 	}
-	orInt := func(p *int, otherwise int) {
-		if *p == 0 {
-			*p = otherwise
-		}
-	}
-	orInt(&o.Workers, 1)
-	orInt(&o.PerTenant, 1)
-	orInt(&o.MaxQueued, 100)
-	orInt(&o.Nice, 10)
-	if o.MaxBytes == 0 {
-		o.MaxBytes = 4 << 30
-	}
-	orTime := func(p *time.Duration, otherwise time.Duration) {
-		if *p == 0 {
-			*p = otherwise
-		}
-	}
-	orTime(&o.Deadline, 30*time.Minute)
-	orTime(&o.TTL, 24*time.Hour)
-	orTime(&o.Beat, time.Second)
-	if o.Limits == (imaging.Limits{}) {
-		o.Limits = imaging.DefaultLimits()
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	d := DefaultOptions()
+	o.Limits = cmp.Or(o.Limits, d.Limits)
+	o.Workers = cmp.Or(o.Workers, d.Workers)
+	o.PerTenant = cmp.Or(o.PerTenant, d.PerTenant)
+	o.MaxQueued = cmp.Or(o.MaxQueued, d.MaxQueued)
+	o.MaxBytes = cmp.Or(o.MaxBytes, d.MaxBytes)
+	o.Deadline = cmp.Or(o.Deadline, d.Deadline)
+	o.TTL = cmp.Or(o.TTL, d.TTL)
+	o.Beat = cmp.Or(o.Beat, d.Beat)
+	o.Nice = cmp.Or(o.Nice, d.Nice)
+	o.Logger = cmp.Or(o.Logger, d.Logger)
 	if o.Registerer == nil {
-		o.Registerer = prometheus.NewRegistry()
+		o.Registerer = prometheus.NewRegistry() // one of its own each time: nobody looks at it
 	}
 	return o, nil
 }

@@ -72,6 +72,22 @@ type Options struct {
 	Seed          uint64
 }
 
+// DefaultOptions are what `likeness train` begins with: triplets with semi-hard
+// negatives and a margin of 0.3, batches of 16 people with 3 photos each, 2000
+// steps of AdamW with a highest rate of 0.001 reached after 50 steps, a weight
+// decay of 0.0001, gradients of length 5 at most, [DefaultAugmentation], and
+// the seed 1. The model, its layers and its input have no default. A zero field
+// of Options stands for zero, not for its default.
+func DefaultOptions() Options {
+	return Options{
+		Loss: Triplets, Margin: 0.3, Mining: SemiHard,
+		People: 16, PhotosEach: 3,
+		Steps: 2000, WarmUp: 50, Rate: 1e-3,
+		Optimizer: "adamw", WeightDecay: 1e-4, MaxNorm: 5,
+		Augmentation: DefaultAugmentation(), Seed: 1,
+	}
+}
+
 // Progress is what one step did.
 type Progress struct {
 	Step, Steps int

@@ -1,6 +1,7 @@
 package style
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,14 +20,16 @@ type Options struct {
 	Backend grad.Backend
 	// Networks are the feature networks that there are beside [Learned].
 	Networks []Network
-	// Tile is the most pixels along a side that are computed at once; 0:
-	// defaultTile. What is larger is cut, so that memory does not grow with
-	// the picture as the layers do.
+	// Tile is the most pixels along a side that are computed at once; 0: the
+	// default. What is larger is cut, so that memory does not grow with the
+	// picture as the layers do.
 	Tile int
 }
 
-// defaultTile cuts a picture of 2048 pixels in two along a side.
-const defaultTile = 1184
+// DefaultOptions are the options that zero fields stand for: tiles of 1184
+// pixels, which cut a picture of 2048 pixels in two along a side. The backend
+// has no default, and without networks there is [Learned] alone.
+func DefaultOptions() Options { return Options{Tile: 1184} }
 
 // Engine makes pictures. It is safe for concurrent use; each run has programs
 // of its own, one or two at a time.
@@ -47,9 +50,7 @@ func New(o Options) (*Engine, error) {
 			return nil, face.Errorf(face.Invalid, "style.New", "network %q: its id is taken, or it has none", n.ID)
 		}
 	}
-	if o.Tile == 0 {
-		o.Tile = defaultTile
-	}
+	o.Tile = cmp.Or(o.Tile, DefaultOptions().Tile)
 	return &Engine{options: o, layers: map[string][]string{}}, nil
 }
 

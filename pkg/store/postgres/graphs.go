@@ -70,6 +70,13 @@ type GraphOptions struct {
 	Progress func(step string, done float64)
 }
 
+// DefaultGraphOptions are the options that zero fields stand for: 32 links of a
+// node, found by a search of width 256, and 400 searches to measure the recall
+// with. The recall itself has no default.
+func DefaultGraphOptions() GraphOptions {
+	return GraphOptions{M: defaultM, EfConstruction: defaultEfConstruction, Probes: defaultProbes}
+}
+
 func (s *Store) readGraphs(ctx context.Context) error {
 	graphs := map[index.Key]graph{}
 	rows, err := s.db.pool.Query(ctx, `SELECT g.tenant, g.id, m.model_id, m.row_id, m.templates, m.dimension, sg.ef_search
@@ -115,8 +122,9 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 	if progress == nil {
 		progress = func(string, float64) {}
 	}
-	o.Probes = cmp.Or(o.Probes, defaultProbes)
-	o.M, o.EfConstruction = cmp.Or(o.M, defaultM), cmp.Or(o.EfConstruction, defaultEfConstruction)
+	d := DefaultGraphOptions()
+	o.Probes = cmp.Or(o.Probes, d.Probes)
+	o.M, o.EfConstruction = cmp.Or(o.M, d.M), cmp.Or(o.EfConstruction, d.EfConstruction)
 	err = s.db.call(op, func() (err error) {
 		if !(recall > 0 && recall <= 1) {
 			return face.Errorf(face.Invalid, op, "the recall must be more than 0 and at most 1")

@@ -79,23 +79,32 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// DefaultOptions are the options that zero fields stand for: [SearchAuto] with
+// half of the machine's memory, exact search up to 50,000 templates, half a
+// second between looks for changes, an index at most 10 s behind and replicas at
+// most 1 s. The URL has no default.
+func DefaultOptions() Options {
+	return Options{
+		Search: SearchAuto, SearchMemory: machineMemory() / 2, GraphAbove: 50_000,
+		PollInterval: 500 * time.Millisecond, MaxStaleness: 10 * time.Second, MaxReplicaLag: time.Second,
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
 func (o Options) withDefaults() (Options, error) {
-	o.Search = cmp.Or(o.Search, SearchAuto)
+	d := DefaultOptions()
+	o.Search = cmp.Or(o.Search, d.Search)
 	switch o.Search {
 	case SearchIndex, SearchPgvector, SearchAuto:
 	default:
 		return o, face.Errorf(face.Invalid, "postgres.Open", "%q is no search engine: index, pgvector or auto", o.Search)
 	}
-	if o.SearchMemory == 0 {
-		o.SearchMemory = machineMemory() / 2
-	}
-	o.GraphAbove = cmp.Or(o.GraphAbove, 50_000)
-	o.PollInterval = cmp.Or(o.PollInterval, 500*time.Millisecond)
-	o.MaxStaleness = cmp.Or(o.MaxStaleness, 10*time.Second)
-	o.MaxReplicaLag = cmp.Or(o.MaxReplicaLag, time.Second)
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.SearchMemory = cmp.Or(o.SearchMemory, d.SearchMemory)
+	o.GraphAbove = cmp.Or(o.GraphAbove, d.GraphAbove)
+	o.PollInterval = cmp.Or(o.PollInterval, d.PollInterval)
+	o.MaxStaleness = cmp.Or(o.MaxStaleness, d.MaxStaleness)
+	o.MaxReplicaLag = cmp.Or(o.MaxReplicaLag, d.MaxReplicaLag)
+	o.Logger = cmp.Or(o.Logger, d.Logger)
 	return o, nil
 }
 

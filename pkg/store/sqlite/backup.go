@@ -54,7 +54,8 @@ type ManifestFile struct {
 	Rows   map[string]int64 `json:"rows"` // by table
 }
 
-// BackupOptions say what is copied where.
+// BackupOptions say what is copied where. What is left zero is the default;
+// the store and To have none.
 type BackupOptions struct {
 	Files
 	// To is the folder of the backup, which is made, for its owner alone.

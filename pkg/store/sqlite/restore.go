@@ -25,7 +25,8 @@ const restoring = ".restoring"
 // errRestoring says that a restore was cut off.
 var errRestoring = errors.New("a restore was cut off: `likeness restore` brings it to its end")
 
-// RestoreOptions say which backup becomes which store.
+// RestoreOptions say which backup becomes which store. What is left zero is the
+// default; the store and From have none.
 type RestoreOptions struct {
 	Files
 	From string // folder of the backup

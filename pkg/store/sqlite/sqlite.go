@@ -9,6 +9,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,10 @@ type Options struct {
 	Ballast *ballast.File
 }
 
+// DefaultOptions are the options that zero fields stand for: a logger that
+// discards, and no ballast. The path has no default.
+func DefaultOptions() Options { return Options{Logger: slog.New(slog.DiscardHandler)} }
+
 // Store is a [store.Store] in one file, for one process.
 type Store struct {
 	db *database // the one of the two that follow
@@ -66,9 +71,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, openFault("Open", o.Path, err)
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, DefaultOptions().Logger)
 	s, err := openStore(ctx, path, o)
 	if isFull(err) { // what is on the disk can be searched and erased all the same
 		err = o.Ballast.Without(func(func() error) (err error) {
