@@ -89,7 +89,7 @@ func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, 
 func (b *bench) open(ctx context.Context, observe func(string, float64)) (*likeness.Pipeline, error) {
 	return likeness.Open(ctx, likeness.Options{
 		ModelsDirs: b.ModelsDir, Detector: "builtin-detector", Encoder: "builtin-encoder",
-		Queue: 64, Limits: imaging.DefaultLimits(), Observe: observe,
+		Queue: 64, QueueTime: time.Hour, Limits: imaging.DefaultLimits(), Observe: observe,
 	})
 }
 

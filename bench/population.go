@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -92,7 +93,7 @@ func (b *bench) embeddings(ctx context.Context, encoder string) (*embedded, erro
 		return nil, err
 	}
 	p, err := likeness.Open(ctx, likeness.Options{
-		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: encoder, Queue: 64, Limits: imaging.DefaultLimits(),
+		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: encoder, Queue: 64, QueueTime: time.Hour, Limits: imaging.DefaultLimits(),
 	})
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -50,7 +51,7 @@ func (f pipelineFlags) open(ctx context.Context) (*likeness.Pipeline, error) {
 	return app.OpenPipeline(ctx, likeness.Options{
 		ModelsDirs: f.all(), Detector: f.Detector, Encoder: f.Encoder,
 		Library: f.ORTLibrary, Provider: f.Provider,
-		Slots: f.workers(), Queue: f.workers(), Limits: imaging.DefaultLimits(),
+		Slots: f.workers(), Queue: f.workers(), QueueTime: time.Hour, Limits: imaging.DefaultLimits(),
 	})
 }
 

@@ -3,14 +3,12 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"runtime"
 	"sync"
 	"time"
 
@@ -63,16 +61,12 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	)
 	m := newMetrics(registry)
 
-	// Requests wait for a slot once, with all their photos, before the gate that
-	// each photo passes. There they meet nobody but the mover and the jobs.
-	slots := cmp.Or(o.Slots, runtime.GOMAXPROCS(0))
-	queue := cmp.Or(o.Queue, 8*slots)
 	pipeline, err := OpenPipeline(ctx, likeness.Options{
 		ModelsDirs: ModelFolders(o.DataDir, o.ModelsDir),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
-		Slots: slots, Queue: slots + queue, Limits: o.limits(),
-		Observe: m.stage,
+		Slots: o.Slots, Queue: o.Queue, QueueTime: o.QueueTime, Limits: o.limits(),
+		Observe: m.stage, ObserveWait: m.gateWait.Observe,
 	})
 	if err != nil {
 		return nil, err
@@ -142,10 +136,10 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		},
 		Auth:          o.Auth == "on",
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, AuthFailures: o.AuthFailures, TrustedProxies: o.TrustedProxies, CORSOrigins: o.CORSOrigins, PathPrefix: o.PathPrefix,
-		Slots: slots, Queue: queue, QueueTime: o.QueueTime, RequestTimeout: o.RequestTimeout,
+		RequestTimeout:  o.RequestTimeout,
 		BulkIdleTimeout: o.UploadTimeout,
 		Logger:          log, Registerer: registry, Gatherer: registry,
-		ObserveWait: m.gateWait.Observe, Ready: a.ready, Mover: a.mover,
+		Ready: a.ready, Mover: a.mover,
 		Jobs: a.queue(), Draining: a.draining,
 	})
 	if err != nil {

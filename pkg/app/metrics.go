@@ -17,7 +17,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}, []string{"stage"}),
 		gateWait: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "likeness_inference_gate_wait_seconds",
-			Help:    "Time a request waited for a slot; those turned away are not counted.",
+			Help:    "Time that a request waited for a slot, or a crop of a migration, or a style-transfer job; those that got none are not counted.",
 			Buckets: prometheus.ExponentialBuckets(0.0001, 4, 10), // 0.1 ms .. 26 s
 		}),
 	}

@@ -93,56 +93,65 @@ func (a *App) queue() jobs.Queue {
 }
 
 const (
-	// identifyAgain is how long a picture waits where the pipeline is full.
-	// Requests come first.
-	identifyAgain = time.Second
-	// identifyQuality is that of the JPEG that is compared, as an avatar is
-	// sent, unless that is more than the pipeline takes.
-	identifyQuality = 95
+	// identityRetry is how long a style-transfer job waits before it asks for a
+	// slot again, where the requests have filled the queue: they come first.
+	identityRetry = time.Second
+	// identityQuality is the quality of the JPEG that is compared, as an avatar
+	// is sent, unless that has more bytes than the pipeline takes.
+	identityQuality = 95
 )
+
+// enterPatiently waits for a slot until ctx ends, however many requests come.
+func enterPatiently(ctx context.Context, p *embed.Pipeline) (embed.Slot, error) {
+	for {
+		slot, err := p.Enter(ctx, nil)
+		if !errors.Is(err, face.Overloaded) {
+			return slot, err
+		}
+		select {
+		case <-time.After(identityRetry):
+		case <-ctx.Done():
+			return nil, face.Wrap(face.Canceled, "app.identify", ctx.Err())
+		}
+	}
+}
 
 // identifier compares the largest face of a result with that of its content.
 func identifier(p *likeness.Pipeline, operatingPoint string, maxBytes int64) func(context.Context, []byte, *image.RGBA) (jobs.Identity, error) {
 	encoder := p.Encoder()
 	policy := match.NewPolicy(encoder.Calibration)
 	// A nil embedding: there is no face.
-	embedding := func(ctx context.Context, photo []byte) (face.Embedding, error) {
-		for {
-			samples, err := p.EmbedWith(ctx, photo, embed.PickLargest, embed.Want{Encoders: []string{encoder.ID}})
-			switch face.KindOf(err) {
-			case face.Overloaded:
-				wait := time.NewTimer(identifyAgain)
-				select {
-				case <-wait.C:
-					continue
-				case <-ctx.Done():
-					wait.Stop()
-					return nil, face.Wrap(face.Canceled, "app.identify", ctx.Err())
-				}
-			case face.NoFace, face.LowQuality: // the latter where a picture is too dark or too bright to show one
-				return nil, nil
-			}
-			if err != nil {
-				return nil, err
-			}
-			return samples[0].Embedding, nil
+	embedding := func(ctx context.Context, slot embed.Slot, photo []byte) (face.Embedding, error) {
+		samples, err := slot.Embed(ctx, photo, embed.PickLargest, embed.Want{Encoders: []string{encoder.ID}})
+		switch face.KindOf(err) {
+		case face.NoFace, face.LowQuality: // the latter where a picture is too dark or too bright to show a face
+			return nil, nil
 		}
+		if err != nil {
+			return nil, err
+		}
+		return samples[0].Embedding, nil
 	}
 	return func(ctx context.Context, content []byte, result *image.RGBA) (jobs.Identity, error) {
 		identity := jobs.Identity{ModelID: encoder.ID}
 		var b bytes.Buffer
-		for quality := identifyQuality; b.Len() == 0 || int64(b.Len()) > maxBytes && quality > 0; quality -= 15 {
+		for quality := identityQuality; b.Len() == 0 || int64(b.Len()) > maxBytes && quality > 0; quality -= 15 {
 			b.Reset()
 			if err := jpeg.Encode(&b, result, &jpeg.Options{Quality: quality}); err != nil {
 				return identity, face.Wrap(face.Internal, "app.identify", err)
 			}
 		}
+		slot, err := enterPatiently(ctx, p.Pipeline)
+		if err != nil {
+			return identity, err
+		}
+		defer slot.Leave()
 		var embeddings []face.Embedding
 		for _, picture := range []struct {
 			name string
 			data []byte
 		}{{"content", content}, {"result", b.Bytes()}} {
-			e, err := embedding(ctx, picture.data)
+			e, err := embedding(ctx, slot, picture.data)
 			if err != nil {
 				return identity, err
 			}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
@@ -27,7 +28,7 @@ func severalEncoders(tb testing.TB, slots int) *embed.Pipeline {
 	network := orttest.Network(tb, own.ID)
 	p, err := embed.New(embed.Options{
 		Detector: orttest.Network(tb, detector.ID), DetectorModel: detector.Manifest,
-		Encoder: network, EncoderModel: own.Manifest, Slots: slots, Queue: 100,
+		Encoder: network, EncoderModel: own.Manifest, Slots: slots, Queue: 100, QueueTime: time.Hour,
 		Load: func(id string) (embed.Network, embed.Manifest, error) {
 			m := own.Manifest
 			m.ID, m.Alignment = id, slices.Clone(m.Alignment)

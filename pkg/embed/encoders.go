@@ -157,39 +157,12 @@ func (s *encoders) open(id string) (*encoder, error) {
 	return newEncoder(n, m)
 }
 
-// Prepare loads encoders before they are needed, and runs each once. An
-// encoder that cannot be used is Unavailable.
-func (p *Pipeline) Prepare(ctx context.Context, ids ...string) error {
-	asked, err := p.encoders.get(ctx, ids...)
-	if err != nil {
-		return err
-	}
-	w, err := p.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer p.gate.leave(w)
-	for _, e := range asked {
-		if _, err := w.head(e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// EmbedCrop gives the embedding that an encoder makes of a crop. Errors:
-// InvalidImage for what is no crop, Internal for one of which the encoder
-// makes nothing, and those of EmbedWith.
-func (p *Pipeline) EmbedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error) {
-	asked, err := p.encoders.get(ctx, encoder)
+// embedCrop is the work of [Pipeline.EmbedCrop].
+func (w *worker) embedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error) {
+	asked, err := w.p.encoders.get(ctx, encoder)
 	if err != nil {
 		return nil, err
 	}
-	w, err := p.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer p.gate.leave(w)
 	h, err := w.head(asked[0])
 	if err != nil {
 		return nil, err

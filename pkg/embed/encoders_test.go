@@ -23,7 +23,7 @@ func further(t *testing.T) (p *embed.Pipeline, loads *atomic.Int64) {
 	loads = &atomic.Int64{}
 	o := options(newDetector(spot{160, 160, 100, 0.9}), newEncoder(1, 0, 0, 0))
 	second := newEncoder(0, 3, 4, 0)
-	o.Slots, o.Queue = 2, 100
+	o.Slots, o.Queue, o.QueueTime = 2, 100, time.Hour
 	o.Load = func(id string) (embed.Network, embed.Manifest, error) {
 		loads.Add(1)
 		m := encoderModel()

@@ -81,10 +81,17 @@ type Options struct {
 	Load func(id string) (Network, Manifest, error)
 
 	// Slots is how many requests run at a time; 0 is one per CPU. Each holds
-	// one thread, its sessions and at most one decoded photo.
+	// one thread, its sessions and at most one decoded photo. A request takes
+	// one slot for all its photos.
 	Slots int
-	// Queue is how many more may wait; 0 is eight per slot, less than 0 none.
+	// Queue is how many more requests may wait for a slot; one more is
+	// Overloaded at once. 0 is eight per slot, less than 0 none.
 	Queue int
+	// QueueTime is how long a request may wait for a slot while more requests
+	// arrive than can be served; one that would wait longer is Overloaded at
+	// once. 0 is half as long as a request takes, as measured. A batch, which
+	// wants throughput and no short waits, sets it high, and Queue too.
+	QueueTime time.Duration
 	// MaxFaces is how many faces of one photo are looked at, the largest
 	// first; 0 is 100.
 	MaxFaces int
@@ -93,9 +100,9 @@ type Options struct {
 	// Quality is the quality gate; the zero value is DefaultQualityLimits.
 	Quality QualityLimits
 
-	// Observe, when set, is told how long each stage took. ObserveWait is
-	// told how long each request waited at the gate. They must be safe for
-	// concurrent use.
+	// Observe, when set, is told how long each stage took. ObserveWait is told
+	// how long each request waited for a slot; those that got none are not
+	// counted. They must be safe for concurrent use.
 	Observe     func(stage string, seconds float64)
 	ObserveWait func(seconds float64)
 }
@@ -141,6 +148,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("Options.DetectorModel: %s has an input of %dx%d, want a square or any size", m.ID, m.Input.Width, m.Input.Height)
 	case o.Slots < 0:
 		return o, fmt.Errorf("Options.Slots: %d is less than 0", o.Slots)
+	case o.QueueTime < 0:
+		return o, fmt.Errorf("Options.QueueTime: %s is less than 0", o.QueueTime)
 	case o.MaxFaces < 0:
 		return o, fmt.Errorf("Options.MaxFaces: %d is less than 0", o.MaxFaces)
 	}
@@ -183,7 +192,7 @@ func New(o Options) (*Pipeline, error) {
 		}
 		workers = append(workers, w)
 	}
-	p.gate = newGate(workers, o.Queue)
+	p.gate = newGate(workers, o)
 	return p, nil
 }
 
@@ -208,22 +217,13 @@ func closeAll(workers []*worker) error {
 	return errors.Join(errs...)
 }
 
-// Detect finds the faces of a photo, the largest first and at most maxFaces
-// (0: Options.MaxFaces). Boxes and landmarks are in pixels of the upright
-// full-size photo. found is how many faces there are in all, those left out of
-// the list included. No face is no error. Errors: those of imaging.Decode,
-// Overloaded, Unavailable, Deadline, Canceled.
-func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
-	w, err := p.enter(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer p.gate.leave(w)
+// detect is the work of [Pipeline.Detect].
+func (w *worker) detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
 	v, err := w.look(ctx, photo, PickAll)
 	if err != nil {
 		return nil, 0, err
 	}
-	v.frames = []frame{p.encoders.own.frame}
+	v.frames = []frame{w.p.encoders.own.frame}
 	if maxFaces > 0 {
 		v.found = v.found[:min(maxFaces, len(v.found))]
 	}
@@ -245,28 +245,12 @@ func (p *Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (face
 	return faces, v.count, nil
 }
 
-// Embed finds the faces of a photo that pick asks for, the largest first, and
-// gives each its embedding by the pipeline's own encoder. Quality refuses
-// nothing here: it is part of the answer. Errors: NoFace and ManyFaces as pick
-// says, with reasons; LowQuality where the photo is too dark or too bright to
-// find one; those of imaging.Decode; Overloaded, Unavailable,
-// Deadline, Canceled.
-func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample, error) {
-	return p.EmbedWith(ctx, photo, pick, Want{})
-}
-
-// EmbedWith is [Pipeline.Embed] with other encoders, or with a crop of each
-// face. An encoder that cannot be loaded is Unavailable.
-func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
-	asked, err := p.encoders.get(ctx, want.Encoders...)
+// embed is the work of [Pipeline.EmbedWith].
+func (w *worker) embed(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
+	asked, err := w.p.encoders.get(ctx, want.Encoders...)
 	if err != nil {
 		return nil, err
 	}
-	w, err := p.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer p.gate.leave(w)
 	// A session that cannot be made shows before anything is done.
 	heads := make([]*head, len(asked))
 	for i, e := range asked {
@@ -337,14 +321,6 @@ func (w *worker) sample(ctx context.Context, v *view, d detection, heads []*head
 		s.Crop, err = n.crop()
 	}
 	return s, err
-}
-
-// enter waits at the gate.
-func (p *Pipeline) enter(ctx context.Context) (*worker, error) {
-	start := time.Now()
-	w, err := p.gate.enter(ctx)
-	p.o.ObserveWait(time.Since(start).Seconds())
-	return w, err
 }
 
 // worker is one slot: sessions and buffers that one request uses at a time.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/image/draw"
@@ -28,7 +29,7 @@ func realPipeline(tb testing.TB, slots int) *embed.Pipeline {
 	return newPipeline(tb, embed.Options{
 		Detector: orttest.Network(tb, "yunet_n"), DetectorModel: orttest.Model(tb, "yunet_n").Manifest,
 		Encoder: orttest.Network(tb, "mobileface-v2"), EncoderModel: orttest.Model(tb, "mobileface-v2").Manifest,
-		Slots: slots, Queue: 64,
+		Slots: slots, Queue: 64, QueueTime: time.Hour,
 	})
 }
 

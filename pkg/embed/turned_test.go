@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/image/draw"
 
@@ -29,7 +30,7 @@ func builtIn(tb testing.TB) *embed.Pipeline {
 		Detector: orttest.Network(tb, orttest.Detector), DetectorModel: orttest.Model(tb, orttest.Detector).Manifest,
 		Encoder: orttest.Network(tb, orttest.Encoder), EncoderModel: orttest.Model(tb, orttest.Encoder).Manifest,
 		QualityNetwork: orttest.Network(tb, quality), QualityModel: orttest.Model(tb, quality).Manifest,
-		Slots: 2, Queue: 64,
+		Slots: 2, Queue: 64, QueueTime: time.Hour,
 	})
 }
 

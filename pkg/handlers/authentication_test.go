@@ -87,7 +87,7 @@ func TestKept(t *testing.T) {
 	t.Parallel()
 	var refusal error // of the next photo
 	h := open(t, func(o *options) {
-		o.Identity.Pipeline = pipeline{Before: func(context.Context) (err error) {
+		o.Pipeline = pipeline{Before: func(context.Context) (err error) {
 			err, refusal = refusal, nil
 			return err
 		}}

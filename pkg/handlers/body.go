@@ -64,13 +64,13 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			return
 		}
 		if operation.TakesForm() && !s.mayHaveNoPhoto(r, operation) { // so that no body is read in vain
-			place, ok := s.turns.keep()
-			if !ok {
-				s.fail(w, r, face.Errorf(face.Overloaded, "handlers.limitBody", "all slots are busy, and the wait would be too long"))
+			reservation, err := s.Pipeline.Reserve()
+			if err != nil {
+				s.fail(w, r, err)
 				return
 			}
-			defer place.free()
-			callOf(r.Context()).place = place
+			defer reservation.Cancel()
+			callOf(r.Context()).reservation = reservation
 		}
 		body := &body{from: http.MaxBytesReader(w, r.Body, s.maxBody()), end: end, room: s.bodies, key: callOf(r.Context()).key}
 		defer func() { body.room.give(body.key, body.held) }()

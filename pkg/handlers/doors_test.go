@@ -494,7 +494,7 @@ func TestFaults(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			h := open(t, func(o *options) {
-				o.Identity.Pipeline, o.RequestTimeout = pipeline{Before: c.before}, time.Second
+				o.Pipeline, o.RequestTimeout = pipeline{Before: c.before}, time.Second
 			})
 			a := h.post(t, "/detect", fields{"image": photo()})
 			bad(t, a, c.kind, "")
@@ -534,8 +534,10 @@ func TestAtWork(t *testing.T) {
 	t.Parallel()
 	entered, leave := make(chan struct{}, 9), make(chan struct{})
 	h := open(t, func(o *options) {
-		o.Slots = 1
-		o.Identity.Pipeline = pipeline{Before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+		o.Pipeline = pipeline{
+			Slots:  make(chan struct{}, 1),
+			Before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil },
+		}
 	})
 	ask := func() answer {
 		return h.post(t, "/verify", fields{"probe": photo(person{number: 1}), "reference": photo(person{number: 1})})
@@ -557,8 +559,10 @@ func TestNoPhoto(t *testing.T) {
 	t.Parallel()
 	entered, leave := make(chan struct{}, 9), make(chan struct{})
 	h := open(t, func(o *options) {
-		o.Slots = 1
-		o.Identity.Pipeline = pipeline{Before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil }}
+		o.Pipeline = pipeline{
+			Slots:  make(chan struct{}, 1),
+			Before: func(context.Context) error { entered <- struct{}{}; <-leave; return nil },
+		}
 	})
 	const subject = "/galleries/default/subjects/ada"
 	good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)

@@ -28,9 +28,11 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// Pipeline prepares encoders that galleries are moved to; [embed.Pipeline] is
-// one.
+// Pipeline gives requests their slots, and prepares encoders that galleries
+// are moved to; [embed.Pipeline] is one.
 type Pipeline interface {
+	identity.Pipeline
+	Reserve() (*embed.Reservation, error)
 	Prepare(ctx context.Context, encoders ...string) error
 	Detector() embed.Manifest
 }
@@ -40,7 +42,7 @@ type Pipeline interface {
 type Options struct {
 	Store    store.Store
 	Pipeline Pipeline
-	Identity identity.Options // of what decides; Admit is the handler's
+	Identity identity.Options // of what decides
 	Models   []embed.Model    // those that GET /models lists, and galleries may be moved to
 
 	// Mover makes templates for galleries on their way to another encoder. Nil:
@@ -78,17 +80,6 @@ type Options struct {
 	// PathPrefix is where a proxy has put the server, such as /faces: links
 	// begin with it, and it may be left on the paths of requests. Empty: nowhere.
 	PathPrefix string
-	// Slots is how many requests may have their photos read at a time; 0: no
-	// limit but the pipeline's. A request with several photos counts once, so
-	// that none is turned away when half of it is done.
-	Slots int
-	// Queue is how many may wait for that at most; one more is answered 503 at
-	// once. 0: none.
-	Queue int
-	// QueueTime is how long one may wait while more comes than can be done;
-	// whoever would wait longer is answered 503 at once. 0: half as long
-	// as a request takes, as measured.
-	QueueTime time.Duration
 	// RequestTimeout is when a request is answered 504, counted from when its
 	// body is in; 0 is 15 s.
 	RequestTimeout time.Duration
@@ -96,12 +87,10 @@ type Options struct {
 	// do nothing; 0 is a minute.
 	BulkIdleTimeout time.Duration
 
-	Logger     *slog.Logger          // nil: discard
-	Registerer prometheus.Registerer // nil: metrics are counted for nobody
-	Gatherer   prometheus.Gatherer   // what GET /metrics shows; nil: the registry of the metrics here
-	// ObserveWait is told how long a request waited for a slot. May be nil.
-	ObserveWait func(seconds float64)
-	Ready       func(context.Context) error // what GET /readyz answers; nil: the store's Ready
+	Logger     *slog.Logger                // nil: discard
+	Registerer prometheus.Registerer       // nil: metrics are counted for nobody
+	Gatherer   prometheus.Gatherer         // what GET /metrics shows; nil: the registry of the metrics here
+	Ready      func(context.Context) error // what GET /readyz answers; nil: the store's Ready
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -152,9 +141,6 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	missing("Gatherer", o.Gatherer == nil)
-	if o.ObserveWait == nil {
-		o.ObserveWait = func(float64) {}
-	}
 	if o.Mover == nil {
 		o.Mover = noMover{}
 	}
@@ -175,7 +161,6 @@ type server struct {
 	Options
 	metrics   *metrics
 	bodies    *shares // bytes of bodies under way
-	turns     *admission
 	failures  failures
 	origins   *http.CrossOriginProtection // of pages that may call a server without keys
 	importing importing
@@ -193,10 +178,9 @@ func New(o Options) (http.Handler, error) {
 		return nil, err
 	}
 	s := &server{
-		Options: o, turns: newAdmission(o), failures: countFailures(o.AuthFailures),
+		Options: o, failures: countFailures(o.AuthFailures),
 		bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth),
 	}
-	o.Identity.Admit = s.admit
 	if s.identity, err = identity.New(o.Identity); err != nil {
 		return nil, fmt.Errorf("Options.Identity: %w", err)
 	}
@@ -317,11 +301,6 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, api.Health{Status: "ok"})
-}
-
-// admit lets a request have its photos read, until it calls release.
-func (s *server) admit(ctx context.Context) (release func(), err error) {
-	return s.turns.enter(ctx, callOf(ctx).place)
 }
 
 // tenant is the tenant of the caller.

@@ -133,11 +133,11 @@ func open(tb testing.TB, change func(*options)) *house {
 		},
 		Identity: identity.DefaultOptions(),
 	}
-	o.Identity.Pipeline, o.Identity.Registerer = pipeline{}, registry
+	o.Identity.Registerer = registry
 	if change != nil {
 		change(&o)
 	}
-	o.Identity.Store, o.Identity.Models = o.Store, o.Models
+	o.Identity.Store, o.Identity.Pipeline, o.Identity.Models = o.Store, o.Pipeline, o.Models
 	o.Options.Identity = o.Identity
 	if h.Handler, err = handlers.New(o.Options); err != nil {
 		tb.Fatal(err)

@@ -138,7 +138,7 @@ func TestDefaultPointUnsupported(t *testing.T) {
 // TestUncalibrated: without a calibration no decision is made.
 func TestUncalibrated(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *options) { o.Identity.Pipeline = pipeline{Uncalibrated: true} })
+	h := open(t, func(o *options) { o.Pipeline = pipeline{Uncalibrated: true} })
 	h.enrolled(t, "default", "ada", person{number: 1})
 	h.enrolled(t, "default", "twin", person{number: 1})
 	one := photo(person{number: 1})

@@ -18,6 +18,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -32,7 +33,7 @@ type call struct {
 	// status, unless 0, is what became of an answer that had begun with 200.
 	status int
 
-	place *place // in line for a slot; nil: it has none
+	reservation *embed.Reservation // of a slot; nil: there is none
 }
 
 // fails notes that an answer that has begun does not end well.

@@ -272,7 +272,7 @@ func TestCutOverMeanwhile(t *testing.T) {
 	var h *house
 	var once atomic.Bool
 	h, _ = openMoving(t, func(o *options) {
-		o.Identity.Pipeline = pipeline{Before: func(ctx context.Context) error {
+		o.Pipeline = pipeline{Before: func(ctx context.Context) error {
 			if !once.CompareAndSwap(false, true) {
 				return nil
 			}

@@ -31,7 +31,7 @@ func TestProbability(t *testing.T) {
 	for name, own := range heads() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := open(t, func(o *options) { o.Identity.Pipeline = pipeline{Head: own} })
+			h := open(t, func(o *options) { o.Pipeline = pipeline{Head: own} })
 			h.enrolled(t, "default", "ada", person{number: 1, noise: 20})
 			good[api.EnrolResponse](t, h.post(t, "/galleries/default/subjects/ada/templates", fields{"image": photo(person{number: 1, noise: 5})}), 201)
 			h.enrolled(t, "default", "bob", person{number: 2})

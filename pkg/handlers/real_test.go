@@ -32,7 +32,7 @@ func TestFaces(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	h := open(t, func(o *options) { o.Identity.Pipeline, o.Identity.OperatingPoint = p, "fmr_1e-3" })
+	h := open(t, func(o *options) { o.Pipeline, o.Identity.OperatingPoint = p, "fmr_1e-3" })
 
 	var people []string
 	for i := range testfaces.People {

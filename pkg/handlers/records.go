@@ -170,7 +170,7 @@ func cursorError(err error) error {
 // callerOf says on whose behalf a request is decided.
 func callerOf(ctx context.Context) identity.Caller {
 	c := callOf(ctx)
-	return identity.Caller{Tenant: c.key.Tenant, KeyID: c.key.ID, RequestID: c.id}
+	return identity.Caller{Tenant: c.key.Tenant, KeyID: c.key.ID, RequestID: c.id, Reservation: c.reservation}
 }
 
 // actorOf is who erases something, for the audit record.

@@ -305,7 +305,7 @@ func TestIdempotencyFault(t *testing.T) {
 			t.Parallel()
 			broken := true
 			h := open(t, func(o *options) {
-				o.Identity.Pipeline = pipeline{Before: func(context.Context) error {
+				o.Pipeline = pipeline{Before: func(context.Context) error {
 					if broken {
 						return fail()
 					}

@@ -73,11 +73,11 @@ func (s *server) StartStyleTransfer(ctx context.Context, r api.StartStyleTransfe
 		}
 		params.StyleWeights = b.StyleWeights
 	}
-	release, err := s.admit(ctx)
+	slot, err := s.Pipeline.Enter(ctx, callOf(ctx).reservation) // pictures are decoded, as photos are
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer slot.Leave()
 	id := cmp.Or(repeatableID(ctx), face.NewID())
 	j, err := s.Jobs.Submit(ctx, jobs.Request{
 		ID: id, Tenant: tenant(ctx), KeyID: callOf(ctx).key.ID,
@@ -160,11 +160,11 @@ func (s *server) GetStyleTransferResult(ctx context.Context, r api.GetStyleTrans
 	if format == api.PictureFormatPng {
 		return api.GetStyleTransferResult200ImagePngResponse{Body: bytes.NewReader(data), ContentLength: int64(len(data))}, nil
 	}
-	release, err := s.admit(ctx)
+	slot, err := s.Pipeline.Enter(ctx, callOf(ctx).reservation) // pictures are decoded, as photos are
 	if err != nil {
 		return nil, err
 	}
-	defer release()
+	defer slot.Leave()
 	img, err := png.Decode(bytes.NewReader(data))
 	if err != nil {
 		return nil, face.Wrap(face.Internal, "handlers.result", err)

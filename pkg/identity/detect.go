@@ -24,7 +24,7 @@ type DetectResult struct {
 
 // Detect lists the faces of a photo. Errors: Invalid, with the field; those of
 // a photo's bytes; and those of the pipeline.
-func (s *Service) Detect(ctx context.Context, _ Caller, r DetectRequest) (DetectResult, error) {
+func (s *Service) Detect(ctx context.Context, by Caller, r DetectRequest) (DetectResult, error) {
 	n := r.MaxFaces
 	if n == 0 {
 		n = maxFaces
@@ -32,12 +32,12 @@ func (s *Service) Detect(ctx context.Context, _ Caller, r DetectRequest) (Detect
 	if n < 1 || n > maxFaces {
 		return DetectResult{}, invalidField("max_faces", fmt.Sprintf("must be 1 to %d", maxFaces))
 	}
-	leave, err := s.o.Admit(ctx)
+	slot, err := s.o.Pipeline.Enter(ctx, by.Reservation)
 	if err != nil {
 		return DetectResult{}, err
 	}
-	defer leave()
-	faces, found, err := s.o.Pipeline.Detect(ctx, r.Image, n)
+	defer slot.Leave()
+	faces, found, err := slot.Detect(ctx, r.Image, n)
 	return DetectResult{faces, found}, face.PointAt(err, "/image")
 }
 
@@ -68,18 +68,18 @@ type EmbeddedFace struct {
 // none; what it has against a face is in the face's quality. Errors: Invalid,
 // with the field; NoFace, ManyFaces and the others of a photo; and those of the
 // pipeline.
-func (s *Service) Embed(ctx context.Context, _ Caller, r EmbedRequest) (EmbedResult, error) {
+func (s *Service) Embed(ctx context.Context, by Caller, r EmbedRequest) (EmbedResult, error) {
 	which, err := chosenFace(r.Face, "face_at", r.FaceAt, FaceOnly, FaceLargest, FaceAll)
 	if err != nil {
 		return EmbedResult{}, err
 	}
-	leave, err := s.o.Admit(ctx)
+	slot, err := s.o.Pipeline.Enter(ctx, by.Reservation)
 	if err != nil {
 		return EmbedResult{}, err
 	}
-	defer leave()
+	defer slot.Leave()
 	enc := s.encoders.Default()
-	samples, err := s.acquire(ctx, "image", r.Image, which, want(enc))
+	samples, err := s.acquire(ctx, slot, "image", r.Image, which, want(enc))
 	if err != nil {
 		return EmbedResult{}, err
 	}

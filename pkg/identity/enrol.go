@@ -146,14 +146,14 @@ func (e enrolment) sample(ctx context.Context, encoders []Encoder, crop bool) (e
 		v, err := encoders[0].embedding("embedding", r.Embedding, r.ModelID)
 		return embed.Sample{Embedding: v, Embeddings: []face.Embedding{v}}, err
 	}
-	leave, err := e.o.Admit(ctx)
+	slot, err := e.o.Pipeline.Enter(ctx, e.by.Reservation)
 	if err != nil {
 		return embed.Sample{}, err
 	}
-	defer leave()
+	defer slot.Leave()
 	w := want(encoders...)
 	w.Crop = crop && e.KeepsCrops()
-	samples, err := e.acquire(ctx, "image", r.Image, e.which, w)
+	samples, err := e.acquire(ctx, slot, "image", r.Image, e.which, w)
 	if err == nil && !r.IgnoreQuality {
 		err = e.checkQuality("image", samples[0])
 	}

@@ -20,11 +20,11 @@ func framesPoint() string { return match.PointName(1e-3) }
 // those that do not; if no frame has a face, there is no sample. Frames that
 // show different people are FramesDisagree: nobody may be matched with a face
 // that is in one of the frames only.
-func (s *Service) fused(ctx context.Context, enc Encoder, frames [][]byte) ([]embed.Sample, error) {
+func (s *Service) fused(ctx context.Context, slot embed.Slot, enc Encoder, frames [][]byte) ([]embed.Sample, error) {
 	var passed, refused []embed.Sample
 	var places []int // of the frames that passed
 	for i, frame := range frames {
-		samples, err := s.o.Pipeline.EmbedWith(ctx, frame, embed.PickLargest, want(enc))
+		samples, err := slot.Embed(ctx, frame, embed.PickLargest, want(enc))
 		switch {
 		case errors.Is(err, face.NoFace), errors.Is(err, face.LowQuality): // too dark or too bright to find one
 		case err != nil:

@@ -25,8 +25,8 @@ import (
 
 // Pipeline finds and encodes faces; [embed.Pipeline] is one.
 type Pipeline interface {
-	Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error)
-	EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error)
+	// Enter waits for the slot of a request, for all its photos.
+	Enter(ctx context.Context, r *embed.Reservation) (embed.Slot, error)
 	// Encoder is the model that galleries are searched with unless they name
 	// another one. Its calibration and its head decide with it.
 	Encoder() embed.Manifest
@@ -62,10 +62,6 @@ type Options struct {
 	// is answered. What cannot be recorded is not answered.
 	AuditDecisions bool
 
-	// Admit waits for a request's turn to have its photos read. It is called
-	// once for all photos of a request; leave ends the turn. Nil: every request
-	// has its turn at once.
-	Admit func(context.Context) (leave func(), err error)
 	// WakeMover is called when somebody was enrolled in a gallery that is being
 	// moved to another encoder. Nil: nobody is woken.
 	WakeMover func()
@@ -100,9 +96,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if !(o.AmbiguityMargin >= 0 && o.AmbiguityMargin <= 1) {
 		errs = append(errs, fmt.Errorf("Options.AmbiguityMargin: %v is not between 0 and 1", o.AmbiguityMargin))
-	}
-	if o.Admit == nil {
-		o.Admit = func(context.Context) (func(), error) { return func() {}, nil }
 	}
 	if o.WakeMover == nil {
 		o.WakeMover = func() {}
@@ -147,6 +140,10 @@ type Caller struct {
 	Tenant    string // empty: [face.DefaultTenant]
 	KeyID     string // the API key; empty without authentication
 	RequestID string // goes into the audit record
+
+	// Reservation is of a slot of the pipeline, for the request's photos. Nil:
+	// the request enters without one.
+	Reservation *embed.Reservation
 }
 
 func (c Caller) tenant() string {

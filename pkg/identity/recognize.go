@@ -93,7 +93,14 @@ func (s *Service) Recognize(ctx context.Context, by Caller, r RecognizeRequest) 
 	if err != nil {
 		return none, err
 	}
-	samples, err := s.probes(ctx, enc, r, pick)
+	var slot embed.Slot
+	if r.Probe != nil {
+		if slot, err = s.o.Pipeline.Enter(ctx, by.Reservation); err != nil {
+			return none, err
+		}
+		defer slot.Leave() // after the search, which works a core too
+	}
+	samples, err := s.probes(ctx, slot, enc, r, pick)
 	if err != nil {
 		return none, err
 	}
@@ -154,20 +161,15 @@ func (r RecognizeRequest) candidates() int {
 
 // probes are the samples to search for: those of a photo's faces, the one of
 // several frames, or the given embedding. A photo without a face has none.
-func (s *Service) probes(ctx context.Context, enc Encoder, r RecognizeRequest, pick embed.Pick) ([]embed.Sample, error) {
+func (s *Service) probes(ctx context.Context, slot embed.Slot, enc Encoder, r RecognizeRequest, pick embed.Pick) ([]embed.Sample, error) {
 	if r.Probe == nil {
 		e, err := enc.embedding("probe_embedding", r.ProbeEmbedding, r.ModelID)
 		return []embed.Sample{{Embedding: e}}, err
 	}
-	leave, err := s.o.Admit(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
 	if r.fuse() {
-		return s.fused(ctx, enc, r.Probe)
+		return s.fused(ctx, slot, enc, r.Probe)
 	}
-	samples, err := s.acquire(ctx, "probe", r.Probe[0], wanted{pick: pick}, want(enc))
+	samples, err := s.acquire(ctx, slot, "probe", r.Probe[0], wanted{pick: pick}, want(enc))
 	switch {
 	case errors.Is(err, face.NoFace), errors.Is(err, face.LowQuality): // there is none, or it is too dark to find one
 		return nil, nil // acquire has counted it

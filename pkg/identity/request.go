@@ -117,10 +117,10 @@ func pickOf(name string, rule FaceRule, rules ...FaceRule) (embed.Pick, error) {
 }
 
 // acquire embeds the faces of a photo and counts what could not be acquired.
-// The caller has the request's turn. Errors point at the field of the photo.
-func (s *Service) acquire(ctx context.Context, name string, photo []byte, which wanted, want embed.Want) ([]embed.Sample, error) {
+// Errors point at the field of the photo.
+func (s *Service) acquire(ctx context.Context, slot embed.Slot, name string, photo []byte, which wanted, want embed.Want) ([]embed.Sample, error) {
 	want.At = which.place
-	samples, err := s.o.Pipeline.EmbedWith(ctx, photo, which.pick, want)
+	samples, err := slot.Embed(ctx, photo, which.pick, want)
 	if e, ok := errors.AsType[*face.Error](err); ok {
 		s.notAcquired(e.Reasons)
 	}

@@ -3,6 +3,7 @@ package identity
 import (
 	"context"
 
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -75,21 +76,21 @@ func (s *Service) Verify(ctx context.Context, by Caller, r VerifyRequest) (Verif
 	if err != nil {
 		return none, err
 	}
+	var slot embed.Slot // for both photos
 	if r.Probe != nil || r.Reference != nil {
-		leave, err := s.o.Admit(ctx)
-		if err != nil {
+		if slot, err = s.o.Pipeline.Enter(ctx, by.Reservation); err != nil {
 			return none, err
 		}
-		defer leave()
+		defer slot.Leave()
 	}
-	probe, probeSample, err := s.presented(ctx, enc, "probe", r.Probe, r.ProbeEmbedding, r.ModelID, probeFace)
+	probe, probeSample, err := s.presented(ctx, slot, enc, "probe", r.Probe, r.ProbeEmbedding, r.ModelID, probeFace)
 	if err != nil {
 		return none, err
 	}
 	result := VerifyResult{Point: point, ModelID: enc.ID, Probe: probeSample}
 	if r.SubjectID == "" {
 		var reference face.Embedding
-		reference, result.Reference, err = s.presented(ctx, enc, "reference", r.Reference, r.ReferenceEmbedding, r.ModelID, referenceFace)
+		reference, result.Reference, err = s.presented(ctx, slot, enc, "reference", r.Reference, r.ReferenceEmbedding, r.ModelID, referenceFace)
 		if err != nil {
 			return none, err
 		}
@@ -174,12 +175,12 @@ func (s *Service) encoderOf(ctx context.Context, by Caller, gallery string) (Enc
 // presented is the embedding of a photo's face, with the face, or an embedding
 // that the caller computed. Errors point at the field name, at name_embedding
 // or at model_id.
-func (s *Service) presented(ctx context.Context, enc Encoder, name string, photo []byte, numbers []float32, modelID string, which wanted) (face.Embedding, *Sample, error) {
+func (s *Service) presented(ctx context.Context, slot embed.Slot, enc Encoder, name string, photo []byte, numbers []float32, modelID string, which wanted) (face.Embedding, *Sample, error) {
 	if photo == nil {
 		e, err := enc.embedding(name+"_embedding", numbers, modelID)
 		return e, nil, err
 	}
-	samples, err := s.acquire(ctx, name, photo, which, want(enc))
+	samples, err := s.acquire(ctx, slot, name, photo, which, want(enc))
 	if err == nil {
 		err = s.checkQuality(name, samples[0])
 	}

@@ -48,11 +48,16 @@ func (p *Pipeline) Compare(ctx context.Context, probe, reference []byte) (Compar
 	if err != nil {
 		return Comparison{}, err
 	}
-	a, err := p.usable(ctx, "probe", probe)
+	slot, err := p.Enter(ctx, nil)
 	if err != nil {
 		return Comparison{}, err
 	}
-	b, err := p.usable(ctx, "reference", reference)
+	defer slot.Leave()
+	a, err := usable(ctx, slot, "probe", probe)
+	if err != nil {
+		return Comparison{}, err
+	}
+	b, err := usable(ctx, slot, "reference", reference)
 	if err != nil {
 		return Comparison{}, err
 	}
@@ -76,8 +81,8 @@ func (p *Pipeline) point() (face.OperatingPoint, error) {
 }
 
 // usable is the one face of a photo that the quality gate has nothing against.
-func (p *Pipeline) usable(ctx context.Context, name string, photo []byte) (embed.Sample, error) {
-	samples, err := p.Embed(ctx, photo, embed.PickOnly)
+func usable(ctx context.Context, slot embed.Slot, name string, photo []byte) (embed.Sample, error) {
+	samples, err := slot.Embed(ctx, photo, embed.PickOnly, embed.Want{})
 	if err != nil {
 		return embed.Sample{}, errorAbout(name, err)
 	}

@@ -39,7 +39,12 @@ func (g *Gallery) Enrol(ctx context.Context, subjectID string, photo []byte) (fa
 	if err := checkSubject(subjectID); err != nil {
 		return face.Template{}, err
 	}
-	s, err := g.pipeline.usable(ctx, "photo", photo)
+	slot, err := g.pipeline.Enter(ctx, nil)
+	if err != nil {
+		return face.Template{}, err
+	}
+	defer slot.Leave()
+	s, err := usable(ctx, slot, "photo", photo)
 	if err != nil {
 		return face.Template{}, err
 	}

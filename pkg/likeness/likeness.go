@@ -21,6 +21,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/models"
@@ -64,17 +65,23 @@ type Options struct {
 	// Less than 0: both reaching it is never ambiguous.
 	AmbiguityMargin float64
 
-	// Slots is how many photos are worked on at the same time. Each slot uses
-	// one core. Default: one a core (GOMAXPROCS).
+	// Slots is how many requests are worked on at the same time, each with all
+	// its photos. Each slot uses one core. Default: one a core (GOMAXPROCS).
 	Slots int
-	// Queue is how many photos may wait for a slot; one more is refused as
+	// Queue is how many requests may wait for a slot; one more is refused as
 	// Overloaded. Default: eight a slot. Less than 0: none.
 	Queue int
+	// QueueTime is how long a request may wait for a slot while more requests
+	// arrive than can be served; one that would wait longer is refused as
+	// Overloaded at once. Default: half as long as a request takes, as
+	// measured. A program that works on a batch from more goroutines than
+	// there are slots sets it high.
+	QueueTime time.Duration
 	// Limits of one photo. Default: [imaging.DefaultLimits].
 	Limits imaging.Limits
 
 	// Observe is told how long each stage of a photo took, and ObserveWait
-	// how long a photo waited for a slot. They must be safe for concurrent
+	// how long a request waited for a slot. They must be safe for concurrent
 	// use. Default: nil, nobody is told.
 	Observe     func(stage string, seconds float64)
 	ObserveWait func(seconds float64)
@@ -205,7 +212,7 @@ func Open(ctx context.Context, o Options) (_ *Pipeline, err error) {
 			n, err := load(context.Background(), m, &further) // others may wait for it, too
 			return n, m.Manifest, err
 		},
-		Slots: o.Slots, Queue: o.Queue, Limits: o.Limits,
+		Slots: o.Slots, Queue: o.Queue, QueueTime: o.QueueTime, Limits: o.Limits,
 		Observe: o.Observe, ObserveWait: o.ObserveWait,
 	})
 	if err != nil {

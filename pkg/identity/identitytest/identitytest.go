@@ -10,6 +10,7 @@ import (
 	"image/png"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -70,6 +71,42 @@ type Pipeline struct {
 	Before       func(context.Context) error // is called before a photo is read; may be nil
 	Head         *face.Head                  // of its encoder; may be nil
 	Uncalibrated bool                        // its encoder has no calibration
+	Slots        chan struct{}               // its capacity is how many requests may have a slot; nil: no limit
+}
+
+// Reserve is Overloaded while all slots are taken.
+func (p Pipeline) Reserve() (*embed.Reservation, error) {
+	if p.Slots != nil && len(p.Slots) == cap(p.Slots) {
+		return nil, face.Errorf(face.Overloaded, "test", "")
+	}
+	return nil, nil
+}
+
+// Enter gives a slot, or is Overloaded while all are taken: nobody waits.
+func (p Pipeline) Enter(context.Context, *embed.Reservation) (embed.Slot, error) {
+	if p.Slots == nil {
+		return slot{p, func() {}}, nil
+	}
+	select {
+	case p.Slots <- struct{}{}:
+		return slot{p, sync.OnceFunc(func() { <-p.Slots })}, nil
+	default:
+		return nil, face.Errorf(face.Overloaded, "test", "")
+	}
+}
+
+// slot is a slot of a Pipeline.
+type slot struct {
+	Pipeline
+	leave func()
+}
+
+// Leave implements [embed.Slot].
+func (s slot) Leave() { s.leave() }
+
+// EmbedCrop implements [embed.Slot]; no request has a crop.
+func (slot) EmbedCrop(context.Context, []byte, string) (face.Embedding, error) {
+	return nil, face.Errorf(face.Internal, "test", "a request encodes no crop")
 }
 
 // Detector is a manifest without a file.
@@ -89,9 +126,9 @@ func (p Pipeline) Encoder() embed.Manifest {
 // Prepare has nothing to prepare.
 func (Pipeline) Prepare(context.Context, ...string) error { return nil }
 
-// EmbedWith gives each encoder a vector of its own, and a crop that names the
+// Embed gives each encoder a vector of its own, and a crop that names the
 // person.
-func (p Pipeline) EmbedWith(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
+func (p slot) Embed(ctx context.Context, photo []byte, pick embed.Pick, want embed.Want) ([]embed.Sample, error) {
 	if want.At != nil {
 		pick = embed.PickAll
 	}
@@ -169,7 +206,7 @@ func (p Pipeline) embed(ctx context.Context, photo []byte, pick embed.Pick) ([]e
 }
 
 // Detect finds the people of a photo.
-func (p Pipeline) Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
+func (p slot) Detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
 	samples, err := p.embed(ctx, photo, embed.PickAll)
 	for _, s := range samples[:min(maxFaces, len(samples))] {
 		faces = append(faces, s.Face)
