@@ -217,8 +217,8 @@ func closeAll(workers []*worker) error {
 	return errors.Join(errs...)
 }
 
-// detect is the work of [Pipeline.Detect].
-func (w *worker) detect(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
+// detectFaces is the work of [Pipeline.Detect].
+func (w *worker) detectFaces(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
 	v, err := w.look(ctx, photo, PickAll)
 	if err != nil {
 		return nil, 0, err
@@ -245,8 +245,8 @@ func (w *worker) detect(ctx context.Context, photo []byte, maxFaces int) (faces 
 	return faces, v.count, nil
 }
 
-// embed is the work of [Pipeline.EmbedWith].
-func (w *worker) embed(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
+// embedFaces is the work of [Pipeline.EmbedWith].
+func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
 	asked, err := w.p.encoders.get(ctx, want.Encoders...)
 	if err != nil {
 		return nil, err

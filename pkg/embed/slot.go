@@ -66,7 +66,7 @@ func (s *slot) Detect(ctx context.Context, photo []byte, maxFaces int) ([]face.F
 	if s.worker == nil {
 		return nil, 0, errLeft()
 	}
-	return s.worker.detect(ctx, photo, maxFaces)
+	return s.worker.detectFaces(ctx, photo, maxFaces)
 }
 
 // Embed implements [Slot].
@@ -76,7 +76,7 @@ func (s *slot) Embed(ctx context.Context, photo []byte, pick Pick, want Want) ([
 	if s.worker == nil {
 		return nil, errLeft()
 	}
-	return s.worker.embed(ctx, photo, pick, want)
+	return s.worker.embedFaces(ctx, photo, pick, want)
 }
 
 // EmbedCrop implements [Slot].
