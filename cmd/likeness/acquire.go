@@ -18,6 +18,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/likeness"
+	"github.com/likeness-id/likeness/pkg/measure"
 )
 
 // pipelineFlags choose the pipeline that a measurement runs: the server's own.
@@ -55,19 +56,11 @@ func (f pipelineFlags) open(ctx context.Context) (*likeness.Pipeline, error) {
 	})
 }
 
-// acquired is what became of one photo: an embedding, or the code of why there
-// is none (a failure to acquire).
-type acquired struct {
-	embedding face.Embedding
-	against   face.Embedding // by the second encoder, where there is one
-	failure   string
-}
-
-// acquire embeds each photo once. Photos without a usable face are part of
-// the answer; anything else that goes wrong ends it. The encoders are the
-// pipeline's own, or those that are named: one, or one and a second.
-func acquire(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, f pipelineFlags, set photos.Set, names []string, encoders ...string) ([]acquired, error) {
-	out := make([]acquired, len(names))
+// embedPhotos embeds each photo once, by the named encoders or by the pipeline's
+// own. A photo without a usable face is a failure in the result; any other error
+// ends the work.
+func embedPhotos(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, f pipelineFlags, set photos.Set, names []string, encoders ...string) ([]measure.Photo, error) {
+	out := make([]measure.Photo, len(names))
 	bar := newProgress(stderr, "embedding photos", int64(len(names)), false)
 	defer bar.Close()
 	group, working := errgroup.WithContext(ctx)
@@ -84,14 +77,14 @@ func acquire(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, f pipe
 			samples, err := p.EmbedWith(working, photo, f.pick(), embed.Want{Encoders: encoders})
 			switch {
 			case err == nil && f.QualityGate == "auto" && len(samples[0].Face.Quality.Reasons) > 0:
-				out[i].failure = face.LowQuality.Code()
+				out[i].Failure = face.LowQuality.Code()
 			case err == nil:
-				out[i].embedding = samples[0].Embedding
+				out[i].Embeddings = []face.Embedding{samples[0].Embedding}
 				if len(encoders) > 1 {
-					out[i].against = samples[0].Embeddings[1]
+					out[i].Embeddings = samples[0].Embeddings
 				}
 			case failsToAcquire(err):
-				out[i].failure = face.KindOf(err).Code()
+				out[i].Failure = face.KindOf(err).Code()
 			default:
 				return fmt.Errorf("%s: %w", name, err)
 			}
@@ -144,20 +137,9 @@ func failsToAcquire(err error) bool {
 	}, face.KindOf(err))
 }
 
-// tally counts the failures of a set by their code.
-func tally(photos []acquired) (failures map[string]int, total int) {
-	failures = map[string]int{}
-	for _, a := range photos {
-		if a.failure != "" {
-			failures[a.failure]++
-			total++
-		}
-	}
-	return failures, total
-}
-
-// listed is a tally in words: "12 no_face, 1 invalid_image".
-func listed(failures map[string]int) string {
+// describeFailures says how many failures there are of each code:
+// "1 invalid_image, 12 no_face".
+func describeFailures(failures map[string]int) string {
 	var parts []string
 	for code, n := range failures {
 		parts = append(parts, fmt.Sprintf("%d %s", n, code))

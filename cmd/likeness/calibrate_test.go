@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image/png"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -21,52 +21,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/measure"
 )
 
-// Who may be compared with whom is the whole point of a calibration: one mate
-// among the impostors moves the strict thresholds.
-func TestCompareAll(t *testing.T) {
-	t.Parallel()
-	rng := rand.New(rand.NewPCG(1, 1))
-	var portraits []portrait
-	add := func(set int, person string) {
-		e := make(face.Embedding, 8)
-		for i := range e {
-			e[i] = float32(rng.NormFloat64())
-		}
-		e, err := e.Normalise()
-		if err != nil {
-			t.Fatal(err)
-		}
-		portraits = append(portraits, portrait{e, set, person})
-	}
-	for i := range 40 {
-		add(0, string(rune('a'+i%7)))
-		add(1, "")
-		add(2, string(rune('a'+i%3))) // the same names as in set 0, other people
-	}
-	want := comparisons{measure.NewImpostors(), measure.NewImpostors()}
-	for i, a := range portraits {
-		for _, b := range portraits[:i] {
-			if a.set == b.set && (a.set == 1 || a.person == b.person) {
-				continue
-			}
-			score := a.embedding.Cosine(b.embedding)
-			if want[ofAll].Add(score); a.set == b.set {
-				want[withinSet].Add(score)
-			}
-		}
-	}
-	for _, workers := range []int{1, 3} {
-		got, err := compareAll(t.Context(), io.Discard, portraits, workers)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// A count for each of 200,001 thresholds is compared as a whole: one by one they take seconds under -race.
-		if diff := cmp.Diff(want, got, cmp.AllowUnexported(measure.Impostors{}), cmp.Comparer(slices.Equal[[]int64])); diff != "" {
-			t.Errorf("%d workers (-want +got)\n%s", workers, diff)
-		}
-	}
-}
-
 func someCalibration() face.Calibration {
 	return face.Calibration{
 		Source: `photos "of" <people>`, Comparisons: 4000,
@@ -75,30 +29,9 @@ func someCalibration() face.Calibration {
 	}
 }
 
-// An operator who falls short of a point is told how many strangers to add:
-// as many as make the comparisons.
-func TestMissing(t *testing.T) {
+// An operating point that calibrate does not know is an error of usage.
+func TestCalibrateRefusesOperatingPoint(t *testing.T) {
 	t.Parallel()
-	const need = 300_000
-	cal := someCalibration()
-	for _, people := range []int{90, 200, 775} {
-		cal.Comparisons = int64(people) * int64(people-1) / 2
-		got := missing("fmr_1e-4", cal, people)
-		var short, more int64
-		_, after, _ := strings.Cut(got, "impostor comparisons, ")
-		if _, err := fmt.Sscanf(after, "%d more than these", &short); err != nil || short != need-cal.Comparisons {
-			t.Errorf("%d people lack %d comparisons: %v in %s", people, need-cal.Comparisons, err, got)
-		}
-		_, after, _ = strings.Cut(got, "Calibrate on about ")
-		_, err := fmt.Sscanf(after, "%d more people", &more)
-		if n := int64(people) + more; err != nil || n*(n-1)/2 < need || (n-6)*(n-7)/2 >= need {
-			t.Errorf("%d more than %d people: %v", more, people, err)
-		}
-	}
-	cal.Comparisons = need
-	if got := missing("fmr_1e-4", cal, 776); got != "" {
-		t.Errorf("nothing is missing: %s", got)
-	}
 	for _, tt := range []struct{ point, says string }{{"strict", "fmr_1e-2, fmr_1e-3"}, {"fmr_1e-7", "--operating-point"}} {
 		got := call(t.Context(), "calibrate", "--images", t.TempDir(), "--operating-point", tt.point)
 		if got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
@@ -199,5 +132,151 @@ func TestReplaceMember(t *testing.T) {
 		if err != nil || string(got) != tt.want {
 			t.Errorf("%s\n gave %s, %v\n want %s", tt.in, got, err, tt.want)
 		}
+	}
+}
+
+// portraitsOf makes portraits of so many people, each with that many photos; sameness
+// is how near those of one person are to one another.
+func portraitsOf(t *testing.T, set, people, photos int, sameness float64) (out []measure.Portrait) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(7, uint64(set)))
+	for i := range people {
+		centre := make([]float64, 16)
+		for k := range centre {
+			centre[k] = sameness * rng.NormFloat64()
+		}
+		for range photos {
+			e := make(face.Embedding, len(centre))
+			for k := range e {
+				e[k] = float32(centre[k] + rng.NormFloat64())
+			}
+			e, err := e.Normalise()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, measure.Portrait{Embedding: e, Set: set, Person: fmt.Sprintf("person %d", i)})
+		}
+	}
+	return out
+}
+
+func quiet(t *testing.T) *tool {
+	t.Helper()
+	return &tool{ctx: t.Context(), stdout: io.Discard, stderr: io.Discard}
+}
+
+// A head that was trained can be written, is checked when it is read, and says
+// what it said before.
+func TestTrainHead(t *testing.T) {
+	t.Parallel()
+	picture := filepath.Join(t.TempDir(), "reliability.png")
+	var log strings.Builder
+	u := quiet(t)
+	u.stderr = &log
+	head, err := calibrateCmd{Reliability: picture}.trainHead(u, newCalibrator(u, portraitsOf(t, 0, 120, 3, 1), 1), "made up")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head.HeldOut.Accuracy < 0.7 || head.HeldOut.ECE > 0.2 || head.HeldOut.Mated != 72 || head.Trained.People != 72 {
+		t.Errorf("got %+v", head)
+	}
+	for _, v := range measure.HeadVariants() {
+		if !strings.Contains(log.String(), "\n"+string(v)) {
+			t.Errorf("the table does not tell of %s:\n%s", v, log.String())
+		}
+	}
+	f, err := os.Open(picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if img, err := png.Decode(f); err != nil || img.Bounds().Dx() < 600 {
+		t.Errorf("the reliability plot: %v", err)
+	}
+
+	text, err := models.FS.ReadFile("sface.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := embed.ParseManifest(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "sface.json")
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The crowd's embeddings have 16 numbers, the model's 128.
+	wide := *head
+	wide.Variant, wide.Weights = face.HeadAbsolute, make([]float64, 128)
+	for i := range wide.Weights {
+		wide.Weights[i] = -float64(i) / 7
+	}
+	if err := writeManifest(name, model, someCalibration(), &wide); err != nil {
+		t.Fatal(err)
+	}
+	written, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := embed.ParseManifest(written)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide.HeldOut = got.Head.HeldOut // rounded
+	if diff := cmp.Diff(&wide, got.Head); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if strings.Contains(string(written), " \n") {
+		t.Error("a line of the manifest ends with a blank")
+	}
+	wide.Weights = wide.Weights[1:]
+	if err := writeManifest(name, model, someCalibration(), &wide); err == nil {
+		t.Error("a head of another length was written")
+	}
+	var again face.Head
+	if err := json.Unmarshal(formatHead(*head, "  "), &again); err != nil || again.Variant != head.Variant {
+		t.Errorf("%+v, %v", again, err)
+	}
+}
+
+// Each half of the people is checked on the other.
+func TestPrintCrossCheck(t *testing.T) {
+	t.Parallel()
+	portraits := append(portraitsOf(t, 0, 150, 2, 1), portraitsOf(t, 1, 40, 1, 1)...)
+	for i := range portraits[300:] {
+		portraits[300+i].Person = ""
+	}
+	var log strings.Builder
+	u := quiet(t)
+	u.stderr = &log
+	if err := crossCheck(u, newCalibrator(u, portraits, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(log.String(), "fmr_1e-2"); n != 2 {
+		t.Errorf("the table:\n%s", log.String())
+	}
+}
+
+// The table for galleries says where the calibration ends.
+func TestPrintCalibrated(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	u := quiet(t)
+	u.stderr = &log
+	cal, err := calibrate(u, newCalibrator(u, portraitsOf(t, 0, 150, 2, 1), 3), "made up")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cal.Points) != 2 || !strings.Contains(log.String(), "A WHOLE SEARCH OF") || !strings.Contains(log.String(), "-\n") {
+		t.Errorf("%d points\n%s", len(cal.Points), log.String())
+	}
+}
+
+func TestReliabilityWantsAHead(t *testing.T) {
+	t.Parallel()
+	got := call(t.Context(), "calibrate", "--images", t.TempDir(), "--reliability", "x.png")
+	if got.code != exitUsage || !strings.Contains(got.stderr, "--head") {
+		t.Errorf("%+v", got)
 	}
 }

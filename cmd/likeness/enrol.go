@@ -266,7 +266,7 @@ func (e *enrolment) summary(total, subjects int) error {
 	fmt.Fprintf(e.tool.stderr, "%d of %d photos of %d subjects are enrolled in gallery %s of %s\n",
 		e.enrolled, total, subjects, e.Gallery, e.Server)
 	if failed > 0 {
-		return fmt.Errorf("%d could not be enrolled: %s", failed, listed(e.failures))
+		return fmt.Errorf("%d could not be enrolled: %s", failed, describeFailures(e.failures))
 	}
 	return nil
 }

@@ -3,14 +3,20 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"image/png"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/sharedtest"
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/measure"
 )
@@ -112,66 +118,37 @@ func TestEvalRefuses(t *testing.T) {
 	}
 }
 
-// What cannot be compared is counted, by reason, and said both ways.
-func TestEvaluateCountsFailures(t *testing.T) {
+// The report of pairs that could not all be compared says so, and is drawn at its
+// thinnest.
+func TestReportOfFailures(t *testing.T) {
 	t.Parallel()
-	pairs, err := parsePairs(strings.NewReader("a/1 a/2 1\na/1 a/3 1\nb/1 b/2 1\na/1 b/1 0\na/3 b/2 0\na/2 b/1 0\n"))
+	photos := map[string]measure.Photo{
+		"a/1": {Embeddings: []face.Embedding{{1, 0}}}, "a/2": {Embeddings: []face.Embedding{{1, 0}}}, "a/3": {Failure: "no_face"},
+		"b/1": {Embeddings: []face.Embedding{{0, 1}}}, "b/2": {Embeddings: []face.Embedding{{0, 1}}},
+	}
+	pairs, err := measure.ReadPairs(strings.NewReader("a/1 a/2 1\na/1 a/3 1\nb/1 b/2 1\na/1 b/1 0\na/3 b/2 0\na/2 b/1 0\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	who, err := people(pairs)
+	people, err := measure.PeopleOnPhotos(pairs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cal := &face.Calibration{Comparisons: 3000, Points: []face.OperatingPoint{{Name: "fmr_1e-2", FMR: 1e-2, Threshold: 0.5}}}
-	r, err := evaluate(pairs, who, map[string]acquired{
-		"a/1": {embedding: face.Embedding{1, 0}}, "a/2": {embedding: face.Embedding{1, 0}}, "a/3": {failure: "no_face"},
-		"b/1": {embedding: face.Embedding{0, 1}}, "b/2": {embedding: face.Embedding{0, 1}},
-	}, cal)
-	if err != nil {
+	r := &report{}
+	data := evalData{pairs: pairs, people: people, photos: photos}
+	encoder := embed.Manifest{Calibration: &face.Calibration{Comparisons: 3000, Points: []face.OperatingPoint{{Name: "fmr_1e-2", FMR: 1e-2, Threshold: 0.5}}}}
+	if err := (evalCmd{Pairs: "pairs.txt"}).measure(r, data, encoder, nil); err != nil {
 		t.Fatal(err)
 	}
-	rate := func(count, total int64) measure.Rate { return measure.Rate{Count: count, Total: total} }
-	if r.FTA != rate(1, 5) || r.Failures["no_face"] != 1 || r.Mated != rate(2, 3) || r.Impostor != rate(2, 3) {
-		t.Errorf("failures %v %v, mated %v, impostor %v", r.FTA, r.Failures, r.Mated, r.Impostor)
+	if r.FTA != (measure.Rate{Count: 1, Total: 5}) || r.Failures["no_face"] != 1 {
+		t.Errorf("failures %v %v", r.FTA, r.Failures)
 	}
-	if r.Accuracy != rate(4, 4) || r.WithFailures.Accuracy != rate(5, 6) {
-		t.Errorf("accuracy %v, with failures %v", r.Accuracy, r.WithFailures.Accuracy)
-	}
-	if r.AtFMR[0].FNMR != rate(0, 2) || r.WithFailures.FNMR[0] != rate(1, 3) {
-		t.Errorf("FNMR %v, with failures %v", r.AtFMR[0].FNMR, r.WithFailures.FNMR[0])
-	}
-	if p := r.Points[0]; p.Observed != rate(0, 2) || p.FNMR != rate(0, 2) {
-		t.Errorf("operating point %+v", p)
-	}
-
-	// The report can be read, and drawn, at its thinnest.
 	var out strings.Builder
 	if err := r.print(&out); err != nil || !strings.Contains(out.String(), "1 no_face") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 	if _, err := plotDET(r); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestEvaluateFolds(t *testing.T) {
-	t.Parallel()
-	pairs, err := parsePairs(strings.NewReader("a/1 a/2 1 x\na/1 b/1 0 x\nb/1 b/2 1 y\na/2 b/1 0 y\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	who, err := people(pairs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, b := acquired{embedding: face.Embedding{1, 0}}, acquired{embedding: face.Embedding{0, 1}}
-	r, err := evaluate(pairs, who, map[string]acquired{"a/1": a, "a/2": a, "b/1": b, "b/2": b}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Folds == nil || r.Folds.Number != 2 || r.Folds.Accuracy != 1 || r.Folds.StdErr != 0 {
-		t.Errorf("folds %+v", r.Folds)
 	}
 }
 
@@ -213,5 +190,125 @@ func TestCalibrate(t *testing.T) {
 	if !strings.Contains(got.stderr, "fmr_1e-4 is missing: it needs 300000 impostor comparisons, 295995 more") ||
 		!strings.Contains(got.stderr, "--operating-point=fmr_1e-2 (LIKENESS_OPERATING_POINT)") {
 		t.Error(got.stderr)
+	}
+}
+
+// The page of an identification holds its tables and plots, and loads nothing.
+func TestPage(t *testing.T) {
+	t.Parallel()
+	photos := map[string]measure.Photo{}
+	var names []string
+	for i, p := range portraitsOf(t, 0, 22, 3, 5) {
+		name := fmt.Sprintf("set/%s/%d.jpg", p.Person, i)
+		names = append(names, name)
+		photos[name] = measure.Photo{Embeddings: []face.Embedding{p.Embedding}}
+	}
+	id, err := measure.Identify(names, photos, nil, nil, measure.DefaultOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &report{Encoder: "e", Detector: "d", Images: "<photos>", Identification: id}
+	name := filepath.Join(t.TempDir(), "report.html")
+	if err := writePage(name, r); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"AMONG THE FIRST", "<svg", "&lt;photos&gt;", "</html>"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("the page does not have %s", want)
+		}
+	}
+	for _, not := range []string{"<script", "src=", "@import", "url(http", "<photos>", "<?xml"} {
+		if strings.Contains(string(b), not) {
+			t.Errorf("the page has %s", not)
+		}
+	}
+}
+
+// The whole command on real photos, without pairs.
+func TestEvalIdentify(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	images := filepath.Join(dir, "photos")
+	byPerson := map[string][]string{}
+	for _, name := range sharedtest.LFW(t).Names() {
+		byPerson[filepath.Dir(name)] = append(byPerson[filepath.Dir(name)], name)
+	}
+	several, single := 0, 0
+	last := ""
+	for _, name := range sharedtest.LFW(t).Names() {
+		who := filepath.Dir(name)
+		if who == last {
+			continue
+		}
+		last = who
+		own := byPerson[who]
+		switch n := len(own); {
+		case n > 1 && several < 8:
+			several++
+			own = own[:2]
+		case n == 1 && single < 8:
+			single++
+		default:
+			continue
+		}
+		for _, name := range own {
+			to := filepath.Join(images, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, sharedtest.Photo(t, name), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	out, html := filepath.Join(dir, "r.json"), filepath.Join(dir, "r.html")
+	got := measured(t, "eval", "--encoder=mobileface-v2", "--images", images, "--identify", "--one-shot", "--against", "mobileface-v2", "--json", out, "--html", html)
+	if got.code != exitOK {
+		t.Fatalf("%+v", got)
+	}
+	for _, want := range []string{"AMONG THE FIRST", "AT FPIR", "EXPECTED FPIR", "one of 5", "rule of 30"} {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("the report does not say %q:\n%s", want, got.stdout)
+		}
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r struct {
+		Identification struct{ Gallery int }
+		OneShot        struct {
+			Ways []struct {
+				Found []measure.Estimate
+			}
+		} `json:"one_shot"`
+		Accuracy *measure.Rate
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Identification.Gallery != 4 || len(r.OneShot.Ways) == 0 || r.OneShot.Ways[0].Found[0].Value < 0.8 || r.Accuracy != nil {
+		t.Errorf("%s", b)
+	}
+	if diff := cmp.Diff(r.OneShot.Ways[0].Found[0], r.OneShot.Ways[0].Found[1]); diff != "" {
+		t.Errorf("one encoder is not as good as itself:\n%s", diff)
+	}
+	if _, err := os.Stat(html); errors.Is(err, fs.ErrNotExist) {
+		t.Error("there is no page")
+	}
+}
+
+func TestEvalWantsSomething(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for says, args := range map[string][]string{
+		"nothing to measure": {},
+		"--against":          {"--identify", "--against", "x"},
+		"--det":              {"--identify", "--det", "x.png"},
+	} {
+		if got := call(t.Context(), append([]string{"eval", "--images", dir}, args...)...); got.code != exitUsage || !strings.Contains(got.stderr, says) {
+			t.Errorf("%s: %+v", says, got)
+		}
 	}
 }

@@ -37,33 +37,33 @@ func plotDET(r *report) (*plot.Plot, error) {
 	p := newPlot(fmt.Sprintf("%s: %d mated and %d impostor comparisons", r.Encoder, r.Mated.Count, r.Impostor.Count),
 		"False match rate (%)", "False non-match rate (%)")
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
-		axis.Min, axis.Max = deviate(low), deviate(high)
+		axis.Min, axis.Max = normalDeviate(low), normalDeviate(high)
 		axis.Tick.Marker = rateTicks(low, high)
 	}
 
-	equal, err := plotter.NewLine(plotter.XYs{{X: deviate(low), Y: deviate(low)}, {X: deviate(high), Y: deviate(high)}})
+	equal, err := plotter.NewLine(plotter.XYs{{X: normalDeviate(low), Y: normalDeviate(low)}, {X: normalDeviate(high), Y: normalDeviate(high)}})
 	if err != nil {
 		return nil, err
 	}
-	equal.Color, equal.Dashes = grey(), []vg.Length{vg.Points(3), vg.Points(3)}
+	equal.Color, equal.Dashes = guideColour(), []vg.Length{vg.Points(3), vg.Points(3)}
 	p.Add(equal)
-	p.Legend.Add(fmt.Sprintf("equal error rate %s", percent(r.EER)), equal)
+	p.Legend.Add(fmt.Sprintf("equal error rate %s", formatPercent(r.EER)), equal)
 
-	if err := line(p, "measured", blue(), vg.Points(1.8), steps(r.ROC, low, high)); err != nil {
+	if err := addLine(p, "measured", curveColour(), vg.Points(1.8), staircase(r.ROC, low, high)); err != nil {
 		return nil, err
 	}
 
 	points := &withErrors{}
 	for _, a := range r.AtFMR {
 		if fnmr := a.FNMR.Value(); fnmr >= low && a.Target >= low {
-			points.XYs = append(points.XYs, plotter.XY{X: deviate(a.Target), Y: deviate(fnmr)})
+			points.XYs = append(points.XYs, plotter.XY{X: normalDeviate(a.Target), Y: normalDeviate(fnmr)})
 			points.YErrors = append(points.YErrors, struct{ Low, High float64 }{
-				deviate(math.Max(a.Interval.Low, low)) - deviate(fnmr),
-				deviate(math.Min(a.Interval.High, high)) - deviate(fnmr),
+				normalDeviate(math.Max(a.Interval.Low, low)) - normalDeviate(fnmr),
+				normalDeviate(math.Min(a.Interval.High, high)) - normalDeviate(fnmr),
 			})
 		}
 	}
-	if err := addIntervals(p, points, red()); err != nil {
+	if err := addIntervals(p, points, markColour()); err != nil {
 		return nil, err
 	}
 	p.Legend.Top, p.Legend.Left = true, true
@@ -74,15 +74,15 @@ func plotDET(r *report) (*plot.Plot, error) {
 // Plots are square, as wide as this.
 const plotSide = 16 * vg.Centimeter
 
-// drawn draws a plot on a canvas, with a margin.
-func drawn(p *plot.Plot, c vg.CanvasSizer) {
+// drawWithMargin draws a plot on a canvas, with a margin.
+func drawWithMargin(p *plot.Plot, c vg.CanvasSizer) {
 	p.Draw(draw.Crop(draw.New(c), vg.Points(6), vg.Points(-14), vg.Points(6), vg.Points(-6)))
 }
 
 // savePNG writes a plot as a picture.
 func savePNG(name string, p *plot.Plot) error {
 	canvas := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(plotSide, plotSide), vgimg.UseDPI(144))}
-	drawn(p, canvas)
+	drawWithMargin(p, canvas)
 	var png bytes.Buffer
 	if _, err := canvas.WriteTo(&png); err != nil {
 		return err
@@ -90,10 +90,10 @@ func savePNG(name string, p *plot.Plot) error {
 	return os.WriteFile(name, png.Bytes(), 0o644)
 }
 
-// asSVG is a plot as an element of a page.
-func asSVG(p *plot.Plot) (template.HTML, error) {
+// renderSVG is a plot as an element of a page.
+func renderSVG(p *plot.Plot) (template.HTML, error) {
 	canvas := vgsvg.New(plotSide, plotSide)
-	drawn(p, canvas)
+	drawWithMargin(p, canvas)
 	var svg bytes.Buffer
 	if _, err := canvas.WriteTo(&svg); err != nil {
 		return "", err
@@ -125,9 +125,9 @@ func newPlot(title, x, y string) *plot.Plot {
 	return p
 }
 
-// line adds a curve of that colour and name; without a name it is not in the
+// addLine adds a curve of that colour and name; without a name it is not in the
 // legend.
-func line(p *plot.Plot, name string, c color.Color, width vg.Length, points plotter.XYs) error {
+func addLine(p *plot.Plot, name string, c color.Color, width vg.Length, points plotter.XYs) error {
 	l, err := plotter.NewLine(points)
 	if err != nil {
 		return err
@@ -141,18 +141,16 @@ func line(p *plot.Plot, name string, c color.Color, width vg.Length, points plot
 }
 
 // Colours of the curves.
-func blue() color.Color { return color.RGBA{R: 31, G: 95, B: 168, A: 255} }
-func red() color.Color  { return color.RGBA{R: 192, G: 57, B: 43, A: 255} }
-func grey() color.Color { return color.Gray{150} }
-
-func circle() draw.GlyphDrawer { return draw.CircleGlyph{} }
+func curveColour() color.Color { return color.RGBA{R: 31, G: 95, B: 168, A: 255} }
+func markColour() color.Color  { return color.RGBA{R: 192, G: 57, B: 43, A: 255} }
+func guideColour() color.Color { return color.Gray{150} }
 
 // plotReliability draws the share of mated pairs over the probability that a
 // head gave them: on the diagonal it can be taken at its word.
 func plotReliability(heads ...measure.HeadMeasurement) (*plot.Plot, error) {
 	p := newPlot("Reliability, for as many mated as impostor pairs", "Probability given", "Share of mated pairs")
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1, 0, 1
-	if err := line(p, "", grey(), vg.Points(1), plotter.XYs{{X: 0, Y: 0}, {X: 1, Y: 1}}); err != nil {
+	if err := addLine(p, "", guideColour(), vg.Points(1), plotter.XYs{{X: 0, Y: 0}, {X: 1, Y: 1}}); err != nil {
 		return nil, err
 	}
 	seen := map[face.HeadVariant]bool{}
@@ -165,13 +163,13 @@ func plotReliability(heads ...measure.HeadMeasurement) (*plot.Plot, error) {
 		for _, b := range h.Reliability.Bins {
 			points = append(points, plotter.XY{X: b.Probability, Y: b.Mated})
 		}
-		c := []color.Color{blue(), red()}[i%2]
+		c := []color.Color{curveColour(), markColour()}[i%2]
 		dots, err := plotter.NewScatter(points)
 		if err != nil {
 			return nil, err
 		}
-		dots.Color, dots.Shape, dots.Radius = c, circle(), vg.Points(3.5)
-		if err := line(p, fmt.Sprintf("%s, error %s", h.Variant, percent(h.Reliability.ECE)), c, vg.Points(1.8), points); err != nil {
+		dots.Color, dots.Shape, dots.Radius = c, draw.CircleGlyph{}, vg.Points(3.5)
+		if err := addLine(p, fmt.Sprintf("%s, error %s", h.Variant, formatPercent(h.Reliability.ECE)), c, vg.Points(1.8), points); err != nil {
 			return nil, err
 		}
 		p.Add(dots)
@@ -187,13 +185,13 @@ type withErrors struct {
 	plotter.YErrors
 }
 
-// deviate maps a rate to its normal deviate.
-func deviate(rate float64) float64 { return distuv.UnitNormal.Quantile(rate) }
+// normalDeviate maps a rate to its normal deviate.
+func normalDeviate(rate float64) float64 { return distuv.UnitNormal.Quantile(rate) }
 
-// steps is the curve as the staircase that it is, as far as it lies in the
+// staircase is the curve as the staircase that it is, as far as it lies in the
 // drawn range. Rates of zero are drawn at its edge.
-func steps(roc []measure.DETPoint, low, high float64) plotter.XYs {
-	at := func(v float64) float64 { return deviate(math.Max(v, low)) }
+func staircase(roc []measure.DETPoint, low, high float64) plotter.XYs {
+	at := func(v float64) float64 { return normalDeviate(math.Max(v, low)) }
 	var out plotter.XYs
 	for i, p := range roc {
 		if p.FNMR > high {
@@ -218,7 +216,7 @@ func rateTicks(low, high float64) plot.ConstantTicks {
 			if rate < low || rate > high*1.0001 {
 				continue
 			}
-			ticks = append(ticks, plot.Tick{Value: deviate(rate), Label: strconv.FormatFloat(rate*100, 'g', 3, 64)})
+			ticks = append(ticks, plot.Tick{Value: normalDeviate(rate), Label: strconv.FormatFloat(rate*100, 'g', 3, 64)})
 		}
 	}
 	return ticks

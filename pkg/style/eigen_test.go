@@ -41,7 +41,7 @@ func TestEigenSymmetric(t *testing.T) {
 		"two":        {{2, 1}, {1, 2}},
 		"singular":   random(9, 3),
 		"full":       random(40, 40),
-		"tiny":       {{1e-200, 2e-200}, {2e-200, 1e-200}},
+		"tiny":       {{1e-30, 2e-30}, {2e-30, 1e-30}},
 	} {
 		n := len(matrix)
 		values, vectors, ok := style.EigenSymmetric(matrix)

@@ -10,12 +10,13 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/likeness-id/likeness/pkg/measure"
 )
 
-// page is the report as one file: no script, no font, nothing to fetch.
-const page = `<!DOCTYPE html>
+// reportPage is the report as one file: no script, no font, nothing to fetch.
+const reportPage = `<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -51,7 +52,7 @@ func writePage(name string, r *report) error {
 		plots = append(plots, p)
 		return err
 	}
-	if r.verification != nil {
+	if r.Verification != nil {
 		if err := add(plotDET(r)); err != nil {
 			return err
 		}
@@ -71,13 +72,13 @@ func writePage(name string, r *report) error {
 	}
 	var svgs []template.HTML
 	for _, p := range plots {
-		svg, err := asSVG(p)
+		svg, err := renderSVG(p)
 		if err != nil {
 			return err
 		}
 		svgs = append(svgs, svg)
 	}
-	t, err := template.New("page").Parse(page)
+	t, err := template.New("page").Parse(reportPage)
 	if err != nil {
 		return err
 	}
@@ -104,7 +105,7 @@ func plotCMC(r *report) (*plot.Plot, error) {
 	if p.Y.Min == p.Y.Max {
 		p.Y.Min = 0.9
 	}
-	return p, line(p, "", blue(), vg.Points(1.8), points)
+	return p, addLine(p, "", curveColour(), vg.Points(1.8), points)
 }
 
 // plotDIR draws the detection and identification rate over the false positive
@@ -123,7 +124,7 @@ func plotDIR(r *report) (*plot.Plot, error) {
 	}
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = low, 1, 0, 1
-	if err := line(p, "measured", blue(), vg.Points(1.8), points); err != nil {
+	if err := addLine(p, "measured", curveColour(), vg.Points(1.8), points); err != nil {
 		return nil, err
 	}
 	bars := &withErrors{}
@@ -134,7 +135,7 @@ func plotDIR(r *report) (*plot.Plot, error) {
 			bars.YErrors = append(bars.YErrors, struct{ Low, High float64 }{a.Interval.Low - dir, a.Interval.High - dir})
 		}
 	}
-	if err := addIntervals(p, bars, red()); err != nil {
+	if err := addIntervals(p, bars, markColour()); err != nil {
 		return nil, err
 	}
 	p.Legend.Top, p.Legend.Left = true, true
@@ -156,7 +157,7 @@ func addIntervals(p *plot.Plot, points *withErrors, c color.Color) error {
 		return err
 	}
 	bars.Color, bars.Width, bars.CapWidth = c, vg.Points(1.3), vg.Points(8)
-	dots.Color, dots.Shape, dots.Radius = c, circle(), vg.Points(3.5)
+	dots.Color, dots.Shape, dots.Radius = c, draw.CircleGlyph{}, vg.Points(3.5)
 	p.Add(bars, dots)
 	p.Legend.Add("95 % interval (people)", dots)
 	return nil
