@@ -41,15 +41,17 @@ func rooms() map[string][]string {
 		"pkg/inspect":         {"pkg/face", "pkg/grad"},
 		"pkg/store":           {"pkg/face"},
 		"pkg/store/storetest": {"pkg/face", "pkg/store"},
-		"pkg/store/sqlite":    {"internal/ballast", "pkg/face", "pkg/index", "pkg/store", "migrations"},
-		"pkg/store/postgres":  {"pkg/face", "pkg/index", "pkg/store", "migrations"},
+		"pkg/store/sqlite":    {"internal/ballast", "internal/sqlitedb", "pkg/face", "pkg/index", "pkg/store", "migrations"},
+		"pkg/store/postgres":  {"internal/pgdb", "pkg/face", "pkg/index", "pkg/store"},
 		"migrations":          {},
 		"models":              {},
 		"api":                 {"pkg/face"},
 		"api/clients":         {}, // tests of generated clients
 		"internal/ballast":    {},
 		"internal/fetch":      {"pkg/face"},
+		"internal/pgdb":       {"pkg/face", "migrations"},
 		"internal/photos":     {},
+		"internal/sqlitedb":   {"internal/ballast", "pkg/face"},
 		"internal/seal":       {"pkg/face"},
 		"internal/spelling":   {},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad", "pkg/grad/onnxpb"},
@@ -60,12 +62,12 @@ func rooms() map[string][]string {
 		"internal/series":     {"pkg/face"},
 		"internal/smalldisk":  {"internal/sharedtest"},
 		"internal/testfaces":  {},
-		"pkg/jobs":            {"internal/ballast", "pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
+		"pkg/jobs":            {"internal/ballast", "internal/pgdb", "internal/sqlitedb", "pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/identity":        {"pkg/embed", "pkg/face", "pkg/match", "pkg/store"},
 		"pkg/handlers":        {"api", "pkg/face", "pkg/identity", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/store", "pkg/style"},
 		"pkg/likeness":        {"internal/fetch", "internal/ort", "models", "pkg/embed", "pkg/face", "pkg/imaging", "pkg/index", "pkg/match"},
 		"pkg/app": {
-			"internal/ballast", "internal/ort", "internal/seal", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/identity", "pkg/imaging",
+			"internal/ballast", "internal/ort", "internal/pgdb", "internal/seal", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/identity", "pkg/imaging",
 			"pkg/jobs", "pkg/likeness", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"internal/testfaces/generate": {
@@ -90,8 +92,9 @@ func rooms() map[string][]string {
 func owners() map[string][]string {
 	return map[string][]string{
 		"github.com/yalue/onnxruntime_go": {"internal/ort"},
-		"modernc.org/sqlite":              {"pkg/store/sqlite", "pkg/jobs"},
-		"github.com/pressly/goose/v3":     {"pkg/store/sqlite", "pkg/store/postgres", "pkg/jobs"},
+		"modernc.org/sqlite":              {"internal/sqlitedb"},
+		"github.com/pressly/goose/v3":     {"internal/sqlitedb", "internal/pgdb"},
+		"github.com/jackc/pgx/v5":         {"internal/pgdb", "pkg/store/postgres", "pkg/jobs", "bench"},
 		"github.com/riverqueue/river":     {"pkg/jobs"},
 		"github.com/go-chi/chi/v5":        {"pkg/handlers", "api"},
 		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "internal/spelling", "bench"},

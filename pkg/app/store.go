@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/likeness-id/likeness/internal/ballast"
+	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -108,7 +109,7 @@ func Reach(ctx context.Context, wait time.Duration, log *slog.Logger, open func(
 	end := time.Now().Add(wait)
 	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		err := open()
-		if err == nil || !postgres.IsLost(err) || time.Now().Add(pause).After(end) {
+		if err == nil || !pgdb.IsLost(err) || time.Now().Add(pause).After(end) {
 			return err
 		}
 		log.Warn("the database cannot be reached; trying again", "in", pause.String(), "error", err)
@@ -165,11 +166,7 @@ func Migrate(ctx context.Context, p Place) (before, after int64, err error) {
 		if before, after, err = postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile); err != nil {
 			return before, after, err
 		}
-		config, err := postgres.PoolConfig(p.DatabaseURL, p.PasswordFile)
-		if err != nil {
-			return before, after, err
-		}
-		return before, after, jobs.MigratePostgres(ctx, config)
+		return before, after, jobs.MigratePostgres(ctx, p.DatabaseURL, p.PasswordFile)
 	}
 	keys, err := OpenKeys(ctx, p)
 	if err != nil {

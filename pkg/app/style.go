@@ -19,7 +19,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
-	"github.com/likeness-id/likeness/pkg/store/postgres"
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
@@ -54,12 +53,8 @@ func (a *App) openJobs(ctx context.Context, o Options, p *likeness.Pipeline, roo
 	}
 	place := o.Place()
 	if place.postgres() {
-		config, err := postgres.PoolConfig(place.DatabaseURL, place.PasswordFile)
-		if err != nil {
-			return err
-		}
-		err = Reach(ctx, o.DatabaseWait, a.log, func() (err error) {
-			a.jobs, err = jobs.OpenPostgres(ctx, config, options)
+		err := Reach(ctx, o.DatabaseWait, a.log, func() (err error) {
+			a.jobs, err = jobs.OpenPostgres(ctx, place.DatabaseURL, place.PasswordFile, options)
 			return err
 		})
 		if err != nil {

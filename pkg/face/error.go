@@ -147,6 +147,26 @@ func Wrap(kind Kind, op string, err error) error {
 	return &Error{Kind: kind, Op: op, Err: err}
 }
 
+// WrapDiagnosed is [Wrap] with the kind and the detail that diagnose gives for
+// err. An [Error] keeps what it says and gets the operation.
+func WrapDiagnosed(op string, err error, diagnose func(error) (Kind, string)) error {
+	if err == nil {
+		return nil
+	}
+	var known *Error
+	if errors.As(err, &known) {
+		e := *known // others may share it
+		e.Op = op
+		return &e
+	}
+	kind, detail := diagnose(err)
+	wrapped := Wrap(kind, op, err)
+	if errors.As(wrapped, &known) && known.Kind == kind {
+		known.Detail = detail
+	}
+	return wrapped
+}
+
 // Error describes the error for the log.
 func (e *Error) Error() string {
 	var b strings.Builder

@@ -4,20 +4,16 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/likeness-id/likeness/internal/ballast"
+	"github.com/likeness-id/likeness/internal/pgdb"
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -135,9 +131,6 @@ func numbered(query string) string {
 	}
 }
 
-// busyTimeout is how long SQLite waits for another hand at the file.
-const busyTimeout = 5 * time.Second
-
 // sqliteDB is a file with one connection, which River asks for.
 type sqliteDB struct {
 	sqlQuerier
@@ -158,7 +151,7 @@ func (d sqliteDB) transact(ctx context.Context, work func(querier) error) error 
 
 func (d sqliteDB) urgent(ctx context.Context, work func(querier) error) error {
 	err := d.commit(ctx, work)
-	if !isFull(err) {
+	if !sqlitedb.IsFull(err) {
 		return err
 	}
 	return d.room.Without(func(rest func() error) error {
@@ -177,7 +170,7 @@ func (d sqliteDB) commit(ctx context.Context, work func(querier) error) error {
 		return err
 	}
 	if err := work(sqlQuerier{tx}); err != nil {
-		if end := tx.Rollback(); !isFull(err) { // a full disk has rolled back already
+		if end := tx.Rollback(); !sqlitedb.IsFull(err) { // a full disk has rolled back already
 			err = errors.Join(err, end)
 		}
 		return err
@@ -193,16 +186,11 @@ func (d sqliteDB) tidy(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout = 0"); err != nil {
-		return err
+	busy, _, _, err := sqlitedb.Checkpoint(ctx, conn)
+	if busy {
+		err = errors.Join(err, errors.New("somebody reads the file"))
 	}
-	var busy, log, moved int
-	err = conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &moved)
-	if err == nil && busy != 0 {
-		err = errors.New("somebody reads the file")
-	}
-	_, err2 := conn.ExecContext(context.WithoutCancel(ctx), fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout.Milliseconds()))
-	return errors.Join(err, err2)
+	return err
 }
 
 func (d sqliteDB) close() error { return d.db.Close() }
@@ -237,76 +225,27 @@ func (s sqlQuerier) each(ctx context.Context, scan func(scanner) error, query st
 	return rows.Err()
 }
 
-func asError(err error) (*face.Error, bool) { return errors.AsType[*face.Error](err) }
-
-// fault turns what the database said into a [face.Error]: Unavailable where
-// the same call may succeed later.
-func fault(op string, err error) error {
-	if err == nil {
-		return nil
-	}
-	op = "jobs." + op
-	if known, ok := asError(err); ok {
-		e := *known
-		e.Op = op
-		return &e
-	}
-	kind, detail := diagnose(err)
-	e := face.Wrap(kind, op, err)
-	if wrapped, ok := asError(e); ok && wrapped.Kind == kind {
-		wrapped.Detail = detail
-	}
-	return e
-}
-
-// damaged reports whether the file is no longer a database.
-func damaged(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ok && (e.Code()&0xff == sqlite3.SQLITE_CORRUPT || e.Code()&0xff == sqlite3.SQLITE_NOTADB)
-}
-
-// isFull reports whether there is no room for a file.
-func isFull(err error) bool {
-	e, ok := errors.AsType[*sqlite.Error](err)
-	return ballast.IsFull(err) || ok && (e.Code() == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE)
-}
-
-// passes reports whether an error is one that time, or an operator, may end.
-func passes(err error) bool {
-	kind := face.KindOf(fault("", err))
-	return (kind == face.Unavailable || kind == face.StorageFull) && !damaged(err)
-}
+// wrap turns what the database said into a [face.Error]: Unavailable where the
+// same call may succeed later.
+func wrap(op string, err error) error { return face.WrapDiagnosed("jobs."+op, err, diagnose) }
 
 func diagnose(err error) (face.Kind, string) {
-	if isFull(err) {
-		return face.StorageFull, "the storage is full"
-	}
-	if e, ok := errors.AsType[*sqlite.Error](err); ok {
-		switch e.Code() & 0xff {
-		case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
-			return face.Unavailable, "the storage cannot be written to"
-		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-			return face.Unavailable, "the storage is busy"
-		}
-		if damaged(err) {
-			return face.Unavailable, "the storage of the jobs is damaged"
-		}
-		return face.Internal, ""
-	}
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch class := e.Code[:min(2, len(e.Code))]; {
-		case e.Code == "53100":
-			return face.StorageFull, "the storage is full"
-		case class == "08", class == "25", class == "40", class == "53", class == "55", class == "57", class == "58":
-			return face.Unavailable, "the database cannot be written to"
-		}
-		return face.Internal, ""
-	}
-	_, connect := errors.AsType[*pgconn.ConnectError](err)
-	_, network := errors.AsType[net.Error](err)
-	if connect || network || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, sql.ErrConnDone) || pgconn.SafeToRetry(err) || strings.Contains(err.Error(), "conn closed") {
+	switch {
+	case errors.Is(err, sqlitedb.ErrLocked):
+		return face.Unavailable, "another process has the jobs open"
+	case sqlitedb.IsDamaged(err):
+		return face.Unavailable, "the storage of the jobs is damaged"
+	case errors.Is(err, sql.ErrConnDone):
 		return face.Unavailable, "the database cannot be reached"
 	}
-	return face.Internal, ""
+	if kind, detail := sqlitedb.Diagnose(err); kind != face.Internal {
+		return kind, detail
+	}
+	return pgdb.Diagnose(err)
+}
+
+// mayPass reports whether an error is one that time, or an operator, may end.
+func mayPass(err error) bool {
+	kind := face.KindOf(wrap("", err))
+	return (kind == face.Unavailable || kind == face.StorageFull) && !sqlitedb.IsDamaged(err)
 }

@@ -41,11 +41,7 @@ func migrate(url string) error {
 	if _, _, err := postgres.Migrate(ctx, url, ""); err != nil {
 		return err
 	}
-	config, err := postgres.PoolConfig(url, "")
-	if err != nil {
-		return err
-	}
-	return jobs.MigratePostgres(ctx, config)
+	return jobs.MigratePostgres(ctx, url, "")
 }
 
 // open opens the jobs of a place: a URL, or the path of a file.
@@ -53,11 +49,7 @@ func open(ctx context.Context, place string, o jobs.Options) (*jobs.Service, err
 	if !strings.HasPrefix(place, "postgres:") {
 		return jobs.OpenSQLite(ctx, place, o)
 	}
-	config, err := postgres.PoolConfig(place, "")
-	if err != nil {
-		return nil, err
-	}
-	return jobs.OpenPostgres(ctx, config, o)
+	return jobs.OpenPostgres(ctx, place, "", o)
 }
 
 // places are fresh ones, of both databases.

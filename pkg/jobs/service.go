@@ -115,8 +115,8 @@ func (s *Service) Start(ctx context.Context) error {
 	defer s.mu.Unlock()
 	err := s.client.Start(context.WithoutCancel(ctx))
 	if err != nil {
-		if !passes(err) {
-			return fault("Start", err)
+		if !mayPass(err) {
+			return wrap("Start", err)
 		}
 		s.o.Logger.Warn("style jobs: nobody works on them yet", "error", err)
 	}
@@ -157,7 +157,7 @@ func (s *Service) Stop(ctx context.Context) error {
 		// Transferrers end within an iteration.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		err = errors.Join(fault("Stop", err), fault("Stop", s.client.Stop(last)))
+		err = errors.Join(wrap("Stop", err), wrap("Stop", s.client.Stop(last)))
 	}
 	s.cut()
 	s.background.Wait()
@@ -264,7 +264,7 @@ func (s *Service) Job(ctx context.Context, tenant, id string) (Job, error) {
 // List implements [Queue].
 func (s *Service) List(ctx context.Context, tenant string, p store.Page) ([]Job, string, error) {
 	items, next, err := s.queue.list(ctx, tenant, p)
-	return items, next, fault("List", err)
+	return items, next, wrap("List", err)
 }
 
 // Delete implements [Queue].
@@ -306,21 +306,21 @@ const previewFor = 10 * time.Second
 func (s *Service) Preview(ctx context.Context, tenant, id string, after int) ([]byte, int, error) {
 	const op = "Preview"
 	if err := s.queue.watch(ctx, tenant, id, previewFor); err != nil {
-		return nil, 0, fault(op, err)
+		return nil, 0, wrap(op, err)
 	}
 	j, err := s.Job(ctx, tenant, id)
 	if err != nil || j.Preview <= after {
 		return nil, after, err
 	}
 	png, err := s.queue.blob(ctx, tenant, id, "preview")
-	return png, j.Preview, fault(op, err)
+	return png, j.Preview, wrap(op, err)
 }
 
 // answer is what a method returns: a value, or an error alone.
 func answer[T any](op string, v T, err error) (T, error) {
 	if err != nil {
 		var none T
-		return none, fault(op, err)
+		return none, wrap(op, err)
 	}
 	return v, nil
 }

@@ -2,6 +2,7 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"image"
 	"math"
@@ -92,7 +93,7 @@ func invalid(pointer, detail string) *face.Error {
 // pointed is an error about a picture with the field it came in.
 func pointed(err error, field string) error {
 	e := face.Error{Kind: face.KindOf(err), Op: "jobs.Submit", Err: err}
-	if known, ok := asError(err); ok {
+	if known, ok := errors.AsType[*face.Error](err); ok {
 		e = *known
 	}
 	detail := e.Detail
@@ -106,7 +107,7 @@ func pointed(err error, field string) error {
 // ofParams turns the field that an error of package style begins with
 // ("params.layers.style.r11: ...") into a pointer.
 func ofParams(err error) error {
-	e, ok := asError(err)
+	e, ok := errors.AsType[*face.Error](err)
 	if !ok {
 		return err
 	}

@@ -158,7 +158,7 @@ func (r *run) carryOut(ctx context.Context) (o outcome) {
 		return r.failed(ctx, errDeadline)
 	}
 	if err := r.queue.load(ctx, r.c); err != nil {
-		return r.failed(ctx, fault("load", err))
+		return r.failed(ctx, wrap("load", err))
 	}
 	task, err := r.task(ctx, r.c.inputs, r.c.Params)
 	if err != nil {
@@ -278,7 +278,7 @@ func (r *run) failed(ctx context.Context, err error) outcome {
 		return outcome{state: Queued}
 	}
 	kind, detail := face.KindOf(err), ""
-	if e, ok := asError(err); ok {
+	if e, ok := errors.AsType[*face.Error](err); ok {
 		detail = e.Detail
 		for _, f := range e.Fields {
 			detail = f.Pointer + " " + f.Detail

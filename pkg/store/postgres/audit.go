@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -92,7 +93,7 @@ func (a *auditor) start(s *Store, background context.Context) {
 			// Without a turn: a door waits for it.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(background), writeTimeout)
 			err := s.db.writeAtOnce(ctx, false, func(ctx context.Context) error {
-				return inTransaction(ctx, s.db.own, func(ctx context.Context, tx pgx.Tx) error { return record(ctx, tx, records...) })
+				return pgdb.InTransaction(ctx, s.db.own, func(ctx context.Context, tx pgx.Tx) error { return record(ctx, tx, records...) })
 			})
 			cancel()
 			for _, d := range batch {

@@ -36,14 +36,14 @@ func (s *Store) Import(ctx context.Context, tenant, gallery string, records []st
 			return err
 		}
 		for i := range outcomes {
-			outcomes[i].Err = fault(op, outcomes[i].Err)
+			outcomes[i].Err = wrap(op, outcomes[i].Err)
 		}
 		// What was there already may have come a moment ago.
 		s.feed.wrote(ctx)
 		s.tellPlanner(ctx, len(records))
 		return nil
 	})
-	return value(outcomes, err)
+	return result(outcomes, err)
 }
 
 // tellPlanner has the database look at its tables anew whenever the imports
@@ -325,7 +325,7 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 			return err
 		}
 		if err := store.CheckOrder(op, after, page, func(r store.Record) string { return r.Subject.ID }); err != nil {
-			return fault(op, err)
+			return wrap(op, err)
 		}
 		for _, r := range page {
 			if err := emit(r); err != nil {
@@ -381,7 +381,7 @@ func (s *Store) exportAfter(ctx context.Context, q querier, op, tenant, gallery,
 		r := &page[len(page)-1]
 		r.Templates = append(r.Templates, face.Template{
 			ID: *t.id, SubjectID: sub.ID, SampleID: *t.sample, ModelID: *t.model,
-			Embedding: e, Quality: *t.quality, CreatedAt: utc(*t.created), Crop: t.crop,
+			Embedding: e, Quality: *t.quality, CreatedAt: t.created.UTC(), Crop: t.crop,
 		})
 		return nil
 	})

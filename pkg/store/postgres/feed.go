@@ -13,6 +13,7 @@ import (
 	"github.com/pgvector/pgvector-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -39,11 +40,9 @@ const (
 	// for each number: ids, maps, the share of its subject.
 	templateBytes = 350
 
-	// reconnectPause is how long the listener waits after a lost connection.
-	reconnectPause = time.Second
-
-	// maxPause is the longest pause before a load is tried again, and
+	// minPause and maxPause are the pauses before a load is tried again, and
 	// loadPatience the time without a template after which one is given up.
+	minPause     = 25 * time.Millisecond
 	maxPause     = 5 * time.Second
 	loadPatience = 30 * time.Second
 )
@@ -123,7 +122,7 @@ func (f *feed) loadAnew(ctx context.Context) {
 	start := time.Now()
 	f.ok.Store(false)
 	f.index.Store(index.New(index.Options{}))
-	for pause := retryPause; ; pause = min(2*pause, maxPause) {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		err := f.load(ctx)
 		began := time.Now()
 		if err == nil {
@@ -138,7 +137,7 @@ func (f *feed) loadAnew(ctx context.Context) {
 		}
 		f.failed.Store(&err)
 		f.s.o.Logger.Warn("loading the index failed; starting over", "error", err)
-		if !sleep(ctx, pause) {
+		if !pgdb.Pause(ctx, pause) {
 			return
 		}
 	}
@@ -453,7 +452,7 @@ func (f *feed) load(ctx context.Context) error {
 
 // watchLoading ends a load that comes to nothing any more.
 func (f *feed) watchLoading(ctx context.Context, end context.CancelFunc) {
-	for last := int64(-1); sleep(ctx, loadPatience); {
+	for last := int64(-1); pgdb.Pause(ctx, loadPatience); {
 		if now := f.count.Load(); now != last {
 			last = now
 			continue
@@ -513,49 +512,21 @@ func (f *feed) keepWithin() {
 
 // listen wakes the feed when another server announces changes.
 func (f *feed) listen(ctx context.Context) {
-	for {
-		err := f.listenOnce(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		f.s.o.Logger.Warn("not told of changes; polling for them", "error", err)
-		if !sleep(ctx, reconnectPause) {
-			return
-		}
-	}
-}
-
-func (f *feed) listenOnce(ctx context.Context) error {
-	pooled, err := f.s.db.own.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	conn := pooled.Hijack() // it listens, which no other user of the pool expects
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-		defer cancel()
-		_ = conn.Close(closing) // it was of no more use
-	}()
-	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
-		return err
-	}
-	for {
-		n, err := conn.WaitForNotification(ctx)
-		if err != nil {
-			return err
-		}
-		if n.Payload != f.s.owner {
+	pgdb.Listen(ctx, f.s.db.own, channel, func(owner string) {
+		if owner != f.s.owner {
 			select {
 			case f.wake <- struct{}{}:
 			default:
 			}
 		}
-	}
+	}, func(err error) {
+		f.s.o.Logger.Warn("not told of changes; polling for them", "error", err)
+	})
 }
 
 // watchGraphs keeps the list of graphs current where there is no feed.
 func (f *feed) watchGraphs(ctx context.Context) {
-	for sleep(ctx, 10*f.s.o.PollInterval) {
+	for pgdb.Pause(ctx, 10*f.s.o.PollInterval) {
 		if err := f.s.readGraphs(ctx); err != nil && ctx.Err() == nil {
 			f.s.o.Logger.Warn("cannot read the list of search graphs", "error", err)
 		}
@@ -582,16 +553,4 @@ func (f *feed) ready() error {
 		return face.Errorf(face.Unavailable, "", "the index is %.0f s behind the database", f.staleness().Seconds())
 	}
 	return nil
-}
-
-// sleep waits, and reports false when the context ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

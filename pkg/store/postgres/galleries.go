@@ -15,7 +15,7 @@ const galleryColumns = `g.id, g.model_id, g.next_model_id, g.retention_days, g.s
 
 func scanGallery(row pgx.Row) (g face.Gallery, err error) {
 	err = row.Scan(&g.ID, &g.ModelID, &g.NextModelID, &g.RetentionDays, &g.StoreImages, &g.Subjects, &g.Templates, &g.CreatedAt)
-	g.CreatedAt = utc(g.CreatedAt)
+	g.CreatedAt = g.CreatedAt.UTC()
 	return g, err
 }
 
@@ -44,7 +44,7 @@ func (s *Store) CreateGallery(ctx context.Context, tenant string, g face.Gallery
 			return err
 		})
 	})
-	return value(made, err)
+	return result(made, err)
 }
 
 // Gallery implements [store.Galleries].
@@ -54,7 +54,7 @@ func (s *Store) Gallery(ctx context.Context, tenant, gallery string) (g face.Gal
 		g, err = readGallery(ctx, q, op, tenant, gallery)
 		return err
 	})
-	return value(g, err)
+	return result(g, err)
 }
 
 // ListGalleries implements [store.Galleries].
@@ -62,7 +62,7 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 	const op = "ListGalleries"
 	after, err := store.ReadPage(op, p, "galleries", tenant)
 	if err != nil {
-		return nil, "", fault(op, err)
+		return nil, "", wrap(op, err)
 	}
 	err = s.view(ctx, op, tenant, face.DefaultGallery, func(ctx context.Context, q querier) error {
 		items = nil
@@ -79,7 +79,7 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 	})
 	byID := func(g face.Gallery) string { return g.ID }
 	if err == nil {
-		err = fault(op, store.CheckOrder(op, after, items, byID))
+		err = wrap(op, store.CheckOrder(op, after, items, byID))
 	}
 	if err != nil {
 		return nil, "", err
@@ -126,7 +126,7 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 			return err
 		})
 	})
-	return value(g, err)
+	return result(g, err)
 }
 
 // DeleteGallery implements [store.Galleries].
@@ -164,7 +164,7 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 		}
 		return recordErase(ctx, tx, tenant, by, store.AuditEraseGallery, "", &receipt)
 	})
-	return value(receipt, err)
+	return result(receipt, err)
 }
 
 // CountTemplates implements [store.Galleries]. It reads one small row for
@@ -184,7 +184,7 @@ func (s *Store) CountTemplates(ctx context.Context) (counts []store.GalleryCount
 			})
 		})
 	})
-	return value(counts, err)
+	return result(counts, err)
 }
 
 // view reads something of a gallery, from a replica where that may be. The
@@ -224,7 +224,7 @@ func (e noGallery) Unwrap() error { return e.error }
 // whoever takes this lock first never waits for another in a circle.
 func lockGallery(ctx context.Context, tx pgx.Tx, op, tenant, gallery string) (row int64, err error) {
 	const query = `SELECT row_id FROM gallery WHERE tenant = $1 AND id = $2 FOR NO KEY UPDATE`
-	ok, err := found(tx.QueryRow(ctx, query, tenant, gallery), &row)
+	ok, err := scanOne(tx.QueryRow(ctx, query, tenant, gallery), &row)
 	if err != nil || ok {
 		return row, err
 	}

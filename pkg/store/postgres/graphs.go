@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/pgvector/pgvector-go"
 
+	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
 )
@@ -108,7 +109,7 @@ func (s *Store) Graphs(ctx context.Context) (graphs []Graph, err error) {
 			return err
 		})
 	})
-	return value(graphs, err)
+	return result(graphs, err)
 }
 
 // BuildGraph builds an HNSW graph over what a gallery holds of a model, beside
@@ -171,7 +172,7 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 		kept = true
 		return s.readGraphs(ctx)
 	})
-	return value(made, err)
+	return result(made, err)
 }
 
 // DropGraph takes a graph away. NotFound: there is none.
@@ -197,7 +198,7 @@ func (s *Store) DropGraph(ctx context.Context, tenant, gallery, modelID string) 
 }
 
 func (s *Store) shelfOf(ctx context.Context, op, tenant, gallery, modelID string) (g graph, err error) {
-	there, err := found(s.db.pool.QueryRow(ctx, `SELECT m.row_id, m.templates, m.dimension FROM gallery g
+	there, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT m.row_id, m.templates, m.dimension FROM gallery g
 		JOIN gallery_model m ON m.gallery = g.row_id WHERE g.tenant = $1 AND g.id = $2 AND m.model_id = $3`,
 		tenant, gallery, modelID), &g.shelf, &g.templates, &g.dimension)
 	if err == nil && !there {
@@ -242,9 +243,9 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 	defer watcher.Wait() // one step tells of itself at a time
 	defer stop()
 	watcher.Go(func() {
-		for sleep(watching, time.Second) {
+		for pgdb.Pause(watching, time.Second) {
 			var done float64
-			if ok, err := found(s.db.pool.QueryRow(watching, `SELECT coalesce(tuples_done::float8 / nullif($2, 0), 0)
+			if ok, err := scanOne(s.db.pool.QueryRow(watching, `SELECT coalesce(tuples_done::float8 / nullif($2, 0), 0)
 				FROM pg_stat_progress_create_index WHERE pid = $1`, int32(pid), g.templates), &done); ok && err == nil {
 				progress("building", min(done, 1))
 			}
@@ -275,13 +276,13 @@ func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, pro
 	}
 	for i, id := range ids {
 		var v pgvector.Vector
-		if ok, err := found(s.db.pool.QueryRow(ctx, `SELECT embedding FROM template WHERE row_id = $1`, id), &v); err != nil {
+		if ok, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT embedding FROM template WHERE row_id = $1`, id), &v); err != nil {
 			return 0, 0, 0, err
 		} else if !ok {
 			continue // erased since
 		}
 		p := probe{v: pgvector.NewVector(jitter(v.Slice(), int(id)))}
-		if _, err := found(s.db.pool.QueryRow(ctx, `SELECT s.id FROM template t JOIN subject s ON s.row_id = t.subject
+		if _, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT s.id FROM template t JOIN subject s ON s.row_id = t.subject
 			WHERE t.gallery_model = $1 ORDER BY (t.embedding <#> $2) + 0 LIMIT 1`, g.shelf, p.v), &p.best); err != nil {
 			return 0, 0, 0, err
 		}
@@ -304,7 +305,7 @@ func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, pro
 			_, err := results.Exec()
 			var best string
 			if err == nil {
-				_, err = found(results.QueryRow(), &best)
+				_, err = scanOne(results.QueryRow(), &best)
 			}
 			if err := errors.Join(err, results.Close()); err != nil {
 				return 0, err

@@ -32,7 +32,7 @@ func (s *Store) Holdings(ctx context.Context) (list []Holding, err error) {
 			return err
 		})
 	})
-	return value(list, err)
+	return result(list, err)
 }
 
 // Draw reads the embeddings of at most n templates, drawn at random: what
@@ -55,5 +55,5 @@ func (s *Store) Draw(ctx context.Context, tenant, gallery, modelID string, n int
 			return err
 		})
 	})
-	return value(list, err)
+	return result(list, err)
 }

@@ -51,7 +51,7 @@ func (s *Store) BeginRequest(ctx context.Context, tenant, key string, fingerprin
 			return nil
 		})
 	})
-	return value(a, err)
+	return result(a, err)
 }
 
 // EndRequest implements [store.Idempotency].
@@ -75,7 +75,7 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 			// They may have been erased since the request was carried out. The
 			// lock has an erase under way end first, or see this answer.
 			var one int
-			there, err := found(tx.QueryRow(ctx, `SELECT 1 FROM subject s JOIN gallery g ON g.row_id = s.gallery
+			there, err := scanOne(tx.QueryRow(ctx, `SELECT 1 FROM subject s JOIN gallery g ON g.row_id = s.gallery
 				WHERE g.tenant = $1 AND g.id = $2 AND s.id = $3 FOR KEY SHARE OF s`, tenant, a.Gallery, a.Subject), &one)
 			if err != nil || there {
 				return err

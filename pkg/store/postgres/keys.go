@@ -18,7 +18,7 @@ type Keys struct{ db *database }
 func OpenKeys(ctx context.Context, url, passwordFile string) (*Keys, error) {
 	db, err := openDatabase(ctx, url, passwordFile, slog.New(slog.DiscardHandler))
 	if err != nil {
-		return nil, fault("OpenKeys", err)
+		return nil, wrap("OpenKeys", err)
 	}
 	return &Keys{db}, nil
 }
@@ -76,7 +76,7 @@ func (k *Keys) ListKeys(ctx context.Context, tenant string) (keys []face.Key, er
 		keys, err = k.keys(ctx, `WHERE $1 = '' OR tenant = $1 ORDER BY created_at, row_id`, tenant)
 		return err
 	})
-	return value(keys, err)
+	return result(keys, err)
 }
 
 // RevokeKey implements [store.Keys].
@@ -107,12 +107,12 @@ func (k *Keys) keys(ctx context.Context, where string, args ...any) (keys []face
 			for _, s := range scopes {
 				key.Scopes = append(key.Scopes, face.Scope(s))
 			}
-			key.CreatedAt = utc(key.CreatedAt)
+			key.CreatedAt = key.CreatedAt.UTC()
 			if expires != nil {
-				key.ExpiresAt = utc(*expires)
+				key.ExpiresAt = expires.UTC()
 			}
 			if revoked != nil {
-				key.RevokedAt = utc(*revoked)
+				key.RevokedAt = revoked.UTC()
 			}
 			keys = append(keys, key)
 			return nil

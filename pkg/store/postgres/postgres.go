@@ -23,8 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
+	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -128,6 +127,15 @@ type Store struct {
 	closeOnce  sync.Once
 }
 
+// Migrate brings the schema of a database up to date, that of the style-transfer
+// jobs too, and returns the versions before and after. Several that run at once
+// take turns. Unavailable: the database cannot be reached, is of a newer
+// program, or lacks pgvector.
+func Migrate(ctx context.Context, url, passwordFile string) (before, after int64, err error) {
+	before, after, err = pgdb.Migrate(ctx, url, passwordFile)
+	return before, after, wrap("Migrate", err)
+}
+
 // Open opens the store. It returns before the index is loaded: see
 // [Store.AwaitReady]. The schema must be that of this program; [Migrate] makes
 // it so. Unavailable: the database cannot be reached, or its schema is another
@@ -140,7 +148,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	}
 	db, err := openDatabase(ctx, o.URL, o.PasswordFile, o.Logger)
 	if err != nil {
-		return nil, fault(op, err)
+		return nil, wrap(op, err)
 	}
 	s := &Store{Keys: Keys{db}, o: o, owner: face.NewID(), damaged: store.NewDamaged(o.Logger)}
 	background, stop := context.WithCancel(context.Background())
@@ -151,14 +159,14 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		}
 	}()
 	if err := s.readGraphs(ctx); err != nil {
-		return nil, fault(op, err)
+		return nil, wrap(op, err)
 	}
 	if err := s.replicas.open(ctx, s, background); err != nil {
-		return nil, fault(op, err)
+		return nil, wrap(op, err)
 	}
 	s.audit.start(s, background)
 	if err := s.feed.start(ctx, s, background); err != nil {
-		return nil, fault(op, err)
+		return nil, wrap(op, err)
 	}
 	return s, nil
 }
@@ -238,13 +246,4 @@ func machineMemory() int64 {
 		}
 	}
 	return fallback
-}
-
-// openPool opens a pool to a URL.
-func openPool(ctx context.Context, url, passwordFile string) (*pgxpool.Pool, error) {
-	config, err := PoolConfig(url, passwordFile)
-	if err != nil {
-		return nil, err
-	}
-	return pgxpool.NewWithConfig(ctx, config)
 }

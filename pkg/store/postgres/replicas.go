@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/likeness-id/likeness/internal/pgdb"
 )
 
 // watchReplicas is how often it is looked how far the replicas are.
@@ -32,7 +34,7 @@ type replica struct {
 func (r *replicas) open(ctx context.Context, s *Store, background context.Context) error {
 	r.s = s
 	for _, url := range s.o.ReadURLs {
-		pool, err := openPool(ctx, url, s.o.PasswordFile)
+		pool, err := newPool(ctx, url, s.o.PasswordFile, func(*pgxpool.Config) {})
 		if err != nil {
 			return err
 		}
@@ -56,7 +58,7 @@ func (r *replicas) close() {
 func (r *replicas) read(ctx context.Context, work func(context.Context, querier) error) error {
 	if one := r.pick(); one != nil {
 		err := work(ctx, one.pool)
-		if err == nil || !transient(err) {
+		if err == nil || !pgdb.IsTransient(err) {
 			return err
 		}
 		one.asOf.Store(0) // until it has been seen again
@@ -101,7 +103,7 @@ func (r *replicas) watch(ctx context.Context) {
 		pos int64
 	}
 	var marks []mark // of the primary, the oldest first
-	for ; ctx.Err() == nil; sleep(ctx, watchReplicas) {
+	for ; ctx.Err() == nil; pgdb.Pause(ctx, watchReplicas) {
 		now := time.Now()
 		var pos int64
 		looking, cancel := context.WithTimeout(ctx, r.s.o.MaxReplicaLag)

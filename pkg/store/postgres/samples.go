@@ -24,14 +24,14 @@ func (s *Store) Sample(ctx context.Context, tenant, gallery, sample string) (fou
 		}
 		return err
 	})
-	return value(found, err)
+	return result(found, err)
 }
 
 // PendingSamples implements [store.Samples].
 func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, after string, limit int) (list []store.Sample, err error) {
 	const op = "PendingSamples"
 	if _, err := store.ReadPage(op, store.Page{Limit: limit}); err != nil {
-		return nil, fault(op, err)
+		return nil, wrap(op, err)
 	}
 	err = s.view(ctx, op, tenant, gallery, func(ctx context.Context, q querier) (err error) {
 		list, err = readSamples(ctx, q, op, tenant, gallery, `NULL::bytea`, ` AND c.sample > $3 AND NOT EXISTS (
@@ -41,14 +41,14 @@ func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, af
 		return err
 	})
 	if err == nil {
-		err = fault(op, store.CheckOrder(op, after, list, func(m store.Sample) string { return m.ID }))
+		err = wrap(op, store.CheckOrder(op, after, list, func(m store.Sample) string { return m.ID }))
 	}
-	return value(list, err)
+	return result(list, err)
 }
 
 func readSamples(ctx context.Context, q querier, op, tenant, gallery, crop, where string, args ...any) ([]store.Sample, error) {
 	var row int64
-	there, err := found(q.QueryRow(ctx, `SELECT row_id FROM gallery WHERE tenant = $1 AND id = $2`, tenant, gallery), &row)
+	there, err := scanOne(q.QueryRow(ctx, `SELECT row_id FROM gallery WHERE tenant = $1 AND id = $2`, tenant, gallery), &row)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func readSamples(ctx context.Context, q querier, op, tenant, gallery, crop, wher
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
 		var one store.Sample
 		err := rows.Scan(&one.ID, &one.SubjectID, &one.Crop, &one.Quality, &one.CreatedAt)
-		one.CreatedAt = utc(one.CreatedAt)
+		one.CreatedAt = one.CreatedAt.UTC()
 		list = append(list, one)
 		return err
 	})
@@ -76,7 +76,7 @@ func (s *Store) Coverage(ctx context.Context, tenant, gallery, modelID string) (
 		c, err = coverage(ctx, q, op, tenant, gallery, modelID)
 		return err
 	})
-	return value(c, err)
+	return result(c, err)
 }
 
 const (
@@ -87,7 +87,7 @@ const (
 )
 
 func coverage(ctx context.Context, q querier, op, tenant, gallery, modelID string) (c store.Coverage, err error) {
-	there, err := found(q.QueryRow(ctx, `SELECT
+	there, err := scanOne(q.QueryRow(ctx, `SELECT
 		(SELECT count(*) FROM subject s WHERE s.gallery = g.row_id AND `+enrolled+`),
 		(SELECT count(*) FROM subject s WHERE s.gallery = g.row_id AND `+covered+`),
 		(SELECT count(*) FROM crop c WHERE c.gallery = g.row_id AND NOT EXISTS (
@@ -107,7 +107,7 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 	const op = "Uncovered"
 	after, err := store.ReadPage(op, p, "uncovered", tenant, gallery, modelID)
 	if err != nil {
-		return nil, "", fault(op, err)
+		return nil, "", wrap(op, err)
 	}
 	err = s.view(ctx, op, tenant, gallery, func(ctx context.Context, q querier) error {
 		subjects = nil
@@ -126,7 +126,7 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 	})
 	byID := func(id string) string { return id }
 	if err == nil {
-		err = fault(op, store.CheckOrder(op, after, subjects, byID))
+		err = wrap(op, store.CheckOrder(op, after, subjects, byID))
 	}
 	if err != nil {
 		return nil, "", err
@@ -172,7 +172,7 @@ func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (g
 		}
 		return err
 	})
-	return value(g, err)
+	return result(g, err)
 }
 
 // AddToSample implements [store.Samples]. Erases wait for the gallery's lock,
@@ -211,5 +211,5 @@ func (s *Store) AddToSample(ctx context.Context, tenant, gallery string, t face.
 		return err
 	})
 	t.Crop = nil
-	return value(t, err)
+	return result(t, err)
 }

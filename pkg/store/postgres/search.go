@@ -42,7 +42,7 @@ func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, pro
 		r, err = s.searchIndex(ctx, op, x, key, probe, k)
 		return err
 	})
-	return value(r, err)
+	return result(r, err)
 }
 
 // Comparisons implements [store.Templates].
@@ -62,7 +62,7 @@ func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string
 		n = max(0, n-s.damaged.Count(store.Place{Tenant: tenant, Gallery: gallery, ModelID: modelID}))
 		return err
 	})
-	return value(n, err)
+	return result(n, err)
 }
 
 // searchTries is how often a search looks again because somebody it found had

@@ -26,7 +26,7 @@ func scanSubject(row pgx.Row) (s face.Subject, ok bool, err error) {
 		return s, false, err
 	}
 	s.ID, s.Name, s.ExternalID, s.Templates = *id, *name, *external, *templates
-	s.CreatedAt, s.UpdatedAt = utc(*created), utc(*updated)
+	s.CreatedAt, s.UpdatedAt = created.UTC(), updated.UTC()
 	if metadata != nil {
 		s.Metadata = json.RawMessage(*metadata)
 	}
@@ -59,7 +59,7 @@ func (s *Store) CreateSubject(ctx context.Context, tenant, gallery string, sub f
 			return err
 		})
 	})
-	return value(made, err)
+	return result(made, err)
 }
 
 // Subject implements [store.Subjects].
@@ -69,7 +69,7 @@ func (s *Store) Subject(ctx context.Context, tenant, gallery, subject string) (s
 		sub, err = readSubject(ctx, q, op, tenant, gallery, subject)
 		return err
 	})
-	return value(sub, err)
+	return result(sub, err)
 }
 
 // ListSubjects implements [store.Subjects].
@@ -81,7 +81,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, f stor
 		err = store.CheckFilter(op, f)
 	}
 	if err != nil {
-		return nil, "", fault(op, err)
+		return nil, "", wrap(op, err)
 	}
 	where, args := "s.gallery = g.row_id AND s.id > $3", []any{tenant, gallery, after, p.Limit + 1}
 	for _, wanted := range [][2]string{{"name", f.Name}, {"external_id", f.ExternalID}} {
@@ -111,7 +111,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, f stor
 	})
 	byID := func(s face.Subject) string { return s.ID }
 	if err == nil {
-		err = fault(op, store.CheckOrder(op, after, items, byID))
+		err = wrap(op, store.CheckOrder(op, after, items, byID))
 	}
 	if err != nil {
 		return nil, "", err
@@ -143,7 +143,7 @@ func (s *Store) UpdateSubject(ctx context.Context, tenant, gallery, subject stri
 			return err
 		})
 	})
-	return value(sub, err)
+	return result(sub, err)
 }
 
 // DeleteSubject implements [store.Subjects].
@@ -172,7 +172,7 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 		}
 		return recordErase(ctx, tx, tenant, by, store.AuditEraseSubject, "", &receipt)
 	})
-	return value(receipt, err)
+	return result(receipt, err)
 }
 
 func readSubject(ctx context.Context, q querier, op, tenant, gallery, subject string) (face.Subject, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/pgvector/pgvector-go"
 
+	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -39,7 +40,7 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 			if !errors.Is(err, errFirst) {
 				return err
 			}
-			return inTransaction(ctx, s.db.pool, func(ctx context.Context, tx pgx.Tx) error {
+			return pgdb.InTransaction(ctx, s.db.pool, func(ctx context.Context, tx pgx.Tx) error {
 				e.q = tx
 				return e.addFirst(ctx)
 			})
@@ -51,7 +52,7 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 		return nil
 	})
 	t.Crop = nil
-	return value(t, err)
+	return result(t, err)
 }
 
 // enrolment is one template on its way in.
@@ -72,7 +73,7 @@ func (e enrolment) add(ctx context.Context) error {
 	var subject, shelf, made *int64
 	var dimension *int
 	var strangers *bool
-	there, err := found(e.q.QueryRow(ctx, `
+	there, err := scanOne(e.q.QueryRow(ctx, `
 		WITH place AS (
 			SELECT g.row_id AS gallery, g.store_images, s.row_id AS subject, m.row_id AS shelf, m.dimension,
 				EXISTS (SELECT 1 FROM template t
@@ -136,7 +137,7 @@ func (e enrolment) same(ctx context.Context, subject int64) error {
 	var dimension int
 	var v pgvector.Vector
 	t := e.t
-	there, err := found(e.q.QueryRow(ctx, `SELECT t.id, m.model_id, m.dimension, t.sample, t.embedding, t.quality, t.created_at, t.subject
+	there, err := scanOne(e.q.QueryRow(ctx, `SELECT t.id, m.model_id, m.dimension, t.sample, t.embedding, t.quality, t.created_at, t.subject
 		FROM template t JOIN gallery_model m ON m.row_id = t.gallery_model JOIN subject s ON s.gallery = t.gallery
 		WHERE s.row_id = $1 AND t.id = $2`, subject, t.ID),
 		&old.ID, &old.ModelID, &dimension, &old.SampleID, &v, &old.Quality, &old.CreatedAt, &owner)
@@ -150,7 +151,7 @@ func (e enrolment) same(ctx context.Context, subject int64) error {
 	case owner != subject || old.ModelID != t.ModelID || !slices.Equal(v.Slice(), t.Embedding):
 		return errTemplateTaken(e.op)
 	}
-	old.SubjectID, old.Embedding, old.CreatedAt = t.SubjectID, v.Slice(), utc(old.CreatedAt)
+	old.SubjectID, old.Embedding, old.CreatedAt = t.SubjectID, v.Slice(), old.CreatedAt.UTC()
 	*t = old
 	return nil
 }
@@ -198,7 +199,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 			if id != nil {
 				templates = append(templates, face.Template{
 					ID: *id, SubjectID: subject, SampleID: *sample, ModelID: *model,
-					Embedding: s.soundOrNone(tenant, gallery, subject, *id, *model, v.Slice(), *dimension), Quality: *quality, CreatedAt: utc(*created),
+					Embedding: s.soundOrNone(tenant, gallery, subject, *id, *model, v.Slice(), *dimension), Quality: *quality, CreatedAt: created.UTC(),
 				})
 			}
 			return nil
@@ -213,7 +214,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 		}
 		return nil
 	})
-	return value(templates, err)
+	return result(templates, err)
 }
 
 // DeleteTemplate implements [store.Templates].
@@ -226,7 +227,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		}
 		var owner int64
 		var sample string
-		there, err := found(tx.QueryRow(ctx, `SELECT s.row_id, t.sample FROM template t JOIN subject s ON s.row_id = t.subject
+		there, err := scanOne(tx.QueryRow(ctx, `SELECT s.row_id, t.sample FROM template t JOIN subject s ON s.row_id = t.subject
 			WHERE t.gallery = $1 AND t.id = $2 AND s.id = $3`, row, template, subject), &owner, &sample)
 		if err == nil && !there {
 			err = face.Errorf(face.NotFound, op, "no such template")
@@ -247,7 +248,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		receipt.Images = int(tag.RowsAffected())
 		return recordErase(ctx, tx, tenant, by, store.AuditEraseTemplate, template, &receipt)
 	})
-	return value(receipt, err)
+	return result(receipt, err)
 }
 
 // erase is a write that erases. When it returns, no search of this store
@@ -330,7 +331,7 @@ func (s *Store) purge(ctx context.Context, gallery int64, now time.Time) (n int,
 		n = 0
 		var tenant string
 		receipt := face.Receipt{}
-		there, err := found(tx.QueryRow(ctx, `SELECT tenant, id FROM gallery WHERE row_id = $1 AND retention_days > 0 FOR NO KEY UPDATE`,
+		there, err := scanOne(tx.QueryRow(ctx, `SELECT tenant, id FROM gallery WHERE row_id = $1 AND retention_days > 0 FOR NO KEY UPDATE`,
 			gallery), &tenant, &receipt.Gallery)
 		if err != nil || !there {
 			return err

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/likeness-id/likeness/internal/ballast"
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -34,7 +35,7 @@ func OpenAudit(ctx context.Context, path string) (*Audit, error) {
 func openBeside(ctx context.Context, op, path string) (*database, error) {
 	abs, err := absolute(path)
 	if err != nil {
-		return nil, openFault(op, path, err)
+		return nil, wrapFile(op, path, err)
 	}
 	room := ballast.Beside(abs, 0)
 	var db *database
@@ -45,11 +46,11 @@ func openBeside(ctx context.Context, op, path string) (*database, error) {
 		return err
 	}
 	err = open()
-	if isFull(err) { // a key can be revoked all the same
+	if sqlitedb.IsFull(err) { // a key can be revoked all the same
 		err = room.Without(func(func() error) error { return open() })
 	}
 	if err != nil {
-		return nil, openFault(op, abs, err)
+		return nil, wrapFile(op, abs, err)
 	}
 	return db, nil
 }
@@ -93,7 +94,7 @@ func (t *transaction) recordErase(tenant string, by store.Actor, action, templat
 
 // RecordDecision implements [store.Audit].
 func (a *Audit) RecordDecision(ctx context.Context, tenant string, by store.Actor, d store.Decision) error {
-	return a.db.fault("RecordDecision", a.db.change(ctx, func(tx *transaction) error {
+	return a.db.wrap("RecordDecision", a.db.change(ctx, func(tx *transaction) error {
 		return tx.record(store.AuditRecord{
 			ID: face.NewID(), Tenant: tenant, At: micros(time.Now()),
 			KeyID: by.KeyID, RequestID: by.RequestID, Action: d.Action,
@@ -146,7 +147,7 @@ func (a *Audit) AuditTrail(ctx context.Context, after int64, emit func(store.Aud
 			err = store.CheckOrder(op, after, chunk, func(r store.AuditRecord) int64 { return r.Seq })
 		}
 		if err != nil {
-			return a.db.fault(op, err)
+			return a.db.wrap(op, err)
 		}
 		for _, r := range chunk {
 			if err := emit(r); err != nil {
@@ -167,7 +168,7 @@ func (a *Audit) VerifyAudit(ctx context.Context) (int64, error) {
 		n, err = v.verifyAudit()
 		return err
 	})
-	return answer(a.db, "VerifyAudit", n, err)
+	return result(a.db, "VerifyAudit", n, err)
 }
 
 // verifyAudit returns how many records there are, all of which are right.
@@ -196,7 +197,7 @@ func (s session) verifyAudit() (int64, error) {
 // RestoreAudit implements [store.Audit].
 func (a *Audit) RestoreAudit(ctx context.Context, records []store.AuditRecord) error {
 	const op = "RestoreAudit"
-	return a.db.fault(op, a.db.change(ctx, func(tx *transaction) error {
+	return a.db.wrap(op, a.db.change(ctx, func(tx *transaction) error {
 		chain, err := tx.auditEnd()
 		if err != nil {
 			return err

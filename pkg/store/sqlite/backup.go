@@ -12,14 +12,12 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"modernc.org/sqlite"
-
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -76,18 +74,7 @@ type BackupOptions struct {
 func Backup(ctx context.Context, o BackupOptions) (_ Manifest, err error) {
 	const op = "Backup"
 	m, err := backup(ctx, o)
-	if err != nil {
-		return m, moveFault(op, o.Store, err)
-	}
-	return m, nil
-}
-
-// moveFault is openFault, but for what says its kind itself.
-func moveFault(op, path string, err error) error {
-	if known, ok := errors.AsType[*face.Error](err); ok {
-		return &face.Error{Kind: known.Kind, Op: "sqlite." + op, Detail: known.Detail, Err: known.Err}
-	}
-	return openFault(op, path, err)
+	return m, wrapFile(op, o.Store, err)
 }
 
 func backup(ctx context.Context, o BackupOptions) (m Manifest, err error) {
@@ -232,14 +219,14 @@ type source struct {
 // can write to any of them while the snapshots begin.
 func freeze(ctx context.Context, sources []*source) (at time.Time, err error) {
 	for _, s := range sources {
-		if s.db, err = sql.Open("sqlite", dsn(s.path, writePragmas()...)); err != nil {
+		if s.db, err = openWriter(s.path); err != nil {
 			return at, err
 		}
 		if s.locks, err = s.db.Conn(ctx); err == nil {
 			s.reads, err = s.db.Conn(ctx)
 		}
 		if err == nil {
-			err = beginBetweenWriters(ctx, s.locks)
+			err = sqlitedb.BeginBetweenWriters(ctx, s.locks)
 		}
 		if err != nil {
 			return at, fmt.Errorf("open %s: %w", s.path, err)
@@ -271,64 +258,12 @@ func freeze(ctx context.Context, sources []*source) (at time.Time, err error) {
 	return at, nil
 }
 
-// backupPatience is how long a backup waits for its turn to write.
-const backupPatience = time.Minute
-
-// beginBetweenWriters begins a transaction that writes. SQLite keeps no queue:
-// it asks for the lock every 100 ms, and beside a server that writes all the
-// time it hardly ever asks in the moment between two transactions. So this
-// asks every millisecond.
-func beginBetweenWriters(ctx context.Context, conn *sql.Conn) (err error) {
-	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout = 0"); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, backupPatience)
-	defer cancel()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for {
-		if _, err = conn.ExecContext(ctx, "BEGIN IMMEDIATE"); !isBusy(err) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-tick.C:
-		}
-	}
-}
-
 // copy writes the snapshot to a new file.
 func (s *source) copy(ctx context.Context, path string, progress func(int64)) error {
 	if err := writeFile(path, nil); err != nil { // SQLite would make it readable for others
 		return err
 	}
-	err := s.reads.Raw(func(conn any) (err error) {
-		c, ok := conn.(interface {
-			NewBackup(to string) (*sqlite.Backup, error)
-		})
-		if !ok {
-			return errors.New("the driver makes no backups")
-		}
-		b, err := c.NewBackup(dsn(path, "synchronous = OFF", "journal_mode = OFF")) // it is synced as a whole
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, b.Finish()) }()
-		const pages = 256
-		for more := true; more; {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if more, err = b.Step(pages); err != nil {
-				return err
-			}
-			if n := int64(b.PageCount()); n > 0 {
-				progress(s.bytes * (n - int64(b.Remaining())) / n)
-			}
-		}
-		return nil
-	})
+	err := sqlitedb.Copy(ctx, s.reads, path, func(share float64) { progress(int64(share * float64(s.bytes))) })
 	if err == nil && s.scrub {
 		err = scrubFile(path)
 	}
@@ -356,7 +291,7 @@ func (s *source) close(ctx context.Context) (err error) {
 		_, _ = s.locks.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
 		if s.scrub {
 			// Who is busy with the file scrubs what it moves into it.
-			if err2 := (&scrubber{}).scrub(context.WithoutCancel(ctx), s.locks, s.path+"-wal"); !isBusy(err2) {
+			if err2 := (&scrubber{}).scrub(context.WithoutCancel(ctx), s.locks, s.path+"-wal"); !sqlitedb.IsBusy(err2) {
 				err = errors.Join(err, err2)
 			}
 		}
@@ -446,7 +381,7 @@ func describe(ctx context.Context, path string) (m ManifestFile, err error) {
 
 // readOnly opens a file that nobody changes, so that nothing is made beside it.
 func readOnly(ctx context.Context, path string, read func(*sql.Conn) error) (err error) {
-	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", Path: path, RawQuery: "immutable=1"}).String())
+	db, err := sqlitedb.Open(path, nil, "immutable=1")
 	if err != nil {
 		return err
 	}

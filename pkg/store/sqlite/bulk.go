@@ -14,7 +14,7 @@ import (
 func (s *Store) Import(ctx context.Context, tenant, gallery string, records []store.Record) ([]store.Outcome, error) {
 	const op = "Import"
 	if len(records) > store.MaxImport {
-		return nil, s.db.fault(op, face.Errorf(face.Invalid, op, "at most %d records are taken at a time", store.MaxImport))
+		return nil, s.db.wrap(op, face.Errorf(face.Invalid, op, "at most %d records are taken at a time", store.MaxImport))
 	}
 	outcomes := make([]store.Outcome, len(records))
 	// What needs no look at the file keeps no other writer waiting.
@@ -36,9 +36,9 @@ func (s *Store) Import(ctx context.Context, tenant, gallery string, records []st
 		return err
 	})
 	for i := range outcomes {
-		outcomes[i].Err = s.db.fault(op, outcomes[i].Err)
+		outcomes[i].Err = s.db.wrap(op, outcomes[i].Err)
 	}
-	return answer(s.db, op, outcomes, err)
+	return result(s.db, op, outcomes, err)
 }
 
 // checkRecord is what CreateSubject and Enrol check before they begin.
@@ -130,7 +130,7 @@ func (s *Store) Export(ctx context.Context, tenant, gallery, after string, emit 
 		}
 		after = r.Subject.ID
 	}
-	return s.db.fault(op, err)
+	return s.db.wrap(op, err)
 }
 
 func subjectOf(r store.Record) string { return r.Subject.ID }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -19,13 +20,13 @@ import (
 func Check(ctx context.Context, path string, found func(store.Finding) error) error {
 	abs, err := absolute(path)
 	if err != nil {
-		return openFault("Check", path, err)
+		return wrapFile("Check", path, err)
 	}
 	// Only a connection that cannot write leaves the log as it is when it
 	// closes: moving it into the file is for the server, after scrubbing.
-	read, err := sql.Open("sqlite", dsn(abs, readPragmas()...)+"&mode=ro")
+	read, err := sqlitedb.Open(abs, sqlitedb.ReadPragmas(), "mode=ro")
 	if err != nil {
-		return openFault("Check", abs, err)
+		return wrapFile("Check", abs, err)
 	}
 	read.SetMaxOpenConns(1)
 	conn := &connection{db: read}
@@ -42,7 +43,7 @@ func Check(ctx context.Context, path string, found func(store.Finding) error) er
 	if _, known := errors.AsType[*face.Error](err); known || err == nil || stopped != nil {
 		return err
 	}
-	return openFault("Check", abs, err)
+	return wrapFile("Check", abs, err)
 }
 
 // checker is one check under way. Each look is a snapshot of its own: one for
@@ -77,7 +78,7 @@ func (c checker) all(stopped func() bool) error {
 	} {
 		err := look.at()
 		// What a damaged page keeps from being looked at is a finding, too.
-		if kind, _ := diagnose(err); err != nil && kind == face.Internal && !stopped() && c.ctx.Err() == nil {
+		if kind, _ := sqlitedb.Diagnose(err); err != nil && kind == face.Internal && !stopped() && c.ctx.Err() == nil {
 			err = c.found(store.Finding{Check: look.check, Detail: "damage ended this look: " + err.Error(), Mend: store.MendRestore})
 		}
 		if err != nil {
@@ -272,7 +273,7 @@ func (c checker) crops() error {
 
 func (c checker) audit() error {
 	_, err := c.verifyAudit()
-	if _, pages := diagnose(err); err == nil || pages != "" || c.ctx.Err() != nil {
+	if _, pages := sqlitedb.Diagnose(err); err == nil || pages != "" || c.ctx.Err() != nil {
 		return err
 	}
 	return c.found(store.Finding{Check: store.CheckAudit, Detail: err.Error(), Mend: store.MendAudit})

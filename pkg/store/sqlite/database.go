@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,10 +16,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // registers the driver "sqlite"
-
 	"github.com/likeness-id/likeness/internal/ballast"
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/migrations"
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -36,10 +33,6 @@ const (
 
 	// maxBatch is how many writes share one commit at most.
 	maxBatch = 128
-
-	// busyTimeout is how long a statement waits for another process that
-	// writes: the key tool, or somebody's sqlite3 shell.
-	busyTimeout = 5 * time.Second
 
 	// checkpointRetry is how long after a reader stood in the way of an
 	// erasing checkpoint the next try comes.
@@ -84,48 +77,40 @@ type change struct {
 
 // prepare makes the file when there is none and brings its schema up to date.
 // With serve it takes the lock that a server holds, which the caller releases.
-func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err error) {
+func prepare(ctx context.Context, path string, serve bool) (_ *sqlitedb.Lock, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, err
 	}
-	setup, err := waitLock(ctx, path+".setup")
+	setup, err := sqlitedb.AwaitLock(ctx, path+".setup")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, setup.release()) }()
+	defer func() { err = errors.Join(err, setup.Release()) }()
 
-	var serving *fileLock
+	var serving *sqlitedb.Lock
 	if serve {
-		if serving, err = tryLock(path + ".lock"); err != nil {
+		if serving, err = sqlitedb.TryLock(path + ".lock"); err != nil {
 			return nil, err
 		}
 		defer func() {
 			if err != nil {
-				err = errors.Join(err, serving.release())
+				err = errors.Join(err, serving.Release())
 			}
 		}()
 	}
 	if _, err := os.Lstat(path + restoring); err == nil {
 		return nil, errRestoring
 	}
-	// SQLite would make the file readable for everybody the umask allows.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	switch {
-	case err == nil:
-		err = f.Close()
-	case errors.Is(err, fs.ErrExist):
-		err = nil
-	}
-	if err != nil {
+	if err := sqlitedb.CreateFile(path); err != nil {
 		return nil, err
 	}
-	db, err := sql.Open("sqlite", dsn(path, writePragmas()...))
+	db, err := openWriter(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	db.SetMaxOpenConns(1)
-	if err := claim(ctx, db); err != nil {
+	if err := markOurs(ctx, db); err != nil {
 		return nil, err
 	}
 	if err := migrate(ctx, db, path, serve); err != nil {
@@ -140,8 +125,8 @@ func prepare(ctx context.Context, path string, serve bool) (_ *fileLock, err err
 	return serving, errors.Join((&scrubber{}).scrub(ctx, conn, path+"-wal"), conn.Close())
 }
 
-// claim marks an empty file as ours and refuses one that is somebody else's.
-func claim(ctx context.Context, db *sql.DB) error {
+// markOurs marks an empty file as ours and refuses one that is somebody else's.
+func markOurs(ctx context.Context, db *sql.DB) error {
 	var id, tables int
 	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
 		return err
@@ -176,57 +161,32 @@ func migrate(ctx context.Context, db *sql.DB, path string, serving bool) (err er
 	if err != nil {
 		return err
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, files,
-		goose.WithGoMigrations(goose.NewGoMigration(5, &goose.GoFunc{RunTx: scopeTemplateIDs}, nil)),
-		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
-	if err != nil {
-		return err
-	}
-	have, want, err := p.GetVersions(ctx)
-	switch {
-	case err != nil:
-		return err
-	case have > want:
-		return fmt.Errorf("the schema has version %d, this program knows %d: a newer program wrote the file", have, want)
-	case have == want:
-		return nil
-	case have > 0 && !serving:
-		l, err := tryLock(path + ".lock")
-		if err != nil {
-			return fmt.Errorf("the schema is that of an older program, which still runs: %w", err)
+	var lock *sqlitedb.Lock
+	defer func() {
+		if lock != nil {
+			err = errors.Join(err, lock.Release())
 		}
-		defer func() { err = errors.Join(err, l.release()) }()
-	}
-	_, err = p.Up(ctx)
-	return err
+	}()
+	code := map[int64]func(context.Context, *sql.Tx) error{5: scopeTemplateIDs}
+	return sqlitedb.Migrate(ctx, db, files, code, func(have, want int64) (err error) {
+		switch {
+		case have > want:
+			return fmt.Errorf("the schema has version %d, this program knows %d: a newer program wrote the file", have, want)
+		case have > 0 && !serving:
+			if lock, err = sqlitedb.TryLock(path + ".lock"); err != nil {
+				return fmt.Errorf("the schema is that of an older program, which still runs: %w", err)
+			}
+		}
+		return nil
+	})
 }
 
-// dsn names the file with pragmas for each of its connections.
-func dsn(path string, pragmas ...string) string {
-	q := url.Values{"_pragma": pragmas}
-	return (&url.URL{Scheme: "file", Path: path, RawQuery: q.Encode()}).String()
-}
-
-func writePragmas() []string {
-	return []string{
-		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
-		"foreign_keys = ON",
-		"synchronous = FULL",     // a commit survives the power, not only the process
-		"secure_delete = ON",     // erased rows are overwritten
+// openWriter opens the file for writing.
+func openWriter(path string) (*sql.DB, error) {
+	return sqlitedb.Open(path, sqlitedb.WritePragmas(
 		"wal_autocheckpoint = 0", // the writer does it, after scrubbing
-		"cell_size_check = ON",   // a damaged page is an error rather than nonsense
 		"cache_size = -32768",
-		"temp_store = MEMORY", // where savepoints keep the pages as they were
-		"journal_size_limit = 67108864",
-	}
-}
-
-func readPragmas() []string {
-	return []string{
-		fmt.Sprintf("busy_timeout = %d", busyTimeout.Milliseconds()),
-		"query_only = ON",
-		"cell_size_check = ON",
-	}
+	))
 }
 
 // openDatabase opens a file that is prepared, and starts its writer.
@@ -241,7 +201,7 @@ func openDatabase(ctx context.Context, path string, room *ballast.File, log *slo
 			err = errors.Join(err, d.closePools())
 		}
 	}()
-	if d.read, err = sql.Open("sqlite", dsn(path, readPragmas()...)); err != nil {
+	if d.read, err = sqlitedb.Open(path, sqlitedb.ReadPragmas()); err != nil {
 		return nil, err
 	}
 	// Loading takes a connection a core; as many again are left for callers.
@@ -249,7 +209,7 @@ func openDatabase(ctx context.Context, path string, room *ballast.File, log *slo
 	for range cap(d.readers) {
 		d.readers <- &connection{db: d.read}
 	}
-	if d.write, err = sql.Open("sqlite", dsn(path, writePragmas()...)); err != nil {
+	if d.write, err = openWriter(path); err != nil {
 		return nil, err
 	}
 	d.write.SetMaxOpenConns(1)
@@ -598,7 +558,7 @@ func (w *writer) carryOutUrgent(batch []*change) (erased bool) {
 
 // stillFull are the urgent changes for which there was no room.
 func stillFull(batch []*change) []*change {
-	return slices.DeleteFunc(slices.Clone(batch), func(c *change) bool { return !c.urgent || !isFull(c.err) })
+	return slices.DeleteFunc(slices.Clone(batch), func(c *change) bool { return !c.urgent || !sqlitedb.IsFull(c.err) })
 }
 
 // commit runs the changes in one transaction and leaves its outcome in each.
@@ -698,7 +658,7 @@ func (w *writer) checkpoint() <-chan time.Time {
 // emptyLog is moveLog with the ballast given up where that is the only way:
 // a file that grows by what is in its log has no more room then than before.
 func (w *writer) emptyLog() (emptied, whole bool, err error) {
-	if emptied, whole, err = w.moveLog(); isFull(err) {
+	if emptied, whole, err = w.moveLog(); sqlitedb.IsFull(err) {
 		err = w.ballast.Without(func(rest func() error) (err error) {
 			if err = rest(); err == nil {
 				emptied, whole, err = w.moveLog()
@@ -714,23 +674,18 @@ func (w *writer) emptyLog() (emptied, whole bool, err error) {
 // whole without it nevertheless.
 func (w *writer) moveLog() (emptied, whole bool, err error) {
 	ctx := context.Background()
-	var busy, log, moved int
 	if err = w.open(ctx); err == nil {
 		err = w.scrubber.scrub(ctx, w.conn, w.wal)
-	}
-	if err == nil {
-		_, err = w.conn.ExecContext(ctx, "PRAGMA busy_timeout = 0")
-	}
-	if err == nil {
-		err = w.conn.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &moved)
-		_, err2 := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout.Milliseconds()))
-		err = errors.Join(err, err2)
 	}
 	if err != nil {
 		return false, false, err
 	}
-	w.scrubber.frames = max(0, log)
-	return busy == 0, log >= 0 && moved == log, nil
+	busy, frames, moved, err := sqlitedb.Checkpoint(ctx, w.conn)
+	if err != nil {
+		return false, false, err
+	}
+	w.scrubber.frames = max(0, frames)
+	return !busy, frames >= 0 && moved == frames, nil
 }
 
 // micros is a time as it is stored.

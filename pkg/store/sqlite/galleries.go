@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -45,7 +46,7 @@ func (s *Store) CreateGallery(ctx context.Context, tenant string, g face.Gallery
 			return err
 		})
 	}
-	return answer(s.db, op, made, err)
+	return result(s.db, op, made, err)
 }
 
 // Gallery implements [store.Galleries].
@@ -56,7 +57,7 @@ func (s *Store) Gallery(ctx context.Context, tenant, gallery string) (face.Galle
 		g, err = v.readGallery(op, tenant, gallery)
 		return err
 	})
-	return answer(s.db, op, g, err)
+	return result(s.db, op, g, err)
 }
 
 // ListGalleries implements [store.Galleries].
@@ -64,7 +65,7 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 	const op = "ListGalleries"
 	after, err := store.ReadPage(op, p, "galleries", tenant)
 	if err != nil {
-		return nil, "", s.db.fault(op, err)
+		return nil, "", s.db.wrap(op, err)
 	}
 	var items []face.Gallery
 	err = s.inGallery(ctx, op, tenant, face.DefaultGallery, func(v session, _ int64) error {
@@ -80,7 +81,7 @@ func (s *Store) ListGalleries(ctx context.Context, tenant string, p store.Page) 
 		err = store.CheckOrder(op, after, items, byID)
 	}
 	if err != nil {
-		return nil, "", s.db.fault(op, err)
+		return nil, "", s.db.wrap(op, err)
 	}
 	items, next := store.CutPage(items, p, byID, "galleries", tenant)
 	return items, next, nil
@@ -123,7 +124,7 @@ func (s *Store) UpdateGallery(ctx context.Context, tenant, gallery string, c sto
 		g, err = tx.readGallery(op, tenant, gallery)
 		return err
 	})
-	return answer(s.db, op, g, err)
+	return result(s.db, op, g, err)
 }
 
 // eraseStep is how many subjects are erased at a time where a gallery is too
@@ -137,14 +138,14 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 	const op = "DeleteGallery"
 	receipt, err := s.deleteGallery(ctx, tenant, gallery, by)
 	var before face.Receipt
-	for n := eraseStep; isFull(err) && n > 0; {
+	for n := eraseStep; sqlitedb.IsFull(err) && n > 0; {
 		part, more := s.deleteSubjects(ctx, tenant, gallery, n, by)
 		switch {
-		case isFull(more):
+		case sqlitedb.IsFull(more):
 			n /= 2
 			continue
 		case more != nil:
-			return answer(s.db, op, receipt, more)
+			return result(s.db, op, receipt, more)
 		}
 		before.Subjects += part.Subjects
 		before.Templates += part.Templates
@@ -157,7 +158,7 @@ func (s *Store) DeleteGallery(ctx context.Context, tenant, gallery string, by st
 	receipt.Subjects += before.Subjects
 	receipt.Templates += before.Templates
 	receipt.Images += before.Images
-	return answer(s.db, op, receipt, err)
+	return result(s.db, op, receipt, err)
 }
 
 func (s *Store) deleteGallery(ctx context.Context, tenant, gallery string, by store.Actor) (receipt face.Receipt, err error) {
@@ -234,7 +235,7 @@ func (s *Store) CountTemplates(ctx context.Context) ([]store.GalleryCount, error
 			FROM gallery g LEFT JOIN gallery_model m ON m.gallery = g.row_id
 			GROUP BY g.tenant, g.id ORDER BY g.tenant, g.id`)
 	})
-	return answer(s.db, "CountTemplates", counts, err)
+	return result(s.db, "CountTemplates", counts, err)
 }
 
 // inGallery reads on one snapshot in which the gallery is there. The default

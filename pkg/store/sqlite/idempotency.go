@@ -24,13 +24,13 @@ type claimKey struct{ tenant, key string }
 func (s *Store) BeginRequest(ctx context.Context, tenant, key string, fingerprint []byte) (*store.Answer, error) {
 	const op = "BeginRequest"
 	if !s.claims.take(claimKey{tenant, key}, fingerprint) {
-		return nil, s.db.fault(op, face.Errorf(face.Conflict, op, "a request with this Idempotency-Key is still under way"))
+		return nil, s.db.wrap(op, face.Errorf(face.Conflict, op, "a request with this Idempotency-Key is still under way"))
 	}
 	a, err := s.answered(ctx, op, tenant, key, fingerprint)
 	if a != nil || err != nil {
 		s.claims.drop(claimKey{tenant, key})
 	}
-	return answer(s.db, op, a, err)
+	return result(s.db, op, a, err)
 }
 
 // answered returns the stored answer of the key, or nil.
@@ -61,7 +61,7 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 	const op = "EndRequest"
 	fingerprint, ok := s.claims.fingerprint(claimKey{tenant, key})
 	if !ok {
-		return s.db.fault(op, face.Errorf(face.Conflict, op, "the Idempotency-Key is not claimed"))
+		return s.db.wrap(op, face.Errorf(face.Conflict, op, "the Idempotency-Key is not claimed"))
 	}
 	// A claim whose answer could not be stored is given up as well: it would
 	// block the caller's next try until the restart.
@@ -89,7 +89,7 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 		}
 		return tx.eraseAnswers(tenant, a.Gallery, a.Subject)
 	})
-	return s.db.fault(op, err)
+	return s.db.wrap(op, err)
 }
 
 // erased is the status of an answer of which nothing else is left.

@@ -46,7 +46,7 @@ func (k *Keys) CreateKey(ctx context.Context, key face.Key) error {
 		}
 		return err
 	})
-	return k.db.fault(op, err)
+	return k.db.wrap(op, err)
 }
 
 // KeyByHash implements [store.Keys].
@@ -57,7 +57,7 @@ func (k *Keys) KeyByHash(ctx context.Context, hash []byte) (face.Key, error) {
 		err = face.Errorf(face.NotFound, op, "no such API key")
 	}
 	if err != nil {
-		return face.Key{}, k.db.fault(op, err)
+		return face.Key{}, k.db.wrap(op, err)
 	}
 	return keys[0], nil
 }
@@ -66,7 +66,7 @@ func (k *Keys) KeyByHash(ctx context.Context, hash []byte) (face.Key, error) {
 func (k *Keys) ListKeys(ctx context.Context, tenant string) ([]face.Key, error) {
 	keys, err := k.keys(ctx, `SELECT `+keyColumns+` FROM api_key
 		WHERE ?1 = '' OR tenant = ?1 ORDER BY created_at, row_id`, tenant)
-	return answer(k.db, "ListKeys", keys, err)
+	return result(k.db, "ListKeys", keys, err)
 }
 
 // RevokeKey implements [store.Keys].
@@ -80,7 +80,7 @@ func (k *Keys) RevokeKey(ctx context.Context, id string, at time.Time) error {
 		}
 		return err
 	})
-	return k.db.fault(op, err)
+	return k.db.wrap(op, err)
 }
 
 func (k *Keys) keys(ctx context.Context, query string, args ...any) ([]face.Key, error) {

@@ -157,7 +157,7 @@ func (s *Store) Ready(context.Context) error {
 	l := &s.loading
 	switch failed := l.failed.Load(); {
 	case s.db.isClosed():
-		return s.db.fault("Ready", errClosed)
+		return s.db.wrap("Ready", errClosed)
 	case failed != nil:
 		return &face.Error{Kind: face.Unavailable, Op: op, Detail: "the index could not be loaded", Err: *failed}
 	case !l.ready.Load():

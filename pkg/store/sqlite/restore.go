@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -61,10 +61,7 @@ type Restored struct {
 func Restore(ctx context.Context, o RestoreOptions) (Restored, error) {
 	const op = "Restore"
 	r, err := restore(ctx, o)
-	if err != nil {
-		return r, moveFault(op, o.Store, err)
-	}
-	return r, nil
+	return r, wrapFile(op, o.Store, err)
 }
 
 func restore(ctx context.Context, o RestoreOptions) (r Restored, err error) {
@@ -85,11 +82,11 @@ func restore(ctx context.Context, o RestoreOptions) (r Restored, err error) {
 		return r, err
 	}
 	for _, name := range []string{o.Store + ".setup", o.Store + ".lock", o.Jobs + ".lock"} {
-		lock, err := tryLock(name)
+		lock, err := sqlitedb.TryLock(name)
 		if err != nil {
 			return r, err
 		}
-		defer func() { err = errors.Join(err, lock.release()) }()
+		defer func() { err = errors.Join(err, lock.Release()) }()
 	}
 	if _, err := os.Lstat(o.Store + restoring); err == nil {
 		r.Finished = true
@@ -260,7 +257,7 @@ func since(ctx context.Context, path string, m Manifest) (records []store.AuditR
 	if _, err := os.Stat(path); err != nil {
 		return nil, nil, err
 	}
-	db, err := sql.Open("sqlite", dsn(path, readPragmas()...))
+	db, err := sqlitedb.Open(path, sqlitedb.ReadPragmas())
 	if err != nil {
 		return nil, nil, err
 	}

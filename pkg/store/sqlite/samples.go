@@ -35,14 +35,14 @@ func (s *Store) Sample(ctx context.Context, tenant, gallery, sample string) (sto
 		}
 		return err
 	})
-	return answer(s.db, op, found, err)
+	return result(s.db, op, found, err)
 }
 
 // PendingSamples implements [store.Samples].
 func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, after string, limit int) ([]store.Sample, error) {
 	const op = "PendingSamples"
 	if _, err := store.ReadPage(op, store.Page{Limit: limit}); err != nil {
-		return nil, s.db.fault(op, err)
+		return nil, s.db.wrap(op, err)
 	}
 	var list []store.Sample
 	err := s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
@@ -57,7 +57,7 @@ func (s *Store) PendingSamples(ctx context.Context, tenant, gallery, modelID, af
 	if err == nil {
 		err = store.CheckOrder(op, after, list, func(m store.Sample) string { return m.ID })
 	}
-	return answer(s.db, op, list, err)
+	return result(s.db, op, list, err)
 }
 
 // What a gallery has of a model, asked of a crop c or of a subject s.
@@ -99,7 +99,7 @@ func (s *Store) Coverage(ctx context.Context, tenant, gallery, modelID string) (
 		}
 		return err
 	})
-	return answer(s.db, op, c, err)
+	return result(s.db, op, c, err)
 }
 
 // Uncovered implements [store.Samples].
@@ -107,7 +107,7 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 	const op = "Uncovered"
 	after, err := store.ReadPage(op, p, "uncovered", tenant, gallery, modelID)
 	if err != nil {
-		return nil, "", s.db.fault(op, err)
+		return nil, "", s.db.wrap(op, err)
 	}
 	var list []string
 	err = s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
@@ -125,7 +125,7 @@ func (s *Store) Uncovered(ctx context.Context, tenant, gallery, modelID string, 
 		err = store.CheckOrder(op, after, list, byID)
 	}
 	if err != nil {
-		return nil, "", s.db.fault(op, err)
+		return nil, "", s.db.wrap(op, err)
 	}
 	list, next := store.CutPage(list, p, byID, "uncovered", tenant, gallery, modelID)
 	return list, next, nil
@@ -158,5 +158,5 @@ func (s *Store) CutOver(ctx context.Context, tenant, gallery, modelID string) (f
 		_, err = tx.exec(`UPDATE gallery SET model_id = ?, next_model_id = '' WHERE row_id = ?`, modelID, row)
 		return err
 	})
-	return answer(s.db, op, g, err)
+	return result(s.db, op, g, err)
 }

@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"github.com/likeness-id/likeness/internal/ballast"
+	"github.com/likeness-id/likeness/internal/sqlitedb"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/index"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -52,7 +53,7 @@ type Store struct {
 	Keys
 	Audit
 	index   *index.Index
-	lock    *fileLock
+	lock    *sqlitedb.Lock
 	loading loading
 	damaged *store.Damaged
 	claims  claims
@@ -69,18 +70,18 @@ type Store struct {
 func Open(ctx context.Context, o Options) (*Store, error) {
 	path, err := absolute(o.Path)
 	if err != nil {
-		return nil, openFault("Open", o.Path, err)
+		return nil, wrapFile("Open", o.Path, err)
 	}
 	o.Logger = cmp.Or(o.Logger, DefaultOptions().Logger)
 	s, err := openStore(ctx, path, o)
-	if isFull(err) { // what is on the disk can be searched and erased all the same
+	if sqlitedb.IsFull(err) { // what is on the disk can be searched and erased all the same
 		err = o.Ballast.Without(func(func() error) (err error) {
 			s, err = openStore(ctx, path, o)
 			return err
 		})
 	}
 	if err != nil {
-		return nil, openFault("Open", path, err)
+		return nil, wrapFile("Open", path, err)
 	}
 	_ = o.Ballast.Keep() // who writes first is told
 	return s, nil
@@ -93,11 +94,11 @@ func openStore(ctx context.Context, path string, o Options) (*Store, error) {
 	}
 	db, err := openDatabase(ctx, path, o.Ballast, o.Logger)
 	if err != nil {
-		return nil, errors.Join(err, lock.release())
+		return nil, errors.Join(err, lock.Release())
 	}
 	s := &Store{db: db, Keys: Keys{db}, Audit: Audit{db}, index: index.New(index.Options{}), lock: lock, damaged: store.NewDamaged(o.Logger)}
 	if err := s.startLoading(ctx); err != nil {
-		return nil, errors.Join(err, db.close(), lock.release())
+		return nil, errors.Join(err, db.close(), lock.Release())
 	}
 	return s, nil
 }
@@ -109,7 +110,7 @@ func (s *Store) Close() error {
 	s.closeOnce.Do(func() {
 		s.loading.cancel()
 		<-s.loading.done
-		s.closeErr = errors.Join(s.db.close(), s.db.left, s.lock.release())
+		s.closeErr = errors.Join(s.db.close(), s.db.left, s.lock.Release())
 	})
 	return face.Wrap(face.Internal, "sqlite.Close", s.closeErr)
 }
@@ -122,20 +123,20 @@ func absolute(path string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// openFault says what kept a file from being opened. The path is in the cause.
-func openFault(op, path string, err error) error {
-	kind, detail := diagnose(err)
-	switch {
-	case errors.Is(err, errHeld):
-		kind, detail = face.Unavailable, "another process has the store open"
-	case errors.Is(err, errRestoring):
-		kind, detail = face.Unavailable, errRestoring.Error()
-	case isNotWritable(err):
-		kind, detail = face.Unavailable, "the storage cannot be written to"
+// wrapFile says what is wrong with a file. The path is in the cause.
+func wrapFile(op, path string, err error) error {
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	wrapped := face.Wrap(kind, "sqlite."+op, fmt.Errorf("%s: %w", path, err))
-	if e, ok := errors.AsType[*face.Error](wrapped); ok {
-		e.Detail = detail
-	}
-	return wrapped
+	return face.WrapDiagnosed("sqlite."+op, err, func(err error) (face.Kind, string) {
+		switch {
+		case errors.Is(err, sqlitedb.ErrLocked):
+			return face.Unavailable, "another process has the store open"
+		case errors.Is(err, errRestoring):
+			return face.Unavailable, errRestoring.Error()
+		case sqlitedb.IsNotWritable(err):
+			return face.Unavailable, "the storage cannot be written to"
+		}
+		return sqlitedb.Diagnose(err)
+	})
 }

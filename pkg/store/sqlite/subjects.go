@@ -47,7 +47,7 @@ func (s *Store) CreateSubject(ctx context.Context, tenant, gallery string, sub f
 			return err
 		})
 	}
-	return answer(s.db, op, made, err)
+	return result(s.db, op, made, err)
 }
 
 // addSubject returns 0 when the id is taken.
@@ -65,7 +65,7 @@ func (s *Store) Subject(ctx context.Context, tenant, gallery, subject string) (f
 		sub, err = v.readSubject(op, row, subject)
 		return err
 	})
-	return answer(s.db, op, sub, err)
+	return result(s.db, op, sub, err)
 }
 
 // ListSubjects implements [store.Subjects].
@@ -77,7 +77,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, f stor
 		err = store.CheckFilter(op, f)
 	}
 	if err != nil {
-		return nil, "", s.db.fault(op, err)
+		return nil, "", s.db.wrap(op, err)
 	}
 	var items []face.Subject
 	err = s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
@@ -99,7 +99,7 @@ func (s *Store) ListSubjects(ctx context.Context, tenant, gallery string, f stor
 		err = store.CheckOrder(op, after, items, byID)
 	}
 	if err != nil {
-		return nil, "", s.db.fault(op, err)
+		return nil, "", s.db.wrap(op, err)
 	}
 	items, next := store.CutPage(items, p, byID, list...)
 	return items, next, nil
@@ -127,7 +127,7 @@ func (s *Store) UpdateSubject(ctx context.Context, tenant, gallery, subject stri
 			sub.Name, sub.ExternalID, metadataColumn(sub.Metadata), micros(sub.UpdatedAt), row, subject)
 		return err
 	})
-	return answer(s.db, op, sub, err)
+	return result(s.db, op, sub, err)
 }
 
 // DeleteSubject implements [store.Subjects].
@@ -142,7 +142,7 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 		receipt, err = s.eraseSubject(tx, op, tenant, gallery, row, subject, by)
 		return err
 	})
-	return answer(s.db, op, receipt, err)
+	return result(s.db, op, receipt, err)
 }
 
 // eraseSubject erases a subject of the gallery with the given row.

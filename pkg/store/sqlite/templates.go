@@ -98,7 +98,7 @@ func (s *Store) enrolIf(ctx context.Context, op, tenant, gallery string, t face.
 			return s.enrol(tx, op, tenant, gallery, &t)
 		})
 	}
-	return answer(s.db, op, t, err)
+	return result(s.db, op, t, err)
 }
 
 // enrol leaves in t what is stored.
@@ -221,7 +221,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 		}, `SELECT `+templateColumns+` FROM template t
 			WHERE t.subject = ?1 AND (?2 = '' OR t.model_id = ?2) ORDER BY t.created_at, t.row_id`, subjectRow, modelID)
 	})
-	return answer(s.db, op, templates, err)
+	return result(s.db, op, templates, err)
 }
 
 // DeleteTemplate implements [store.Templates].
@@ -262,7 +262,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 		}
 		return tx.recordErase(tenant, by, store.AuditEraseTemplate, template, &receipt)
 	})
-	return answer(s.db, op, receipt, err)
+	return result(s.db, op, receipt, err)
 }
 
 // Search implements [store.Templates].
@@ -276,7 +276,7 @@ func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, pro
 		err = s.Ready(ctx)
 	}
 	if err != nil {
-		return store.Result{}, s.db.fault(op, err)
+		return store.Result{}, s.db.wrap(op, err)
 	}
 	key := index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID}
 	r, whole, err := s.search(ctx, op, key, probe, k)
@@ -287,7 +287,7 @@ func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, pro
 		defer s.db.landing.RUnlock()
 		r, _, err = s.search(ctx, op, key, probe, k)
 	}
-	return answer(s.db, op, r, err)
+	return result(s.db, op, r, err)
 }
 
 // search asks the index for candidates and the file for their names. It
@@ -354,13 +354,13 @@ func (s *Store) DamagedTemplates(ctx context.Context) (int, error) {
 		})
 		return damaged, err
 	})
-	return answer(s.db, "DamagedTemplates", s.damaged.Count(store.Place{}), err)
+	return result(s.db, "DamagedTemplates", s.damaged.Count(store.Place{}), err)
 }
 
 // Comparisons implements [store.Templates].
 func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string) (int, error) {
 	n := s.index.Templates(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
-	return answer(s.db, "Comparisons", n, s.Ready(ctx))
+	return result(s.db, "Comparisons", n, s.Ready(ctx))
 }
 
 // PurgeExpired implements [store.Templates]. It also drops the idempotency
@@ -395,7 +395,7 @@ func (s *Store) PurgeExpired(ctx context.Context, now time.Time) (int, error) {
 		}
 	}
 	if err != nil {
-		return purged, s.db.fault(op, err)
+		return purged, s.db.wrap(op, err)
 	}
 	return purged, nil
 }

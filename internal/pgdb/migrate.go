@@ -1,9 +1,10 @@
-package postgres
+package pgdb
 
 import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 
@@ -22,9 +23,8 @@ const soundPgvector = "0.8.4"
 
 // Migrate brings the schema of a database up to date and returns the versions
 // before and after. Several that run at once take turns. Unavailable: the
-// database cannot be reached, is of a newer program, or lacks pgvector.
+// database is of a newer program, or lacks pgvector.
 func Migrate(ctx context.Context, url, passwordFile string) (before, after int64, err error) {
-	const op = "Migrate"
 	err = withMigrations(ctx, url, passwordFile, func(p *goose.Provider, _ *sql.DB) error {
 		have, want, err := p.GetVersions(ctx)
 		if err != nil {
@@ -34,17 +34,18 @@ func Migrate(ctx context.Context, url, passwordFile string) (before, after int64
 		if have > want {
 			return errSchema(have, want)
 		}
-		if _, err = p.Up(ctx); err != nil && (isCode(err, "42501") || isCode(err, "0A000") || isCode(err, "58P01")) {
+		if _, err = p.Up(ctx); HasState(err, insufficientPrivilege, featureNotSupported, undefinedFile) {
 			return errNoExtension(err)
 		}
 		return err
 	})
-	return before, after, fault(op, err)
+	return before, after, err
 }
 
-// checkSchema refuses a schema that is not this program's, and names what an
-// operator should know about the database.
-func checkSchema(ctx context.Context, url, passwordFile string, log *slog.Logger) error {
+// CheckSchema refuses a schema that is not this program's, and logs what an
+// operator should know about the database. Unavailable: the schema, with what
+// to do.
+func CheckSchema(ctx context.Context, url, passwordFile string, log *slog.Logger) error {
 	return withMigrations(ctx, url, passwordFile, func(p *goose.Provider, db *sql.DB) error {
 		have, want, err := p.GetVersions(ctx)
 		if err != nil {
@@ -71,7 +72,7 @@ func checkSchema(ctx context.Context, url, passwordFile string, log *slog.Logger
 // withMigrations runs work with the migrations on a plain connection: there
 // may be no vector type yet.
 func withMigrations(ctx context.Context, url, passwordFile string, work func(*goose.Provider, *sql.DB) error) (err error) {
-	config, err := PoolConfig(url, passwordFile)
+	config, err := Config(url, passwordFile)
 	if err != nil {
 		return err
 	}
@@ -103,4 +104,22 @@ func withMigrations(ctx context.Context, url, passwordFile string, work func(*go
 		return err
 	}
 	return work(p, db)
+}
+
+func errSchema(have, want int64) error {
+	switch {
+	case have == 0:
+		return face.Errorf(face.Unavailable, "", "the database has no schema yet: run `server migrate`")
+	case have < want:
+		return face.Errorf(face.Unavailable, "", "the database has schema %d, this program needs %d: run `server migrate`", have, want)
+	}
+	return face.Errorf(face.Unavailable, "", "the database has schema %d, this program knows %d: it was migrated for a newer one; run that, or restore the backup from before", have, want)
+}
+
+func errNoExtension(err error) error {
+	return &face.Error{
+		Kind:   face.Unavailable,
+		Detail: "the database lacks pgvector: install it and have a superuser run CREATE EXTENSION vector",
+		Err:    fmt.Errorf("create extension: %w", err),
+	}
 }
