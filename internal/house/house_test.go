@@ -95,7 +95,6 @@ func owners() map[string][]string {
 		"modernc.org/sqlite":              {"internal/sqlitedb"},
 		"github.com/pressly/goose/v3":     {"internal/sqlitedb", "internal/pgdb"},
 		"github.com/jackc/pgx/v5":         {"internal/pgdb", "pkg/store/postgres", "pkg/jobs", "bench"},
-		"github.com/riverqueue/river":     {"pkg/jobs"},
 		"github.com/go-chi/chi/v5":        {"pkg/handlers", "api"},
 		"github.com/alecthomas/kong":      {"cmd/server", "cmd/likeness", "internal/spelling", "bench"},
 	}

@@ -189,9 +189,7 @@ func (a *App) Start() {
 		return nil
 	})
 	if a.jobs != nil {
-		if err := a.jobs.Start(background); err != nil {
-			a.failed <- err // there is room for one, and Serve has not begun
-		}
+		a.jobs.Start()
 	}
 	go func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {

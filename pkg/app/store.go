@@ -16,7 +16,6 @@ import (
 	"github.com/likeness-id/likeness/internal/ballast"
 	"github.com/likeness-id/likeness/internal/pgdb"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/postgres"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
@@ -163,10 +162,7 @@ func CheckStore(ctx context.Context, p Place, found func(store.Finding) error) e
 // opened; both are 0 then.
 func Migrate(ctx context.Context, p Place) (before, after int64, err error) {
 	if p.postgres() {
-		if before, after, err = postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile); err != nil {
-			return before, after, err
-		}
-		return before, after, jobs.MigratePostgres(ctx, p.DatabaseURL, p.PasswordFile)
+		return postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile)
 	}
 	keys, err := OpenKeys(ctx, p)
 	if err != nil {

@@ -85,9 +85,7 @@ func studio(t *testing.T, p painter, change func(*jobs.Options), more func(*opti
 			t.Error(err)
 		}
 	})
-	if err := s.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.Start()
 	return open(t, func(o *options) {
 		o.Jobs = s
 		if more != nil {

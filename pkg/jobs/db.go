@@ -27,6 +27,9 @@ type database interface {
 	// work may run twice.
 	urgent(ctx context.Context, work func(querier) error) error
 	dialect() dialect
+	// listen calls wake when another server has a job to be begun, until ctx
+	// ends, and lost when it could not listen for a while.
+	listen(ctx context.Context, wake func(), lost func(error))
 	// tidy has nothing left of what was erased, in any file.
 	tidy(ctx context.Context) error
 	close() error
@@ -40,12 +43,14 @@ type querier interface {
 
 type scanner interface{ Scan(dest ...any) error }
 
-// dialect is where the databases differ. Queries say {now}, {lock} and so on.
+// dialect is where the databases differ. Queries say {now}, {for update} and
+// {skip locked}.
 type dialect struct {
 	now        string // microseconds since 1970, by the database's own clock
 	forUpdate  string
 	skipLocked string // for update, but for what others are changing
-	lock       string // a statement that has those who change the queue take turns
+	lock       string // a statement that has those who count jobs take turns
+	notify     string // a statement that tells other servers of a job, at the commit
 }
 
 // one scans the first row, if there is any.
@@ -70,8 +75,13 @@ func (d postgresDB) dialect() dialect {
 	return dialect{
 		now:       "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
 		forUpdate: "FOR UPDATE", skipLocked: "FOR UPDATE SKIP LOCKED",
-		lock: "SELECT pg_advisory_xact_lock(7815264303311284)",
+		lock:   "SELECT pg_advisory_xact_lock(7815264303311284)",
+		notify: "SELECT pg_notify('" + channel + "', '')",
 	}
+}
+
+func (d postgresDB) listen(ctx context.Context, wake func(), lost func(error)) {
+	pgdb.Listen(ctx, d.pool, channel, func(string) { wake() }, lost)
 }
 
 func (d postgresDB) transact(ctx context.Context, work func(querier) error) error {
@@ -131,7 +141,7 @@ func numbered(query string) string {
 	}
 }
 
-// sqliteDB is a file with one connection, which River asks for.
+// sqliteDB is a file with one connection.
 type sqliteDB struct {
 	sqlQuerier
 	db   *sql.DB
@@ -141,6 +151,9 @@ type sqliteDB struct {
 func (d sqliteDB) dialect() dialect {
 	return dialect{now: "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)"}
 }
+
+// listen has nobody to listen to: no other process has the file.
+func (d sqliteDB) listen(context.Context, func(), func(error)) {}
 
 func (d sqliteDB) transact(ctx context.Context, work func(querier) error) error {
 	if err := d.room.Keep(); err != nil {

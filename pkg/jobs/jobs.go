@@ -2,10 +2,11 @@
 // durable, with its inputs, before anybody is told of it; a worker that dies
 // leaves it to another, which goes on from the last checkpoint.
 //
-// River carries the invitations to work, one for each job that may be begun,
-// and knows nothing else: what a job is, who works on it and what came of it is
-// in tables of our own. Whoever is invited takes the job whose turn it is, so
-// an invitation too many does no harm, and one that is lost is made good.
+// What a job is, who works on it and what came of it is in the database. A
+// worker looks there for the job whose turn it is when it is woken, by its own
+// server or by a notification of Postgres, and each second besides: waking a
+// worker for nothing does no harm, and a notification that is lost costs a
+// second.
 package jobs
 
 import (

@@ -37,11 +37,8 @@ const (
 
 // migrate makes a database as `server migrate` does.
 func migrate(url string) error {
-	ctx := context.Background()
-	if _, _, err := postgres.Migrate(ctx, url, ""); err != nil {
-		return err
-	}
-	return jobs.MigratePostgres(ctx, url, "")
+	_, _, err := postgres.Migrate(context.Background(), url, "")
+	return err
 }
 
 // open opens the jobs of a place: a URL, or the path of a file.
@@ -88,9 +85,7 @@ func options() (jobs.Options, *lines) {
 func begun(t *testing.T, place string, o jobs.Options) *jobs.Service {
 	t.Helper()
 	s := opened(t, place, o)
-	if err := s.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.Start()
 	return s
 }
 

@@ -46,13 +46,11 @@ func serve(place string) {
 			return nil
 		}},
 	})
-	if err == nil {
-		err = s.Start(context.Background())
-	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	s.Start()
 	select {}
 }
 
@@ -198,9 +196,7 @@ func TestTwoServers(t *testing.T) {
 	}
 	c := start(t, place)
 	c.to(5)
-	if err := s.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.Start()
 	awaitState(t, s, all[1], jobs.Succeeded)
 	c.kill()
 	for i, j := range all {
@@ -230,9 +226,7 @@ func TestZombie(t *testing.T) {
 	if err := c.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	s.Start()
 	done := awaitState(t, s, j, jobs.Succeeded)
 	if err := c.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)

@@ -25,26 +25,33 @@ type queue struct {
 	maxQueued int // that wait, of a tenant
 	maxBytes  int64
 	erased    atomic.Bool // something was, since the database was tidied
-	// invite has somebody look for work once the transaction is committed.
-	invite func(ctx context.Context, q querier, n int) error
 }
 
 // sql fills in what the databases say differently.
 func (t *queue) sql(query string) string {
 	d := t.db.dialect()
-	return strings.NewReplacer("{now}", d.now, "{lock}", d.lock, "{for update}", d.forUpdate, "{skip locked}", d.skipLocked).Replace(query)
+	return strings.NewReplacer("{now}", d.now, "{for update}", d.forUpdate, "{skip locked}", d.skipLocked).Replace(query)
 }
 
 func (t *queue) exec(ctx context.Context, q querier, query string, args ...any) (int, error) {
 	return q.exec(ctx, t.sql(query), args...)
 }
 
-// lock has those who change what may be begun take turns until their commit.
+// lock has those who count jobs to decide take turns until their commit.
 func (t *queue) lock(ctx context.Context, q querier) error {
-	if t.db.dialect().lock == "" {
+	return execUnlessEmpty(ctx, q, t.db.dialect().lock)
+}
+
+// notify wakes the workers of other servers once the transaction is committed.
+func (t *queue) notify(ctx context.Context, q querier) error {
+	return execUnlessEmpty(ctx, q, t.db.dialect().notify)
+}
+
+func execUnlessEmpty(ctx context.Context, q querier, statement string) error {
+	if statement == "" {
 		return nil
 	}
-	_, err := t.exec(ctx, q, "{lock}")
+	_, err := q.exec(ctx, statement)
 	return err
 }
 
@@ -150,7 +157,7 @@ func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 		if j, err = t.job(ctx, q, r.Tenant, r.ID, false); err != nil {
 			return err
 		}
-		return t.ring(ctx, q)
+		return t.notify(ctx, q)
 	})
 	return j, err
 }
@@ -163,32 +170,6 @@ func (t *queue) put(ctx context.Context, q querier, tenant, id, kind string, n i
 
 // runnable is the condition of jobs that wait for nothing but a worker.
 const runnable = `state = 'queued' AND run_after <= {now}`
-
-// ring sends out as many invitations as there are jobs that could be begun and
-// invitations lack. It is called with the lock held.
-func (t *queue) ring(ctx context.Context, q querier) error {
-	wanted, there := 0, 0
-	err := q.each(ctx, func(row scanner) error {
-		var queued, running int
-		if err := row.Scan(&queued, &running); err != nil {
-			return err
-		}
-		wanted += min(queued, max(0, t.perTenant-running))
-		return nil
-	}, t.sql(`SELECT CAST(sum(CASE WHEN `+runnable+` THEN 1 ELSE 0 END) AS INTEGER),
-			CAST(sum(CASE WHEN state = 'running' THEN 1 ELSE 0 END) AS INTEGER)
-		FROM style_job WHERE state IN ('queued', 'running') GROUP BY tenant`))
-	if err != nil || wanted == 0 {
-		return err
-	}
-	if _, err := one(ctx, q, []any{&there}, `SELECT count(*) FROM river_job WHERE kind = '`+invitationKind+`' AND state = 'available'`); err != nil {
-		return err
-	}
-	if wanted <= there {
-		return nil
-	}
-	return t.invite(ctx, q, wanted-there)
-}
 
 // claimed is a job in the hands of a worker.
 type claimed struct {
@@ -204,6 +185,11 @@ type claimed struct {
 // claim takes the job whose turn it is: the oldest of the tenants that have the
 // fewest at work. It is nil when there is none.
 func (t *queue) claim(ctx context.Context, owner string) (c *claimed, err error) {
+	var n int // most looks find nothing, and need no lock for it
+	found, err := one(ctx, t.db, []any{&n}, t.sql("SELECT 1 FROM style_job WHERE "+runnable+" LIMIT 1"))
+	if err != nil || !found {
+		return nil, err
+	}
 	err = t.db.transact(ctx, func(q querier) error {
 		c = nil
 		if err := t.lock(ctx, q); err != nil {
@@ -381,10 +367,7 @@ func (t *queue) settle(ctx context.Context, c *claimed, o outcome) (ended State,
 		if err != nil {
 			return err
 		}
-		if err := t.lock(ctx, q); err != nil {
-			return err
-		}
-		return t.ring(ctx, q)
+		return t.notify(ctx, q)
 	})
 	return ended, err
 }
@@ -484,15 +467,11 @@ func (t *queue) watch(ctx context.Context, tenant, id string, until time.Duratio
 	return err
 }
 
-// sweep puts jobs back whose workers were silent for so long, and rings where
-// that or anything else calls for it. Those that are at work here live, however
-// slow the machine is.
+// sweep puts jobs back whose workers were silent for so long. Those that are at
+// work here live, however slow the machine is.
 func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent time.Duration) (lost []string, err error) {
 	err = t.db.transact(ctx, func(q querier) error {
 		lost = nil
-		if err := t.lock(ctx, q); err != nil {
-			return err
-		}
 		type orphan struct {
 			tenant, id     string
 			cancel, losses int
@@ -532,7 +511,10 @@ func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent tim
 			}
 			lost = append(lost, o.id)
 		}
-		return t.ring(ctx, q)
+		if len(lost) == 0 {
+			return nil
+		}
+		return t.notify(ctx, q)
 	})
 	return lost, err
 }

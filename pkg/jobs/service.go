@@ -4,13 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
@@ -23,16 +21,15 @@ type Service struct {
 	owner   string
 	queue   *queue
 	metrics *metrics
-	client  interface {
-		Start(ctx context.Context) error
-		Stop(ctx context.Context) error
-	}
 	release func() error // of the file's lock; may be nil
 
 	checking   chan struct{} // holds the one whose pictures are checked
+	ring       chan struct{} // holds a token when a job may be there to be begun
+	failing    atomic.Bool   // to look for a job, as it was logged
 	stopping   chan struct{} // closed when workers shall put their jobs back
 	work       context.Context
 	cut        context.CancelFunc // ends what workers do, at once
+	workers    sync.WaitGroup
 	background sync.WaitGroup
 	stop, end  sync.Once
 	endErr     error
@@ -44,105 +41,51 @@ type Service struct {
 
 var _ Queue = (*Service)(nil)
 
-// invitationKind is River's name for an invitation.
-const invitationKind = "style_transfer"
-
-// invitation has a worker look for a job.
-type invitation struct{}
-
-// Kind implements [river.JobArgs].
-func (invitation) Kind() string { return invitationKind }
-
-// worker answers invitations.
-type worker struct {
-	river.WorkerDefaults[invitation]
-	s *Service
-}
-
-// Work implements [river.Worker]. It has no error: what becomes of a job is
-// written down by us, and an invitation is used up when it was looked at.
-func (w *worker) Work(context.Context, *river.Job[invitation]) error { return w.s.serve() }
-
-// Timeout implements [river.Worker]: a job has a deadline of its own.
-func (*worker) Timeout(*river.Job[invitation]) time.Duration { return -1 }
-
-// open makes the service on either database. T is its transaction.
-func open[T any](db database, driver riverdriver.Driver[T], tx func(querier) T, o Options, release func() error) (*Service, error) {
+// open makes the service on either database.
+func open(db database, o Options, release func() error) (*Service, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
-		o: o, owner: face.NewID(), release: release, checking: make(chan struct{}, 1),
+		o: o, owner: face.NewID(), release: release, checking: make(chan struct{}, 1), ring: make(chan struct{}, 1),
 		stopping: make(chan struct{}), running: map[string]context.CancelCauseFunc{},
+		queue: &queue{db: db, perTenant: o.PerTenant, maxQueued: o.MaxQueued, maxBytes: o.MaxBytes},
 	}
 	s.work, s.cut = context.WithCancel(context.Background())
-	workers := river.NewWorkers()
-	river.AddWorker(workers, &worker{s: s})
-	client, err := river.NewClient(driver, &river.Config{
-		Queues:      map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: o.Workers}},
-		Workers:     workers,
-		Logger:      quiet(o.Logger),
-		MaxAttempts: maxFaults,
-		JobTimeout:  -1,
-		// Nobody is interested in an invitation that was answered.
-		CompletedJobRetentionPeriod: time.Minute,
-		DiscardedJobRetentionPeriod: time.Hour,
-		// The jobs are rescued by us, within seconds; this is for invitations.
-		RescueStuckJobsAfter: max(time.Hour, 2*o.Deadline),
-		FetchPollInterval:    max(100*time.Millisecond, min(time.Second, o.Beat)),
-	})
-	if err != nil {
-		return nil, face.Wrap(face.Internal, "jobs.open", err)
-	}
-	s.client = client
-	s.queue = &queue{db: db, perTenant: o.PerTenant, maxQueued: o.MaxQueued, maxBytes: o.MaxBytes}
-	s.queue.invite = func(ctx context.Context, q querier, n int) error {
-		list := make([]river.InsertManyParams, n)
-		for i := range list {
-			list[i].Args = invitation{}
-		}
-		_, err := client.InsertManyFastTx(ctx, tx(q), list)
-		return err
-	}
 	s.metrics, err = newMetrics(o.Registerer, s.queue)
 	return s, err
 }
 
 // Start begins to work on jobs: later, where the storage is full or away now.
-func (s *Service) Start(ctx context.Context) error {
+func (s *Service) Start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.client.Start(context.WithoutCancel(ctx))
-	if err != nil {
-		if !mayPass(err) {
-			return wrap("Start", err)
-		}
-		s.o.Logger.Warn("style jobs: nobody works on them yet", "error", err)
-	}
 	s.started = true
-	s.background.Go(func() { s.keep(err == nil) })
-	return nil
+	for range s.o.Workers {
+		s.workers.Go(s.serve)
+	}
+	s.background.Go(s.keep)
+	s.background.Go(func() {
+		s.queue.db.listen(s.work, s.wake, func(err error) {
+			s.o.Logger.Warn("style jobs: not told of new ones; looking for them each second", "error", err)
+		})
+	})
 }
 
-// startAgain is Start for what could not be then. It reports whether it is done.
-func (s *Service) startAgain() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.started { // it is stopped by now
-		return true
+// wake has one worker that is idle look for a job. One that finds a job wakes
+// the next.
+func (s *Service) wake() {
+	select {
+	case s.ring <- struct{}{}:
+	default: // somebody is about to look
 	}
-	err := s.client.Start(context.WithoutCancel(s.work))
-	if err != nil {
-		s.o.Logger.Warn("style jobs: nobody works on them yet", "error", err)
-	}
-	return err == nil
 }
 
 // Stop has workers keep a checkpoint and put their jobs back, and waits for
 // them until ctx ends; then it cuts them off, and their jobs go on from the
 // checkpoint before. It may be called more than once.
-func (s *Service) Stop(ctx context.Context) error {
+func (s *Service) Stop(ctx context.Context) (err error) {
 	s.stop.Do(func() { close(s.stopping) })
 	s.mu.Lock()
 	started := s.started
@@ -151,18 +94,30 @@ func (s *Service) Stop(ctx context.Context) error {
 	if !started {
 		return nil
 	}
-	err := s.client.Stop(ctx)
-	if err != nil {
+	ended := make(chan struct{})
+	go func() {
+		s.workers.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		err = wrap("Stop", ctx.Err())
 		s.cut()
-		// Transferrers end within an iteration.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		err = errors.Join(wrap("Stop", err), wrap("Stop", s.client.Stop(last)))
+		select {
+		case <-ended:
+		case <-time.After(cutLimit):
+			return errors.Join(face.Errorf(face.Deadline, "jobs.Stop", "A worker does not end."), err)
+		}
 	}
 	s.cut()
 	s.background.Wait()
 	return err
 }
+
+// cutLimit is how long workers that are cut off may take: transferrers end
+// within an iteration.
+const cutLimit = 10 * time.Second
 
 // Close stops what was not stopped, cutting it off, and releases everything.
 // Closing twice is no error.
@@ -184,7 +139,7 @@ func (s *Service) Close() error {
 }
 
 // keep looks after jobs whose workers died, and after those past their time.
-func (s *Service) keep(begun bool) {
+func (s *Service) keep() {
 	tick := time.NewTicker(2 * s.o.Beat)
 	defer tick.Stop()
 	purgeEvery := min(time.Minute, s.o.TTL)
@@ -212,7 +167,6 @@ func (s *Service) keep(begun bool) {
 		case <-s.stopping:
 			return
 		}
-		begun = begun || s.startAgain()
 	}
 }
 
@@ -224,6 +178,7 @@ func (s *Service) sweep(ctx context.Context, silent time.Duration) error {
 	}, silent)
 	for _, id := range lost {
 		s.o.Logger.Warn("style job lost its worker", "job_id", id)
+		s.wake()
 	}
 	return err
 }
@@ -239,6 +194,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (Job, error) {
 	}
 	r.ID = cmp.Or(r.ID, face.NewID())
 	j, err := s.queue.add(ctx, r)
+	s.wake()
 	return answer(op, j, err)
 }
 
@@ -276,6 +232,9 @@ func (s *Service) Delete(ctx context.Context, tenant, id string) (Job, error) {
 			cancel(errCanceled)
 		}
 		s.mu.Unlock()
+	}
+	if err == nil {
+		_ = s.queue.tidy(ctx) // what it cannot do now is done by and by
 	}
 	return answer("Delete", j, err)
 }
@@ -324,27 +283,6 @@ func answer[T any](op string, v T, err error) (T, error) {
 	}
 	return v, nil
 }
-
-// quiet lets River's warnings through and keeps its small talk.
-func quiet(log *slog.Logger) *slog.Logger {
-	if log == nil {
-		return slog.New(slog.DiscardHandler)
-	}
-	return slog.New(warnings{log.Handler()})
-}
-
-type warnings struct{ slog.Handler }
-
-// Enabled implements [slog.Handler].
-func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
-}
-
-// WithAttrs implements [slog.Handler].
-func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
-
-// WithGroup implements [slog.Handler].
-func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }
 
 // metrics of jobs.
 type metrics struct {

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/riverqueue/river"
 	"golang.org/x/image/draw"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -56,23 +55,43 @@ type run struct {
 	previewed time.Time
 }
 
-// serve answers one invitation.
-func (s *Service) serve() error {
+// serve works on jobs until the service stops. It looks for one when it is
+// woken, and each second besides: a job may have waited for a moment, or nobody
+// could tell of it.
+func (s *Service) serve() {
+	tick := time.NewTicker(max(100*time.Millisecond, min(time.Second, s.o.Beat)))
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.stopping:
+			return
+		case <-s.ring:
+		case <-tick.C:
+		}
+		for s.workOnNext() {
+		}
+	}
+}
+
+// workOnNext works on the job whose turn it is, and reports whether there was
+// one.
+func (s *Service) workOnNext() bool {
 	select {
 	case <-s.stopping:
-		return river.JobSnooze(time.Second) // for another server, or the next start
+		return false
 	default:
 	}
 	c, err := s.queue.claim(s.work, s.owner)
-	switch {
-	case err != nil && s.work.Err() == nil:
-		s.o.Logger.Warn("style jobs: none could be taken", "error", err)
-		return river.JobSnooze(time.Second)
-	case err != nil:
-		return river.JobSnooze(time.Second)
-	case c == nil:
-		return nil
+	if s.work.Err() != nil {
+		return false
 	}
+	if s.failing.Swap(err != nil) != (err != nil) && err != nil {
+		s.o.Logger.Warn("style jobs: none can be begun; trying again each second", "error", err)
+	}
+	if err != nil || c == nil {
+		return false
+	}
+	s.wake()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -80,7 +99,7 @@ func (s *Service) serve() error {
 		(&run{Service: s, c: c, begun: time.Now(), saved: c.saved}).work()
 	}()
 	<-done
-	return nil
+	return true
 }
 
 // work carries the attempt out and writes down how it ended.
@@ -313,6 +332,7 @@ func (r *run) settle(ctx context.Context, o outcome) {
 			r.o.Logger.Warn("style job is another worker's by now", "job_id", r.c.ID, "attempt", r.c.attempt)
 			return
 		case err == nil:
+			r.wake() // the tenant's next may be begun
 			if state.Final() {
 				r.metrics.duration.WithLabelValues(string(state)).Observe(o.progress.spent.Seconds())
 			}
