@@ -1,13 +1,12 @@
-// Package seal encrypts what the store must not be able to read. What is
-// sealed says with which key, so that a wrong key is told apart from damage,
-// and opens only in the place that it was sealed for.
+// Package seal encrypts what the store must not be able to read, with AES-GCM.
+// Sealed bytes name their key, so that a missing key is not mistaken for
+// damage, and they open only in the place that they were sealed for.
 package seal
 
 import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -21,7 +20,7 @@ import (
 
 // The errors of [Sealer.Open].
 var (
-	ErrKey     = errors.New("sealed with a key that is not here")
+	ErrKey     = errors.New("sealed with a key that this server does not have")
 	ErrDamaged = errors.New("damaged, or sealed for another place")
 )
 
@@ -29,15 +28,16 @@ var (
 const KeySize = 32
 
 const (
-	version   = 1
-	idSize    = 8
-	nonceSize = 12
-	// Overhead is how much longer than the plain bytes the sealed ones are.
-	Overhead = 1 + idSize + nonceSize + 16
+	version    = 1
+	idSize     = 8
+	headerSize = 1 + idSize
+	// Overhead is how many bytes longer the sealed bytes are than the plain
+	// ones: the header, a nonce of 12 bytes and a tag of 16.
+	Overhead = headerSize + 12 + 16
 )
 
-// Sealer seals with its first key and opens with any. It is safe for
-// concurrent use.
+// Sealer seals with its first key and opens with any of its keys. It is safe
+// for concurrent use.
 type Sealer struct {
 	keys []key
 }
@@ -47,8 +47,9 @@ type key struct {
 	aead cipher.AEAD
 }
 
-// New makes a sealer of keys of [KeySize] random bytes. Invalid: no key, one
-// of another length, one that comes twice.
+// New makes a sealer from keys of [KeySize] random bytes each. The error is
+// Invalid if there is no key, if a key has another length, or if a key is
+// given twice.
 func New(keys ...[]byte) (*Sealer, error) {
 	const op = "seal.New"
 	s := &Sealer{}
@@ -60,14 +61,14 @@ func New(keys ...[]byte) (*Sealer, error) {
 		if err != nil {
 			return nil, face.Wrap(face.Internal, op, err)
 		}
-		aead, err := cipher.NewGCM(block)
+		aead, err := cipher.NewGCMWithRandomNonce(block)
 		if err != nil {
 			return nil, face.Wrap(face.Internal, op, err)
 		}
 		sum := sha256.Sum256(k)
 		id := sum[:idSize]
 		if slices.ContainsFunc(s.keys, func(other key) bool { return bytes.Equal(other.id, id) }) {
-			return nil, face.Errorf(face.Invalid, op, "a key comes twice")
+			return nil, face.Errorf(face.Invalid, op, "a key is given twice")
 		}
 		s.keys = append(s.keys, key{id, aead})
 	}
@@ -77,9 +78,10 @@ func New(keys ...[]byte) (*Sealer, error) {
 	return s, nil
 }
 
-// ReadKeys makes a sealer of key files, the first of which seals. Each has
-// one key: 64 hex digits, base64, or the 32 bytes themselves. Invalid: a file
-// that cannot be read or holds no key; the error names the file.
+// ReadKeys makes a sealer from key files; the key of the first file seals.
+// Each file has one key: 64 hex digits, base64, or the 32 bytes themselves.
+// The error is Invalid, and names the file, if a file cannot be read or holds
+// no key.
 func ReadKeys(files ...string) (*Sealer, error) {
 	const op = "seal.ReadKeys"
 	keys := make([][]byte, len(files))
@@ -88,7 +90,7 @@ func ReadKeys(files ...string) (*Sealer, error) {
 		if err != nil {
 			return nil, &face.Error{Kind: face.Invalid, Op: op, Detail: "the key file cannot be read", Err: err}
 		}
-		if keys[i] = parse(data); keys[i] == nil {
+		if keys[i] = parseKey(data); keys[i] == nil {
 			return nil, face.Errorf(face.Invalid, op,
 				"%s holds no key: want 64 hex digits, base64 of %d bytes, or %d bytes; `openssl rand -hex %d` makes one",
 				name, KeySize, KeySize, KeySize)
@@ -97,9 +99,10 @@ func ReadKeys(files ...string) (*Sealer, error) {
 	return New(keys...)
 }
 
-// parse reads a key, or nil.
-func parse(data []byte) []byte {
-	// 32 characters are a password, or the hex digits of half a key.
+// parseKey reads the key in a file's bytes. It is nil if there is none.
+func parseKey(data []byte) []byte {
+	// 32 printable characters are no key: they are a password, or the hex
+	// digits of half a key.
 	printable := !bytes.ContainsFunc(data, func(r rune) bool { return r < ' ' || r > '~' })
 	if len(data) == KeySize && !printable {
 		return data
@@ -116,16 +119,15 @@ func parse(data []byte) []byte {
 	return nil
 }
 
-// Seal encrypts bytes for a place, which is not secret and is needed again to
-// open them. The nonce is random, which carries 2^32 seals of one key.
+// Seal encrypts bytes for a place, such as the id of the record that holds
+// them. The place is not secret, and Open needs the same one. The result is
+// the version, the key's id, a random nonce, the encrypted bytes and their
+// tag. One key is good for 2^32 seals, because of the random nonce.
 func (s *Sealer) Seal(plain, place []byte) []byte {
 	k := s.keys[0]
 	out := make([]byte, 0, len(plain)+Overhead)
 	out = append(append(out, version), k.id...)
-	nonce := make([]byte, nonceSize)
-	rand.Read(nonce) // never fails: crypto/rand ends the process instead
-	out = append(out, nonce...)
-	return k.aead.Seal(out, nonce, plain, bound(out[:1+idSize], place))
+	return k.aead.Seal(out, nil, plain, additionalData(out, place))
 }
 
 // Open decrypts what was sealed for the place. Errors: [ErrKey], [ErrDamaged].
@@ -133,17 +135,17 @@ func (s *Sealer) Open(sealed, place []byte) ([]byte, error) {
 	if len(sealed) < Overhead || sealed[0] != version {
 		return nil, ErrDamaged
 	}
-	header, rest := sealed[:1+idSize], sealed[1+idSize:]
+	header := sealed[:headerSize]
 	i := slices.IndexFunc(s.keys, func(k key) bool { return bytes.Equal(k.id, header[1:]) })
 	if i < 0 {
 		return nil, fmt.Errorf("%w (key id %x)", ErrKey, header[1:])
 	}
-	plain, err := s.keys[i].aead.Open(nil, rest[:nonceSize], rest[nonceSize:], bound(header, place))
+	plain, err := s.keys[i].aead.Open(nil, nil, sealed[headerSize:], additionalData(header, place))
 	if err != nil {
 		return nil, ErrDamaged
 	}
 	return plain, nil
 }
 
-// bound is what is authenticated beside the bytes.
-func bound(header, place []byte) []byte { return append(bytes.Clone(header), place...) }
+// additionalData is what the tag protects beside the encrypted bytes.
+func additionalData(header, place []byte) []byte { return append(bytes.Clone(header), place...) }

@@ -16,7 +16,7 @@ import (
 
 func testKey(fill byte) []byte { return bytes.Repeat([]byte{fill}, seal.KeySize) }
 
-func sealer(tb testing.TB, keys ...[]byte) *seal.Sealer {
+func newSealer(tb testing.TB, keys ...[]byte) *seal.Sealer {
 	tb.Helper()
 	s, err := seal.New(keys...)
 	if err != nil {
@@ -27,7 +27,7 @@ func sealer(tb testing.TB, keys ...[]byte) *seal.Sealer {
 
 func TestSeal(t *testing.T) {
 	t.Parallel()
-	s, place := sealer(t, testKey(1)), []byte("acme/staff/photo")
+	s, place := newSealer(t, testKey(1)), []byte("acme/staff/photo")
 	for _, plain := range [][]byte{{}, []byte("x"), bytes.Repeat([]byte("photo"), 1000)} {
 		sealed := s.Seal(plain, place)
 		if len(sealed) != len(plain)+seal.Overhead || len(plain) > 1 && bytes.Contains(sealed, plain[:5]) {
@@ -43,15 +43,29 @@ func TestSeal(t *testing.T) {
 		if _, err := s.Open(sealed, []byte("acme/staff/another")); !errors.Is(err, seal.ErrDamaged) {
 			t.Errorf("in another place: %v", err)
 		}
-		if _, err := sealer(t, testKey(2)).Open(sealed, place); !errors.Is(err, seal.ErrKey) {
+		if _, err := newSealer(t, testKey(2)).Open(sealed, place); !errors.Is(err, seal.ErrKey) {
 			t.Errorf("with another key: %v", err)
 		}
 	}
 }
 
+// TestOpenVersion1 opens bytes that an earlier version of this package sealed: what a store holds
+// must open after every update.
+func TestOpenVersion1(t *testing.T) {
+	t.Parallel()
+	sealed, err := hex.DecodeString("0172cd6e8422c407fb1c39131f98462ab0f020b2378415a3619e891b99ee34e77a55fe14c16fe918a9dda28855a4dd9e0264c22ab6")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := newSealer(t, testKey(1)).Open(sealed, []byte("acme/staff/photo"))
+	if err != nil || string(got) != "a crop of a face" {
+		t.Errorf("opened %q, %v", got, err)
+	}
+}
+
 func TestDamage(t *testing.T) {
 	t.Parallel()
-	s, place := sealer(t, testKey(1)), []byte("p")
+	s, place := newSealer(t, testKey(1)), []byte("p")
 	sealed := s.Seal([]byte("photo"), place)
 	for i := range sealed {
 		bad := bytes.Clone(sealed)
@@ -68,8 +82,8 @@ func TestDamage(t *testing.T) {
 // A new key comes first, and the old one opens what it sealed.
 func TestRotation(t *testing.T) {
 	t.Parallel()
-	old, place := sealer(t, testKey(1)), []byte("p")
-	both, renewed := sealer(t, testKey(2), testKey(1)), sealer(t, testKey(2))
+	old, place := newSealer(t, testKey(1)), []byte("p")
+	both, renewed := newSealer(t, testKey(2), testKey(1)), newSealer(t, testKey(2))
 	if got, err := both.Open(old.Seal([]byte("photo"), place), place); err != nil || string(got) != "photo" {
 		t.Errorf("sealed by the old key: %q, %v", got, err)
 	}
@@ -82,7 +96,7 @@ func TestReadKeys(t *testing.T) {
 	t.Parallel()
 	dir, k := t.TempDir(), testKey(0xfb)
 	k[0] = '\n' // nothing may be trimmed off the bytes themselves
-	sealed := sealer(t, k).Seal([]byte("photo"), nil)
+	sealed := newSealer(t, k).Seal([]byte("photo"), nil)
 	file := func(content string) string {
 		f, err := os.CreateTemp(dir, "key")
 		if err != nil {
