@@ -45,9 +45,9 @@ type found struct {
 	score  float32
 }
 
-func (f found) interocular() float64 { return apart(f.points[0], f.points[1]) }
+func (f found) interocular() float64 { return pointDistance(f.points[0], f.points[1]) }
 
-func apart(a, b face.Point) float64 { return math.Hypot(float64(a.X-b.X), float64(a.Y-b.Y)) }
+func pointDistance(a, b face.Point) float64 { return math.Hypot(float64(a.X-b.X), float64(a.Y-b.Y)) }
 
 func (f found) iou(o found) float32 {
 	a, b := f.box, o.box
@@ -61,7 +61,7 @@ func (f found) iou(o found) float32 {
 func (f found) pointsError(truth found) float64 {
 	sum := 0.0
 	for i, p := range f.points {
-		sum += apart(p, truth.points[i])
+		sum += pointDistance(p, truth.points[i])
 	}
 	return sum / 5 / truth.interocular()
 }
@@ -236,7 +236,7 @@ func (n detectNet) pipeline(side int, threshold float32) (*embed.Pipeline, error
 	})
 }
 
-func seen(ctx context.Context, p *embed.Pipeline, photo []byte) ([]found, error) {
+func detectFaces(ctx context.Context, p *embed.Pipeline, photo []byte) ([]found, error) {
 	faces, _, err := p.Detect(ctx, photo, 0)
 	out := make([]found, len(faces))
 	for i, f := range faces {
@@ -288,7 +288,7 @@ next:
 		var truth found
 		for _, p := range looks {
 			for i, photo := range [][]byte{data, other} {
-				faces, err := seen(ctx, p, photo)
+				faces, err := detectFaces(ctx, p, photo)
 				if err != nil {
 					return nil, err
 				}
@@ -353,12 +353,12 @@ func (b *bench) compose(k sceneKind, sitters []sitter, rng *rand.Rand) ([]scene,
 		case k.wholePhoto:
 			s := sitters[i%len(sitters)]
 			scale := float64(k.side) / float64(s.img.Bounds().Dx())
-			truth = append(truth, place(picture, s, scale, 0, float64(k.side)/2, float64(k.side)/2, true))
+			truth = append(truth, drawSitter(picture, s, scale, 0, float64(k.side)/2, float64(k.side)/2, true))
 		default:
 			truth = k.crowd(picture, sitters, rng)
 		}
 		if k.spoil {
-			spoil(picture, rng)
+			spoilPicture(picture, rng)
 		}
 		var data bytes.Buffer
 		if err := (&png.Encoder{CompressionLevel: png.BestSpeed}).Encode(&data, picture); err != nil {
@@ -387,7 +387,7 @@ func (k sceneKind) crowd(picture *image.RGBA, sitters []sitter, rng *rand.Rand) 
 		}) {
 			continue
 		}
-		t := place(picture, s, scale, (2*rng.Float64()-1)*k.turn*math.Pi/180, x, y, false)
+		t := drawSitter(picture, s, scale, (2*rng.Float64()-1)*k.turn*math.Pi/180, x, y, false)
 		truth = append(truth, t)
 		if k.cover {
 			w, h := float64(t.box.Width), float64(t.box.Height)
@@ -406,10 +406,10 @@ func (f found) centre() (x, y float64) {
 	return float64(f.box.X + f.box.Width/2), float64(f.box.Y + f.box.Height/2)
 }
 
-// place draws a sitter, scaled and turned, with the centre of the face at (x, y)
+// drawSitter draws a sitter, scaled and turned, with the centre of the face at (x, y)
 // or with the whole photo there, and says where the face is then. The box of a
 // turned face is as large as it was.
-func place(picture *image.RGBA, s sitter, scale, turn, x, y float64, whole bool) found {
+func drawSitter(picture *image.RGBA, s sitter, scale, turn, x, y float64, whole bool) found {
 	cx, cy := s.truth.centre()
 	bounds := s.img.Bounds()
 	from := bounds
@@ -461,8 +461,8 @@ func backdrop(side int, sitters []sitter, rng *rand.Rand) *image.RGBA {
 	return picture
 }
 
-// spoil makes a picture harder in one of four ways.
-func spoil(picture *image.RGBA, rng *rand.Rand) {
+// spoilPicture makes a picture harder in one of four ways.
+func spoilPicture(picture *image.RGBA, rng *rand.Rand) {
 	change := func(f func(v float64) float64) {
 		for i, v := range picture.Pix {
 			if i%4 != 3 {
@@ -508,7 +508,7 @@ func (n detectNet) look(ctx context.Context, side int, scenes []scene) (r detect
 	defer func() { err = errors.Join(err, p.Close()) }()
 	r.scenes = scenes
 	for i, s := range scenes {
-		faces, err := seen(ctx, p, s.png)
+		faces, err := detectFaces(ctx, p, s.png)
 		if err != nil {
 			return r, err
 		}

@@ -30,7 +30,7 @@ func (b *bench) doors(ctx context.Context) error {
 		requests[i] = form("POST", "/verify", 200, "probe", photo, "subject_id", subjects[i], "face", "largest")
 	}
 	var content, style bytes.Buffer
-	if err := errors.Join(png.Encode(&content, waves(640, 480, 0.02)), png.Encode(&style, waves(512, 512, 0.15))); err != nil {
+	if err := errors.Join(png.Encode(&content, wavesPicture(640, 480, 0.02)), png.Encode(&style, wavesPicture(512, 512, 0.15))); err != nil {
 		return err
 	}
 	b.printf("## POST /verify beside a style-transfer job (512 px), 250x250 photos\n\n%d rounds of %s a side, taking turns; "+
@@ -92,8 +92,8 @@ func (b *bench) doors(ctx context.Context) error {
 	return err
 }
 
-// waves is a picture with something in it.
-func waves(w, h int, pitch float64) image.Image {
+// wavesPicture is a picture with something in it.
+func wavesPicture(w, h int, pitch float64) image.Image {
 	img := image.NewRGBA(image.Rect(0, 0, w, h))
 	for y := range h {
 		for x := range w {

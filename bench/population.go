@@ -49,7 +49,7 @@ func (p population) template(i int) (subject string, e face.Embedding) {
 	rng := rand.New(rand.NewPCG(p.seed, uint64(i)))
 	switch {
 	case p.real == nil:
-		return "s" + strconv.Itoa(i), unit(rng, p.dimension)
+		return "s" + strconv.Itoa(i), randomUnitVector(rng, p.dimension)
 	case i < len(p.real.Embeddings):
 		return p.real.Subjects[i], p.real.Embeddings[i]
 	}

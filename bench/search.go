@@ -38,14 +38,14 @@ func (b *bench) search(ctx context.Context) error {
 		for at := 0; at < n; {
 			var entries []index.Entry
 			for len(entries) < 10_000 && at < n {
-				centre := unit(rng, dim)
+				centre := randomUnitVector(rng, dim)
 				for t := 0; t < 4 && at < n; t++ {
-					e := near(rng, centre, 0.775) // the cosine of two such is 0.775 squared
+					e := vectorAtCosine(rng, centre, 0.775) // the cosine of two such is 0.775 squared
 					entries = append(entries, index.Entry{TemplateID: strconv.Itoa(at), SubjectID: strconv.Itoa(at / 4), Embedding: e})
 					at++
 				}
 				if len(mates) < probes/2 {
-					mates = append(mates, near(rng, centre, 0.775))
+					mates = append(mates, vectorAtCosine(rng, centre, 0.775))
 				}
 			}
 			for _, x := range []*index.Index{one, all} {
@@ -65,7 +65,7 @@ func (b *bench) search(ctx context.Context) error {
 		var single, parallel, read []time.Duration
 		var sink uint64
 		for i := range probes {
-			probe := unit(rng, dim)
+			probe := randomUnitVector(rng, dim)
 			if i%2 == 0 {
 				probe = mates[i/2%len(mates)]
 			}
@@ -80,7 +80,7 @@ func (b *bench) search(ctx context.Context) error {
 				*side.times = append(*side.times, time.Since(start))
 			}
 			start := time.Now()
-			sink += sum(words)
+			sink += sumWords(words)
 			read = append(read, time.Since(start))
 		}
 		r := result{
@@ -101,9 +101,9 @@ func (b *bench) search(ctx context.Context) error {
 	return nil
 }
 
-// sum reads every word, eight at a time, so that the loop waits for nothing
+// sumWords reads every word, eight at a time, so that the loop waits for nothing
 // but the memory.
-func sum(words []uint64) uint64 {
+func sumWords(words []uint64) uint64 {
 	var a, b, c, d uint64
 	for len(words) >= 8 {
 		w := words[:8]
@@ -116,7 +116,7 @@ func sum(words []uint64) uint64 {
 	return a + b + c + d
 }
 
-func unit(rng *rand.Rand, dim int) face.Embedding {
+func randomUnitVector(rng *rand.Rand, dim int) face.Embedding {
 	e := make(face.Embedding, dim)
 	var sum float64
 	for i := range e {
@@ -129,9 +129,9 @@ func unit(rng *rand.Rand, dim int) face.Embedding {
 	return e
 }
 
-// near is a unit vector whose cosine with centre is about the given one.
-func near(rng *rand.Rand, centre face.Embedding, cosine float64) face.Embedding {
-	noise, e := unit(rng, len(centre)), make(face.Embedding, len(centre))
+// vectorAtCosine is a unit vector whose cosine with centre is about the given one.
+func vectorAtCosine(rng *rand.Rand, centre face.Embedding, cosine float64) face.Embedding {
+	noise, e := randomUnitVector(rng, len(centre)), make(face.Embedding, len(centre))
 	for i := range e {
 		e[i] = float32(cosine*float64(centre[i]) + math.Sqrt(1-cosine*cosine)*float64(noise[i]))
 	}

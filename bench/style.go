@@ -89,7 +89,7 @@ func (b *bench) styleChild(ctx context.Context, net string, size int) (*styleRes
 	r := &styleResult{}
 	for _, what := range []string{"iterate", "compare"} {
 		fmt.Fprintf(os.Stderr, "bench: style: %s %s at %d\n", what, net, size)
-		if err := child(ctx, r, "--only=style", fmt.Sprintf("--style-case=%s,%s,%d", what, net, size)); err != nil {
+		if err := runChild(ctx, r, "--only=style", fmt.Sprintf("--style-case=%s,%s,%d", what, net, size)); err != nil {
 			return nil, err
 		}
 	}
@@ -187,14 +187,14 @@ func evaluate(ctx context.Context, rt grad.Backend, net *stylenet, size int, con
 	if err := first.Run(ctx); err != nil {
 		return nil, err
 	}
-	targets[0] = kept(first.Output(0))
+	targets[0] = copyOf(first.Output(0))
 	e.losses = append(e.losses, styleLoss{"content", net.content, net.contentWeight / (0.5 * energy(targets[0], 1)), 1})
 	copy(first.Input(0), style)
 	if err := first.Run(ctx); err != nil {
 		return nil, err
 	}
 	for i, l := range net.style {
-		targets[i+1] = kept(first.Output(i + 1))
+		targets[i+1] = copyOf(first.Output(i + 1))
 		a := values[l.layer]
 		scale := 1 / (2 * float64(a.Len())) // 2 nC nH nW
 		e.losses = append(e.losses, styleLoss{"style", l.layer, l.weight / energy(targets[i+1], scale), scale})
@@ -243,8 +243,8 @@ func evaluate(ctx context.Context, rt grad.Backend, net *stylenet, size int, con
 	return e, nil
 }
 
-// kept is a copy: an output is valid until the next run only.
-func kept(x []float32) []float32 { return slices.Clone(x) }
+// copyOf is a copy: an output is valid until the next run only.
+func copyOf(x []float32) []float32 { return slices.Clone(x) }
 
 // energy is the sum of the squares of x times scale.
 func energy(x []float32, scale float64) float64 {
@@ -374,7 +374,7 @@ func (b *bench) iterate(ctx context.Context, rt *ort.Runtime, net *stylenet, siz
 	enough := errors.New("enough")
 	var last time.Time
 	var times []float64
-	_, err = engine.Transfer(ctx, style.Task{Content: rgba(content, size), Styles: []*image.RGBA{rgba(styled, size)}, Params: p}, func(r style.Report) error {
+	_, err = engine.Transfer(ctx, style.Task{Content: toRGBA(content, size), Styles: []*image.RGBA{toRGBA(styled, size)}, Params: p}, func(r style.Report) error {
 		if r.Width != size {
 			return nil
 		}
@@ -399,8 +399,8 @@ func (b *bench) iterate(ctx context.Context, rt *ort.Runtime, net *stylenet, siz
 	return r, err
 }
 
-// rgba is a picture of what pictures made.
-func rgba(x []float32, size int) *image.RGBA {
+// toRGBA is a picture of what pictures made.
+func toRGBA(x []float32, size int) *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, size, size))
 	for i := range size * size {
 		for c := range 3 {

@@ -33,9 +33,9 @@ func (f torchFlags) threads() int {
 	return runtime.NumCPU()
 }
 
-// child measures one case in a process of its own, whose peak of memory is
+// runChild measures one case in a process of its own, whose peak of memory is
 // the case's, and reads what it found.
-func child(ctx context.Context, found any, args ...string) error {
+func runChild(ctx context.Context, found any, args ...string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func (b *bench) train(ctx context.Context) error {
 	for _, net := range b.TrainNets {
 		fmt.Fprintf(os.Stderr, "bench: train: %s\n", net)
 		r := &trainResult{}
-		if err := child(ctx, r, "--only=train", "--train-case="+net); err != nil {
+		if err := runChild(ctx, r, "--only=train", "--train-case="+net); err != nil {
 			return fmt.Errorf("%s: %w", net, err)
 		}
 		batch := float64(b.TrainBatch)

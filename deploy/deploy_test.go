@@ -56,7 +56,7 @@ type compose struct {
 	Secrets  map[string]struct{ File string }
 }
 
-func read(t *testing.T, name string) []byte {
+func readFile(t *testing.T, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -67,7 +67,7 @@ func read(t *testing.T, name string) []byte {
 
 func readYAML[T any](t *testing.T, name string) (v T) {
 	t.Helper()
-	if err := yaml.Unmarshal(read(t, name), &v); err != nil {
+	if err := yaml.Unmarshal(readFile(t, name), &v); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
 	return v
@@ -163,7 +163,7 @@ func TestSecretsComeFromFiles(t *testing.T) {
 		if s.File != "./secrets/"+name {
 			t.Errorf("the secret %s lies in %s", name, s.File)
 		}
-		if !bytes.Contains(read(t, "secrets.sh"), []byte(name)) {
+		if !bytes.Contains(readFile(t, "secrets.sh"), []byte(name)) {
 			t.Errorf("secrets.sh does not make %s", name)
 		}
 	}
@@ -200,7 +200,7 @@ func TestPgvectorIsSound(t *testing.T) {
 	t.Parallel()
 	find := func(name, pattern string) string {
 		t.Helper()
-		m := regexp.MustCompile(pattern).FindSubmatch(read(t, name))
+		m := regexp.MustCompile(pattern).FindSubmatch(readFile(t, name))
 		if m == nil {
 			t.Fatalf("%s has no %s", name, pattern)
 		}
@@ -215,7 +215,7 @@ func TestPgvectorIsSound(t *testing.T) {
 	if got := find(script, `(?m)^least_vector=([0-9.]+)$`); got != least {
 		t.Errorf("tests take pgvector %s, and the server warns of those before %s", got, least)
 	}
-	sources := regexp.MustCompile(`(?m)^(?:sources=')?([0-9.]+) [0-9a-f]{64}'?$`).FindAllSubmatch(read(t, script), -1)
+	sources := regexp.MustCompile(`(?m)^(?:sources=')?([0-9.]+) [0-9a-f]{64}'?$`).FindAllSubmatch(readFile(t, script), -1)
 	if len(sources) == 0 {
 		t.Error("no source is pinned")
 	}
@@ -233,7 +233,7 @@ func TestPgvectorIsSound(t *testing.T) {
 func TestSecretsScript(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "secrets.sh"), read(t, "secrets.sh"), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "secrets.sh"), readFile(t, "secrets.sh"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	made := func() map[string]string {
@@ -242,7 +242,7 @@ func TestSecretsScript(t *testing.T) {
 		}
 		all := map[string]string{}
 		for name := range readYAML[compose](t, "docker-compose.yml").Secrets {
-			all[name] = string(read(t, filepath.Join(dir, "secrets", name)))
+			all[name] = string(readFile(t, filepath.Join(dir, "secrets", name)))
 		}
 		return all
 	}
@@ -281,7 +281,7 @@ type board struct {
 
 func readBoard(t *testing.T) (b board) {
 	t.Helper()
-	if err := json.Unmarshal(read(t, "grafana/board.json"), &b); err != nil {
+	if err := json.Unmarshal(readFile(t, "grafana/board.json"), &b); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -364,15 +364,15 @@ func TestPrometheus(t *testing.T) {
 	}
 }
 
-// source is every file of Go that is linked into the commands.
-func source(t *testing.T) string {
+// goSource is every file of Go that is linked into the commands.
+func goSource(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
 	root := sharedtest.Root(t)
 	for _, dir := range []string{"cmd", "pkg"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
 			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
-				all.Write(read(t, path))
+				all.Write(readFile(t, path))
 			}
 			return err
 		})
@@ -410,7 +410,7 @@ func TestNamesAreThoseOfTheCode(t *testing.T) {
 			}
 		}
 	}
-	code := source(t)
+	code := goSource(t)
 	slices.Sort(used)
 	for _, name := range slices.Compact(used) {
 		if !strings.Contains(code, `"`+name+`"`) && !slices.Contains(coming(), name) {
@@ -442,14 +442,14 @@ func TestComposeAccepts(t *testing.T) {
 // two commands of the README that back up and restore.
 func TestDatabaseSetUpBackupRestore(t *testing.T) {
 	t.Parallel()
-	bin := pgtest.Bin(t)
+	bin := pgtest.BinDir(t)
 	c := pgtest.Start(t, pgtest.Options{})
 	dir := t.TempDir()
 	word := filepath.Join(dir, "word")
 	if err := os.WriteFile(word, []byte(`a'b"c\d $x`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	script := strings.ReplaceAll(string(read(t, "postgres/10-likeness.sql")), "/run/secrets/database_password", word)
+	script := strings.ReplaceAll(string(readFile(t, "postgres/10-likeness.sql")), "/run/secrets/database_password", word)
 	tool := func(stdin []byte, c *pgtest.Cluster, name string, args ...string) []byte {
 		cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), append(args, "-d", c.URL("postgres"))...)
 		cmd.Stdin = bytes.NewReader(stdin)
@@ -483,7 +483,7 @@ func TestDatabaseSetUpBackupRestore(t *testing.T) {
 	}
 
 	command := func(name string) []string {
-		found := regexp.MustCompile(`(?m)exec -T postgres ` + name + ` -U postgres (.*?) (?:-d postgres <|likeness >)`).FindSubmatch(read(t, "README.md"))
+		found := regexp.MustCompile(`(?m)exec -T postgres ` + name + ` -U postgres (.*?) (?:-d postgres <|likeness >)`).FindSubmatch(readFile(t, "README.md"))
 		if found == nil {
 			t.Fatalf("the README has no %s", name)
 		}

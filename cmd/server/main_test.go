@@ -50,9 +50,9 @@ type server struct {
 	log    bytes.Buffer
 }
 
-// environ is this process's environment without Likeness's own settings but
+// testEnvironment is this process's environment without Likeness's own settings but
 // for the library's, plus what is given.
-func environ(extra ...string) []string {
+func testEnvironment(extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "LIKENESS_") || strings.HasPrefix(kv, "LIKENESS_ORT_") || strings.HasPrefix(kv, "LIKENESS_CACHE_") {
@@ -62,10 +62,10 @@ func environ(extra ...string) []string {
 	return append(env, extra...)
 }
 
-func start(t *testing.T, dataDir string, extra ...string) *server {
+func startServer(t *testing.T, dataDir string, extra ...string) *server {
 	t.Helper()
 	s := &server{tb: t, cmd: exec.CommandContext(t.Context(), filepath.Join(bin, "server")), lines: make(chan string, 10000), exited: make(chan error, 1)}
-	s.cmd.Env = environ(append([]string{
+	s.cmd.Env = testEnvironment(append([]string{
 		"LIKENESS_LISTEN=127.0.0.1:0", "LIKENESS_DATA_DIR=" + dataDir, "LIKENESS_DISK_RESERVE=1048576",
 	}, extra...)...)
 	stderr, err := s.cmd.StderrPipe()
@@ -125,8 +125,8 @@ func (s *server) signal(sig os.Signal) {
 	}
 }
 
-// form is a multipart body: strings are fields, bytes are files.
-func form(tb testing.TB, parts map[string]any) (body []byte, contentType string) {
+// multipartBody is a multipart body: strings are fields, bytes are files.
+func multipartBody(tb testing.TB, parts map[string]any) (body []byte, contentType string) {
 	tb.Helper()
 	var buf bytes.Buffer
 	w := multipart.NewWriter(&buf)
@@ -184,10 +184,10 @@ func TestServe(t *testing.T) {
 	data := t.TempDir()
 	first, second, stranger := testfaces.Photo(t, 1, 1), testfaces.Photo(t, 1, 2), testfaces.Photo(t, 2, 1)
 
-	s := start(t, data)
+	s := startServer(t, data)
 	// A key made while the server runs is good at once; without one nothing is.
 	keys := exec.Command(filepath.Join(bin, "likeness"), "keys", "create", "--name", "test", "--scopes", "verify,identify,enrol,read", "--data-dir", data)
-	keys.Env = environ()
+	keys.Env = testEnvironment()
 	var stderr bytes.Buffer
 	keys.Stderr = &stderr
 	out, err := keys.Output()
@@ -199,7 +199,7 @@ func TestServe(t *testing.T) {
 	s.call("GET", "/galleries", "lk_wrong", 401, "", nil)
 
 	s.call("POST", "/galleries/default/subjects", key, 201, "application/json", []byte(`{"subject_id":"mike","name":"Mike"}`))
-	body, ct := form(t, map[string]any{"image": first})
+	body, ct := multipartBody(t, map[string]any{"image": first})
 	s.call("POST", "/galleries/default/subjects/mike/templates", key, 201, ct, body)
 
 	check := func(s *server) {
@@ -209,11 +209,11 @@ func TestServe(t *testing.T) {
 			match    bool
 			decision string
 		}{{second, true, "match"}, {stranger, false, "unknown"}} {
-			body, ct := form(t, map[string]any{"probe": tt.photo, "subject_id": "mike"})
+			body, ct := multipartBody(t, map[string]any{"probe": tt.photo, "subject_id": "mike"})
 			if v := s.call("POST", "/verify", key, 200, ct, body); v["match"] != tt.match {
 				t.Errorf("verify: %v", v)
 			}
-			body, ct = form(t, map[string]any{"probe": tt.photo, "faces": "largest"})
+			body, ct = multipartBody(t, map[string]any{"probe": tt.photo, "faces": "largest"})
 			v := s.call("POST", "/recognize", key, 200, ct, body)
 			faces := v["faces"].([]any)
 			if len(faces) != 1 || faces[0].(map[string]any)["decision"] != tt.decision {
@@ -227,11 +227,11 @@ func TestServe(t *testing.T) {
 		t.Fatalf("after SIGTERM: %v", err)
 	}
 
-	again := start(t, data, "LIKENESS_AUDIT_DECISIONS=true")
+	again := startServer(t, data, "LIKENESS_AUDIT_DECISIONS=true")
 	check(again)
 	// What was decided is recorded by the time it is answered.
 	audit := exec.Command(filepath.Join(bin, "likeness"), "audit", "list", "--data-dir", data)
-	audit.Env = environ()
+	audit.Env = testEnvironment()
 	out, err = audit.Output()
 	if err != nil || strings.Count(string(out), "\n") != 4 || !strings.Contains(string(out), "\tverify\tdefault\tmike\t\tmatch\t") ||
 		!strings.Contains(string(out), "\trecognize\tdefault\t\t\tunknown\t") {
@@ -251,8 +251,8 @@ func TestSignals(t *testing.T) {
 	for name, cut := range map[string]bool{"drain": false, "cut": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, t.TempDir(), "LIKENESS_AUTH=off")
-			body, ct := form(t, map[string]any{"image": photo})
+			s := startServer(t, t.TempDir(), "LIKENESS_AUTH=off")
+			body, ct := multipartBody(t, map[string]any{"image": photo})
 			r, w := io.Pipe()
 			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/detect", r)
 			if err != nil {
@@ -364,7 +364,7 @@ func TestUsage(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "server"), tt.args...)
-			cmd.Env = environ(tt.env...)
+			cmd.Env = testEnvironment(tt.env...)
 			out, _ := cmd.CombinedOutput()
 			if got := cmd.ProcessState.ExitCode(); got != tt.exit || !strings.Contains(string(out), tt.says) || strings.Contains(string(out), "secret") {
 				t.Errorf("exit %d instead of %d, or without %q:\n%s", got, tt.exit, tt.says, out)

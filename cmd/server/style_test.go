@@ -18,8 +18,8 @@ import (
 	"github.com/likeness-id/likeness/internal/pgtest"
 )
 
-// rings is a picture with lines in it.
-func rings(t *testing.T, pitch float64) []byte {
+// ringsPNG is a picture with lines in it.
+func ringsPNG(t *testing.T, pitch float64) []byte {
 	t.Helper()
 	img := image.NewRGBA(image.Rect(0, 0, 96, 80))
 	for y := range 80 {
@@ -85,10 +85,10 @@ func (s *server) picture(path string) []byte {
 func TestStyleKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	s := start(t, dir, "LIKENESS_AUTH=off", "LIKENESS_STYLE_THREADS=1")
+	s := startServer(t, dir, "LIKENESS_AUTH=off", "LIKENESS_STYLE_THREADS=1")
 	submit := func(s *server) string {
-		body, kind := form(t, map[string]any{
-			"content": rings(t, 0.12), "style": rings(t, 0.9), "params": `{"size":96,"iterations":120,"seed":7}`,
+		body, kind := multipartBody(t, map[string]any{
+			"content": ringsPNG(t, 0.12), "style": ringsPNG(t, 0.9), "params": `{"size":96,"iterations":120,"seed":7}`,
 		})
 		return "/style-transfer/" + s.call("POST", "/style-transfer", "", http.StatusAccepted, kind, body)["job_id"].(string)
 	}
@@ -100,7 +100,7 @@ func TestStyleKill(t *testing.T) {
 		t.Error("the server ended by itself")
 	}
 
-	s = start(t, dir, "LIKENESS_AUTH=off", "LIKENESS_STYLE_THREADS=1")
+	s = startServer(t, dir, "LIKENESS_AUTH=off", "LIKENESS_STYLE_THREADS=1")
 	s.await("style job resumed")
 	resumed := s.picture(path)
 	if !bytes.Equal(whole, resumed) {
@@ -114,14 +114,14 @@ func TestStyleTwoServers(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t, nil)
 	begin := func() *server {
-		return start(t, t.TempDir(), "LIKENESS_AUTH=off", "LIKENESS_DATABASE_URL="+url, "LIKENESS_MIGRATE=true",
+		return startServer(t, t.TempDir(), "LIKENESS_AUTH=off", "LIKENESS_DATABASE_URL="+url, "LIKENESS_MIGRATE=true",
 			"LIKENESS_STYLE_THREADS=1", "LIKENESS_STYLE_PER_TENANT=2", "LIKENESS_RATE_LIMIT=0")
 	}
 	one, two := begin(), begin()
-	content, manner := rings(t, 0.12), rings(t, 0.9)
+	content, manner := ringsPNG(t, 0.12), ringsPNG(t, 0.9)
 	var paths []string
 	for seed := range 20 {
-		body, kind := form(t, map[string]any{
+		body, kind := multipartBody(t, map[string]any{
 			"content": content, "style": manner, "params": fmt.Sprintf(`{"size":64,"iterations":30,"init":"noise","seed":%d}`, seed%10),
 		})
 		by := []*server{one, two}[seed%2]

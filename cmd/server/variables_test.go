@@ -34,7 +34,7 @@ func TestVariablesAreKnown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	env := environ("LIKENESS_UNHEARD_OF=1")
+	env := testEnvironment("LIKENESS_UNHEARD_OF=1")
 	for name := range read {
 		env = append(env, name+"=1")
 	}

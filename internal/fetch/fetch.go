@@ -67,9 +67,9 @@ func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress)
 		if sum, err := hashFile(dst); err == nil && sum == f.SHA256 {
 			return nil
 		}
-		before := size(part)
+		before := sizeOf(part)
 		if err := c.complete(ctx, f, part, progress); err != nil {
-			if face.KindOf(err) == face.TooLarge || size(part) == 0 {
+			if face.KindOf(err) == face.TooLarge || sizeOf(part) == 0 {
 				if gone := os.Remove(part); !errors.Is(gone, fs.ErrNotExist) {
 					err = errors.Join(err, gone)
 				}
@@ -99,7 +99,7 @@ func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress)
 // complete downloads into part until all of it is there.
 func (c *Client) complete(ctx context.Context, f File, part string, progress Progress) error {
 	for attempt := 1; ; attempt++ {
-		before := size(part)
+		before := sizeOf(part)
 		err := c.attempt(ctx, f, part, progress)
 		switch {
 		case err == nil:
@@ -108,7 +108,7 @@ func (c *Client) complete(ctx context.Context, f File, part string, progress Pro
 			return face.Wrap(face.Canceled, "fetch.Get", ctx.Err())
 		case isFinal(err):
 			return err
-		case attempt == maxAttempts || size(part) <= before:
+		case attempt == maxAttempts || sizeOf(part) <= before:
 			return &face.Error{Kind: face.Unavailable, Op: "fetch.Get", Detail: "cannot download " + f.URL, Err: err}
 		}
 	}
@@ -225,8 +225,8 @@ func (m *meter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// size is a file's size, 0 when it is not there.
-func size(name string) int64 {
+// sizeOf is a file's size, 0 when it is not there.
+func sizeOf(name string) int64 {
 	info, err := os.Stat(name)
 	if err != nil {
 		return 0

@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func sum(b []byte) string {
+func sha256Hex(b []byte) string {
 	s := sha256.Sum256(b)
 	return hex.EncodeToString(s[:])
 }
@@ -40,7 +40,7 @@ func content(n int) []byte {
 	return b
 }
 
-func write(t *testing.T, name string, data []byte) {
+func writeFile(t *testing.T, name string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(name, data, 0o644); err != nil {
 		t.Fatal(err)
@@ -55,20 +55,20 @@ func server(t *testing.T, h http.HandlerFunc) (*httptest.Server, *fetch.Client) 
 	return s, &fetch.Client{HTTP: s.Client(), Stall: time.Minute}
 }
 
-// whole serves data with ranges.
-func whole(data []byte) http.HandlerFunc {
+// serveRanges serves data with ranges.
+func serveRanges(data []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
 	}
 }
 
-// cut serves data with ranges, and drops the connection after n bytes of each
+// serveInterrupted serves data with ranges, and drops the connection after n bytes of each
 // of the first answers.
-func cut(data []byte, n int, times int32) (http.HandlerFunc, *atomic.Int32) {
+func serveInterrupted(data []byte, n int, times int32) (http.HandlerFunc, *atomic.Int32) {
 	var asked atomic.Int32
 	return func(w http.ResponseWriter, r *http.Request) {
 		if asked.Add(1) > times {
-			whole(data)(w, r)
+			serveRanges(data)(w, r)
 			return
 		}
 		http.ServeContent(&cutter{w, n}, r, "", time.Time{}, bytes.NewReader(data))
@@ -124,7 +124,7 @@ func wantFile(t *testing.T, dst string, want []byte, part bool) {
 func TestGet(t *testing.T) {
 	t.Parallel()
 	data := content(300_000)
-	file := fetch.File{SHA256: sum(data), MaxBytes: int64(len(data))}
+	file := fetch.File{SHA256: sha256Hex(data), MaxBytes: int64(len(data))}
 	for name, c := range map[string]struct {
 		part, old []byte // what lies there before
 	}{
@@ -142,12 +142,12 @@ func TestGet(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.part != nil {
-				write(t, dst+".part", c.part)
+				writeFile(t, dst+".part", c.part)
 			}
 			if c.old != nil {
-				write(t, dst, c.old)
+				writeFile(t, dst, c.old)
 			}
-			s, client := server(t, whole(data))
+			s, client := server(t, serveRanges(data))
 			f := file
 			f.URL = s.URL
 			var last [2]int64
@@ -166,9 +166,9 @@ func TestGetNothingToDo(t *testing.T) {
 	t.Parallel()
 	data := content(10)
 	dst := filepath.Join(t.TempDir(), "file")
-	write(t, dst, data)
+	writeFile(t, dst, data)
 	s, client := server(t, func(http.ResponseWriter, *http.Request) { t.Error("asked for what is there") })
-	if err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sum(data), MaxBytes: 10}, dst, nil); err != nil {
+	if err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sha256Hex(data), MaxBytes: 10}, dst, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -178,9 +178,9 @@ func TestGetNothingToDo(t *testing.T) {
 func TestGetFinishedByAnother(t *testing.T) {
 	t.Parallel()
 	data := content(1000)
-	s, client := server(t, whole(data))
+	s, client := server(t, serveRanges(data))
 	dst := filepath.Join(t.TempDir(), "file")
-	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sum(data), MaxBytes: 1000}, dst, func(done, total int64) {
+	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sha256Hex(data), MaxBytes: 1000}, dst, func(done, total int64) {
 		if done == total {
 			if err := os.Rename(dst+".part", dst); err != nil {
 				t.Error(err)
@@ -196,11 +196,11 @@ func TestGetFinishedByAnother(t *testing.T) {
 func TestGetResumesAfterCuts(t *testing.T) {
 	t.Parallel()
 	data := content(1 << 20)
-	h, asked := cut(data, 200_000, 4)
+	h, asked := serveInterrupted(data, 200_000, 4)
 	s, client := server(t, h)
 	dst := filepath.Join(t.TempDir(), "file")
 	var done []int64
-	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sum(data), MaxBytes: 2 << 20}, dst,
+	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sha256Hex(data), MaxBytes: 2 << 20}, dst,
 		func(n, _ int64) { done = append(done, n) })
 	if err != nil {
 		t.Fatal(err)
@@ -226,8 +226,8 @@ func TestGetFails(t *testing.T) {
 			}
 		}
 	}
-	cutAtOnce, _ := cut(data, 0, 1000)
-	cutLater, _ := cut(data, 100_000, 1)
+	cutAtOnce, _ := serveInterrupted(data, 0, 1000)
+	cutLater, _ := serveInterrupted(data, 100_000, 1)
 	for name, c := range map[string]struct {
 		handler http.HandlerFunc
 		sum     string
@@ -236,15 +236,15 @@ func TestGetFails(t *testing.T) {
 		words   string
 		part    bool
 	}{
-		"other bytes":     {whole(data), sum([]byte("else")), 1 << 20, face.Invalid, sum(data), false},
-		"announced large": {whole(data), sum(data), 299_999, face.TooLarge, "299999", false},
-		"endless":         {endless, sum(data), 1 << 20, face.TooLarge, "1048576", false},
-		"not there":       {http.NotFound, sum(data), 1 << 20, face.Unavailable, "404", false},
-		"always cut":      {cutAtOnce, sum(data), 1 << 20, face.Unavailable, "http", false},
+		"other bytes":     {serveRanges(data), sha256Hex([]byte("else")), 1 << 20, face.Invalid, sha256Hex(data), false},
+		"announced large": {serveRanges(data), sha256Hex(data), 299_999, face.TooLarge, "299999", false},
+		"endless":         {endless, sha256Hex(data), 1 << 20, face.TooLarge, "1048576", false},
+		"not there":       {http.NotFound, sha256Hex(data), 1 << 20, face.Unavailable, "404", false},
+		"always cut":      {cutAtOnce, sha256Hex(data), 1 << 20, face.Unavailable, "http", false},
 		"no ranges after a cut": {func(w http.ResponseWriter, r *http.Request) {
 			r.Header.Del("Range")
 			cutLater(w, r)
-		}, sum([]byte("else")), 1 << 20, face.Invalid, sum(data), false},
+		}, sha256Hex([]byte("else")), 1 << 20, face.Invalid, sha256Hex(data), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -257,8 +257,8 @@ func TestGetFails(t *testing.T) {
 	}
 }
 
-// stuck sends the beginning and then nothing more.
-func stuck(data []byte) http.HandlerFunc {
+// serveStalled sends the beginning and then nothing more.
+func serveStalled(data []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Range") == "" {
 			w.Write(data)
@@ -271,10 +271,10 @@ func stuck(data []byte) http.HandlerFunc {
 func TestGetCanceled(t *testing.T) {
 	t.Parallel()
 	data := content(5000)
-	s, client := server(t, stuck(data))
+	s, client := server(t, serveStalled(data))
 	ctx, cancel := context.WithCancel(t.Context())
 	dst := filepath.Join(t.TempDir(), "file")
-	err := client.Get(ctx, fetch.File{URL: s.URL, SHA256: sum(data), MaxBytes: 1 << 20}, dst, func(int64, int64) { cancel() })
+	err := client.Get(ctx, fetch.File{URL: s.URL, SHA256: sha256Hex(data), MaxBytes: 1 << 20}, dst, func(int64, int64) { cancel() })
 	wantKind(t, err, face.Canceled)
 	wantFile(t, dst, nil, true)
 }
@@ -282,9 +282,9 @@ func TestGetCanceled(t *testing.T) {
 func TestGetStalled(t *testing.T) {
 	t.Parallel()
 	data := content(5000)
-	s, client := server(t, stuck(data))
+	s, client := server(t, serveStalled(data))
 	client.Stall = 20 * time.Millisecond
-	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sum(data), MaxBytes: 1 << 20}, filepath.Join(t.TempDir(), "file"), nil)
+	err := client.Get(t.Context(), fetch.File{URL: s.URL, SHA256: sha256Hex(data), MaxBytes: 1 << 20}, filepath.Join(t.TempDir(), "file"), nil)
 	wantKind(t, err, face.Unavailable, "nothing came")
 }
 
@@ -341,11 +341,11 @@ func listing(t *testing.T, dir string) []string {
 func TestLibrary(t *testing.T) {
 	t.Parallel()
 	data := release(t)
-	s, client := server(t, whole(data))
+	s, client := server(t, serveRanges(data))
 	dir := filepath.Join(t.TempDir(), "cache")
-	good := fetch.Archive{URL: s.URL + "/good.tgz", SHA256: sum(data), Member: "ort/lib/libonnxruntime.so*"}
+	good := fetch.Archive{URL: s.URL + "/good.tgz", SHA256: sha256Hex(data), Member: "ort/lib/libonnxruntime.so*"}
 	got, err := client.Library(t.Context(), []fetch.Archive{
-		{URL: s.URL + "/bad.tgz", SHA256: sum([]byte("else")), Member: good.Member},
+		{URL: s.URL + "/bad.tgz", SHA256: sha256Hex([]byte("else")), Member: good.Member},
 		good,
 	}, dir, nil)
 	if err != nil {
@@ -374,11 +374,11 @@ func TestLibraryFails(t *testing.T) {
 	s, client := server(t, func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/ort.tgz":
-			whole(data)(w, r)
+			serveRanges(data)(w, r)
 		case "/text.tgz":
-			whole(text)(w, r)
+			serveRanges(text)(w, r)
 		case "/cut.tgz":
-			whole(data[:len(data)/2])(w, r)
+			serveRanges(data[:len(data)/2])(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -386,10 +386,10 @@ func TestLibraryFails(t *testing.T) {
 	const lib = "ort/lib/libonnxruntime.so*"
 	dir := t.TempDir()
 	_, err := client.Library(t.Context(), []fetch.Archive{
-		{URL: s.URL + "/none.tgz", SHA256: sum(data), Member: lib},
-		{URL: s.URL + "/ort.tgz", SHA256: sum(data), Member: "ort/lib/libother.so"},
-		{URL: s.URL + "/text.tgz", SHA256: sum(text), Member: lib},
-		{URL: s.URL + "/cut.tgz", SHA256: sum(data[:len(data)/2]), Member: lib},
+		{URL: s.URL + "/none.tgz", SHA256: sha256Hex(data), Member: lib},
+		{URL: s.URL + "/ort.tgz", SHA256: sha256Hex(data), Member: "ort/lib/libother.so"},
+		{URL: s.URL + "/text.tgz", SHA256: sha256Hex(text), Member: lib},
+		{URL: s.URL + "/cut.tgz", SHA256: sha256Hex(data[:len(data)/2]), Member: lib},
 	}, dir, nil)
 	wantKind(t, err, face.Unavailable, "404", "libother.so", "text.tgz", "cut.tgz", "LIKENESS_ORT_LIBRARY")
 	if diff := cmp.Diff([]string{}, listing(t, dir)); diff != "" {
@@ -403,7 +403,7 @@ func TestLibraryFails(t *testing.T) {
 func TestLibraryFromNPM(t *testing.T) {
 	data := archive(t, member{name: "package/bin/libonnxruntime.so.1", text: "library"})
 	bin := t.TempDir()
-	write(t, filepath.Join(bin, "package.tgz"), data)
+	writeFile(t, filepath.Join(bin, "package.tgz"), data)
 	script := fmt.Sprintf("#!/bin/sh\nfor dir; do :; done\n[ \"$2\" = good@1 ] || { echo no such package >&2; exit 1; }\ncp '%s/package.tgz' \"$dir/good-1.tgz\"\n", bin)
 	if err := os.WriteFile(filepath.Join(bin, "npm"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
@@ -414,15 +414,15 @@ func TestLibraryFromNPM(t *testing.T) {
 
 	dir := t.TempDir()
 	_, err := client.Library(t.Context(), []fetch.Archive{
-		{Package: "bad@1", SHA256: sum(data), Member: lib},
-		{Package: "good@1", SHA256: sum([]byte("else")), Member: lib},
+		{Package: "bad@1", SHA256: sha256Hex(data), Member: lib},
+		{Package: "good@1", SHA256: sha256Hex([]byte("else")), Member: lib},
 	}, dir, nil)
-	wantKind(t, err, face.Unavailable, "no such package", sum(data))
+	wantKind(t, err, face.Unavailable, "no such package", sha256Hex(data))
 	if diff := cmp.Diff([]string{}, listing(t, dir)); diff != "" {
 		t.Errorf("what is left (-want +got):\n%s", diff)
 	}
 
-	got, err := client.Library(t.Context(), []fetch.Archive{{Package: "good@1", SHA256: sum(data), Member: lib}}, dir, nil)
+	got, err := client.Library(t.Context(), []fetch.Archive{{Package: "good@1", SHA256: sha256Hex(data), Member: lib}}, dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +432,7 @@ func TestLibraryFromNPM(t *testing.T) {
 	}
 
 	t.Setenv("PATH", t.TempDir())
-	_, err = client.Library(t.Context(), []fetch.Archive{{Package: "good@1", SHA256: sum(data), Member: lib}}, t.TempDir(), nil)
+	_, err = client.Library(t.Context(), []fetch.Archive{{Package: "good@1", SHA256: sha256Hex(data), Member: lib}}, t.TempDir(), nil)
 	wantKind(t, err, face.Unavailable, "npm")
 }
 

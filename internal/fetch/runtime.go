@@ -177,12 +177,12 @@ func extract(archive, member, dst string) (err error) {
 		if h.Size > maxLibraryBytes {
 			return fmt.Errorf("%s: %s has %d bytes", filepath.Base(archive), member, h.Size)
 		}
-		return place(r, dst)
+		return writeWhole(r, dst)
 	}
 }
 
-// place writes a file that is whole when it gets its name.
-func place(r io.Reader, dst string) (err error) {
+// writeWhole writes a file that is whole when it gets its name.
+func writeWhole(r io.Reader, dst string) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(dst), filepath.Base(dst)+".*")
 	if err != nil {
 		return err

@@ -118,8 +118,8 @@ func (c *Cluster) owned(tb testing.TB) {
 	})
 }
 
-// Bin is the folder with PostgreSQL's programs, for a test that runs one.
-func Bin(tb testing.TB) string {
+// BinDir is the folder with PostgreSQL's programs, for a test that runs one.
+func BinDir(tb testing.TB) string {
 	tb.Helper()
 	return binaries(tb)
 }
@@ -228,7 +228,7 @@ func newCluster(bin string, settings map[string]string) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	sweep(temp)
+	removeLeftovers(temp)
 	if c.dir, err = os.MkdirTemp(temp, "likeness-pg-"); err != nil {
 		return nil, err
 	}
@@ -255,15 +255,15 @@ func serverUser() (*syscall.Credential, error) {
 // tempDir is a temporary folder that the server's user can reach.
 func tempDir() (string, error) {
 	for _, dir := range []string{os.TempDir(), "/tmp", "/var/tmp"} {
-		if os.Getuid() != 0 || open(dir) {
+		if os.Getuid() != 0 || isReachable(dir) {
 			return dir, nil
 		}
 	}
 	return "", errors.New("no temporary folder can be reached by other users: set TMPDIR")
 }
 
-// open says whether all may walk down to dir.
-func open(dir string) bool {
+// isReachable says whether all may walk down to dir.
+func isReachable(dir string) bool {
 	for {
 		if i, err := os.Stat(dir); err != nil || i.Mode()&0o001 == 0 {
 			return false
@@ -288,9 +288,9 @@ func (c *Cluster) hold() error {
 		os.Rename(f.Name(), filepath.Join(c.dir, "lock")))
 }
 
-// sweep removes what test binaries left that were killed: folders whose lock
+// removeLeftovers removes what test binaries left that were killed: folders whose lock
 // nobody holds any more. Their servers ended with them.
-func sweep(temp string) {
+func removeLeftovers(temp string) {
 	locks, _ := filepath.Glob(filepath.Join(temp, "likeness-pg-*", "lock"))
 	for _, l := range locks {
 		f, err := os.OpenFile(l, os.O_RDWR|syscall.O_NOFOLLOW, 0)
@@ -514,7 +514,7 @@ func (c *Cluster) kill() error {
 	<-s.done
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(patience); slices.ContainsFunc(pids, alive); <-tick.C {
+	for deadline := time.Now().Add(patience); slices.ContainsFunc(pids, isAlive); <-tick.C {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("processes %v do not end", pids)
 		}

@@ -36,7 +36,7 @@ func connect(tb testing.TB, url string) *pgx.Conn {
 	return conn
 }
 
-func count(tb testing.TB, url string) (n int) {
+func countRows(tb testing.TB, url string) (n int) {
 	tb.Helper()
 	if err := connect(tb, url).QueryRow(tb.Context(), "SELECT count(*) FROM kept").Scan(&n); err != nil {
 		tb.Fatal(err)
@@ -78,7 +78,7 @@ func TestWhatWasCommittedSurvivesKill(t *testing.T) {
 		if c.Pid() == pid {
 			t.Fatal("the server that started is the one that was killed")
 		}
-		if got := count(t, url); got != i+1 {
+		if got := countRows(t, url); got != i+1 {
 			t.Fatalf("after kill %d there are %d rows", i+1, got)
 		}
 	}
@@ -107,7 +107,7 @@ func TestStandbyFollowsAndPromotes(t *testing.T) {
 	c.Exec("CREATE TABLE kept (n int)")
 	s := c.Standby(t)
 	c.Exec("INSERT INTO kept VALUES (1)")
-	eventually(t, "the standby has the row", func() bool { return count(t, s.URL("postgres")) == 1 })
+	eventually(t, "the standby has the row", func() bool { return countRows(t, s.URL("postgres")) == 1 })
 	_, err := connect(t, s.URL("postgres")).Exec(t.Context(), "INSERT INTO kept VALUES (2)")
 	if err == nil {
 		t.Fatal("a standby took a write")
@@ -115,7 +115,7 @@ func TestStandbyFollowsAndPromotes(t *testing.T) {
 	c.Kill()
 	s.Promote()
 	s.Exec("INSERT INTO kept VALUES (2)")
-	if got := count(t, s.URL("postgres")); got != 2 {
+	if got := countRows(t, s.URL("postgres")); got != 2 {
 		t.Fatalf("%d rows after the promotion, want 2", got)
 	}
 }
@@ -136,7 +136,7 @@ func TestDatabasesAreApart(t *testing.T) {
 		t.Run("", func(t *testing.T) {
 			t.Parallel()
 			url := pgtest.Database(t, migrate)
-			if got := count(t, url); got != 0 {
+			if got := countRows(t, url); got != 0 {
 				t.Fatalf("a fresh database has %d rows", got)
 			}
 			conn := connect(t, url)
@@ -173,7 +173,7 @@ func TestServerEndsWithTheBinary(t *testing.T) {
 		select {} // until it is killed
 	}
 	t.Parallel()
-	pgtest.Bin(t) // without PostgreSQL the victim would be skipped, not this test
+	pgtest.BinDir(t) // without PostgreSQL the victim would be skipped, not this test
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), victim+"=1")
 	out, err := cmd.StdoutPipe()

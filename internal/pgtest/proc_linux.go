@@ -15,8 +15,8 @@ func attributes(user *syscall.Credential) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: user, Pdeathsig: syscall.SIGQUIT}
 }
 
-// stat reads the state of a process and its parent.
-func stat(pid int) (state byte, parent int, err error) {
+// processState reads the state of a process and its parent.
+func processState(pid int) (state byte, parent int, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, err
@@ -37,16 +37,16 @@ func children(of int) ([]int, error) {
 		if err != nil {
 			continue
 		}
-		if _, parent, err := stat(pid); err == nil && parent == of {
+		if _, parent, err := processState(pid); err == nil && parent == of {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
 }
 
-// alive says whether a process still holds anything: one that only waits to
+// isAlive says whether a process still holds anything: one that only waits to
 // be counted by its parent does not.
-func alive(pid int) bool {
-	state, _, err := stat(pid)
+func isAlive(pid int) bool {
+	state, _, err := processState(pid)
 	return err == nil && state != 'Z' && state != 'X'
 }

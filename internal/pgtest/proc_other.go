@@ -35,4 +35,4 @@ func children(of int) ([]int, error) {
 	return pids, nil
 }
 
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+func isAlive(pid int) bool { return syscall.Kill(pid, 0) == nil }

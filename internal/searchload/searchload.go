@@ -107,7 +107,7 @@ func Measure(ctx context.Context, engines []Engine, probes []face.Embedding, cli
 	spent := make([]time.Duration, len(engines))
 	for range rounds {
 		for i, e := range engines {
-			took, elapsed, err := ask(ctx, e, probes, clients, turn)
+			took, elapsed, err := takeTurn(ctx, e, probes, clients, turn)
 			if err != nil {
 				return nil, err
 			}
@@ -125,8 +125,8 @@ func Measure(ctx context.Context, engines []Engine, probes []face.Embedding, cli
 	return loads, nil
 }
 
-// ask is one turn of one engine.
-func ask(ctx context.Context, e Engine, probes []face.Embedding, clients int, turn time.Duration) (times []time.Duration, elapsed time.Duration, err error) {
+// takeTurn is one turn of one engine.
+func takeTurn(ctx context.Context, e Engine, probes []face.Embedding, clients int, turn time.Duration) (times []time.Duration, elapsed time.Duration, err error) {
 	var next atomic.Int64
 	var mu sync.Mutex
 	group, asking := errgroup.WithContext(ctx)

@@ -28,11 +28,11 @@ func decodeNPY(data []byte, axes int) (*Field, error) {
 	}
 	header, body := string(data[start:start+int(size)]), data[start+int(size):]
 
-	if order := entry(header, "fortran_order", `(True|False)`); order != "False" {
+	if order := headerValue(header, "fortran_order", `(True|False)`); order != "False" {
 		return nil, invalid("the .npy file is not in C order: save numpy.ascontiguousarray(x)")
 	}
 	width := 4
-	switch kind := entry(header, "descr", `'([^']*)'`); kind {
+	switch kind := headerValue(header, "descr", `'([^']*)'`); kind {
 	case "<f4":
 	case "<f8":
 		width = 8
@@ -41,7 +41,7 @@ func decodeNPY(data []byte, axes int) (*Field, error) {
 	}
 	f := &Field{}
 	n := int64(1)
-	for text := range strings.SplitSeq(entry(header, "shape", `\(([0-9, ]*)\)`), ",") {
+	for text := range strings.SplitSeq(headerValue(header, "shape", `\(([0-9, ]*)\)`), ",") {
 		if text = strings.TrimSpace(text); text == "" {
 			continue // after the last comma
 		}
@@ -73,8 +73,8 @@ func decodeNPY(data []byte, axes int) (*Field, error) {
 	return f, nil
 }
 
-// entry is the value of a key of the header, as the pattern's group has it.
-func entry(header, key, value string) string {
+// headerValue is the value of a key of the header, as the pattern's group has it.
+func headerValue(header, key, value string) string {
 	if found := regexp.MustCompile(`'` + key + `'\s*:\s*` + value).FindStringSubmatch(header); found != nil {
 		return found[1]
 	}

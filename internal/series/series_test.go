@@ -15,8 +15,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// npy is a .npy file with a header of the caller's.
-func npy(header string, body []byte) []byte {
+// npyFile is a .npy file with a header of the caller's.
+func npyFile(header string, body []byte) []byte {
 	b := binary.LittleEndian.AppendUint16([]byte("\x93NUMPY\x01\x00"), uint16(len(header)))
 	return append(append(b, header...), body...)
 }
@@ -46,11 +46,11 @@ func TestDecode(t *testing.T) {
 		},
 		"NumPy's own": {".npy", fromNumPy, 1, series.Field{Shape: []int64{1, 2}, Data: []float32{0, 1}, Bare: true}},
 		"float64 volume": {
-			".npy", string(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 2, 2), }\n", doubles(1, 2, 3, 4))), 3,
+			".npy", string(npyFile("{'descr': '<f8', 'fortran_order': False, 'shape': (1, 2, 2), }\n", doubles(1, 2, 3, 4))), 3,
 			series.Field{Shape: []int64{1, 1, 2, 2}, Data: []float32{1, 2, 3, 4}, Bare: true},
 		},
 		"channels first": {
-			".npy", string(npy("{'shape': (2, 1, 1, 2), 'fortran_order': False, 'descr': '<f8'}", doubles(1, 2, 3, 4))), 3,
+			".npy", string(npyFile("{'shape': (2, 1, 1, 2), 'fortran_order': False, 'descr': '<f8'}", doubles(1, 2, 3, 4))), 3,
 			series.Field{Shape: []int64{2, 1, 1, 2}, Data: []float32{1, 2, 3, 4}},
 		},
 		"stereo": {".wav", stereo, 1, series.Field{Shape: []int64{2, 2}, Data: []float32{0.5, -1, 0.25, 0}, Rate: 8000}},

@@ -117,23 +117,23 @@ func TestBlocked(t *testing.T) {
 				}
 				outputs := append([]*grad.Value{loss}, gradients...)
 				backend := &watched{Runtime: b}
-				got, err := run(t, backend, s, outputs...)
+				got, err := compute(t, backend, s, outputs...)
 				if err != nil {
 					t.Fatal(err)
 				}
 				blocks = blocks || backend.blocks
-				without, err := run(t, unblocked{b}, s, outputs...)
+				without, err := compute(t, unblocked{b}, s, outputs...)
 				if err != nil {
 					t.Fatal(err)
 				}
 				feed := map[*grad.Value][]float64{}
 				for v, data := range s.data {
-					feed[v] = wide(data)
+					feed[v] = toFloat64(data)
 				}
 				want := s.Interpret(feed, outputs...)
 				for i := range outputs {
-					if e := off(got[i], want[i]); e > 1e-4 {
-						t.Errorf("seed %d, output %d %v: off by %.1e, without blocks by %.1e", seed, i, outputs[i].Shape(), e, off(without[i], want[i]))
+					if e := relativeError(got[i], want[i]); e > 1e-4 {
+						t.Errorf("seed %d, output %d %v: off by %.1e, without blocks by %.1e", seed, i, outputs[i].Shape(), e, relativeError(without[i], want[i]))
 					}
 				}
 			}

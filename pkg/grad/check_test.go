@@ -85,7 +85,7 @@ func (s *tensors) weighed(out *grad.Value) *grad.Value {
 	return s.Total(s.Mul(out, s.Constant(coefficients, out.Shape()...)))
 }
 
-func wide(x []float32) []float64 {
+func toFloat64(x []float32) []float64 {
 	out := make([]float64, len(x))
 	for i, v := range x {
 		out[i] = float64(v)
@@ -93,11 +93,11 @@ func wide(x []float32) []float64 {
 	return out
 }
 
-// off is the largest difference, relative to the largest number.
-func off(got, want []float64) float64 { return offAtLeast(1e-3, got, want) }
+// relativeError is the largest difference, relative to the largest number.
+func relativeError(got, want []float64) float64 { return relativeErrorAtLeast(1e-3, got, want) }
 
-// offAtLeast is relative to at least scale.
-func offAtLeast(scale float64, got, want []float64) float64 {
+// relativeErrorAtLeast is relative to at least scale.
+func relativeErrorAtLeast(scale float64, got, want []float64) float64 {
 	difference := 0.0
 	for i, w := range want {
 		if math.IsNaN(got[i]) {
@@ -108,8 +108,8 @@ func offAtLeast(scale float64, got, want []float64) float64 {
 	return difference / scale
 }
 
-// run computes values in ONNX Runtime.
-func run(tb testing.TB, b grad.Backend, s *tensors, outputs ...*grad.Value) ([][]float64, error) {
+// compute computes values in ONNX Runtime.
+func compute(tb testing.TB, b grad.Backend, s *tensors, outputs ...*grad.Value) ([][]float64, error) {
 	tb.Helper()
 	p, err := s.Compile(b, outputs...)
 	if err != nil {
@@ -128,7 +128,7 @@ func run(tb testing.TB, b grad.Backend, s *tensors, outputs ...*grad.Value) ([][
 	}
 	var all [][]float64
 	for i := range outputs {
-		all = append(all, wide(p.Output(i)))
+		all = append(all, toFloat64(p.Output(i)))
 	}
 	return all, nil
 }
@@ -153,24 +153,24 @@ func (w worst) String() string {
 
 const most = 16 // central differences for each tensor
 
-// check holds the output and the gradients against the interpreter.
-func check(tb testing.TB, b grad.Backend, s *tensors, out *grad.Value) (worst, error) {
+// checkOperator holds the output and the gradients against the interpreter.
+func checkOperator(tb testing.TB, b grad.Backend, s *tensors, out *grad.Value) (worst, error) {
 	tb.Helper()
 	loss := s.weighed(out)
 	gradients, err := s.Gradient(loss, s.with...)
 	if err != nil {
 		return worst{}, err
 	}
-	got, err := run(tb, b, s, append([]*grad.Value{out}, gradients...)...)
+	got, err := compute(tb, b, s, append([]*grad.Value{out}, gradients...)...)
 	if err != nil {
 		return worst{}, fmt.Errorf("%w (%s)", err, strings.Join(s.Nodes(gradients...), " "))
 	}
 	feed := map[*grad.Value][]float64{}
 	for v, data := range s.data {
-		feed[v] = wide(data)
+		feed[v] = toFloat64(data)
 	}
 	exact := s.Interpret(feed, append([]*grad.Value{out}, gradients...)...)
-	w := worst{cases: 1, forward: off(got[0], exact[0])}
+	w := worst{cases: 1, forward: relativeError(got[0], exact[0])}
 	for i, v := range s.with {
 		x := feed[v]
 		at := s.r.Perm(len(x))
@@ -187,8 +187,8 @@ func check(tb testing.TB, b grad.Backend, s *tensors, out *grad.Value) (worst, e
 			differences = append(differences, (high-low)/(2*h))
 			runtime, formula = append(runtime, got[1+i][k]), append(formula, exact[1+i][k])
 		}
-		w.gradient = max(w.gradient, off(runtime, differences))
-		w.formula = max(w.formula, off(formula, differences))
+		w.gradient = max(w.gradient, relativeError(runtime, differences))
+		w.formula = max(w.formula, relativeError(formula, differences))
 	}
 	return w, nil
 }
@@ -614,7 +614,7 @@ func TestGradients(t *testing.T) {
 				for seed := range uint64(op.cases) {
 					s := newTensors(seed)
 					out := op.make(s)
-					w, err := check(t, b, s, out)
+					w, err := checkOperator(t, b, s, out)
 					if err != nil {
 						t.Errorf("case %d: %v: %v", seed, s.Describe(), err)
 						continue

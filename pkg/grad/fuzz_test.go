@@ -13,19 +13,19 @@ import (
 // Whatever the bytes are, they are a model or refused, and so is each of its
 // layers and its gradient.
 func FuzzParse(f *testing.F) {
-	for _, c := range forms() {
-		f.Add(encode(f, c.model))
+	for _, c := range modelForms() {
+		f.Add(mustMarshal(f, c.model))
 	}
-	f.Add(encode(f, model(13, []*onnxpb.Node{
+	f.Add(mustMarshal(f, model(13, []*onnxpb.Node{
 		node("Conv", "x, w, b -> a", "pads", []int64{1, 1, 1, 1}, "strides", []int64{2, 2}), node("Relu", "a -> r"),
 		node("MaxPool", "r -> p", "kernel_shape", []int64{2, 2}, "ceil_mode", 1), node("AveragePool", "r -> q", "kernel_shape", []int64{2, 2}, "auto_pad", "SAME_LOWER"),
 		node("Concat", "r, q -> s", "axis", 1), node("ConvTranspose", "s, t -> u", "strides", []int64{2, 2}, "output_padding", []int64{1, 0}),
 		node("GlobalAveragePool", "u -> v"), node("Flatten", "v -> w2"), node("LpNormalization", "w2 -> y"),
-	}, floats("w", []int64{2, 3, 2, 2}, make([]float32, 24)...), floats("b", []int64{2}, 1, 2), floats("t", []int64{4, 1, 2, 2}, make([]float32, 16)...))))
+	}, floatTensor("w", []int64{2, 3, 2, 2}, make([]float32, 24)...), floatTensor("b", []int64{2}, 1, 2), floatTensor("t", []int64{4, 1, 2, 2}, make([]float32, 16)...))))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := grad.Parse(data)
 		if err != nil {
-			refuse(t, err)
+			checkRefused(t, err)
 			return
 		}
 		layers := m.Layers()
@@ -40,14 +40,14 @@ func FuzzParse(f *testing.F) {
 				Variable: func(name string, _ []int64) bool { return len(name)%2 == 0 },
 			})
 			if err != nil {
-				refuse(t, err)
+				checkRefused(t, err)
 				continue
 			}
 			y := im.Layers[layer]
 			loss := g.Total(y)
 			d, err := g.Gradient(loss, g.Inputs(y)...)
 			if err != nil {
-				refuse(t, err)
+				checkRefused(t, err)
 				continue
 			}
 			if _, err := g.Marshal(append(d, loss)...); err != nil {
@@ -105,10 +105,10 @@ func FuzzConv(f *testing.F) {
 		}
 		y := s.Apply(op, attrs, inputs...)
 		if s.Err() != nil {
-			refuse(t, s.Err())
+			checkRefused(t, s.Err())
 			return
 		}
-		w, err := check(t, b, s, y)
+		w, err := checkOperator(t, b, s, y)
 		if err != nil {
 			t.Fatalf("%s: %v (%v)", s.Describe(), err, face.KindOf(err))
 		}

@@ -119,7 +119,7 @@ func TestComposed(t *testing.T) {
 				}
 				all = append(all, d...)
 			}
-			out, err := run(t, b, s, all...)
+			out, err := compute(t, b, s, all...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +128,7 @@ func TestComposed(t *testing.T) {
 			}
 			n := len(s.with)
 			for i := range n {
-				if e := off(out[1+i], out[1+n+i]); e > 1e-5 {
+				if e := relativeError(out[1+i], out[1+n+i]); e > 1e-5 {
 					t.Errorf("gradient %d differs by %g", i, e)
 				}
 			}
@@ -136,7 +136,7 @@ func TestComposed(t *testing.T) {
 	}
 }
 
-func read(tb testing.TB, name string) *grad.Model {
+func readModel(tb testing.TB, name string) *grad.Model {
 	tb.Helper()
 	data, err := os.ReadFile(sharedtest.Path(tb, "models/"+name+".onnx"))
 	if err != nil {
@@ -154,7 +154,7 @@ func read(tb testing.TB, name string) *grad.Model {
 // central differences say.
 func TestSqueezeNet(t *testing.T) {
 	t.Parallel()
-	m, b := read(t, "squeezenet11-features"), orttest.Runtime(t)
+	m, b := readModel(t, "squeezenet11-features"), orttest.Runtime(t)
 	for name, average := range map[string]bool{"average pools": true, "maximum pools": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -177,17 +177,17 @@ func TestSqueezeNet(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := run(t, b, s, loss, g[0])
+			got, err := compute(t, b, s, loss, g[0])
 			if err != nil {
 				t.Fatal(err)
 			}
-			feed := map[*grad.Value][]float64{image: wide(s.data[image])}
+			feed := map[*grad.Value][]float64{image: toFloat64(s.data[image])}
 			want := s.Interpret(feed, loss, g[0])
 			differences(t, s, feed, image, loss, want[1], 3)
-			if e := off(got[0], want[0]); e > 1e-5 {
+			if e := relativeError(got[0], want[0]); e > 1e-5 {
 				t.Errorf("the loss is off by %g", e)
 			}
-			e := off(got[1], want[1])
+			e := relativeError(got[1], want[1])
 			if e > 1e-4 {
 				t.Errorf("the gradient is off by %g", e)
 			}
@@ -231,7 +231,7 @@ func sign(x float64) int {
 // against float64 it is held up to a layer of its trunk, over small faces.
 func TestMobileFace(t *testing.T) {
 	t.Parallel()
-	m, b := read(t, "mobileface-v2"), orttest.Runtime(t)
+	m, b := readModel(t, "mobileface-v2"), orttest.Runtime(t)
 	for name, training := range map[string]bool{"inference": false, "training": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -267,10 +267,10 @@ func TestMobileFace(t *testing.T) {
 			}
 			feed := map[*grad.Value][]float64{}
 			for v, data := range s.data {
-				feed[v] = wide(data)
+				feed[v] = toFloat64(data)
 			}
 			want := s.Interpret(feed, gradients...)
-			got, err := run(t, b, s, gradients...)
+			got, err := compute(t, b, s, gradients...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -285,7 +285,7 @@ func TestMobileFace(t *testing.T) {
 				if i%10 == 0 {
 					differences(t, s, feed, weights[i], loss, want[i], 1)
 				}
-				if e := offAtLeast(1e-3*scale, got[i], want[i]); e > worst {
+				if e := relativeErrorAtLeast(1e-3*scale, got[i], want[i]); e > worst {
 					worst, where = e, names[i]
 				}
 			}
@@ -298,7 +298,7 @@ func TestMobileFace(t *testing.T) {
 			if gradients, err = s.Gradient(loss, weights...); err != nil {
 				t.Fatal(err)
 			}
-			if got, err = run(t, b, s, gradients...); err != nil {
+			if got, err = compute(t, b, s, gradients...); err != nil {
 				t.Fatal(err)
 			}
 			still := 0
@@ -332,27 +332,27 @@ func TestGradientRefuses(t *testing.T) {
 	x := g.Input("x", 2, 3)
 	hard := g.Apply("HardSigmoid", nil, x)
 	_, err := g.Gradient(g.Total(hard), x)
-	refuse(t, err, "HardSigmoid")
+	checkRefused(t, err, "HardSigmoid")
 	if _, err := g.Gradient(g.Total(hard), hard); err != nil {
 		t.Errorf("nothing asks for the gradient of HardSigmoid: %v", err)
 	}
 	_, err = g.Gradient(x, x)
-	refuse(t, err, "[2 3]")
+	checkRefused(t, err, "[2 3]")
 	_, err = g.Gradient(g.Total(x), grad.NewGraph().Input("x", 1))
-	refuse(t, err, `"x"`)
+	checkRefused(t, err, `"x"`)
 	low := g.Constant([]float32{0})
 	_, err = g.Gradient(g.Total(g.Apply("Clip", nil, x, low)), low)
-	refuse(t, err, "Clip", "bounds")
+	checkRefused(t, err, "Clip", "bounds")
 	c := g.Constant([]float32{1, 1, 1}, 3)
 	_, err = g.Gradient(g.Total(g.BatchNorm(x, c, c, c, g.Constant([]float32{1, 1, 1}, 3), 1e-5)), c)
-	refuse(t, err, "BatchNormalization", "mean")
+	checkRefused(t, err, "BatchNormalization", "mean")
 	if g.Err() != nil {
 		t.Errorf("a graph that is refused a gradient stays good: %v", g.Err())
 	}
 	_, err = g.Marshal(x)
-	refuse(t, err, "output 0")
+	checkRefused(t, err, "output 0")
 	_, err = g.Marshal()
-	refuse(t, err, "no outputs")
+	checkRefused(t, err, "no outputs")
 
 	for name, build := range map[string]func(g *grad.Graph, x *grad.Value){
 		"an empty shape":   func(g *grad.Graph, _ *grad.Value) { g.Input("y", 0) },
@@ -371,11 +371,11 @@ func TestGradientRefuses(t *testing.T) {
 			g := grad.NewGraph()
 			x := g.Input("x", 2, 3)
 			build(g, x)
-			refuse(t, g.Err())
+			checkRefused(t, g.Err())
 			// What comes after means nothing, and does no harm.
 			y := g.Total(g.Softmax(g.Conv(x, x, nil, grad.Window{}), 5))
 			_, err := g.Gradient(y, x)
-			refuse(t, err)
+			checkRefused(t, err)
 			if _, err = g.Marshal(y); err == nil || err.Error() != g.Err().Error() {
 				t.Errorf("the first error is %v, Marshal says %v", g.Err(), err)
 			}

@@ -178,8 +178,8 @@ func nodeName(p *onnxpb.Node) string {
 	return p.Output[0]
 }
 
-// need takes the i-th input, which must be there.
-func need(n *node, i int) (*Value, error) {
+// requiredInput takes the i-th input, which must be there.
+func requiredInput(n *node, i int) (*Value, error) {
 	if i >= len(n.inputs) || n.inputs[i] == nil {
 		return nil, fmt.Errorf("input %d is missing", i)
 	}
@@ -201,7 +201,7 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 	}
 	switch n.op {
 	case "Identity", "Dropout":
-		v, err := need(n, 0)
+		v, err := requiredInput(n, 0)
 		return v, err
 	case "Constant":
 		return im.constant(n.attrs)
@@ -221,7 +221,7 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 	case "Add", "Sub", "Mul", "Div", "PRelu", "Gemm":
 		return nil, im.oldBroadcast(n)
 	case "Max", "Min":
-		return im.limit(n)
+		return im.constantLimit(n)
 	case "BatchNormalization":
 		if n.attrs.int("spatial", 1) == 0 {
 			return nil, errors.New("spatial = 0 is not supported")
@@ -242,7 +242,7 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 		}
 	case "Clip":
 		if im.m.opset < 11 {
-			x, err := need(n, 0)
+			x, err := requiredInput(n, 0)
 			if err != nil {
 				return nil, err
 			}
@@ -282,7 +282,7 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 	case "Squeeze", "Unsqueeze":
 		return im.squeeze(n)
 	case "Softmax":
-		x, err := need(n, 0)
+		x, err := requiredInput(n, 0)
 		if err != nil || im.m.opset >= 13 {
 			return nil, err
 		}
@@ -333,7 +333,7 @@ func (im *importer) constant(attrs attributes) (*Value, error) {
 // out the shape of a Reshape that way, and here every shape is known. nil: it
 // is not about integers.
 func (im *importer) fold(n *node) (*Value, error) {
-	x, err := need(n, 0)
+	x, err := requiredInput(n, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -378,7 +378,7 @@ func (im *importer) fold(n *node) (*Value, error) {
 	case "Squeeze", "Unsqueeze":
 		out = x.ints // a list stays a list
 	case "Gather":
-		indices, err := need(n, 1)
+		indices, err := requiredInput(n, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -393,7 +393,7 @@ func (im *importer) fold(n *node) (*Value, error) {
 		}
 	case "Concat":
 		for i := range n.inputs {
-			in, err := need(n, i)
+			in, err := requiredInput(n, i)
 			if err != nil {
 				return nil, err
 			}
@@ -427,13 +427,13 @@ func (im *importer) window(n *node) error {
 	if !same && !ceil {
 		return nil
 	}
-	x, err := need(n, 0)
+	x, err := requiredInput(n, 0)
 	if err != nil {
 		return err
 	}
 	kernel := n.attrs.ints("kernel_shape")
 	if n.op == "Conv" {
-		weights, err := need(n, 1)
+		weights, err := requiredInput(n, 1)
 		if err != nil {
 			return err
 		}
@@ -506,9 +506,9 @@ func (im *importer) oldBroadcast(n *node) error {
 	return nil
 }
 
-// limit turns the Max or Min with a constant number into Relu or Clip, which
+// constantLimit turns the Max or Min with a constant number into Relu or Clip, which
 // have a gradient. Networks of some exporters have no other Relu.
-func (im *importer) limit(n *node) (*Value, error) {
+func (im *importer) constantLimit(n *node) (*Value, error) {
 	if len(n.inputs) != 2 || n.inputs[0] == nil || n.inputs[1] == nil {
 		return nil, errors.New("it does not have two inputs")
 	}
@@ -532,7 +532,7 @@ func (im *importer) limit(n *node) (*Value, error) {
 
 // squeeze takes axes of size 1 away, or adds them.
 func (im *importer) squeeze(n *node) (*Value, error) {
-	x, err := need(n, 0)
+	x, err := requiredInput(n, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -584,7 +584,7 @@ func (im *importer) squeeze(n *node) (*Value, error) {
 
 // resize works out the sizes.
 func (im *importer) resize(n *node) error {
-	x, err := need(n, 0)
+	x, err := requiredInput(n, 0)
 	if err != nil {
 		return err
 	}

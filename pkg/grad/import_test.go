@@ -17,8 +17,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad/onnxpb"
 )
 
-// attr makes attributes from names and values in turn.
-func attr(pairs ...any) []*onnxpb.Attribute {
+// makeAttributes makes attributes from names and values in turn.
+func makeAttributes(pairs ...any) []*onnxpb.Attribute {
 	var all []*onnxpb.Attribute
 	for i := 0; i < len(pairs); i += 2 {
 		a := &onnxpb.Attribute{Name: pairs[i].(string)}
@@ -49,20 +49,20 @@ func attr(pairs ...any) []*onnxpb.Attribute {
 func node(op, wiring string, pairs ...any) *onnxpb.Node {
 	in, out, _ := strings.Cut(wiring, " -> ")
 	return &onnxpb.Node{
-		OpType: op, Name: "the " + op, Attribute: attr(pairs...),
+		OpType: op, Name: "the " + op, Attribute: makeAttributes(pairs...),
 		Input: strings.Split(in, ", "), Output: strings.Split(out, ", "),
 	}
 }
 
-func floats(name string, shape []int64, data ...float32) *onnxpb.Tensor {
+func floatTensor(name string, shape []int64, data ...float32) *onnxpb.Tensor {
 	return &onnxpb.Tensor{Name: name, Dims: shape, DataType: onnxpb.Tensor_FLOAT, FloatData: data}
 }
 
-func ints(name string, data ...int64) *onnxpb.Tensor {
+func intTensor(name string, data ...int64) *onnxpb.Tensor {
 	return &onnxpb.Tensor{Name: name, Dims: []int64{int64(len(data))}, DataType: onnxpb.Tensor_INT64, Int64Data: data}
 }
 
-func index(name string, i int64) *onnxpb.Tensor {
+func scalarIndex(name string, i int64) *onnxpb.Tensor {
 	return &onnxpb.Tensor{Name: name, DataType: onnxpb.Tensor_INT64, Int64Data: []int64{i}}
 }
 
@@ -77,7 +77,7 @@ func model(opset int64, nodes []*onnxpb.Node, weights ...*onnxpb.Tensor) *onnxpb
 	}
 }
 
-func encode(tb testing.TB, m *onnxpb.Model) []byte {
+func mustMarshal(tb testing.TB, m *onnxpb.Model) []byte {
 	tb.Helper()
 	data, err := proto.Marshal(m)
 	if err != nil {
@@ -86,16 +86,16 @@ func encode(tb testing.TB, m *onnxpb.Model) []byte {
 	return data
 }
 
-func parse(tb testing.TB, m *onnxpb.Model) *grad.Model {
+func mustParse(tb testing.TB, m *onnxpb.Model) *grad.Model {
 	tb.Helper()
-	parsed, err := grad.Parse(encode(tb, m))
+	parsed, err := grad.Parse(mustMarshal(tb, m))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return parsed
 }
 
-func raw[T any](name string, kind onnxpb.Tensor_Type, shape []int64, data ...T) *onnxpb.Tensor {
+func rawTensor[T any](name string, kind onnxpb.Tensor_Type, shape []int64, data ...T) *onnxpb.Tensor {
 	var b bytes.Buffer
 	if err := binary.Write(&b, binary.LittleEndian, data); err != nil {
 		panic(err)
@@ -110,7 +110,7 @@ type form struct {
 	want  func(g *grad.Graph, x *grad.Value) *grad.Value
 }
 
-func forms() map[string]form {
+func modelForms() map[string]form {
 	type nodes = []*onnxpb.Node
 	return map[string]form{
 		"Clip 6": {
@@ -122,12 +122,12 @@ func forms() map[string]form {
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Clip(x, -9, 0.25) },
 		},
 		"Clip 11": {
-			model(11, nodes{node("Clip", "x, , high -> y")}, floats("high", nil, 0.25)),
+			model(11, nodes{node("Clip", "x, , high -> y")}, floatTensor("high", nil, 0.25)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Clip(x, -9, 0.25) },
 		},
 		"Max and Min": {
 			model(12, nodes{node("Max", "zero, x -> a"), node("Min", "a, six -> b"), node("Max", "b, low -> y")},
-				floats("zero", []int64{1}, 0), floats("six", nil, 0.6), floats("low", nil, 0.1)),
+				floatTensor("zero", []int64{1}, 0), floatTensor("six", nil, 0.6), floatTensor("low", nil, 0.1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Clip(x, 0.1, 0.6) },
 		},
 		"Slice 1": {
@@ -135,7 +135,7 @@ func forms() map[string]form {
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Slice(g.Slice(x, 1, 1, 3), 3, 1, 3) },
 		},
 		"Slice 10, without axes": {
-			model(10, nodes{node("Slice", "x, from, to -> y")}, ints("from", 0, 1), ints("to", 2, 3)),
+			model(10, nodes{node("Slice", "x, from, to -> y")}, intTensor("from", 0, 1), intTensor("to", 2, 3)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Slice(x, 1, 1, 3) },
 		},
 		"Pad 2": {
@@ -143,7 +143,7 @@ func forms() map[string]form {
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Pad(x, "edge", 0, 0, 1, 2, 0, 0, 0, 1) },
 		},
 		"Pad 11": {
-			model(11, nodes{node("Pad", "x, pads,  -> y")}, ints("pads", 0, 0, 1, 2, 0, 0, -1, 1)),
+			model(11, nodes{node("Pad", "x, pads,  -> y")}, intTensor("pads", 0, 0, 1, 2, 0, 0, -1, 1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Pad(x, "constant", 0, 0, 1, 2, 0, 0, -1, 1) },
 		},
 		"ReduceMean 11": {
@@ -155,11 +155,11 @@ func forms() map[string]form {
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Total(x) },
 		},
 		"ReduceSum 13": {
-			model(13, nodes{node("ReduceSum", "x, axes -> y")}, ints("axes", 1)),
+			model(13, nodes{node("ReduceSum", "x, axes -> y")}, intTensor("axes", 1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.ReduceSum(x, 1) },
 		},
 		"ReduceL2 18": {
-			model(18, nodes{node("ReduceL2", "x, axes -> y")}, ints("axes", 1)),
+			model(18, nodes{node("ReduceL2", "x, axes -> y")}, intTensor("axes", 1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Sqrt(g.ReduceSum(g.Mul(x, x), 1)) },
 		},
 		"Softmax 11": {
@@ -177,22 +177,22 @@ func forms() map[string]form {
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Enlarge(x, 2, 3) },
 		},
 		"Upsample 9": {
-			model(9, nodes{node("Upsample", "x, scales -> y")}, floats("scales", []int64{4}, 1, 1, 2, 3)),
+			model(9, nodes{node("Upsample", "x, scales -> y")}, floatTensor("scales", []int64{4}, 1, 1, 2, 3)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Enlarge(x, 2, 3) },
 		},
 		"Resize 10": {
-			model(10, nodes{node("Resize", "x, scales -> y", "mode", "nearest")}, floats("scales", []int64{4}, 1, 1, 2, 0.5)),
+			model(10, nodes{node("Resize", "x, scales -> y", "mode", "nearest")}, floatTensor("scales", []int64{4}, 1, 1, 2, 0.5)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.Apply("Slice", nil, g.Enlarge(x, 2, 1), g.Integers(0), g.Integers(4), g.Integers(3), g.Integers(2))
 			},
 		},
 		"Resize 11, scales": {
 			model(11, nodes{node("Resize", "x, roi, scales -> y", "coordinate_transformation_mode", "asymmetric", "nearest_mode", "floor")},
-				floats("roi", []int64{0}), floats("scales", []int64{4}, 1, 1, 2, 3)),
+				floatTensor("roi", []int64{0}), floatTensor("scales", []int64{4}, 1, 1, 2, 3)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Enlarge(x, 2, 3) },
 		},
 		"Resize 13, sizes": {
-			model(13, nodes{node("Resize", "x, , , sizes -> y")}, ints("sizes", 2, 3, 8, 12)),
+			model(13, nodes{node("Resize", "x, , , sizes -> y")}, intTensor("sizes", 2, 3, 8, 12)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Enlarge(x, 2, 3) },
 		},
 		"Unsqueeze and Squeeze 11": {
@@ -204,21 +204,21 @@ func forms() map[string]form {
 		},
 		"Unsqueeze and Squeeze 13": {
 			model(13, nodes{node("Unsqueeze", "x, two -> a"), node("Unsqueeze", "a, last -> b"), node("Squeeze", "b, two -> y")},
-				ints("two", 2), ints("last", -1)),
+				intTensor("two", 2), intTensor("last", -1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Reshape(x, 2, 3, 4, 4, 1) },
 		},
 		"a shape that is worked out": {
 			model(12, nodes{
 				node("Shape", "x -> s"), node("Gather", "s, zero -> n"), node("Unsqueeze", "n -> n1", "axes", []int64{0}),
 				node("Cast", "n1 -> n2", "to", 7), node("Concat", "n2, rest -> to", "axis", 0), node("Reshape", "x, to -> y"),
-			}, index("zero", 0), ints("rest", -1, 8)),
+			}, scalarIndex("zero", 0), intTensor("rest", -1, 8)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Reshape(x, 2, -1, 8) },
 		},
 		"part of a shape": {
 			model(15, nodes{
 				node("Shape", "x -> s", "start", -2), node("Shape", "x -> a", "end", 2), node("Slice", "a, back, end, , minus -> b"),
 				node("Concat", "b, s -> to", "axis", 0), node("Reshape", "x, to -> y"),
-			}, ints("back", -1), ints("end", -99), ints("minus", -1)),
+			}, intTensor("back", -1), intTensor("end", -99), intTensor("minus", -1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Reshape(x, 3, 2, 4, 4) },
 		},
 		"part of a shape 9": {
@@ -226,12 +226,12 @@ func forms() map[string]form {
 				node("Shape", "x -> s"), node("Slice", "s -> a", "starts", []int64{0}, "ends", []int64{1}, "axes", []int64{0}),
 				node("Squeeze", "a -> b"), node("Unsqueeze", "b -> c", "axes", []int64{0}),
 				node("Concat", "c, rest -> to", "axis", 0), node("Reshape", "x, to -> y"),
-			}, ints("rest", -1)),
+			}, intTensor("rest", -1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Reshape(x, 2, -1) },
 		},
 		"Constant": {
 			model(13, nodes{
-				node("Constant", " -> a", "value", raw("", onnxpb.Tensor_FLOAT, []int64{2}, float32(1), float32(2))), node("Constant", " -> b", "value_float", 0.5),
+				node("Constant", " -> a", "value", rawTensor("", onnxpb.Tensor_FLOAT, []int64{2}, float32(1), float32(2))), node("Constant", " -> b", "value_float", 0.5),
 				node("Constant", " -> to", "value_ints", []int64{48, 2}), node("Constant", " -> first", "value_int", 0),
 				node("Reshape", "x, to -> c"), node("Mul", "c, a -> d"), node("Add", "d, b -> e"), node("Gather", "e, first -> y"),
 			}),
@@ -244,36 +244,36 @@ func forms() map[string]form {
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.Scale(x, -1) },
 		},
 		"MatMul with a vector": {
-			model(13, nodes{node("MatMul", "x, v -> y")}, floats("v", []int64{4}, 1, 2, 3, 4)),
+			model(13, nodes{node("MatMul", "x, v -> y")}, floatTensor("v", []int64{4}, 1, 2, 3, 4)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.Reshape(g.MatMul(x, g.Constant([]float32{1, 2, 3, 4}, 4, 1)), 2, 3, 4)
 			},
 		},
 		"MatMul of a vector": {
-			model(13, nodes{node("MatMul", "v, x -> y")}, floats("v", []int64{4}, 1, 2, 3, 4)),
+			model(13, nodes{node("MatMul", "v, x -> y")}, floatTensor("v", []int64{4}, 1, 2, 3, 4)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.Reshape(g.MatMul(g.Constant([]float32{1, 2, 3, 4}, 1, 4), x), 2, 3, 4)
 			},
 		},
 		"MatMul of vectors": {
-			model(13, nodes{node("Reshape", "x, all -> a"), node("MatMul", "a, a -> y")}, ints("all", -1)),
+			model(13, nodes{node("Reshape", "x, all -> a"), node("MatMul", "a, a -> y")}, intTensor("all", -1)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value { return g.SumSquares(x) },
 		},
 		"Add 6": {
 			model(6, nodes{node("Add", "x, b -> a", "broadcast", 1, "axis", 1), node("Mul", "a, c -> y", "broadcast", 1)},
-				floats("b", []int64{3}, 1, 2, 3), floats("c", []int64{4}, 1, 2, 3, 4)),
+				floatTensor("b", []int64{3}, 1, 2, 3), floatTensor("c", []int64{4}, 1, 2, 3, 4)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.Mul(g.Add(x, g.Constant([]float32{1, 2, 3}, 3, 1, 1)), g.Constant([]float32{1, 2, 3, 4}, 4))
 			},
 		},
 		"PRelu 6": {
-			model(6, nodes{node("PRelu", "x, s -> y")}, floats("s", []int64{3}, 0.1, 0.2, 0.3)),
+			model(6, nodes{node("PRelu", "x, s -> y")}, floatTensor("s", []int64{3}, 0.1, 0.2, 0.3)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.PRelu(x, g.Constant([]float32{0.1, 0.2, 0.3}, 3, 1, 1))
 			},
 		},
 		"Gemm 6": {
-			model(6, nodes{node("Flatten", "x -> a"), node("Gemm", "a, a, c -> y", "transB", 1, "broadcast", 1)}, floats("c", []int64{2}, 1, 2)),
+			model(6, nodes{node("Flatten", "x -> a"), node("Gemm", "a, a, c -> y", "transB", 1, "broadcast", 1)}, floatTensor("c", []int64{2}, 1, 2)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				f := g.Reshape(x, 2, -1)
 				return g.Add(g.Gemm(f, f, false, true, 1), g.Constant([]float32{1, 2}, 2))
@@ -281,7 +281,7 @@ func forms() map[string]form {
 		},
 		"BatchNormalization 7": {
 			model(7, nodes{node("BatchNormalization", "x, s, b, m, v -> y", "epsilon", 0.01, "spatial", 1, "momentum", 0.9)},
-				floats("s", []int64{3}, 1, 2, 3), floats("b", []int64{3}, 3, 2, 1), floats("m", []int64{3}, 0, 0.1, 0.2), floats("v", []int64{3}, 1, 2, 3)),
+				floatTensor("s", []int64{3}, 1, 2, 3), floatTensor("b", []int64{3}, 3, 2, 1), floatTensor("m", []int64{3}, 0, 0.1, 0.2), floatTensor("v", []int64{3}, 1, 2, 3)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				c := func(data ...float32) *grad.Value { return g.Constant(data, 3, 1, 1) }
 				return g.Add(g.Div(g.Mul(c(1, 2, 3), g.Sub(x, c(0, 0.1, 0.2))), g.Sqrt(c(1.01, 2.01, 3.01))), c(3, 2, 1))
@@ -289,18 +289,18 @@ func forms() map[string]form {
 		},
 		"weights of any type": {
 			model(13, nodes{node("Mul", "x, half -> a"), node("Mul", "a, double -> b"), node("Mul", "b, halves -> c"), node("Mul", "c, doubles -> d"), node("Reshape", "d, to -> e"), node("ReduceSum", "e, axes -> y")},
-				raw("half", onnxpb.Tensor_FLOAT16, []int64{4}, uint16(0x3c00), uint16(0x4000), uint16(0xb800), uint16(0x3555)),
-				raw("double", onnxpb.Tensor_DOUBLE, nil, 2.5),
+				rawTensor("half", onnxpb.Tensor_FLOAT16, []int64{4}, uint16(0x3c00), uint16(0x4000), uint16(0xb800), uint16(0x3555)),
+				rawTensor("double", onnxpb.Tensor_DOUBLE, nil, 2.5),
 				&onnxpb.Tensor{Name: "halves", Dims: []int64{1}, DataType: onnxpb.Tensor_FLOAT16, Int32Data: []int32{0x4000}},
 				&onnxpb.Tensor{Name: "doubles", Dims: []int64{1}, DataType: onnxpb.Tensor_DOUBLE, DoubleData: []float64{0.1}},
-				raw("to", onnxpb.Tensor_INT32, []int64{2}, int32(-1), int32(4)),
+				rawTensor("to", onnxpb.Tensor_INT32, []int64{2}, int32(-1), int32(4)),
 				&onnxpb.Tensor{Name: "axes", Dims: []int64{1}, DataType: onnxpb.Tensor_INT32, Int32Data: []int32{0}}),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.Scale(g.ReduceSum(g.Mul(g.Reshape(x, -1, 4), g.Constant([]float32{1, 2, -0.5, 0.33325195}, 4)), 0), 0.5)
 			},
 		},
 		"Conv VALID, with the kernel said": {
-			model(11, nodes{node("Conv", "x, w -> y", "auto_pad", "VALID", "kernel_shape", []int64{2, 2})}, floats("w", []int64{1, 3, 2, 2}, slices.Repeat([]float32{1}, 12)...)),
+			model(11, nodes{node("Conv", "x, w -> y", "auto_pad", "VALID", "kernel_shape", []int64{2, 2})}, floatTensor("w", []int64{1, 3, 2, 2}, slices.Repeat([]float32{1}, 12)...)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
 				return g.Conv(x, g.Constant(slices.Repeat([]float32{1}, 12), 1, 3, 2, 2), nil, grad.Window{})
 			},
@@ -313,12 +313,12 @@ func forms() map[string]form {
 func TestImport(t *testing.T) {
 	t.Parallel()
 	b := orttest.Runtime(t)
-	for name, c := range forms() {
+	for name, c := range modelForms() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newTensors(1)
 			x := s.span(-1, 1, 2, 3, 4, 4)
-			im, err := s.Import(parse(t, c.model), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
+			im, err := s.Import(mustParse(t, c.model), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -335,14 +335,14 @@ func TestImport(t *testing.T) {
 			if len(y.Shape()) > 0 && !slices.Equal(y.Shape(), want.Shape()) {
 				t.Errorf("shape %v, want %v", y.Shape(), want.Shape())
 			}
-			out, err := run(t, b, s, y, want, d[0], wantD[0])
+			out, err := compute(t, b, s, y, want, d[0], wantD[0])
 			if err != nil {
 				t.Fatal(err)
 			}
-			if e := off(out[0], out[1]); e > 1e-6 {
+			if e := relativeError(out[0], out[1]); e > 1e-6 {
 				t.Errorf("off by %g: %v, want %v", e, out[0], out[1])
 			}
-			if e := off(out[2], out[3]); e > 1e-5 {
+			if e := relativeError(out[2], out[3]); e > 1e-5 {
 				t.Errorf("the gradient is off by %g: %v, want %v", e, out[2], out[3])
 			}
 		})
@@ -406,32 +406,32 @@ func TestImportPadding(t *testing.T) {
 			for range n {
 				weights = append(weights, float32(s.r.NormFloat64()))
 			}
-			m.Graph.Initializer = append(m.Graph.Initializer, floats("w", shape, weights...))
+			m.Graph.Initializer = append(m.Graph.Initializer, floatTensor("w", shape, weights...))
 		}
-		im, err := s.Import(parse(t, m), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
+		im, err := s.Import(mustParse(t, m), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
 		if err != nil {
 			t.Errorf("%s of %v, %v: %v", op, in, attrs, err)
 			continue
 		}
-		got, err := run(t, b, s, im.Layers["y"])
+		got, err := compute(t, b, s, im.Layers["y"])
 		if err != nil {
 			t.Errorf("%s of %v, %v: %v", op, in, attrs, err)
 			continue
 		}
-		want := grad.Plainly(op, attrs, wide(s.data[x]), in, wide(weights), shape, out)
+		want := grad.Plainly(op, attrs, toFloat64(s.data[x]), in, toFloat64(weights), shape, out)
 		if !slices.Equal(im.Layers["y"].Shape(), out) {
 			t.Errorf("%s of %v, %v: shape %v, want %v", op, in, attrs, im.Layers["y"].Shape(), out)
-		} else if e := off(got[0], want); e > 1e-5 {
+		} else if e := relativeError(got[0], want); e > 1e-5 {
 			t.Errorf("%s of %v, %v: off by %g", op, in, attrs, e)
 		}
-		if w, err := check(t, b, s, im.Layers["y"]); err != nil || w.gradient > 1e-3 {
+		if w, err := checkOperator(t, b, s, im.Layers["y"]); err != nil || w.gradient > 1e-3 {
 			t.Errorf("%s of %v, %v: %v %v", op, in, attrs, w, err)
 		}
 	}
 }
 
-// refuse wants an Invalid error that has all the words.
-func refuse(t *testing.T, err error, words ...string) {
+// checkRefused wants an Invalid error that has all the words.
+func checkRefused(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if err == nil {
 		t.Fatal("no error")
@@ -450,8 +450,8 @@ func refuse(t *testing.T, err error, words ...string) {
 // layers, learnt by the names that their readers know, and written again.
 func TestParseHalves(t *testing.T) {
 	t.Parallel()
-	m := parse(t, model(13, []*onnxpb.Node{node("Cast", "w/half -> w", "to", 1), node("MatMul", "x, w -> a"), node("Add", "a, b -> y")},
-		raw("w/half", onnxpb.Tensor_FLOAT16, []int64{4, 1}, uint16(0x3c00), uint16(0x4000), uint16(0xb800), uint16(0x3555)), floats("b", []int64{1}, 3)))
+	m := mustParse(t, model(13, []*onnxpb.Node{node("Cast", "w/half -> w", "to", 1), node("MatMul", "x, w -> a"), node("Add", "a, b -> y")},
+		rawTensor("w/half", onnxpb.Tensor_FLOAT16, []int64{4, 1}, uint16(0x3c00), uint16(0x4000), uint16(0xb800), uint16(0x3555)), floatTensor("b", []int64{1}, 3)))
 	if got := m.Layers(); !slices.Equal(got, []string{"a", "y"}) {
 		t.Errorf("layers %q", got)
 	}
@@ -462,8 +462,8 @@ func TestParseHalves(t *testing.T) {
 		others map[string][]float32
 		want   *onnxpb.Tensor
 	}{
-		"as they were": {nil, raw("w", onnxpb.Tensor_FLOAT, []int64{4, 1}, float32(1), float32(2), float32(-0.5), float32(0.33325195))},
-		"others":       {map[string][]float32{"w": {4, 3, 2, 1}}, raw("w", onnxpb.Tensor_FLOAT, []int64{4, 1}, float32(4), float32(3), float32(2), float32(1))},
+		"as they were": {nil, rawTensor("w", onnxpb.Tensor_FLOAT, []int64{4, 1}, float32(1), float32(2), float32(-0.5), float32(0.33325195))},
+		"others":       {map[string][]float32{"w": {4, 3, 2, 1}}, rawTensor("w", onnxpb.Tensor_FLOAT, []int64{4, 1}, float32(4), float32(3), float32(2), float32(1))},
 	} {
 		data, err := m.Rewrite(c.others)
 		if err != nil {
@@ -494,24 +494,24 @@ func TestParseRefuses(t *testing.T) {
 		"other domain":       {func(m *onnxpb.Model) { m.OpsetImport[0].Domain = "com.example" }, "opset 0"},
 		"two compute one":    {func(m *onnxpb.Model) { m.Graph.Node = append(m.Graph.Node, node("Neg", "x -> y")) }, `"y"`},
 		"computes its input": {func(m *onnxpb.Model) { m.Graph.Node = append(m.Graph.Node, node("Neg", "y -> x")) }, `"x"`},
-		"computes a weight":  {func(m *onnxpb.Model) { m.Graph.Initializer = append(m.Graph.Initializer, floats("y", nil, 1)) }, `"y"`},
+		"computes a weight":  {func(m *onnxpb.Model) { m.Graph.Initializer = append(m.Graph.Initializer, floatTensor("y", nil, 1)) }, `"y"`},
 		"two weights, one name": {func(m *onnxpb.Model) {
-			m.Graph.Initializer = append(m.Graph.Initializer, floats("w", nil, 1), ints("w", 1))
+			m.Graph.Initializer = append(m.Graph.Initializer, floatTensor("w", nil, 1), intTensor("w", 1))
 		}, `"w"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := relu()
 			c.change(m)
-			_, err := grad.Parse(encode(t, m))
-			refuse(t, err, c.words)
+			_, err := grad.Parse(mustMarshal(t, m))
+			checkRefused(t, err, c.words)
 		})
 	}
-	for name, data := range map[string][]byte{"nothing": nil, "text": []byte("a text that is no model"), "truncated": encode(t, relu())[:20]} {
+	for name, data := range map[string][]byte{"nothing": nil, "text": []byte("a text that is no model"), "truncated": mustMarshal(t, relu())[:20]} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := grad.Parse(data)
-			refuse(t, err, "not an ONNX model")
+			checkRefused(t, err, "not an ONNX model")
 		})
 	}
 }
@@ -519,9 +519,9 @@ func TestParseRefuses(t *testing.T) {
 func TestImportRefuses(t *testing.T) {
 	t.Parallel()
 	type nodes = []*onnxpb.Node
-	weights := floats("w", []int64{4, 3, 3, 3}, slices.Repeat([]float32{1}, 108)...)
+	weights := floatTensor("w", []int64{4, 3, 3, 3}, slices.Repeat([]float32{1}, 108)...)
 	one := func(op, wiring string, pairs ...any) *onnxpb.Model {
-		return model(13, nodes{node(op, wiring, pairs...)}, weights, ints("list", 1, 2), floats("s", nil, 1), floats("v", []int64{3}, 1, 2, 3))
+		return model(13, nodes{node(op, wiring, pairs...)}, weights, intTensor("list", 1, 2), floatTensor("s", nil, 1), floatTensor("v", []int64{3}, 1, 2, 3))
 	}
 	huge := &onnxpb.Tensor{Name: "huge", Dims: []int64{1 << 40, 1 << 40}, DataType: onnxpb.Tensor_FLOAT, RawData: make([]byte, 4)}
 	with := func(weight *onnxpb.Tensor) *onnxpb.Model {
@@ -570,36 +570,36 @@ func TestImportRefuses(t *testing.T) {
 		"matrices":                {one("Gemm", "x, v -> y"), []string{"the Gemm"}},
 		"a product":               {one("MatMul", "x, w -> y"), []string{"the MatMul"}},
 		"a product of a number":   {one("MatMul", "x, s -> y"), []string{"the MatMul"}},
-		"an axis that is no list": {model(13, nodes{node("ReduceSum", "x, i -> y")}, index("i", 1)), []string{"the ReduceSum", "list"}},
+		"an axis that is no list": {model(13, nodes{node("ReduceSum", "x, i -> y")}, scalarIndex("i", 1)), []string{"the ReduceSum", "list"}},
 		"axis":                    {one("Concat", "x, x -> y", "axis", 4), []string{"the Concat", "axis 4"}},
 		"axis below 0":            {one("Softmax", "x -> y", "axis", -5), []string{"the Softmax", "axis"}},
 		"permutation":             {one("Transpose", "x -> y", "perm", []int64{7, 0, 1, 2}), []string{"the Transpose", "perm"}},
 		"permutation twice":       {one("Transpose", "x -> y", "perm", []int64{0, 0, 1, 2}), []string{"the Transpose", "perm"}},
 		"nothing left":            {one("Slice", "x, list, list -> y"), []string{"the Slice"}},
-		"a step of 0":             {model(13, nodes{node("Slice", "x, a, b, a, a -> y")}, ints("a", 0), ints("b", 2)), []string{"the Slice", "step"}},
-		"an axis twice":           {model(13, nodes{node("Slice", "x, a, b, a -> y")}, ints("a", 0, 0), ints("b", 2, 2)), []string{"the Slice", "twice"}},
+		"a step of 0":             {model(13, nodes{node("Slice", "x, a, b, a, a -> y")}, intTensor("a", 0), intTensor("b", 2)), []string{"the Slice", "step"}},
+		"an axis twice":           {model(13, nodes{node("Slice", "x, a, b, a -> y")}, intTensor("a", 0, 0), intTensor("b", 2, 2)), []string{"the Slice", "twice"}},
 		"pads":                    {one("Pad", "x, list -> y"), []string{"the Pad", "2 pads"}},
-		"pad mode":                {model(13, nodes{node("Pad", "x, p -> y", "mode", "wrap")}, ints("p", 0, 0, 0, 0, 0, 0, 0, 0)), []string{"the Pad", "wrap"}},
-		"reflected too far":       {model(13, nodes{node("Pad", "x, p -> y", "mode", "reflect")}, ints("p", 0, 0, 0, 0, 0, 0, 0, 9)), []string{"the Pad"}},
-		"pads without end":        {model(13, nodes{node("Pad", "x, p -> y")}, ints("p", 0, 0, 0, 0, 0, 0, 0, math.MaxInt64)), []string{"the Pad"}},
+		"pad mode":                {model(13, nodes{node("Pad", "x, p -> y", "mode", "wrap")}, intTensor("p", 0, 0, 0, 0, 0, 0, 0, 0)), []string{"the Pad", "wrap"}},
+		"reflected too far":       {model(13, nodes{node("Pad", "x, p -> y", "mode", "reflect")}, intTensor("p", 0, 0, 0, 0, 0, 0, 0, 9)), []string{"the Pad"}},
+		"pads without end":        {model(13, nodes{node("Pad", "x, p -> y")}, intTensor("p", 0, 0, 0, 0, 0, 0, 0, math.MaxInt64)), []string{"the Pad"}},
 		"an index":                {one("Gather", "v, list -> z"), nil},
-		"an index too large":      {model(13, nodes{node("Gather", "x, i -> y")}, ints("i", 2)), []string{"the Gather", "index 2"}},
+		"an index too large":      {model(13, nodes{node("Gather", "x, i -> y")}, intTensor("i", 2)), []string{"the Gather", "index 2"}},
 		"no indices":              {model(13, nodes{node("Shape", "x -> s"), node("Gather", "s -> y")}), []string{"the Gather"}},
-		"resize mode":             {model(13, nodes{node("Resize", "x, , , i -> y", "mode", "cubic")}, ints("i", 2, 3, 8, 8)), []string{"the Resize", "cubic"}},
-		"resize sizes":            {model(13, nodes{node("Resize", "x, , , i -> y")}, ints("i", 2, 3, 8)), []string{"the Resize"}},
-		"resize to nothing":       {model(13, nodes{node("Resize", "x, , , i -> y")}, ints("i", 2, 3, 8, 0)), []string{"the Resize"}},
-		"resize, half a number":   {model(13, nodes{node("Resize", "x, , i -> y")}, floats("i", []int64{4}, 1, 1, 1.3, 1)), []string{"the Resize", "scale"}},
-		"resize by NaN":           {model(13, nodes{node("Resize", "x, , i -> y")}, floats("i", []int64{4}, 1, 1, float32(math.NaN()), 1)), []string{"the Resize", "scale"}},
-		"resize counting":         {model(13, nodes{node("Resize", "x, , , i -> y", "coordinate_transformation_mode", "tf_crop_and_resize")}, ints("i", 2, 3, 8, 8)), []string{"the Resize", "tf_crop"}},
-		"too large":               {model(13, nodes{node("Expand", "x, i -> y")}, ints("i", 1<<31, 1, 1, 1, 1)), []string{"the Expand", "large"}},
-		"expand to nothing":       {model(13, nodes{node("Expand", "x, i -> y")}, ints("i", 0, 1, 1, 1, 1)), []string{"the Expand"}},
+		"resize mode":             {model(13, nodes{node("Resize", "x, , , i -> y", "mode", "cubic")}, intTensor("i", 2, 3, 8, 8)), []string{"the Resize", "cubic"}},
+		"resize sizes":            {model(13, nodes{node("Resize", "x, , , i -> y")}, intTensor("i", 2, 3, 8)), []string{"the Resize"}},
+		"resize to nothing":       {model(13, nodes{node("Resize", "x, , , i -> y")}, intTensor("i", 2, 3, 8, 0)), []string{"the Resize"}},
+		"resize, half a number":   {model(13, nodes{node("Resize", "x, , i -> y")}, floatTensor("i", []int64{4}, 1, 1, 1.3, 1)), []string{"the Resize", "scale"}},
+		"resize by NaN":           {model(13, nodes{node("Resize", "x, , i -> y")}, floatTensor("i", []int64{4}, 1, 1, float32(math.NaN()), 1)), []string{"the Resize", "scale"}},
+		"resize counting":         {model(13, nodes{node("Resize", "x, , , i -> y", "coordinate_transformation_mode", "tf_crop_and_resize")}, intTensor("i", 2, 3, 8, 8)), []string{"the Resize", "tf_crop"}},
+		"too large":               {model(13, nodes{node("Expand", "x, i -> y")}, intTensor("i", 1<<31, 1, 1, 1, 1)), []string{"the Expand", "large"}},
+		"expand to nothing":       {model(13, nodes{node("Expand", "x, i -> y")}, intTensor("i", 0, 1, 1, 1, 1)), []string{"the Expand"}},
 		"clip by a tensor":        {one("Clip", "x, v -> y"), []string{"the Clip", "bound"}},
 		"max of tensors":          {one("Max", "x, x -> y"), []string{"the Max", "constant"}},
-		"squeezed":                {model(13, nodes{node("Squeeze", "x, list -> y")}, ints("list", 1)), []string{"the Squeeze", "not 1"}},
-		"unsqueezed twice":        {model(13, nodes{node("Unsqueeze", "x, list -> y")}, ints("list", 1, 1)), []string{"the Unsqueeze"}},
+		"squeezed":                {model(13, nodes{node("Squeeze", "x, list -> y")}, intTensor("list", 1)), []string{"the Squeeze", "not 1"}},
+		"unsqueezed twice":        {model(13, nodes{node("Unsqueeze", "x, list -> y")}, intTensor("list", 1, 1)), []string{"the Unsqueeze"}},
 		"norm":                    {one("LpNormalization", "x -> y", "p", 1), []string{"the LpNormalization", "p = 1"}},
 		"statistics":              {one("BatchNormalization", "x, s, s, s, s -> y"), []string{"the BatchNormalization"}},
-		"statistics of a place":   {model(8, nodes{node("BatchNormalization", "x, v, v, v, v -> y", "spatial", 0)}, floats("v", []int64{3}, 1, 2, 3)), []string{"the BatchNormalization", "spatial"}},
+		"statistics of a place":   {model(8, nodes{node("BatchNormalization", "x, v, v, v, v -> y", "spatial", 0)}, floatTensor("v", []int64{3}, 1, 2, 3)), []string{"the BatchNormalization", "spatial"}},
 		"cast":                    {one("Cast", "x -> y", "to", 7), []string{"the Cast"}},
 		"a constant of strings":   {one("Constant", " -> y", "value_string", "text"), []string{"the Constant"}},
 		"no constant":             {one("Constant", " -> y", "value", (*onnxpb.Tensor)(nil)), []string{"the Constant", "tensor"}},
@@ -611,11 +611,11 @@ func TestImportRefuses(t *testing.T) {
 		"integers come out":  {model(13, nodes{node("Shape", "x -> y")}), []string{`"y"`}},
 		"a second output":    {one("Dropout", "x -> z, y"), []string{`"y"`}},
 		"huge weights":       {with(huge), []string{`"huge"`}},
-		"too few numbers":    {with(floats("f", []int64{3}, 1)), []string{`"f"`, "1 numbers"}},
+		"too few numbers":    {with(floatTensor("f", []int64{3}, 1)), []string{`"f"`, "1 numbers"}},
 		"odd bytes":          {with(&onnxpb.Tensor{Name: "f", Dims: []int64{1}, DataType: onnxpb.Tensor_FLOAT, RawData: make([]byte, 5)}), []string{`"f"`}},
 		"numbers of another": {with(&onnxpb.Tensor{Name: "f", Dims: []int64{1}, DataType: onnxpb.Tensor_FLOAT, Int64Data: []int64{1}}), []string{`"f"`}},
 		"a type unknown":     {with(&onnxpb.Tensor{Name: "f", Dims: []int64{1}, DataType: 9, RawData: make([]byte, 1)}), []string{`"f"`, "type"}},
-		"below 0":            {with(floats("f", []int64{-1})), []string{`"f"`}},
+		"below 0":            {with(floatTensor("f", []int64{-1})), []string{`"f"`}},
 		"in another file": {with(&onnxpb.Tensor{
 			Name: "f", Dims: []int64{1}, DataType: onnxpb.Tensor_FLOAT, RawData: make([]byte, 4),
 			ExternalData: []*onnxpb.Entry{{Key: "location", Value: "weights.bin"}},
@@ -625,23 +625,23 @@ func TestImportRefuses(t *testing.T) {
 			t.Parallel()
 			g := grad.NewGraph()
 			x := g.Input("x", 2, 3, 4, 4)
-			_, err := g.Import(parse(t, c.model), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
-			refuse(t, err, c.words...)
+			_, err := g.Import(mustParse(t, c.model), map[string]*grad.Value{"x": x}, []string{"y"}, grad.ImportOptions{})
+			checkRefused(t, err, c.words...)
 		})
 	}
 
-	m := parse(t, one("Relu", "x -> y"))
+	m := mustParse(t, one("Relu", "x -> y"))
 	g := grad.NewGraph()
 	x := g.Input("x", 2)
 	_, err := g.Import(m, map[string]*grad.Value{"x": x}, []string{"conv1"}, grad.ImportOptions{})
-	refuse(t, err, `"conv1"`)
+	checkRefused(t, err, `"conv1"`)
 	_, err = g.Import(m, map[string]*grad.Value{"image": x}, []string{"y"}, grad.ImportOptions{})
-	refuse(t, err, `"image"`, `"x"`)
+	checkRefused(t, err, `"image"`, `"x"`)
 	_, err = g.Import(m, nil, []string{"y"}, grad.ImportOptions{})
-	refuse(t, err, "the Relu", `"x"`)
+	checkRefused(t, err, "the Relu", `"x"`)
 
 	// Integers are left out where only what is known is wanted.
-	m = parse(t, model(13, nodes{node("Shape", "x -> s"), node("Relu", "x -> y")}))
+	m = mustParse(t, model(13, nodes{node("Shape", "x -> s"), node("Relu", "x -> y")}))
 	im, err := g.Import(m, map[string]*grad.Value{"x": x}, m.Layers(), grad.ImportOptions{Known: true})
 	if err != nil || len(im.Layers) != 1 || im.Layers["y"] == nil {
 		t.Errorf("%v, %v", im, err)

@@ -84,8 +84,8 @@ func (p plain) of(v *Value) []float64 {
 	return data
 }
 
-// whole are integers; nil for an input that is left out.
-func (p plain) whole(n *node, i int) []int64 {
+// integers are integers; nil for an input that is left out.
+func (p plain) integers(n *node, i int) []int64 {
 	if i >= len(n.inputs) || n.inputs[i] == nil {
 		return nil
 	}
@@ -123,8 +123,8 @@ func offset(shape, index []int64) int64 {
 	return at
 }
 
-// moved computes every number of an output from the place that it comes from.
-func moved(n *node, x []float64, from func(index []int64) (source []int64, inside bool)) []float64 {
+// gatherFrom computes every number of an output from the place that it comes from.
+func gatherFrom(n *node, x []float64, from func(index []int64) (source []int64, inside bool)) []float64 {
 	out := make([]float64, elements(n.outputs[0].shape))
 	positions(n.outputs[0].shape, func(at int, index []int64) {
 		source, inside := from(index)
@@ -135,7 +135,7 @@ func moved(n *node, x []float64, from func(index []int64) (source []int64, insid
 	return out
 }
 
-func each(x []float64, f func(float64) float64) []float64 {
+func mapEach(x []float64, f func(float64) float64) []float64 {
 	out := make([]float64, len(x))
 	for i, v := range x {
 		out[i] = f(v)
@@ -161,28 +161,28 @@ func (p plain) run(n *node) [][]float64 {
 	case "Identity", "Reshape", "Flatten":
 		y = x
 	case "Relu":
-		y = each(x, func(v float64) float64 { return max(v, 0) })
+		y = mapEach(x, func(v float64) float64 { return max(v, 0) })
 	case "LeakyRelu":
 		alpha := float64(n.attrs.float("alpha", 0.01))
-		y = each(x, func(v float64) float64 {
+		y = mapEach(x, func(v float64) float64 {
 			if v < 0 {
 				return alpha * v
 			}
 			return v
 		})
 	case "Sigmoid":
-		y = each(x, func(v float64) float64 { return 1 / (1 + math.Exp(-v)) })
+		y = mapEach(x, func(v float64) float64 { return 1 / (1 + math.Exp(-v)) })
 	case "HardSigmoid":
 		alpha, beta := float64(n.attrs.float("alpha", 0.2)), float64(n.attrs.float("beta", 0.5))
-		y = each(x, func(v float64) float64 { return max(0, min(1, alpha*v+beta)) })
+		y = mapEach(x, func(v float64) float64 { return max(0, min(1, alpha*v+beta)) })
 	case "Sqrt":
-		y = each(x, math.Sqrt)
+		y = mapEach(x, math.Sqrt)
 	case "Exp":
-		y = each(x, math.Exp)
+		y = mapEach(x, math.Exp)
 	case "Log":
-		y = each(x, math.Log)
+		y = mapEach(x, math.Log)
 	case "Neg":
-		y = each(x, func(v float64) float64 { return -v })
+		y = mapEach(x, func(v float64) float64 { return -v })
 	case "Clip":
 		low, high := math.Inf(-1), math.Inf(1)
 		if len(n.inputs) > 1 && n.inputs[1] != nil {
@@ -191,7 +191,7 @@ func (p plain) run(n *node) [][]float64 {
 		if len(n.inputs) > 2 && n.inputs[2] != nil {
 			high = p.of(n.inputs[2])[0]
 		}
-		y = each(x, func(v float64) float64 { return min(max(v, low), high) })
+		y = mapEach(x, func(v float64) float64 { return min(max(v, low), high) })
 	case "PRelu", "Add", "Sub", "Mul", "Div", "Sum":
 		y = slices.Clone(p.repeated(n.inputs[0], out))
 		for _, v := range n.inputs[1:] {
@@ -222,7 +222,7 @@ func (p plain) run(n *node) [][]float64 {
 		y = p.repeated(n.inputs[0], out)
 	case "Transpose":
 		perm := n.attrs.ints("perm")
-		y = moved(n, x, func(index []int64) ([]int64, bool) {
+		y = gatherFrom(n, x, func(index []int64) ([]int64, bool) {
 			source := make([]int64, len(in))
 			for i := range in {
 				if perm == nil {
@@ -249,8 +249,8 @@ func (p plain) run(n *node) [][]float64 {
 	case "Slice":
 		y = p.slice(n)
 	case "Pad":
-		pads, mode := p.whole(n, 1), n.attrs.str("mode", "constant")
-		y = moved(n, x, func(index []int64) ([]int64, bool) {
+		pads, mode := p.integers(n, 1), n.attrs.str("mode", "constant")
+		y = gatherFrom(n, x, func(index []int64) ([]int64, bool) {
 			source, inside := make([]int64, len(in)), true
 			for i, size := range in {
 				at := index[i] - pads[i]
@@ -268,8 +268,8 @@ func (p plain) run(n *node) [][]float64 {
 		})
 	case "Gather":
 		axis := (n.attrs.int("axis", 0) + int64(len(in))) % int64(len(in))
-		indices, shape := p.whole(n, 1), n.inputs[1].shape
-		y = moved(n, x, func(index []int64) ([]int64, bool) {
+		indices, shape := p.integers(n, 1), n.inputs[1].shape
+		y = gatherFrom(n, x, func(index []int64) ([]int64, bool) {
 			pick := indices[offset(shape, index[axis:axis+int64(len(shape))])]
 			if pick < 0 {
 				pick += in[axis]
@@ -277,7 +277,7 @@ func (p plain) run(n *node) [][]float64 {
 			return slices.Concat(index[:axis], []int64{pick}, index[axis+int64(len(shape)):]), true
 		})
 	case "Resize":
-		y = moved(n, x, func(index []int64) ([]int64, bool) {
+		y = gatherFrom(n, x, func(index []int64) ([]int64, bool) {
 			source := make([]int64, len(in))
 			for i := range in {
 				source[i] = nearestOf(n, index[i], in[i], out[i])
@@ -309,9 +309,9 @@ func (p plain) run(n *node) [][]float64 {
 			y[i/area] += v / float64(area)
 		}
 	case "MaxPool":
-		return maxima(n, x)
+		return maxPool(n, x)
 	case "AveragePool":
-		y = means(n, x)
+		y = averagePool(n, x)
 	case "Conv":
 		y = p.convolution(n)
 	case "ConvTranspose":
@@ -391,7 +391,7 @@ func normalised(n *node, x []float64) []float64 {
 }
 
 func (p plain) reduced(n *node) []float64 {
-	in, axes := n.inputs[0].shape, p.whole(n, 1)
+	in, axes := n.inputs[0].shape, p.integers(n, 1)
 	kept := slices.Clone(in)
 	for i := range in {
 		if axes == nil || slices.Contains(axes, int64(i)) || slices.Contains(axes, int64(i-len(in))) {
@@ -411,7 +411,7 @@ func (p plain) reduced(n *node) []float64 {
 		y[offset(kept, index)] += v
 	})
 	if n.op == "ReduceL2" {
-		y = each(y, math.Sqrt)
+		y = mapEach(y, math.Sqrt)
 	}
 	return y
 }
@@ -419,7 +419,7 @@ func (p plain) reduced(n *node) []float64 {
 func (p plain) slice(n *node) []float64 {
 	in := n.inputs[0].shape
 	start, step := make([]int64, len(in)), slices.Repeat([]int64{1}, len(in))
-	starts, axes, steps := p.whole(n, 1), p.whole(n, 3), p.whole(n, 4)
+	starts, axes, steps := p.integers(n, 1), p.integers(n, 3), p.integers(n, 4)
 	for i, s := range starts {
 		axis := int64(i)
 		if axes != nil {
@@ -435,7 +435,7 @@ func (p plain) slice(n *node) []float64 {
 			start[axis] = max(0, min(s, in[axis]-1))
 		}
 	}
-	return moved(n, p.of(n.inputs[0]), func(index []int64) ([]int64, bool) {
+	return gatherFrom(n, p.of(n.inputs[0]), func(index []int64) ([]int64, bool) {
 		source := make([]int64, len(in))
 		for i := range in {
 			source[i] = start[i] + index[i]*step[i]
@@ -485,9 +485,9 @@ const (
 	nothing = -2 // beyond the padding, where rounding up has put the window
 )
 
-// taps says for each place of the windows, and each kernel position, which
+// kernelPositions says for each place of the windows, and each kernel position, which
 // number of the (spatial) input is met.
-func taps(n *node, kernel, in, places []int64) [][]int {
+func kernelPositions(n *node, kernel, in, places []int64) [][]int {
 	rank := len(kernel)
 	ones := slices.Repeat([]int64{1}, rank)
 	or := func(name string, otherwise []int64) []int64 {
@@ -537,7 +537,7 @@ func taps(n *node, kernel, in, places []int64) [][]int {
 func (p plain) convolution(n *node) []float64 {
 	x, w := p.of(n.inputs[0]), p.of(n.inputs[1])
 	in, shape, out := n.inputs[0].shape, n.inputs[1].shape, n.outputs[0].shape
-	windows := taps(n, shape[2:], in[2:], out[2:])
+	windows := kernelPositions(n, shape[2:], in[2:], out[2:])
 	area, size := int(elements(in[2:])), int(elements(shape[2:]))
 	perGroup, outGroup := int(shape[1]), int(shape[0]/n.attrs.int("group", 1))
 	channels, outs := int(in[1]), int(out[1])
@@ -569,7 +569,7 @@ func (p plain) convolution(n *node) []float64 {
 func (p plain) transposedConvolution(n *node) []float64 {
 	x, w := p.of(n.inputs[0]), p.of(n.inputs[1])
 	in, shape, out := n.inputs[0].shape, n.inputs[1].shape, n.outputs[0].shape
-	windows := taps(n, shape[2:], out[2:], in[2:]) // each number of x is a window of y
+	windows := kernelPositions(n, shape[2:], out[2:], in[2:]) // each number of x is a window of y
 	area, size := int(elements(out[2:])), int(elements(shape[2:]))
 	group := int(n.attrs.int("group", 1))
 	channels, outGroup := int(in[1]), int(shape[1])
@@ -597,10 +597,10 @@ func (p plain) transposedConvolution(n *node) []float64 {
 	return y
 }
 
-// maxima does MaxPool, with indices that count over the whole tensor.
-func maxima(n *node, x []float64) [][]float64 {
+// maxPool does MaxPool, with indices that count over the whole tensor.
+func maxPool(n *node, x []float64) [][]float64 {
 	in, out := n.inputs[0].shape, n.outputs[0].shape
-	windows, area := taps(n, n.attrs.ints("kernel_shape"), in[2:], out[2:]), int(elements(in[2:]))
+	windows, area := kernelPositions(n, n.attrs.ints("kernel_shape"), in[2:], out[2:]), int(elements(in[2:]))
 	var y, indices []float64
 	for plane := range int(in[0] * in[1]) {
 		for _, window := range windows {
@@ -616,9 +616,9 @@ func maxima(n *node, x []float64) [][]float64 {
 	return [][]float64{y, indices}
 }
 
-func means(n *node, x []float64) []float64 {
+func averagePool(n *node, x []float64) []float64 {
 	in, out := n.inputs[0].shape, n.outputs[0].shape
-	windows, area := taps(n, n.attrs.ints("kernel_shape"), in[2:], out[2:]), int(elements(in[2:]))
+	windows, area := kernelPositions(n, n.attrs.ints("kernel_shape"), in[2:], out[2:]), int(elements(in[2:]))
 	var y []float64
 	for plane := range int(in[0] * in[1]) {
 		for _, window := range windows {

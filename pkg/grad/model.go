@@ -46,7 +46,7 @@ func Parse(data []byte) (*Model, error) {
 	if m.opset < oldestOpset {
 		return nil, face.Errorf(face.Invalid, op, "opset %d is older than %d", m.opset, oldestOpset)
 	}
-	widen(m.graph)
+	resolveHalfWeights(m.graph)
 	for _, t := range m.graph.Initializer {
 		if m.tensor[t.Name] != nil {
 			return nil, face.Errorf(face.Invalid, op, "two weights are called %q", t.Name)
@@ -71,9 +71,9 @@ func Parse(data []byte) (*Model, error) {
 	return m, nil
 }
 
-// widen makes a weight that is stored in half precision, with a Cast behind it,
+// resolveHalfWeights makes a weight that is stored in half precision, with a Cast behind it,
 // what the Cast makes of it: one tensor, by the name that the others know.
-func widen(g *onnxpb.Graph) {
+func resolveHalfWeights(g *onnxpb.Graph) {
 	readers := map[string]int{}
 	for _, n := range g.Node {
 		for _, in := range n.Input {

@@ -148,12 +148,12 @@ func vjpUnary(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		dx = g.apply("Neg", nil, dy)
 	}
 	// A tensor without axes meets scalars of shape [1].
-	return []*Value{g.like(dx, x)}, nil
+	return []*Value{g.likeShape(dx, x)}, nil
 }
 
-// like gives a gradient the shape of its value, when they only differ by axes
+// likeShape gives a gradient the shape of its value, when they only differ by axes
 // of one.
-func (g *Graph) like(d, v *Value) *Value {
+func (g *Graph) likeShape(d, v *Value) *Value {
 	if g.err != nil || slices.Equal(d.shape, v.shape) {
 		return d
 	}
@@ -178,7 +178,7 @@ func vjpPRelu(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 	below := g.Sub(g.Scalar(1), above)
 	grads := make([]*Value, 2)
 	if need[0] {
-		grads[0] = g.like(g.Mul(dy, g.Add(above, g.Mul(below, slope))), x)
+		grads[0] = g.likeShape(g.Mul(dy, g.Add(above, g.Mul(below, slope))), x)
 	}
 	if need[1] {
 		grads[1] = g.reduceTo(g.Mul(g.Mul(dy, x), below), slope.shape)
@@ -211,7 +211,7 @@ func vjpClip(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error) {
 		}
 		dx = g.Mul(dx, g.step(inside))
 	}
-	return []*Value{g.like(dx, x)}, nil
+	return []*Value{g.likeShape(dx, x)}, nil
 }
 
 // ---- Arithmetic with broadcasting
@@ -558,7 +558,7 @@ func vjpReduce(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		count *= kept[a]
 		kept[a] = 1
 	}
-	spread := func(v *Value) *Value { return g.like(v, &Value{graph: g, shape: kept}) }
+	spread := func(v *Value) *Value { return g.likeShape(v, &Value{graph: g, shape: kept}) }
 	dy = spread(dy)
 	var dx *Value
 	switch n.op {
@@ -571,7 +571,7 @@ func vjpReduce(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 	case "ReduceL2":
 		dx = g.Mul(x, g.Div(dy, spread(y)))
 	}
-	return []*Value{g.like(dx, x)}, nil
+	return []*Value{g.likeShape(dx, x)}, nil
 }
 
 // ---- Moving things about

@@ -81,7 +81,7 @@ func Decode(ctx context.Context, data []byte, lim Limits, longSide int) (img *Im
 	// fault and must not take the process with it.
 	defer func() {
 		if r := recover(); r != nil {
-			img, err = nil, corrupt(fmt.Errorf("panic: %v", r))
+			img, err = nil, corruptError(fmt.Errorf("panic: %v", r))
 		}
 	}()
 	if err := ctx.Err(); err != nil {
@@ -129,7 +129,7 @@ func refuse(kind face.Kind, detail string, args ...any) error {
 	return face.Errorf(kind, op, detail, args...)
 }
 
-func corrupt(err error) error {
+func corruptError(err error) error {
 	return &face.Error{
 		Kind: face.InvalidImage, Op: op, Err: err,
 		Detail: "the image is truncated or corrupt",

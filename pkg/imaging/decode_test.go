@@ -115,8 +115,8 @@ func testdata(tb testing.TB, name string) []byte {
 	return b
 }
 
-// converted is img in another form of pixels.
-func converted[T draw.Image](img image.Image, form func(image.Rectangle) T) T {
+// convertImage is img in another form of pixels.
+func convertImage[T draw.Image](img image.Image, form func(image.Rectangle) T) T {
 	out := form(img.Bounds())
 	draw.Draw(out, out.Bounds(), img, img.Bounds().Min, draw.Src)
 	return out
@@ -126,7 +126,7 @@ func newPaletted(r image.Rectangle) *image.Paletted { return image.NewPaletted(r
 
 // seeThrough is img with the alpha of a, and what that looks like on white.
 func seeThrough(img *image.RGBA, a uint8) (with *image.NRGBA, on *image.RGBA) {
-	with, on = converted(img, image.NewNRGBA), image.NewRGBA(img.Rect)
+	with, on = convertImage(img, image.NewNRGBA), image.NewRGBA(img.Rect)
 	for i := range with.Pix {
 		if i%4 == 3 {
 			with.Pix[i], on.Pix[i] = a, 255
@@ -160,9 +160,9 @@ func withSegments(data []byte, segments ...[]byte) []byte {
 	return slices.Concat(data[:2], bytes.Join(segments, nil), data[2:])
 }
 
-// entry is an entry of a TIFF's directory, its value in the entry: a short
+// tiffEntry is an entry of a TIFF's directory, its value in the entry: a short
 // fills the first half of the field, a byte the first quarter.
-func entry(order binary.AppendByteOrder, tag, kind uint16, count, value uint32) []byte {
+func tiffEntry(order binary.AppendByteOrder, tag, kind uint16, count, value uint32) []byte {
 	b := order.AppendUint32(order.AppendUint16(order.AppendUint16(nil, tag), kind), count)
 	switch kind {
 	case 1, 6:
@@ -190,7 +190,7 @@ func tiffOf(order binary.AppendByteOrder, entries ...[]byte) []byte {
 }
 
 func orientationTag(order binary.AppendByteOrder, v uint32) []byte {
-	return tiffOf(order, entry(order, 0x0112, 3, 1, v))
+	return tiffOf(order, tiffEntry(order, 0x0112, 3, 1, v))
 }
 
 func exifSegment(block []byte) []byte { return segment(0xe1, append([]byte("Exif\x00\x00"), block...)) }
@@ -204,8 +204,8 @@ func withEXIF(data, block []byte) []byte {
 	return b
 }
 
-// like fails unless got is want but for a mean difference per channel.
-func like(t *testing.T, got, want *image.RGBA, tolerance float64) {
+// checkSimilar fails unless got is want but for a mean difference per channel.
+func checkSimilar(t *testing.T, got, want *image.RGBA, tolerance float64) {
 	t.Helper()
 	if got.Rect != want.Rect {
 		t.Fatalf("bounds %v, want %v", got.Rect, want.Rect)
@@ -234,12 +234,12 @@ func decode(tb testing.TB, data []byte, longSide int) *imaging.Image {
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	want := scene(64, 48)
-	grey := converted(converted(want, image.NewGray), image.NewRGBA)
+	grey := convertImage(convertImage(want, image.NewGray), image.NewRGBA)
 	half, halfOnWhite := seeThrough(want, 128)
 	none, white := seeThrough(want, 0)
-	fewColours := converted(want, newPaletted)
+	fewColours := convertImage(want, newPaletted)
 	part := fewColours.SubImage(image.Rect(8, 4, 40, 36)).(*image.Paletted)
-	partOnWhite := converted(image.White, func(image.Rectangle) *image.RGBA { return image.NewRGBA(want.Rect) })
+	partOnWhite := convertImage(image.White, func(image.Rectangle) *image.RGBA { return image.NewRGBA(want.Rect) })
 	draw.Draw(partOnWhite, part.Rect, part, part.Rect.Min, draw.Src)
 	type test struct {
 		data      []byte
@@ -248,29 +248,29 @@ func TestDecode(t *testing.T) {
 	}
 	tests := map[string]test{
 		"jpeg":              {asJPEG(t, want), want, 3},
-		"jpeg grey":         {asJPEG(t, converted(want, image.NewGray)), grey, 2},
+		"jpeg grey":         {asJPEG(t, convertImage(want, image.NewGray)), grey, 2},
 		"png":               {asPNG(t, want), want, 0},
-		"png 16 bits":       {asPNG(t, converted(want, image.NewRGBA64)), want, 0},
-		"png grey":          {asPNG(t, converted(want, image.NewGray)), grey, 0},
-		"png grey 16 bits":  {asPNG(t, converted(want, image.NewGray16)), grey, 1},
-		"png palette":       {asPNG(t, fewColours), converted(fewColours, image.NewRGBA), 0},
+		"png 16 bits":       {asPNG(t, convertImage(want, image.NewRGBA64)), want, 0},
+		"png grey":          {asPNG(t, convertImage(want, image.NewGray)), grey, 0},
+		"png grey 16 bits":  {asPNG(t, convertImage(want, image.NewGray16)), grey, 1},
+		"png palette":       {asPNG(t, fewColours), convertImage(fewColours, image.NewRGBA), 0},
 		"png alpha":         {asPNG(t, half), halfOnWhite, 1},
-		"png alpha 16 bits": {asPNG(t, converted(half, image.NewNRGBA64)), halfOnWhite, 1},
+		"png alpha 16 bits": {asPNG(t, convertImage(half, image.NewNRGBA64)), halfOnWhite, 1},
 		"png transparent":   {asPNG(t, none), white, 0},
 		"png animated, its still image": {withChunks(asPNG(t, want),
 			chunk("acTL", []byte{0, 0, 0, 2, 0, 0, 0, 0}),
 			chunk("fcTL", append(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(make([]byte, 4), 64), 48), make([]byte, 14)...))), want, 0},
 		"bmp":                                {asBMP(t, want), want, 0},
-		"bmp palette":                        {asBMP(t, fewColours), converted(fewColours, image.NewRGBA), 0},
+		"bmp palette":                        {asBMP(t, fewColours), convertImage(fewColours, image.NewRGBA), 0},
 		"bmp 32 bits":                        {asBMP(t, half), want, 0},
 		"tiff":                               {asTIFF(t, want, tiff.Uncompressed), want, 0},
 		"tiff deflate":                       {asTIFF(t, want, tiff.Deflate), want, 0},
-		"tiff grey 16 bits":                  {asTIFF(t, converted(want, image.NewGray16), tiff.Deflate), grey, 1},
+		"tiff grey 16 bits":                  {asTIFF(t, convertImage(want, image.NewGray16), tiff.Deflate), grey, 1},
 		"tiff alpha":                         {asTIFF(t, half, tiff.Deflate), halfOnWhite, 1},
-		"gif":                                {asGIF(t, 64, 48, fewColours), converted(fewColours, image.NewRGBA), 0},
+		"gif":                                {asGIF(t, 64, 48, fewColours), convertImage(fewColours, image.NewRGBA), 0},
 		"gif, a part":                        {asGIF(t, 64, 48, part), partOnWhite, 0},
-		"gif, its first":                     {asGIF(t, 64, 48, fewColours, part, part), converted(fewColours, image.NewRGBA), 0},
-		"gif, its first, cut":                {asGIF(t, 64, 48, fewColours, fewColours)[:3000], converted(fewColours, image.NewRGBA), 0},
+		"gif, its first":                     {asGIF(t, 64, 48, fewColours, part, part), convertImage(fewColours, image.NewRGBA), 0},
+		"gif, its first, cut":                {asGIF(t, 64, 48, fewColours, fewColours)[:3000], convertImage(fewColours, image.NewRGBA), 0},
 		"jpeg and what phones put behind it": {append(asJPEG(t, want), "SEFH trailing"...), want, 3},
 		"jpeg with extra bytes before a marker": {
 			bytes.Replace(asJPEG(t, want), []byte("\xff\xc4"), []byte("\x00\x01\x02\xff\xc4"), 1), want, 3,
@@ -291,7 +291,7 @@ func TestDecode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := decode(t, tc.data, 0)
-			like(t, got.RGBA, tc.want, tc.tolerance)
+			checkSimilar(t, got.RGBA, tc.want, tc.tolerance)
 			if got.Width != 64 || got.Height != 48 || got.Scale != 1 {
 				t.Errorf("%d x %d, scale %v", got.Width, got.Height, got.Scale)
 			}
@@ -299,9 +299,9 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// stored is how a camera that was held so that EXIF orientation o results
+// asCameraStores is how a camera that was held so that EXIF orientation o results
 // would have stored the upright image.
-func stored(upright *image.RGBA, o uint32) *image.RGBA {
+func asCameraStores(upright *image.RGBA, o uint32) *image.RGBA {
 	w, h := upright.Rect.Dx(), upright.Rect.Dy()
 	sw, sh := w, h
 	if o >= 5 {
@@ -334,7 +334,7 @@ func TestOrientation(t *testing.T) {
 	for o := uint32(1); o <= 8; o++ {
 		t.Run(fmt.Sprint(o), func(t *testing.T) {
 			t.Parallel()
-			asStored := stored(upright, o)
+			asStored := asCameraStores(upright, o)
 			for name, tc := range map[string]struct {
 				data      []byte
 				tolerance float64
@@ -348,12 +348,12 @@ func TestOrientation(t *testing.T) {
 					slices.Concat(chunk("eXIf", orientationTag(binary.LittleEndian, o)), chunk("IEND", nil)), 1), 0},
 			} {
 				got := decode(t, tc.data, 0)
-				like(t, got.RGBA, upright, tc.tolerance)
+				checkSimilar(t, got.RGBA, upright, tc.tolerance)
 				half := decode(t, tc.data, 32)
 				if half.Width != 64 || half.Height != 48 || half.Scale != 0.5 {
 					t.Errorf("%s: %d x %d, scale %v", name, half.Width, half.Height, half.Scale)
 				}
-				like(t, half.RGBA, small, 5)
+				checkSimilar(t, half.RGBA, small, 5)
 			}
 		})
 	}
@@ -367,9 +367,9 @@ func TestBrokenEXIF(t *testing.T) {
 	for name, block := range brokenEXIF() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			like(t, decode(t, withSegments(asJPEG(t, want), exifSegment(block)), 0).RGBA, want, 3)
-			like(t, decode(t, withChunks(asPNG(t, want), chunk("eXIf", block)), 0).RGBA, want, 0)
-			like(t, decode(t, withEXIF(testdata(t, "lossless.webp"), block), 0).RGBA, want, 0)
+			checkSimilar(t, decode(t, withSegments(asJPEG(t, want), exifSegment(block)), 0).RGBA, want, 3)
+			checkSimilar(t, decode(t, withChunks(asPNG(t, want), chunk("eXIf", block)), 0).RGBA, want, 0)
+			checkSimilar(t, decode(t, withEXIF(testdata(t, "lossless.webp"), block), 0).RGBA, want, 0)
 		})
 	}
 }
@@ -377,7 +377,7 @@ func TestBrokenEXIF(t *testing.T) {
 func brokenEXIF() map[string][]byte {
 	le := binary.LittleEndian
 	good := orientationTag(le, 6)
-	loop := tiffOf(le, entry(le, 0x8769, 4, 1, 8)) // its sub-directory and its next are itself
+	loop := tiffOf(le, tiffEntry(le, 0x8769, 4, 1, 8)) // its sub-directory and its next are itself
 	le.PutUint32(loop[len(loop)-4:], 8)
 	many := le.AppendUint32(le.AppendUint16([]byte("II"), 42), 8)
 	many = le.AppendUint16(many, 5000)
@@ -392,12 +392,12 @@ func brokenEXIF() map[string][]byte {
 		"orientation 0":        orientationTag(le, 0),
 		"orientation 9":        orientationTag(le, 9),
 		"orientation 65535":    orientationTag(le, 65535),
-		"orientation is ASCII": tiffOf(le, entry(le, 0x0112, 2, 4, 0x36363636)),
-		"orientations":         tiffOf(le, entry(le, 0x0112, 3, 1<<31, 8)),
-		"far away":             tiffOf(le, entry(le, 0x0112, 4, 1<<20, 0xfffffff0)),
+		"orientation is ASCII": tiffOf(le, tiffEntry(le, 0x0112, 2, 4, 0x36363636)),
+		"orientations":         tiffOf(le, tiffEntry(le, 0x0112, 3, 1<<31, 8)),
+		"far away":             tiffOf(le, tiffEntry(le, 0x0112, 4, 1<<20, 0xfffffff0)),
 		"a loop":               loop,
 		"thousands of loops":   many[:min(len(many), 65000)],
-		"only the thumbnail's": append(withNumbers(tiffOf(le, entry(le, 0x010f, 2, 1, 0)), 22, 26), orientationTag(le, 6)[8:]...),
+		"only the thumbnail's": append(withNumbers(tiffOf(le, tiffEntry(le, 0x010f, 2, 1, 0)), 22, 26), orientationTag(le, 6)[8:]...),
 	}
 }
 
@@ -427,7 +427,7 @@ func TestDecodeReduced(t *testing.T) {
 					t.Errorf("%s %v to %d: bounds %v at scale %v", kind, size, longSide, got.RGBA.Rect, got.Scale)
 				}
 				if side >= 48 {
-					like(t, got.RGBA, scene(want.X, want.Y), 6)
+					checkSimilar(t, got.RGBA, scene(want.X, want.Y), 6)
 				}
 			}
 		}
@@ -439,7 +439,7 @@ func TestDecodeReduced(t *testing.T) {
 func TestReducedIsTheMean(t *testing.T) {
 	t.Parallel()
 	img := image.NewRGBA(image.Rect(0, 0, 23, 17))
-	draw.Draw(img, img.Rect, noise(23, 17), image.Pt(2, 1), draw.Src)
+	draw.Draw(img, img.Rect, noiseImage(23, 17), image.Pt(2, 1), draw.Src)
 	got := decode(t, asPNG(t, img), 7) // by three
 	if got.RGBA.Rect != image.Rect(0, 0, 8, 6) {
 		t.Fatalf("bounds %v", got.RGBA.Rect)
@@ -450,10 +450,10 @@ func TestReducedIsTheMean(t *testing.T) {
 				var sum, n float64
 				for j := 3 * y; j < min(3*y+3, 17); j++ {
 					for i := 3 * x; i < min(3*x+3, 23); i++ {
-						sum, n = sum+at(img, i, j, c), n+1
+						sum, n = sum+channelAt(img, i, j, c), n+1
 					}
 				}
-				if v := at(got.RGBA, x, y, c); math.Abs(v-sum/n) > 0.5 {
+				if v := channelAt(got.RGBA, x, y, c); math.Abs(v-sum/n) > 0.5 {
 					t.Fatalf("(%d,%d) channel %d: %v, want %v", x, y, c, v, sum/n)
 				}
 			}
@@ -558,8 +558,8 @@ func refusals(tb testing.TB) map[string]refusal {
 		"bmp 60,000 x 60,000":          {withNumbers(asBMP(tb, scene(2, 2)), 18, 60000, 60000), lim, face.TooLarge},
 		"bmp of 16 bits":               {withNumbers(asBMP(tb, scene(2, 2)), 26, 16<<16|1), lim, face.UnsupportedImage},
 		"tiff 4,500 x 4,500":           {asTIFF(tb, image.NewGray(image.Rect(0, 0, 4500, 4500)), tiff.Uncompressed), tight(func(l *imaging.Limits) { l.MaxBytes = 1 << 30 }), face.TooLarge},
-		"tiff of floats":               {tiffOf(le, entry(le, 339, 3, 1, 3)), lim, face.UnsupportedImage},
-		"raw photo, its thumbnail":     {tiffOf(le, entry(le, 254, 4, 1, 1), entry(le, 256, 3, 1, 160), entry(le, 257, 3, 1, 120)), lim, face.UnsupportedImage},
+		"tiff of floats":               {tiffOf(le, tiffEntry(le, 339, 3, 1, 3)), lim, face.UnsupportedImage},
+		"raw photo, its thumbnail":     {tiffOf(le, tiffEntry(le, 254, 4, 1, 1), tiffEntry(le, 256, 3, 1, 160), tiffEntry(le, 257, 3, 1, 120)), lim, face.UnsupportedImage},
 		"riff that is sound":           {[]byte("RIFF\x24\x00\x00\x00WAVEfmt "), lim, face.UnsupportedImage},
 		"riff cut off":                 {[]byte("RIFF\x24\x00"), lim, face.UnsupportedImage},
 		"arithmetic coding":            {testdata(tb, "arithmetic.jpg"), lim, face.UnsupportedImage},
@@ -664,7 +664,7 @@ func TestTruncated(t *testing.T) {
 	cutTIFF = cutTIFF[:len(cutTIFF)-16] // the resolution, which stands last, is not missed
 	files := map[string][]byte{
 		"jpeg": asJPEG(t, photo(64, 48)), "png": asPNG(t, photo(64, 48)), "bmp": asBMP(t, photo(64, 48)),
-		"tiff": cutTIFF, "gif": asGIF(t, 64, 48, converted(photo(64, 48), newPaletted)),
+		"tiff": cutTIFF, "gif": asGIF(t, 64, 48, convertImage(photo(64, 48), newPaletted)),
 	}
 	for _, name := range []string{"progressive.jpg", "scans.jpg", "restart-411.jpg", "cmyk.jpg", "interlaced.png", "lossy.webp", "lossless.webp", "alpha.webp"} {
 		files[name] = testdata(t, name)
@@ -695,7 +695,7 @@ func TestManyScans(t *testing.T) {
 	t.Parallel()
 	for _, before := range []string{"", "\xff\xd3", "\xff\xff\xff"} {
 		img := decode(t, manyScans(50, []byte(before)), 0)
-		like(t, img.RGBA, converted(image.NewUniform(color.Gray{128}), func(image.Rectangle) *image.RGBA { return image.NewRGBA(image.Rect(0, 0, 8, 8)) }), 0)
+		checkSimilar(t, img.RGBA, convertImage(image.NewUniform(color.Gray{128}), func(image.Rectangle) *image.RGBA { return image.NewRGBA(image.Rect(0, 0, 8, 8)) }), 0)
 	}
 }
 
@@ -756,7 +756,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	for _, data := range [][]byte{
 		asJPEG(f, scene(64, 48)), asPNG(f, scene(64, 48)), asBMP(f, scene(16, 12)), asTIFF(f, scene(16, 12), tiff.Deflate),
-		asGIF(f, 16, 12, converted(scene(16, 12), newPaletted)), manyScans(20, nil),
+		asGIF(f, 16, 12, convertImage(scene(16, 12), newPaletted)), manyScans(20, nil),
 	} {
 		f.Add(data, 0)
 		f.Add(data[:len(data)/2], 20)

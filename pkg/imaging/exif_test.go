@@ -16,9 +16,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
-// turned is what was found in a photo that is stored as 64 x 48 pixels, of a
+// isTurned is what was found in a photo that is stored as 64 x 48 pixels, of a
 // camera that was held so that orientation 6 results.
-func turned(img *imaging.Image) bool { return img.Width == 48 && img.Height == 64 }
+func isTurned(img *imaging.Image) bool { return img.Width == 48 && img.Height == 64 }
 
 // exifThatTurns are blocks of EXIF that say 6, each in its own way.
 func exifThatTurns() map[string][]byte {
@@ -26,33 +26,33 @@ func exifThatTurns() map[string][]byte {
 	blocks := map[string][]byte{}
 	for _, order := range []binary.AppendByteOrder{binary.LittleEndian, binary.BigEndian} {
 		add := func(name string, block []byte) { blocks[fmt.Sprint(order, ", ", name)] = block }
-		six := entry(order, orientation, 3, 1, 6)
+		six := tiffEntry(order, orientation, 3, 1, 6)
 		outside := func(tag, kind uint16, count uint32, values []byte, more ...[]byte) []byte {
 			at := uint32(8 + 2 + 12*(1+len(more)) + 4)
-			return append(tiffOf(order, append([][]byte{entry(order, tag, kind, count, at)}, more...)...), values...)
+			return append(tiffOf(order, append([][]byte{tiffEntry(order, tag, kind, count, at)}, more...)...), values...)
 		}
 		for name, kind := range map[string]uint16{"byte": 1, "short": 3, "long": 4, "signed byte": 6, "signed short": 8, "signed long": 9} {
-			add(name, tiffOf(order, entry(order, orientation, kind, 1, 6)))
+			add(name, tiffOf(order, tiffEntry(order, orientation, kind, 1, 6)))
 		}
-		add("two shorts", tiffOf(order, entry(order, orientation, 3, 2, 8<<16|6)))
-		add("four bytes", tiffOf(order, entry(order, orientation, 1, 4, 0x01020306)))
+		add("two shorts", tiffOf(order, tiffEntry(order, orientation, 3, 2, 8<<16|6)))
+		add("four bytes", tiffOf(order, tiffEntry(order, orientation, 1, 4, 0x01020306)))
 		add("three shorts, elsewhere", outside(orientation, 3, 3, order.AppendUint16(order.AppendUint16(order.AppendUint16(nil, 6), 1), 1)))
 		add("two longs, elsewhere", outside(orientation, 4, 2, order.AppendUint32(order.AppendUint32(nil, 6), 1)))
 		add("six bytes, elsewhere", outside(orientation, 1, 6, []byte{6, 1, 1, 1, 1, 1}))
 		for name, before := range map[string][]byte{
-			"an unknown type":           entry(order, 0x010f, 99, 1, 5),
-			"a text that is elsewhere":  entry(order, 0x010f, 2, 1000, 0xfffffff0),
-			"a count without end":       entry(order, 0x010f, 5, 1<<32-1, 8),
-			"a broken pointer to GPS":   entry(order, 0x8825, 4, 1, 0x7fffffff),
-			"a pointer that is a text":  entry(order, 0x8769, 2, 4, 0x20202020),
-			"an endless pointer":        entry(order, 0x8769, 4, 1, 8),
-			"an orientation of 0":       entry(order, orientation, 3, 1, 0),
-			"an orientation of 9":       entry(order, orientation, 3, 1, 9),
-			"an orientation of -1":      entry(order, orientation, 8, 1, 0xffff),
-			"an orientation as text":    entry(order, orientation, 2, 2, 0x36363636),
-			"no orientation at all":     entry(order, orientation, 3, 0, 0),
-			"one that is elsewhere":     entry(order, orientation, 4, 2, 1<<20),
-			"one of more than there is": entry(order, orientation, 3, 1<<31, 8),
+			"an unknown type":           tiffEntry(order, 0x010f, 99, 1, 5),
+			"a text that is elsewhere":  tiffEntry(order, 0x010f, 2, 1000, 0xfffffff0),
+			"a count without end":       tiffEntry(order, 0x010f, 5, 1<<32-1, 8),
+			"a broken pointer to GPS":   tiffEntry(order, 0x8825, 4, 1, 0x7fffffff),
+			"a pointer that is a text":  tiffEntry(order, 0x8769, 2, 4, 0x20202020),
+			"an endless pointer":        tiffEntry(order, 0x8769, 4, 1, 8),
+			"an orientation of 0":       tiffEntry(order, orientation, 3, 1, 0),
+			"an orientation of 9":       tiffEntry(order, orientation, 3, 1, 9),
+			"an orientation of -1":      tiffEntry(order, orientation, 8, 1, 0xffff),
+			"an orientation as text":    tiffEntry(order, orientation, 2, 2, 0x36363636),
+			"no orientation at all":     tiffEntry(order, orientation, 3, 0, 0),
+			"one that is elsewhere":     tiffEntry(order, orientation, 4, 2, 1<<20),
+			"one of more than there is": tiffEntry(order, orientation, 3, 1<<31, 8),
 		} {
 			add("behind "+name, tiffOf(order, before, six))
 		}
@@ -133,11 +133,11 @@ func TestTurned(t *testing.T) {
 		"png, eXIf before a profile": withChunks(png, chunk("tEXt", append([]byte("Raw profile type exif\x00"), rawProfile(upright)...)), chunk("eXIf", six)),
 		"webp, with a JPEG's prefix": withEXIF(webp, prefixed),
 		"webp, behind a broken one":  withEXIF(withEXIF(webp, broken), six),
-		"tiff":                       tiffWith(t, entry(binary.LittleEndian, 0x0112, 3, 1, 6)),
+		"tiff":                       tiffWith(t, tiffEntry(binary.LittleEndian, 0x0112, 3, 1, 6)),
 	})
 	for name, data := range tests {
 		img, err := imaging.Decode(t.Context(), data, imaging.DefaultLimits(), 0)
-		if err != nil || !turned(img) {
+		if err != nil || !isTurned(img) {
 			t.Errorf("%s: not turned, %v", name, err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestTurned(t *testing.T) {
 		"png, no hexadecimal":         withChunks(png, chunk("tEXt", []byte("Raw profile type exif\x00\nexif\n  5\nhello"))),
 		"png, iTXt without data":      withChunks(png, chunk("iTXt", []byte("Raw profile type exif\x00\x01"))),
 	} {
-		if turned(decode(t, data, 0)) {
+		if isTurned(decode(t, data, 0)) {
 			t.Errorf("%s: turned", name)
 		}
 	}
@@ -168,8 +168,8 @@ func tiffWith(tb testing.TB, extra []byte) []byte {
 		}
 	}
 	entries := [][]byte{
-		entry(le, 256, 3, 1, 64), entry(le, 257, 3, 1, 48), entry(le, 258, 3, 3, 0), entry(le, 259, 3, 1, 1), entry(le, 262, 3, 1, 2),
-		entry(le, 273, 4, 1, 0), extra, entry(le, 277, 3, 1, 3), entry(le, 278, 3, 1, 48), entry(le, 279, 4, 1, uint32(len(pixels))),
+		tiffEntry(le, 256, 3, 1, 64), tiffEntry(le, 257, 3, 1, 48), tiffEntry(le, 258, 3, 3, 0), tiffEntry(le, 259, 3, 1, 1), tiffEntry(le, 262, 3, 1, 2),
+		tiffEntry(le, 273, 4, 1, 0), extra, tiffEntry(le, 277, 3, 1, 3), tiffEntry(le, 278, 3, 1, 48), tiffEntry(le, 279, 4, 1, uint32(len(pixels))),
 	}
 	behind := uint32(8 + 2 + 12*len(entries) + 4)
 	le.PutUint32(entries[2][8:], behind)

@@ -44,18 +44,18 @@ func sniff(data []byte) (format, error) {
 	case at(0, "\xff\xd8\xff"):
 		return format{header: jpegHeader, decode: decodeJPEG, exif: jpegEXIF}, nil
 	case at(0, "\x89PNG\r\n\x1a\n"):
-		return format{header: config(png.DecodeConfig), decode: whole(png.Decode), exif: pngEXIF}, nil
+		return format{header: sizeHeader(png.DecodeConfig), decode: fullSizeDecoder(png.Decode), exif: pngEXIF}, nil
 	case at(0, "RIFF") && at(8, "WEBP"):
-		return format{header: webpHeader, decode: whole(webp.Decode), exif: webpEXIF}, nil
+		return format{header: webpHeader, decode: fullSizeDecoder(webp.Decode), exif: webpEXIF}, nil
 	case at(0, "GIF87a"), at(0, "GIF89a"):
-		return format{header: config(gif.DecodeConfig), decode: decodeGIF, exif: noEXIF}, nil
+		return format{header: sizeHeader(gif.DecodeConfig), decode: decodeGIF, exif: noEXIF}, nil
 	case at(0, "BM") && at(15, "\x00\x00\x00"): // a header of less than 256 bytes
-		return format{header: config(bmp.DecodeConfig), decode: whole(bmp.Decode), exif: noEXIF}, nil
+		return format{header: sizeHeader(bmp.DecodeConfig), decode: fullSizeDecoder(bmp.Decode), exif: noEXIF}, nil
 	case at(0, "II*\x00"), at(0, "MM\x00*"):
-		return format{header: tiffHeader, maxPixels: maxTIFFPixels, decode: whole(tiff.Decode), exif: tiffEXIF}, nil
+		return format{header: tiffHeader, maxPixels: maxTIFFPixels, decode: fullSizeDecoder(tiff.Decode), exif: tiffEXIF}, nil
 	}
 	const send = "send JPEG, PNG, WebP, GIF, BMP or TIFF"
-	switch name := foreign(data); name {
+	switch name := unreadTypeName(data); name {
 	case "":
 		return format{}, refuse(face.UnsupportedImage, "not an image of a type that is read; "+send)
 	case heic:
@@ -68,9 +68,9 @@ func sniff(data []byte) (format, error) {
 
 const heic = "HEIC (HEIF)"
 
-// foreign names a type that is not read, but is sent; empty when it is not
+// unreadTypeName names a type that is not read, but is sent; empty when it is not
 // known.
-func foreign(data []byte) string {
+func unreadTypeName(data []byte) string {
 	for _, known := range [...]struct{ magic, name string }{
 		{"\xff\x0a", "JPEG XL"}, {"\x00\x00\x00\x0cJXL ", "JPEG XL"},
 		{"\xff\x4f\xff\x51", "JPEG 2000"}, {"\x00\x00\x00\x0cjP  ", "JPEG 2000"},
@@ -103,8 +103,8 @@ func foreign(data []byte) string {
 	return ""
 }
 
-// config makes a header of a library's function.
-func config(read func(io.Reader) (image.Config, error)) func([]byte) (image.Point, error) {
+// sizeHeader makes a header of a library's function.
+func sizeHeader(read func(io.Reader) (image.Config, error)) func([]byte) (image.Point, error) {
 	return func(data []byte) (image.Point, error) {
 		c, err := read(bytes.NewReader(data))
 		if err != nil {
@@ -114,15 +114,15 @@ func config(read func(io.Reader) (image.Config, error)) func([]byte) (image.Poin
 	}
 }
 
-// whole makes a decoder of a library's function, which decodes at full size.
-func whole(read func(io.Reader) (image.Image, error)) func(context.Context, []byte, image.Point, int) (*image.RGBA, float64, error) {
+// fullSizeDecoder makes a decoder of a library's function, which decodes at full size.
+func fullSizeDecoder(read func(io.Reader) (image.Image, error)) func(context.Context, []byte, image.Point, int) (*image.RGBA, float64, error) {
 	return func(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
 		img, err := read(newReader(ctx, data))
 		switch {
 		case err != nil:
 			return nil, 0, decoderError(err)
 		case img.Bounds().Size() != size:
-			return nil, 0, corrupt(errSize)
+			return nil, 0, corruptError(errSize)
 		}
 		rgba, scale := flatten(ctx, img, longSide)
 		return rgba, scale, nil
@@ -140,7 +140,7 @@ func decoderError(err error) error {
 			Detail: "an image of a rare kind of its type that is not read; send JPEG",
 		}
 	}
-	return corrupt(err)
+	return corruptError(err)
 }
 
 // reader fails when its context is done, which ends the decoder that reads
@@ -186,12 +186,12 @@ func webpHeader(data []byte) (image.Point, error) {
 	if len(data) > flags && string(data[12:16]) == "VP8X" && data[flags]&animation != 0 {
 		return image.Point{}, refuse(face.UnsupportedImage, "an animated WebP is not read; send a still image")
 	}
-	return config(webp.DecodeConfig)(data)
+	return sizeHeader(webp.DecodeConfig)(data)
 }
 
 // decodeGIF decodes the first picture, which may cover a part of the canvas.
 func decodeGIF(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
-	return whole(func(r io.Reader) (image.Image, error) {
+	return fullSizeDecoder(func(r io.Reader) (image.Image, error) {
 		img, err := gif.Decode(r)
 		if canvas := (image.Rectangle{Max: size}); err == nil && img.Bounds() != canvas {
 			all := image.NewNRGBA(canvas)
@@ -214,7 +214,7 @@ func tiffHeader(data []byte) (image.Point, error) {
 			return image.Point{}, refuse(face.UnsupportedImage, "a camera's raw photo is not read; send JPEG")
 		}
 	}
-	return config(tiff.DecodeConfig)(data)
+	return sizeHeader(tiff.DecodeConfig)(data)
 }
 
 func tiffEXIF(data []byte) iter.Seq[[]byte] { return slices.Values([][]byte{data}) }

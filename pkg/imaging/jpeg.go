@@ -32,12 +32,12 @@ func jpegHeader(data []byte) (image.Point, error) {
 	if err != nil {
 		return image.Point{}, jpegError(err)
 	}
-	scans, whole := survey(data)
+	scans, whole := countScans(data)
 	switch {
 	case scans > maxScans:
 		return image.Point{}, refuseScans()
 	case !whole:
-		return image.Point{}, corrupt(io.ErrUnexpectedEOF)
+		return image.Point{}, corruptError(io.ErrUnexpectedEOF)
 	}
 	return image.Pt(c.Width, c.Height), nil
 }
@@ -53,7 +53,7 @@ func jpegError(err error) error {
 			Detail: "a JPEG of a rare kind that is not read (lossless, arithmetic coding, 12 bits or uncommon components)",
 		}
 	}
-	return corrupt(err)
+	return corruptError(err)
 }
 
 // segments gives the marker and the content of each segment up to the end of
@@ -93,10 +93,10 @@ func segments(data []byte) iter.Seq2[byte, []byte] {
 	}
 }
 
-// survey counts the scans of the image, and tells whether all of it is there:
+// countScans counts the scans of the image, and tells whether all of it is there:
 // its end is marked, or each coefficient of each component has come to its
 // last bit. That the last scan itself is whole only decoding shows.
-func survey(data []byte) (scans int, whole bool) {
+func countScans(data []byte) (scans int, whole bool) {
 	var (
 		missing     [256]uint64 // by component; a bit for each coefficient
 		progressive bool
@@ -139,7 +139,7 @@ func decodeStrict(ctx context.Context, data []byte, size image.Point, longSide i
 		return nil, 0, jpegError(err)
 	}
 	if img.Bounds().Size() != size {
-		return nil, 0, corrupt(errSize)
+		return nil, 0, corruptError(errSize)
 	}
 	rgba, scale := flatten(ctx, img, longSide)
 	return rgba, scale, nil

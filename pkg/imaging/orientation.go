@@ -97,7 +97,7 @@ func tagValues(block []byte, tag uint16) iter.Seq[int64] {
 		default:
 			return
 		}
-		directory := from(block, order.Uint32(block[4:]))
+		directory := bytesFrom(block, order.Uint32(block[4:]))
 		if len(directory) < 2 {
 			return
 		}
@@ -109,7 +109,7 @@ func tagValues(block []byte, tag uint16) iter.Seq[int64] {
 				continue
 			}
 			if size*count > uint64(len(value)) {
-				if value = from(block, order.Uint32(value)); size*count > uint64(len(value)) {
+				if value = bytesFrom(block, order.Uint32(value)); size*count > uint64(len(value)) {
 					continue
 				}
 			}
@@ -140,8 +140,8 @@ func integerSize(kind uint16) uint64 {
 	return 0
 }
 
-// from is what lies behind an offset, nothing when that is outside.
-func from(block []byte, offset uint32) []byte {
+// bytesFrom is what lies behind an offset, nothing when that is outside.
+func bytesFrom(block []byte, offset uint32) []byte {
 	return block[min(uint64(offset), uint64(len(block))):]
 }
 

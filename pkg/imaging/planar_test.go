@@ -11,10 +11,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
-// noise is an image in which no two neighbours are alike, so that reading one
+// noiseImage is an image in which no two neighbours are alike, so that reading one
 // pixel for another shows. Its bounds may begin elsewhere than at (0,0), as
 // those of a sub-image do.
-func noise(w, h int) *image.RGBA {
+func noiseImage(w, h int) *image.RGBA {
 	rng := rand.New(rand.NewPCG(uint64(w), uint64(h)))
 	whole := image.NewRGBA(image.Rect(0, 0, w+5, h+3))
 	for i := range whole.Pix {
@@ -29,8 +29,8 @@ func noise(w, h int) *image.RGBA {
 	return img
 }
 
-// at is one channel of one pixel, 0 outside.
-func at(img *image.RGBA, x, y, c int) float64 {
+// channelAt is one channel of one pixel, 0 outside.
+func channelAt(img *image.RGBA, x, y, c int) float64 {
 	if x < 0 || y < 0 || x >= img.Rect.Dx() || y >= img.Rect.Dy() {
 		return 0
 	}
@@ -42,8 +42,8 @@ func interpolate(img *image.RGBA, x, y float64, c int) float64 {
 	ix, iy := math.Floor(x), math.Floor(y)
 	fx, fy := x-ix, y-iy
 	i, j := int(ix), int(iy)
-	return (1-fy)*((1-fx)*at(img, i, j, c)+fx*at(img, i+1, j, c)) +
-		fy*((1-fx)*at(img, i, j+1, c)+fx*at(img, i+1, j+1, c))
+	return (1-fy)*((1-fx)*channelAt(img, i, j, c)+fx*channelAt(img, i+1, j, c)) +
+		fy*((1-fx)*channelAt(img, i, j+1, c)+fx*channelAt(img, i+1, j+1, c))
 }
 
 // slowLetterbox says what Letterbox must give, pixel by pixel in float64.
@@ -51,7 +51,7 @@ func slowLetterbox(p imaging.Planar, src *image.RGBA) []float64 {
 	sw, sh := float64(src.Rect.Dx()), float64(src.Rect.Dy())
 	scale := min(float64(p.Width)/sw, float64(p.Height)/sh)
 	w, h := max(math.Floor(sw*scale+1e-9), 1), max(math.Floor(sh*scale+1e-9), 1)
-	return slow(p, func(x, y, c int) float64 {
+	return slowPlanar(p, func(x, y, c int) float64 {
 		fx, fy := float64(x), float64(y)
 		if fx >= w || fy >= h {
 			return 0
@@ -65,7 +65,7 @@ func slowLetterbox(p imaging.Planar, src *image.RGBA) []float64 {
 			for i := int(fx / scale); i < int(sw) && float64(i) < (fx+1)/scale; i++ {
 				rx := min((fx+1)/scale, float64(i+1)) - max(fx/scale, float64(i))
 				if rx > 0 && ry > 0 {
-					sum += rx * ry * at(src, i, j, c)
+					sum += rx * ry * channelAt(src, i, j, c)
 					area += rx * ry
 				}
 			}
@@ -76,7 +76,7 @@ func slowLetterbox(p imaging.Planar, src *image.RGBA) []float64 {
 
 // slowWarp says what Warp must give, for n*n samples per pixel.
 func slowWarp(p imaging.Planar, src *image.RGBA, toSrc imaging.Affine, n int) []float64 {
-	return slow(p, func(x, y, c int) float64 {
+	return slowPlanar(p, func(x, y, c int) float64 {
 		var sum float64
 		for j := range n {
 			for i := range n {
@@ -88,7 +88,7 @@ func slowWarp(p imaging.Planar, src *image.RGBA, toSrc imaging.Affine, n int) []
 	})
 }
 
-func slow(p imaging.Planar, value func(x, y, c int) float64) []float64 {
+func slowPlanar(p imaging.Planar, value func(x, y, c int) float64) []float64 {
 	out := make([]float64, 3*p.Width*p.Height)
 	for c := range 3 {
 		channel := c
@@ -105,7 +105,7 @@ func slow(p imaging.Planar, value func(x, y, c int) float64) []float64 {
 	return out
 }
 
-func near(t *testing.T, p imaging.Planar, got []float32, want []float64, tolerance float64) {
+func checkNear(t *testing.T, p imaging.Planar, got []float32, want []float64, tolerance float64) {
 	t.Helper()
 	for i := range want {
 		if math.Abs(float64(got[i])-want[i]) > tolerance {
@@ -115,8 +115,8 @@ func near(t *testing.T, p imaging.Planar, got []float32, want []float64, toleran
 	}
 }
 
-// dirty is a tensor full of what an earlier image left in it.
-func dirty(p imaging.Planar) []float32 {
+// filledTensor is a tensor full of what an earlier image left in it.
+func filledTensor(p imaging.Planar) []float32 {
 	dst := make([]float32, 3*p.Width*p.Height)
 	for i := range dst {
 		dst[i] = float32(math.NaN())
@@ -146,7 +146,7 @@ func TestLetterbox(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%dx%d to %dx%d", tc.sw, tc.sh, tc.p.Width, tc.p.Height), func(t *testing.T) {
 			t.Parallel()
-			src, dst := noise(tc.sw, tc.sh), dirty(tc.p)
+			src, dst := noiseImage(tc.sw, tc.sh), filledTensor(tc.p)
 			if got := tc.p.Letterbox(dst, src); math.Abs(got-tc.want) > 1e-12 {
 				t.Errorf("scale %v, want %v", got, tc.want)
 			}
@@ -154,7 +154,7 @@ func TestLetterbox(t *testing.T) {
 			if tc.want == 1 {
 				tolerance = 0
 			}
-			near(t, tc.p, dst, slowLetterbox(tc.p, src), tolerance)
+			checkNear(t, tc.p, dst, slowLetterbox(tc.p, src), tolerance)
 		})
 	}
 }
@@ -165,7 +165,7 @@ func TestWarp(t *testing.T) {
 		s, c := math.Sincos(degrees * math.Pi / 180)
 		return imaging.Affine{scale * c, -scale * s, x, scale * s, scale * c, y}
 	}
-	src := noise(120, 90)
+	src := noiseImage(120, 90)
 	for _, tc := range []struct {
 		name      string
 		toSrc     imaging.Affine
@@ -187,19 +187,19 @@ func TestWarp(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			p := imaging.Planar{Width: 31, Height: 17, BGR: true, Mean: [3]float32{1, 2, 4}, Scale: [3]float32{1, .5, 2}}
-			dst := dirty(p)
+			dst := filledTensor(p)
 			p.Warp(dst, src, tc.toSrc)
-			near(t, p, dst, slowWarp(p, src, tc.toSrc, tc.samples), tc.tolerance)
+			checkNear(t, p, dst, slowWarp(p, src, tc.toSrc, tc.samples), tc.tolerance)
 
 			rgba := image.NewRGBA(image.Rect(0, 0, 31, 17)).SubImage(image.Rect(1, 2, 31, 17)).(*image.RGBA)
 			imaging.WarpRGBA(rgba, src, tc.toSrc)
 			plain := imaging.Planar{Width: 30, Height: 15, Scale: [3]float32{1, 1, 1}}
 			for i, want := range slowWarp(plain, src, tc.toSrc, tc.samples) {
 				c, y, x := i/450, i%450/30, i%30
-				if got := at(rgba, x, y, c); math.Abs(got-want) > .52 {
+				if got := channelAt(rgba, x, y, c); math.Abs(got-want) > .52 {
 					t.Fatalf("WarpRGBA: channel %d, x %d, y %d: got %v, want %v", c, x, y, got, want)
 				}
-				if at(rgba, x, y, 3) != 255 {
+				if channelAt(rgba, x, y, 3) != 255 {
 					t.Fatalf("WarpRGBA: x %d, y %d is not opaque", x, y)
 				}
 			}
@@ -218,8 +218,8 @@ func TestWarpOfNonsense(t *testing.T) {
 		for i := range a {
 			a[i] = wild[rng.IntN(len(wild))]
 		}
-		dst := dirty(p)
-		p.Warp(dst, noise(1+rng.IntN(3), 1+rng.IntN(3)), a)
+		dst := filledTensor(p)
+		p.Warp(dst, noiseImage(1+rng.IntN(3), 1+rng.IntN(3)), a)
 		for i, v := range dst {
 			if !(v >= 0 && v <= 255.01) {
 				t.Fatalf("%v: value %d is %v", a, i, v)
@@ -230,8 +230,8 @@ func TestWarpOfNonsense(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	p := imaging.Planar{Width: 64, Height: 64, Scale: [3]float32{1, 1, 1}}
-	dst, rgba := dirty(p), image.NewRGBA(image.Rect(0, 0, 32, 32))
-	small, large := noise(40, 30), noise(200, 100)
+	dst, rgba := filledTensor(p), image.NewRGBA(image.Rect(0, 0, 32, 32))
+	small, large := noiseImage(40, 30), noiseImage(200, 100)
 	for name, f := range map[string]func(){
 		"Letterbox, growing":   func() { p.Letterbox(dst, small) },
 		"Letterbox, shrinking": func() { p.Letterbox(dst, large) },
@@ -244,8 +244,8 @@ func TestNoAllocation(t *testing.T) {
 	}
 }
 
-// five are the points (xy[0], xy[1]), (xy[2], xy[3]) and so on.
-func five(xy ...float32) (out [5]face.Point) {
+// fivePoints are the points (xy[0], xy[1]), (xy[2], xy[3]) and so on.
+func fivePoints(xy ...float32) (out [5]face.Point) {
 	for i := range out {
 		out[i] = face.Point{X: xy[2*i], Y: xy[2*i+1]}
 	}
@@ -254,7 +254,7 @@ func five(xy ...float32) (out [5]face.Point) {
 
 func TestFitSimilarity(t *testing.T) {
 	t.Parallel()
-	template := five(38, 52, 74, 52, 56, 72, 42, 92, 71, 92)
+	template := fivePoints(38, 52, 74, 52, 56, 72, 42, 92, 71, 92)
 	mapped := func(a imaging.Affine) (out [5]face.Point) {
 		for i, p := range template {
 			x, y := a.Apply(float64(p.X), float64(p.Y))
@@ -287,10 +287,10 @@ func TestFitSimilarity(t *testing.T) {
 // the cases is a mirrored face, to which a reflection would fit best.
 func TestFitSimilarityIsLeastSquares(t *testing.T) {
 	t.Parallel()
-	from := five(38, 52, 74, 52, 56, 72, 42, 92, 71, 92)
+	from := fivePoints(38, 52, 74, 52, 56, 72, 42, 92, 71, 92)
 	for _, to := range [][5]face.Point{
-		five(120, 80, 160, 95, 135, 110, 110, 130, 150, 140),
-		five(160, 80, 120, 82, 141, 110, 158, 130, 121, 135),
+		fivePoints(120, 80, 160, 95, 135, 110, 110, 130, 150, 140),
+		fivePoints(160, 80, 120, 82, 141, 110, 158, 130, 121, 135),
 	} {
 		cost := func(a imaging.Affine) (sum float64) {
 			for i := range from {
@@ -323,8 +323,8 @@ func TestFitSimilarityIsLeastSquares(t *testing.T) {
 
 func TestFitSimilarityRefuses(t *testing.T) {
 	t.Parallel()
-	good := five(38, 52, 74, 52, 56, 72, 42, 92, 71, 92)
-	one := five(5, 5, 5, 5, 5, 5, 5, 5, 5, 5)
+	good := fivePoints(38, 52, 74, 52, 56, 72, 42, 92, 71, 92)
+	one := fivePoints(5, 5, 5, 5, 5, 5, 5, 5, 5, 5)
 	nan, inf, huge := good, good, good
 	nan[2].X = float32(math.NaN())
 	inf[1].Y = float32(math.Inf(1))
@@ -342,9 +342,9 @@ func TestFitSimilarityRefuses(t *testing.T) {
 
 func BenchmarkLetterbox(b *testing.B) {
 	p := imaging.Planar{Width: 640, Height: 640, BGR: true, Scale: [3]float32{1, 1, 1}}
-	dst := dirty(p)
+	dst := filledTensor(p)
 	for _, size := range []image.Point{{250, 250}, {640, 640}, {1000, 750}, {1280, 960}, {4000, 3000}} {
-		src := noise(size.X, size.Y)
+		src := noiseImage(size.X, size.Y)
 		b.Run(fmt.Sprintf("%dx%d", size.X, size.Y), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -356,7 +356,7 @@ func BenchmarkLetterbox(b *testing.B) {
 
 func BenchmarkWarp(b *testing.B) {
 	p := imaging.Planar{Width: 112, Height: 112, Scale: [3]float32{1, 1, 1}}
-	dst, src := dirty(p), noise(1200, 1200)
+	dst, src := filledTensor(p), noiseImage(1200, 1200)
 	for _, scale := range []float64{1, 2, 4, 8} {
 		b.Run(fmt.Sprintf("shrink %v", scale), func(b *testing.B) {
 			b.ReportAllocs()

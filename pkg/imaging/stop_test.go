@@ -43,7 +43,7 @@ func TestStops(t *testing.T) {
 	t.Parallel()
 	img := photo(300, 200)
 	files := map[string][]byte{
-		"jpeg": asJPEG(t, img), "png": asPNG(t, img), "gif": asGIF(t, 300, 200, converted(img, newPaletted)),
+		"jpeg": asJPEG(t, img), "png": asPNG(t, img), "gif": asGIF(t, 300, 200, convertImage(img, newPaletted)),
 		"bmp": asBMP(t, img), "tiff": asTIFF(t, img, tiff.Deflate),
 		"jpeg, turned": withSegments(asJPEG(t, img), exifSegment(orientationTag(binary.LittleEndian, 6))),
 	}

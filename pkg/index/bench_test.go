@@ -11,8 +11,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/index"
 )
 
-// fill makes an index of n templates of unrelated people.
-func fill(b *testing.B, o index.Options, n, dim int) *index.Index {
+// filledIndex makes an index of n templates of unrelated people.
+func filledIndex(b *testing.B, o index.Options, n, dim int) *index.Index {
 	b.Helper()
 	x := index.New(o)
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -22,17 +22,17 @@ func fill(b *testing.B, o index.Options, n, dim int) *index.Index {
 			es[i] = index.Entry{
 				TemplateID: fmt.Sprintf("t%09d", from+i),
 				SubjectID:  fmt.Sprintf("s%09d", from+i),
-				Embedding:  quick(rng, dim),
+				Embedding:  fastUnitVector(rng, dim),
 			}
 		}
-		add(b, x, key("m"), es...)
+		mustAdd(b, x, testKey("m"), es...)
 	}
 	return x
 }
 
-// quick is a random unit vector, made faster than [random] makes one: sums of
+// fastUnitVector is a random unit vector, made faster than [random] makes one: sums of
 // four bytes are close enough to a normal distribution.
-func quick(rng *rand.Rand, dim int) face.Embedding {
+func fastUnitVector(rng *rand.Rand, dim int) face.Embedding {
 	e := make(face.Embedding, dim)
 	for i := range e {
 		v := rng.Uint32()
@@ -45,9 +45,9 @@ func quick(rng *rand.Rand, dim int) face.Embedding {
 	return u
 }
 
-// read is the yardstick: how fast a plain loop reads as many bytes as there
+// readAll is the yardstick: how fast a plain loop reads as many bytes as there
 // are codes to be swept.
-func read(words []uint64) uint64 {
+func readAll(words []uint64) uint64 {
 	var a, b, c, d uint64
 	for len(words) >= 8 {
 		a += words[0] + words[4]
@@ -70,7 +70,7 @@ func BenchmarkSearch(b *testing.B) {
 		rows int
 	}{{"1k", 1000}, {"100k", 100_000}, {"1M", 1_000_000}} {
 		b.Run(size.name+"x256", func(b *testing.B) {
-			x := fill(b, index.Options{Workers: 1}, size.rows, dim)
+			x := filledIndex(b, index.Options{Workers: 1}, size.rows, dim)
 			words := make([]uint64, size.rows*dim/8)
 			for i := range words {
 				words[i] = uint64(i)
@@ -79,13 +79,13 @@ func BenchmarkSearch(b *testing.B) {
 			var sum uint64
 			var searches, reads []float64
 			for b.Loop() {
-				probe := quick(rng, dim)
+				probe := fastUnitVector(rng, dim)
 				start := time.Now()
-				if _, _, err := x.Search(b.Context(), key("m"), probe, 10); err != nil {
+				if _, _, err := x.Search(b.Context(), testKey("m"), probe, 10); err != nil {
 					b.Fatal(err)
 				}
 				middle := time.Now()
-				sum += read(words)
+				sum += readAll(words)
 				reads = append(reads, time.Since(middle).Seconds())
 				searches = append(searches, middle.Sub(start).Seconds())
 			}
@@ -107,10 +107,10 @@ func BenchmarkSearch(b *testing.B) {
 func BenchmarkKernel(b *testing.B) {
 	for _, kernel := range index.Kernels() {
 		b.Run(kernel.String(), func(b *testing.B) {
-			x := fill(b, index.Options{Workers: 1, Kernel: kernel}, 100_000, 256)
+			x := filledIndex(b, index.Options{Workers: 1, Kernel: kernel}, 100_000, 256)
 			rng := rand.New(rand.NewPCG(2, 2))
 			for b.Loop() {
-				if _, _, err := x.Search(b.Context(), key("m"), quick(rng, 256), 10); err != nil {
+				if _, _, err := x.Search(b.Context(), testKey("m"), fastUnitVector(rng, 256), 10); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -123,7 +123,7 @@ func BenchmarkAdd(b *testing.B) {
 	es := entries(8192, func(i int) int { return i }, func(int) face.Embedding { return nil })
 	rng := rand.New(rand.NewPCG(1, 1))
 	for i := range es {
-		es[i].Embedding = quick(rng, 256)
+		es[i].Embedding = fastUnitVector(rng, 256)
 	}
 	x, n := index.New(index.Options{}), 0
 	for b.Loop() {
@@ -132,7 +132,7 @@ func BenchmarkAdd(b *testing.B) {
 			es[i].SubjectID = fmt.Sprintf("s%09d", n)
 			n++
 		}
-		add(b, x, key("m"), es...)
+		mustAdd(b, x, testKey("m"), es...)
 		if n > 1_000_000 {
 			x.RemoveGallery("default", "default")
 		}

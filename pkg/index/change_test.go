@@ -19,10 +19,10 @@ type model map[index.Key]map[string]index.Entry
 
 func (m model) entries(k index.Key) []index.Entry { return slices.Collect(maps.Values(m[k])) }
 
-// walk makes random changes to an index and to a model of it, and compares
+// compareRandomChanges makes random changes to an index and to a model of it, and compares
 // the two. Embeddings come from a small pool half of the time, so that scores
 // tie; batches are now and then large enough to bring their own slabs.
-func walk(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
+func compareRandomChanges(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(seed, 99))
 	x := index.New(index.Options{Kernel: kernel, Workers: 1 + rng.IntN(3)})
@@ -36,14 +36,14 @@ func walk(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
 		want[k] = map[string]index.Entry{}
 		dims[k] = 1 + rng.IntN(80)
 		for range 20 {
-			pools[k] = append(pools[k], random(rng, dims[k]))
+			pools[k] = append(pools[k], randomUnitVector(rng, dims[k]))
 		}
 	}
 	subjects := 1 + rng.IntN(400)
 	embedding := func(k index.Key) face.Embedding {
 		e := pools[k][rng.IntN(20)]
 		if rng.IntN(2) == 0 {
-			e = near(rng, e, 0.3)
+			e = movedBy(rng, e, 0.3)
 		}
 		return e
 	}
@@ -66,7 +66,7 @@ func walk(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
 				}
 				want[k][es[i].TemplateID] = es[i]
 			}
-			add(t, x, k, es...)
+			mustAdd(t, x, k, es...)
 		case 4, 5, 6, 7: // remove some templates
 			for id := range want[k] {
 				if rng.IntN(5) > 0 {
@@ -122,7 +122,7 @@ func walk(t *testing.T, seed uint64, steps int, kernel index.Kernel) {
 			}
 		}
 		probe := embedding(k)
-		check(t, x, k, brute(want.entries(k), probe), probe, 1+rng.IntN(2*subjects))
+		checkSearch(t, x, k, bruteForce(want.entries(k), probe), probe, 1+rng.IntN(2*subjects))
 		wantDim := dims[k]
 		if len(want[k]) == 0 {
 			wantDim = 0
@@ -146,7 +146,7 @@ func TestWalk(t *testing.T) {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			for seed := range uint64(3) {
-				walk(t, seed, 60, kernel)
+				compareRandomChanges(t, seed, 60, kernel)
 			}
 		})
 	}
@@ -156,7 +156,7 @@ func FuzzWalk(f *testing.F) {
 	f.Add(uint64(100), uint8(50))
 	f.Fuzz(func(t *testing.T, seed uint64, steps uint8) {
 		for _, kernel := range index.Kernels() {
-			walk(t, seed, int(steps), kernel)
+			compareRandomChanges(t, seed, int(steps), kernel)
 		}
 	})
 }
@@ -166,10 +166,10 @@ func FuzzWalk(f *testing.F) {
 func TestCompaction(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(7, 8))
-	all := entries(30_000, func(i int) int { return i / 3 }, func(int) face.Embedding { return random(rng, 16) })
+	all := entries(30_000, func(i int) int { return i / 3 }, func(int) face.Embedding { return randomUnitVector(rng, 16) })
 	x := index.New(index.Options{})
 	for some := range slices.Chunk(all, 700) {
-		add(t, x, key("m"), some...)
+		mustAdd(t, x, testKey("m"), some...)
 	}
 	before := x.Stats()
 	var left []index.Entry
@@ -189,20 +189,20 @@ func TestCompaction(t *testing.T) {
 	if after.Templates != len(left) || after.Bytes*5 > before.Bytes || after.Slabs > 4 {
 		t.Errorf("%+v left of %+v", after, before)
 	}
-	probe := random(rng, 16)
-	check(t, x, key("m"), brute(left, probe), probe, 50)
+	probe := randomUnitVector(rng, 16)
+	checkSearch(t, x, testKey("m"), bruteForce(left, probe), probe, 50)
 
 	// One more after all are gone, of another length.
 	for _, e := range left {
-		x.RemoveTemplate(key("m"), e.TemplateID)
+		x.RemoveTemplate(testKey("m"), e.TemplateID)
 	}
 	if s := x.Stats(); s != (index.Stats{}) {
 		t.Errorf("%+v left of nothing", s)
 	}
-	probe = random(rng, 5)
+	probe = randomUnitVector(rng, 5)
 	last := index.Entry{TemplateID: "t", SubjectID: "s", Embedding: probe}
-	add(t, x, key("m"), last)
-	check(t, x, key("m"), brute([]index.Entry{last}, probe), probe, 3)
+	mustAdd(t, x, testKey("m"), last)
+	checkSearch(t, x, testKey("m"), bruteForce([]index.Entry{last}, probe), probe, 3)
 }
 
 // TestConcurrent searches while others add and remove. What was added before
@@ -221,7 +221,7 @@ func TestConcurrent(t *testing.T) {
 			t.Parallel()
 			const writers, each = 3, 600
 			rng := rand.New(rand.NewPCG(9, 9))
-			all := entries(writers*each, func(i int) int { return i }, func(int) face.Embedding { return random(rng, 24) })
+			all := entries(writers*each, func(i int) int { return i }, func(int) face.Embedding { return randomUnitVector(rng, 24) })
 			at := make(map[string]int, len(all)) // by template id
 			for i, e := range all {
 				at[e.TemplateID] = i
@@ -241,7 +241,7 @@ func TestConcurrent(t *testing.T) {
 						live = slices.Delete(live, j, j+1)
 						state[i].Store(leaving)
 						ok := w == 0 && x.RemoveSubject("default", "default", all[i].SubjectID) == 1 ||
-							w != 0 && x.RemoveTemplate(key("m"), all[i].TemplateID)
+							w != 0 && x.RemoveTemplate(testKey("m"), all[i].TemplateID)
 						if !ok {
 							t.Errorf("%s was not there", all[i].TemplateID)
 						}
@@ -249,7 +249,7 @@ func TestConcurrent(t *testing.T) {
 					}
 					for n := 0; n < len(mine); {
 						batch := mine[n:min(len(mine), n+1+rng.IntN(5))]
-						if err := x.Add(key("m"), batch...); err != nil {
+						if err := x.Add(testKey("m"), batch...); err != nil {
 							t.Error(err)
 							return
 						}
@@ -276,8 +276,8 @@ func TestConcurrent(t *testing.T) {
 						for i := range state {
 							before[i] = state[i].Load()
 						}
-						probe := random(rng, 24)
-						hits, subjects, err := x.Search(t.Context(), key("m"), probe, len(all))
+						probe := randomUnitVector(rng, 24)
+						hits, subjects, err := x.Search(t.Context(), testKey("m"), probe, len(all))
 						if err != nil {
 							t.Error(err)
 							return
@@ -330,7 +330,7 @@ func TestRemoveGallery(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(10, 1))
 	for _, size := range []struct{ batch, total int }{{2, 20_000}, {1500, 24_000}} {
-		one := random(rng, 8)
+		one := randomUnitVector(rng, 8)
 		all := entries(size.total, func(i int) int { return i }, func(int) face.Embedding { return one })
 		x := index.New(index.Options{})
 		var adding, removing sync.WaitGroup
@@ -339,7 +339,7 @@ func TestRemoveGallery(t *testing.T) {
 		for part := range slices.Chunk(all, len(all)/4) {
 			adding.Go(func() {
 				for batch := range slices.Chunk(part, size.batch) {
-					if err := x.Add(key("m"), batch...); err != nil {
+					if err := x.Add(testKey("m"), batch...); err != nil {
 						t.Error(err)
 					}
 				}

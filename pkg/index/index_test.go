@@ -18,9 +18,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/index"
 )
 
-// brute is the oracle: it scores every entry and sorts. It returns one hit for
+// bruteForce is the oracle: it scores every entry and sorts. It returns one hit for
 // each subject there is.
-func brute(entries []index.Entry, probe face.Embedding) []index.Hit {
+func bruteForce(entries []index.Entry, probe face.Embedding) []index.Hit {
 	best := map[string]index.Hit{}
 	for _, e := range entries {
 		h := index.Hit{TemplateID: e.TemplateID, SubjectID: e.SubjectID, Score: probe.Cosine(e.Embedding)}
@@ -36,8 +36,8 @@ func brute(entries []index.Entry, probe face.Embedding) []index.Hit {
 	return hits
 }
 
-// check compares a search with what the oracle says.
-func check(t *testing.T, x *index.Index, key index.Key, all []index.Hit, probe face.Embedding, k int) {
+// checkSearch compares a search with what the oracle says.
+func checkSearch(t *testing.T, x *index.Index, key index.Key, all []index.Hit, probe face.Embedding, k int) {
 	t.Helper()
 	got, subjects, err := x.Search(t.Context(), key, probe, k)
 	if err != nil {
@@ -51,7 +51,7 @@ func check(t *testing.T, x *index.Index, key index.Key, all []index.Hit, probe f
 	}
 }
 
-func random(rng *rand.Rand, dim int) face.Embedding {
+func randomUnitVector(rng *rand.Rand, dim int) face.Embedding {
 	e := make(face.Embedding, dim)
 	for {
 		for i := range e {
@@ -63,8 +63,8 @@ func random(rng *rand.Rand, dim int) face.Embedding {
 	}
 }
 
-// near moves an embedding by about the given distance.
-func near(rng *rand.Rand, e face.Embedding, by float64) face.Embedding {
+// movedBy moves an embedding by about the given distance.
+func movedBy(rng *rand.Rand, e face.Embedding, by float64) face.Embedding {
 	out := slices.Clone(e)
 	for i := range out {
 		out[i] += float32(by * rng.NormFloat64() / math.Sqrt(float64(len(e))))
@@ -76,11 +76,11 @@ func near(rng *rand.Rand, e face.Embedding, by float64) face.Embedding {
 	return u
 }
 
-func key(model string) index.Key {
+func testKey(model string) index.Key {
 	return index.Key{Tenant: "default", Gallery: "default", ModelID: model}
 }
 
-func add(tb testing.TB, x *index.Index, k index.Key, entries ...index.Entry) {
+func mustAdd(tb testing.TB, x *index.Index, k index.Key, entries ...index.Entry) {
 	tb.Helper()
 	if err := x.Add(k, entries...); err != nil {
 		tb.Fatal(err)
@@ -104,7 +104,7 @@ func entries(n int, subject func(i int) int, embedding func(i int) face.Embeddin
 func TestSearchIsExact(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
-	one := random(rng, 64)
+	one := randomUnitVector(rng, 64)
 	minus := slices.Clone(one)
 	for i := range minus {
 		minus[i] = -minus[i]
@@ -119,23 +119,23 @@ func TestSearchIsExact(t *testing.T) {
 		probe   face.Embedding
 		entries []index.Entry
 	}{
-		"random": {random(rng, 64), entries(5000, each, func(int) face.Embedding { return random(rng, 64) })},
-		"several templates": {random(rng, 64), entries(5000, func(i int) int { return i % 700 },
-			func(int) face.Embedding { return random(rng, 64) })},
-		"all equal":    {random(rng, 64), entries(3000, each, func(int) face.Embedding { return one })},
+		"random": {randomUnitVector(rng, 64), entries(5000, each, func(int) face.Embedding { return randomUnitVector(rng, 64) })},
+		"several templates": {randomUnitVector(rng, 64), entries(5000, func(i int) int { return i % 700 },
+			func(int) face.Embedding { return randomUnitVector(rng, 64) })},
+		"all equal":    {randomUnitVector(rng, 64), entries(3000, each, func(int) face.Embedding { return one })},
 		"all opposite": {one, entries(3000, each, func(int) face.Embedding { return minus })},
-		"duplicates": {near(rng, one, 0.1), entries(3000, func(i int) int { return i * 7919 % 1000 },
-			func(i int) face.Embedding { return near(rand.New(rand.NewPCG(uint64(i%50), 1)), one, 0.5) })},
-		"negative scores":   {minus, entries(3000, each, func(int) face.Embedding { return near(rng, one, 0.3) })},
-		"near ties":         {near(rng, one, 0.2), entries(3000, each, func(int) face.Embedding { return near(rng, one, 1e-9) })},
-		"nearly near ties":  {near(rng, one, 0.2), entries(3000, each, func(int) face.Embedding { return near(rng, one, 1e-6) })},
-		"close together":    {near(rng, one, 0.01), entries(3000, each, func(int) face.Embedding { return near(rng, one, 0.01) })},
-		"one subject":       {random(rng, 64), entries(10_000, func(int) int { return 0 }, func(int) face.Embedding { return random(rng, 64) })},
-		"one subject, ties": {random(rng, 64), entries(10_000, func(int) int { return 0 }, func(int) face.Embedding { return one })},
-		"one among many": {random(rng, 64), entries(10_000, func(i int) int { return max(0, i-9_900) },
-			func(int) face.Embedding { return random(rng, 64) })},
+		"duplicates": {movedBy(rng, one, 0.1), entries(3000, func(i int) int { return i * 7919 % 1000 },
+			func(i int) face.Embedding { return movedBy(rand.New(rand.NewPCG(uint64(i%50), 1)), one, 0.5) })},
+		"negative scores":   {minus, entries(3000, each, func(int) face.Embedding { return movedBy(rng, one, 0.3) })},
+		"near ties":         {movedBy(rng, one, 0.2), entries(3000, each, func(int) face.Embedding { return movedBy(rng, one, 1e-9) })},
+		"nearly near ties":  {movedBy(rng, one, 0.2), entries(3000, each, func(int) face.Embedding { return movedBy(rng, one, 1e-6) })},
+		"close together":    {movedBy(rng, one, 0.01), entries(3000, each, func(int) face.Embedding { return movedBy(rng, one, 0.01) })},
+		"one subject":       {randomUnitVector(rng, 64), entries(10_000, func(int) int { return 0 }, func(int) face.Embedding { return randomUnitVector(rng, 64) })},
+		"one subject, ties": {randomUnitVector(rng, 64), entries(10_000, func(int) int { return 0 }, func(int) face.Embedding { return one })},
+		"one among many": {randomUnitVector(rng, 64), entries(10_000, func(i int) int { return max(0, i-9_900) },
+			func(int) face.Embedding { return randomUnitVector(rng, 64) })},
 		"axes":     {axis(300, 17), entries(600, each, func(i int) face.Embedding { return axis(300, i%300) })},
-		"one axis": {random(rng, 300), entries(600, each, func(i int) face.Embedding { return near(rng, axis(300, 5), 0.2) })},
+		"one axis": {randomUnitVector(rng, 300), entries(600, each, func(i int) face.Embedding { return movedBy(rng, axis(300, 5), 0.2) })},
 		"one number": {face.Embedding{1}, entries(100, each, func(i int) face.Embedding {
 			return face.Embedding{1 - 2*float32(i%2)}
 		})},
@@ -143,19 +143,19 @@ func TestSearchIsExact(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			all := brute(test.entries, test.probe)
+			all := bruteForce(test.entries, test.probe)
 			for _, kernel := range index.Kernels() {
 				t.Run(kernel.String(), func(t *testing.T) {
 					t.Parallel()
 					x := index.New(index.Options{Kernel: kernel})
-					add(t, x, key("m"), test.entries...)
+					mustAdd(t, x, testKey("m"), test.entries...)
 					oneByOne := index.New(index.Options{Kernel: kernel})
 					for _, e := range test.entries {
-						add(t, oneByOne, key("m"), e)
+						mustAdd(t, oneByOne, testKey("m"), e)
 					}
 					for _, k := range []int{1, 2, 10, 100, 1000, 20_000} {
-						check(t, x, key("m"), all, test.probe, k)
-						check(t, oneByOne, key("m"), all, test.probe, k)
+						checkSearch(t, x, testKey("m"), all, test.probe, k)
+						checkSearch(t, oneByOne, testKey("m"), all, test.probe, k)
 					}
 				})
 			}
@@ -169,19 +169,19 @@ func TestSearchSplits(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	pool := make([]face.Embedding, 900) // so that there are ties across slabs
 	for i := range pool {
-		pool[i] = random(rng, 20)
+		pool[i] = randomUnitVector(rng, 20)
 	}
 	people := entries(76_000, func(i int) int { return i * 31 % 30_000 },
 		func(int) face.Embedding { return pool[rng.IntN(len(pool))] })
-	probe := random(rng, 20)
-	all := brute(people, probe)
+	probe := randomUnitVector(rng, 20)
+	all := bruteForce(people, probe)
 	for _, kernel := range index.Kernels() {
 		t.Run(kernel.String(), func(t *testing.T) {
 			t.Parallel()
 			x := index.New(index.Options{Workers: 4, Kernel: kernel})
-			add(t, x, key("m"), people...)
+			mustAdd(t, x, testKey("m"), people...)
 			for _, k := range []int{1, 10, 1000} {
-				check(t, x, key("m"), all, probe, k)
+				checkSearch(t, x, testKey("m"), all, probe, k)
 			}
 		})
 	}
@@ -190,15 +190,15 @@ func TestSearchSplits(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(5, 6))
-	nan, inf := random(rng, 8), random(rng, 8)
+	nan, inf := randomUnitVector(rng, 8), randomUnitVector(rng, 8)
 	nan[3], inf[4] = float32(math.NaN()), float32(math.Inf(-1))
-	long := random(rng, 8)
+	long := randomUnitVector(rng, 8)
 	for i := range long {
 		long[i] *= 1.01
 	}
-	good := random(rng, 8)
+	good := randomUnitVector(rng, 8)
 	x := index.New(index.Options{})
-	add(t, x, key("m"), index.Entry{TemplateID: "a", SubjectID: "s", Embedding: good})
+	mustAdd(t, x, testKey("m"), index.Entry{TemplateID: "a", SubjectID: "s", Embedding: good})
 
 	vectors := map[string]struct {
 		e    face.Embedding
@@ -209,18 +209,18 @@ func TestRefused(t *testing.T) {
 		"infinite":    {inf, face.Invalid},
 		"zero":        {make(face.Embedding, 8), face.Invalid},
 		"not of unit": {long, face.Invalid},
-		"too long":    {random(rng, index.MaxDimension+1), face.Invalid},
-		"other model": {random(rng, 9), face.ModelMismatch},
+		"too long":    {randomUnitVector(rng, index.MaxDimension+1), face.Invalid},
+		"other model": {randomUnitVector(rng, 9), face.ModelMismatch},
 	}
 	for name, v := range vectors {
-		if err := x.Add(key("m"), index.Entry{TemplateID: "b", SubjectID: "s", Embedding: v.e}); !errors.Is(err, v.want) {
+		if err := x.Add(testKey("m"), index.Entry{TemplateID: "b", SubjectID: "s", Embedding: v.e}); !errors.Is(err, v.want) {
 			t.Errorf("Add %s: %v, want %v", name, err, v.want)
 		}
-		if _, _, err := x.Search(t.Context(), key("m"), v.e, 1); !errors.Is(err, v.want) {
+		if _, _, err := x.Search(t.Context(), testKey("m"), v.e, 1); !errors.Is(err, v.want) {
 			t.Errorf("Search %s: %v, want %v", name, err, v.want)
 		}
 		// One bad entry keeps the good ones out.
-		err := x.Add(key("m"), index.Entry{TemplateID: "c", SubjectID: "s", Embedding: good},
+		err := x.Add(testKey("m"), index.Entry{TemplateID: "c", SubjectID: "s", Embedding: good},
 			index.Entry{TemplateID: "d", SubjectID: "s", Embedding: v.e})
 		if err == nil {
 			t.Errorf("Add of a good one and %s: no error", name)
@@ -231,22 +231,22 @@ func TestRefused(t *testing.T) {
 		for _, id := range ids {
 			es = append(es, index.Entry{TemplateID: id, SubjectID: "new", Embedding: good})
 		}
-		if err := x.Add(key("m"), es...); !errors.Is(err, face.Conflict) {
+		if err := x.Add(testKey("m"), es...); !errors.Is(err, face.Conflict) {
 			t.Errorf("Add of an id that is %s: %v, want Conflict", name, err)
 		}
 	}
 	for _, k := range []int{0, -1} {
-		if _, _, err := x.Search(t.Context(), key("m"), good, k); !errors.Is(err, face.Invalid) {
+		if _, _, err := x.Search(t.Context(), testKey("m"), good, k); !errors.Is(err, face.Invalid) {
 			t.Errorf("Search with k=%d: %v, want Invalid", k, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := x.Search(ctx, key("m"), good, 1); !errors.Is(err, face.Canceled) {
+	if _, _, err := x.Search(ctx, testKey("m"), good, 1); !errors.Is(err, face.Canceled) {
 		t.Errorf("Search with an ended context: %v, want Canceled", err)
 	}
 	if got := x.Stats().Templates; got != 1 {
 		t.Errorf("%d templates after what was refused, want 1", got)
 	}
-	check(t, x, key("m"), []index.Hit{{TemplateID: "a", SubjectID: "s", Score: good.Cosine(good)}}, good, 5)
+	checkSearch(t, x, testKey("m"), []index.Hit{{TemplateID: "a", SubjectID: "s", Score: good.Cosine(good)}}, good, 5)
 }

@@ -91,7 +91,7 @@ func prepareCodes(probe face.Embedding) *query {
 	for _, c := range q.codes {
 		sum += int64(c) * int64(c)
 	}
-	q.norm = up(math.Sqrt(float64(sum)))
+	q.norm = roundUpFloat32(math.Sqrt(float64(sum)))
 	q.slack = float64(residual)*(1+NormTolerance) + sweepSlack
 	return q
 }
@@ -130,10 +130,10 @@ func encode(codes []int8, numbers []float32, scale float32) float64 {
 
 // residualOf is the root of a sum of squares in float64, rounded up by more
 // than the error of the sum.
-func residualOf(sum float64) float32 { return up(math.Sqrt(sum) * (1 + 1e-9)) }
+func residualOf(sum float64) float32 { return roundUpFloat32(math.Sqrt(sum) * (1 + 1e-9)) }
 
-// up rounds to a float32 that is not smaller.
-func up(v float64) float32 {
+// roundUpFloat32 rounds to a float32 that is not smaller.
+func roundUpFloat32(v float64) float32 {
 	f := float32(v)
 	if float64(f) < v {
 		f = math.Nextafter32(f, float32(math.Inf(1)))

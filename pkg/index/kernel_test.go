@@ -101,7 +101,7 @@ func compareScans(t *testing.T, kernel Kernel, s *slab, q *query, n int) {
 			if at >= tiles {
 				break
 			}
-			if d := cmp.Diff(bits(want), bits(got)); d != "" {
+			if d := cmp.Diff(floatBits(want), floatBits(got)); d != "" {
 				t.Fatalf("dim %d, tile %d: -plain +kernel\n%s", s.dim, at, d)
 			}
 			from = at + 1
@@ -109,8 +109,8 @@ func compareScans(t *testing.T, kernel Kernel, s *slab, q *query, n int) {
 	}
 }
 
-// bits makes floats comparable: one NaN is as good as another.
-func bits(fs [tileRows]float32) (out [tileRows]uint32) {
+// floatBits makes floats comparable: one NaN is as good as another.
+func floatBits(fs [tileRows]float32) (out [tileRows]uint32) {
 	for i, f := range fs {
 		out[i] = math.Float32bits(f)
 		if f != f {

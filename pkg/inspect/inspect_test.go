@@ -96,9 +96,9 @@ func TestReach(t *testing.T) {
 	}
 }
 
-// dots is a network whose first layer sees bright dots and left edges; pool and
+// dotPictures is a network whose first layer sees bright dots and left edges; pool and
 // all are what comes of it.
-func dots(t *testing.T) inspect.Network {
+func dotPictures(t *testing.T) inspect.Network {
 	t.Helper()
 	g := grad.NewGraph()
 	image := g.Input("image", 1, 1, 16, 16)
@@ -141,7 +141,7 @@ func bright(t *testing.T) inspect.Network {
 // Pictures with a dot are found, and where it is in them.
 func TestSurvey(t *testing.T) {
 	t.Parallel()
-	n := dots(t)
+	n := dotPictures(t)
 	done := 0
 	units, err := n.Survey(t.Context(), []string{"layer", "pool", "all"}, 3, 2, func(i int, into []float32) error {
 		clear(into)
@@ -175,7 +175,7 @@ func TestSurvey(t *testing.T) {
 
 func TestLayers(t *testing.T) {
 	t.Parallel()
-	n := dots(t)
+	n := dotPictures(t)
 	got, err := n.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func TestLayers(t *testing.T) {
 
 func TestFilters(t *testing.T) {
 	t.Parallel()
-	l, filters, err := dots(t).Filters(t.Context())
+	l, filters, err := dotPictures(t).Filters(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestFilters(t *testing.T) {
 // What excites a detector of edges is edges, whatever the input's scale.
 func TestMaximise(t *testing.T) {
 	t.Parallel()
-	n := dots(t)
+	n := dotPictures(t)
 	o := inspect.MaximiseOptions{Steps: 60, Rate: 0.02, Smooth: 0.02, Low: []float32{-3}, High: []float32{5}, Seed: 1}
 	picture, scores, err := n.Maximise(t.Context(), "layer", 1, o)
 	if err != nil {

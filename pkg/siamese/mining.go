@@ -39,8 +39,8 @@ func (b Batch) distance(i, j int) float64 {
 	return 2 - 2*b.Embeddings[i].Cosine(b.Embeddings[j])
 }
 
-// others are the photos of a's person, without a itself, and everybody else's.
-func (b Batch) others(a int) (positives, negatives []int) {
+// splitByPerson are the photos of a's person, without a itself, and everybody else's.
+func (b Batch) splitByPerson(a int) (positives, negatives []int) {
 	for i, person := range b.People {
 		switch {
 		case person != b.People[a]:
@@ -57,7 +57,7 @@ func (b Batch) others(a int) (positives, negatives []int) {
 func (b Batch) Active(margin float64) float64 {
 	active, all := 0, 0
 	for a := range b.People {
-		positives, negatives := b.others(a)
+		positives, negatives := b.splitByPerson(a)
 		far := make([]float64, len(negatives))
 		for i, n := range negatives {
 			far[i] = b.distance(a, n)
@@ -79,7 +79,7 @@ func (b Batch) Active(margin float64) float64 {
 func Mine(how Mining, b Batch, margin float64, rng *rand.Rand) (triplets []Triplet) {
 	take := func(t Triplet) { triplets = append(triplets, t) }
 	for a := range b.People {
-		positives, negatives := b.others(a)
+		positives, negatives := b.splitByPerson(a)
 		if len(positives) == 0 || len(negatives) == 0 {
 			continue
 		}

@@ -292,8 +292,8 @@ func (d drawn) Photo(i int) (siamese.Photo, error) {
 	return siamese.Photo{Image: img, ToSrc: imaging.Affine{1, 0, 0, 0, 1, 0}}, nil
 }
 
-// small is made of the parts of Untrained's networks, for photos of that side.
-func small(t *testing.T) []byte {
+// smallNetwork is made of the parts of Untrained's networks, for photos of that side.
+func smallNetwork(t *testing.T) []byte {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(3, 1))
 	g := grad.NewGraph()
@@ -334,7 +334,7 @@ func small(t *testing.T) []byte {
 
 func options(t *testing.T) siamese.Options {
 	t.Helper()
-	m, err := grad.Parse(small(t))
+	m, err := grad.Parse(smallNetwork(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,7 +347,7 @@ func options(t *testing.T) siamese.Options {
 	}
 }
 
-func train(t *testing.T, tr *siamese.Trainer, steps int) (losses []float64) {
+func trainSteps(t *testing.T, tr *siamese.Trainer, steps int) (losses []float64) {
 	t.Helper()
 	for range steps {
 		p, err := tr.Step(t.Context())
@@ -410,12 +410,12 @@ func TestTrainer(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := separation(t, tr, set)
-			train(t, tr, o.Steps/2)
+			trainSteps(t, tr, o.Steps/2)
 			var saved bytes.Buffer
 			if err := tr.Save(&saved); err != nil {
 				t.Fatal(err)
 			}
-			want := train(t, tr, o.Steps/2)
+			want := trainSteps(t, tr, o.Steps/2)
 			after := separation(t, tr, set)
 			t.Logf("separation %.3f, then %.3f", before, after)
 			if after < before+0.2 {
@@ -431,7 +431,7 @@ func TestTrainer(t *testing.T) {
 				t.Fatal(err)
 			}
 			// The generator draws its fresh triplets anew.
-			if diff := cmp.Diff(want, train(t, again, len(want))); diff != "" && !o.Retire {
+			if diff := cmp.Diff(want, trainSteps(t, again, len(want))); diff != "" && !o.Retire {
 				t.Errorf("resumed, the losses differ (-want +got):\n%s", diff)
 			}
 			closed(t, again.Close)
@@ -456,7 +456,7 @@ func TestExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closed(t, tr.Close)
-	train(t, tr, 3)
+	trainSteps(t, tr, 3)
 	photo, err := set.Photo(5)
 	if err != nil {
 		t.Fatal(err)
@@ -510,7 +510,7 @@ func TestDistillation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closed(t, tr.Close)
-	losses := train(t, tr, o.Steps)
+	losses := trainSteps(t, tr, o.Steps)
 	if first, last := losses[0], losses[len(losses)-1]; last > 0.7*first {
 		t.Errorf("the loss was %.3f and is %.3f", first, last)
 	}

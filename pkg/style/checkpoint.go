@@ -79,7 +79,7 @@ type progress struct {
 	shrunk             uint64
 }
 
-func seal(task [sha256.Size]byte, p progress, o optimizer) []byte {
+func encodeCheckpoint(task [sha256.Size]byte, p progress, o optimizer) []byte {
 	e := &encoder{data: make([]byte, 0, 1<<10+44*len(o.at().x))}
 	e.data = append(append(e.data, magic...), task[:]...)
 	for _, n := range []uint64{p.scale, p.done, p.total, p.shrunk} {
@@ -89,8 +89,8 @@ func seal(task [sha256.Size]byte, p progress, o optimizer) []byte {
 	return binary.LittleEndian.AppendUint32(e.data, crc32.ChecksumIEEE(e.data))
 }
 
-// unseal checks a checkpoint and returns the state of the optimizer in it.
-func unseal(data []byte, task [sha256.Size]byte) (progress, *decoder, error) {
+// decodeCheckpoint checks a checkpoint and returns the state of the optimizer in it.
+func decodeCheckpoint(data []byte, task [sha256.Size]byte) (progress, *decoder, error) {
 	body, sum := data[:max(0, len(data)-4)], data[max(0, len(data)-4):]
 	if !bytes.HasPrefix(body, []byte(magic)) || len(body) < len(magic)+len(task) ||
 		crc32.ChecksumIEEE(body) != binary.LittleEndian.Uint32(sum) {

@@ -119,7 +119,7 @@ func (e *Engine) Check(t Task) error {
 		return bad("mask: %d masks for %d styles", n, len(t.Styles))
 	}
 	for i, m := range t.Masks {
-		if m == nil || m.Rect.Empty() || !white(m) {
+		if m == nil || m.Rect.Empty() || !isWhite(m) {
 			return bad("mask[%d]: nothing of it is white", i)
 		}
 	}
@@ -131,7 +131,7 @@ func (e *Engine) Check(t Task) error {
 			return bad("params.features: %q is not one of %q", face.Excerpt(id), e.Features())
 		}
 	}
-	if w, h := t.Content.Rect.Dx(), t.Content.Rect.Dy(); slices.Min(sides([]int{w, h}, t.Params.Size, MaxSize)) < narrowest {
+	if w, h := t.Content.Rect.Dx(), t.Content.Rect.Dy(); slices.Min(scaledSides([]int{w, h}, t.Params.Size, MaxSize)) < narrowest {
 		return bad("params.size: a picture of %d along %d by %d has a side below %d", t.Params.Size, w, h, narrowest)
 	}
 	if len(t.Params.Layers.Content)+len(t.Params.Layers.Style) == 0 {
@@ -151,7 +151,7 @@ func (e *Engine) Check(t Task) error {
 	return nil
 }
 
-func white(m *image.Gray) bool {
+func isWhite(m *image.Gray) bool {
 	for y := range m.Rect.Dy() {
 		if slices.ContainsFunc(m.Pix[y*m.Stride:][:m.Rect.Dx()], func(v uint8) bool { return v >= 128 }) {
 			return true
@@ -180,13 +180,13 @@ const largestStyle = 4096
 func (m images) style(i, long int) ([]float32, []int) {
 	img := m.task.Styles[i]
 	long = min(max(int(math.Round(float64(long)*m.task.Params.StyleScale)), narrowest), largestStyle)
-	size := sides([]int{img.Rect.Dy(), img.Rect.Dx()}, long, m.most)
+	size := scaledSides([]int{img.Rect.Dy(), img.Rect.Dx()}, long, m.most)
 	for a := range size {
 		size[a] = max(size[a], narrowest)
 	}
 	data := planes(img, size[0], size[1])
 	if m.task.Params.PreserveColor == "histogram" {
-		small := sides(m.of(), 256, math.MaxInt)
+		small := scaledSides(m.of(), 256, math.MaxInt)
 		data = matchColours(data, planes(m.task.Content, small[0], small[1]))
 	}
 	return data, size
@@ -215,7 +215,7 @@ func (e *Engine) Transfer(ctx context.Context, t Task, observe func(Report) erro
 	m := images{t, e.tile(t.Params.Features)}
 	net, err := e.features(ctx, t.Params, m)
 	if err != nil {
-		return nil, ended(ctx, err)
+		return nil, contextError(ctx, err)
 	}
 	r := &run{
 		backend: e.options.Backend, net: net, material: m, params: t.Params, most: m.most,
@@ -227,13 +227,13 @@ func (e *Engine) Transfer(ctx context.Context, t Task, observe func(Report) erro
 	}
 	x, size, err := r.run(ctx, t.Checkpoint, observe)
 	if err != nil {
-		return nil, ended(ctx, err)
+		return nil, contextError(ctx, err)
 	}
 	return m.preview(x, size), nil
 }
 
-// ended is an error as the caller's context explains it.
-func ended(ctx context.Context, err error) error {
+// contextError is an error as the caller's context explains it.
+func contextError(ctx context.Context, err error) error {
 	if why := ctx.Err(); why != nil {
 		return face.Wrap(face.Canceled, "style.Transfer", errors.Join(why, err))
 	}
@@ -249,13 +249,13 @@ func (e *Engine) features(ctx context.Context, p Params, m material) (features, 
 		n, _ := e.network(p.Features)
 		return readModel(n)
 	}
-	size := sides(m.of(), fitted, math.MaxInt)
+	size := scaledSides(m.of(), fitted, math.MaxInt)
 	samples := []sample{{size, m.content(size)}}
 	for i := range m.styles() {
 		data, size := m.style(i, fitted)
 		samples = append(samples, sample{size, data})
 	}
-	l, err := fit(ctx, e.options.Backend, m.channels(), samples, p.Seed)
+	l, err := fitFeatures(ctx, e.options.Backend, m.channels(), samples, p.Seed)
 	if err != nil {
 		return nil, fmt.Errorf("fitting features: %w", err)
 	}

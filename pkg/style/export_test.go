@@ -69,7 +69,7 @@ func Activations(ctx context.Context, b grad.Backend, n Network, x Field, names 
 		return nil, err
 	}
 	g := grad.NewGraph()
-	values, err := net.add(g, g.Input("image", shape(x.Channels, x.Size)...), names)
+	values, err := net.add(g, g.Input("image", tensorShape(x.Channels, x.Size)...), names)
 	if err != nil {
 		return nil, err
 	}

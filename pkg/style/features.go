@@ -100,8 +100,8 @@ func layerOf(v *grad.Value) layer {
 	return l
 }
 
-// shape is that of a tensor with one in the batch.
-func shape(channels int, size []int) []int64 {
+// tensorShape is that of a tensor with one in the batch.
+func tensorShape(channels int, size []int) []int64 {
 	s := []int64{1, int64(channels)}
 	for _, n := range size {
 		s = append(s, int64(n))
@@ -112,7 +112,7 @@ func shape(channels int, size []int) []int64 {
 // geometry says how large the layers are for a whole input.
 func geometry(f features, channels int, size []int, layers []string) (map[string]layer, error) {
 	g := grad.NewGraph()
-	values, err := f.add(g, g.Input("image", shape(channels, size)...), layers)
+	values, err := f.add(g, g.Input("image", tensorShape(channels, size)...), layers)
 	if err != nil {
 		return nil, err
 	}

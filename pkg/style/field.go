@@ -118,11 +118,11 @@ func (e *Engine) TransferField(ctx context.Context, content, style Field, p Para
 		return Field{}, face.Errorf(face.Invalid, op, "params.features: %q is neither %q nor %q", p.Features, Learned, Random)
 	}
 	most := e.fieldTile(len(content.Size))
-	mean, unit := units(content.Data, style.Data)
+	mean, unit := commonUnits(content.Data, style.Data)
 	m := fields{scaled(content, mean, unit), scaled(style, mean, unit), most}
 	net, err := e.fieldFeatures(ctx, p, m)
 	if err != nil {
-		return Field{}, ended(ctx, err)
+		return Field{}, contextError(ctx, err)
 	}
 	for _, layers := range []map[string]float64{p.Layers.Content, p.Layers.Style} {
 		for _, name := range sorted(layers) {
@@ -143,7 +143,7 @@ func (e *Engine) TransferField(ctx context.Context, content, style Field, p Para
 		return observe(rep)
 	})
 	if err != nil {
-		return Field{}, ended(ctx, err)
+		return Field{}, contextError(ctx, err)
 	}
 	out := Field{content.Channels, content.Size, resize(x, content.Channels, size, content.Size)}
 	for i, v := range out.Data {
@@ -159,9 +159,9 @@ func (e *Engine) fieldTile(rank int) int {
 	return int(math.Pow(total, 1/float64(rank))) / grain * grain
 }
 
-// units are the mean of two fields and what makes their deviation 50, about
+// commonUnits are the mean of two fields and what makes their deviation 50, about
 // that of a picture.
-func units(a, b []float32) (mean, unit float64) {
+func commonUnits(a, b []float32) (mean, unit float64) {
 	var sum, squares float64
 	n := float64(len(a) + len(b))
 	for _, data := range [][]float32{a, b} {
@@ -194,15 +194,15 @@ func scaled(f Field, mean, unit float64) Field {
 // to all of them.
 func fieldSchedule(of []int, steps, most int) []scale {
 	long := slices.Max(of)
-	all := []scale{{size: sides(of, long, most)}}
+	all := []scale{{size: scaledSides(of, long, most)}}
 	for _, share := range []int{2, 4} {
-		size := sides(of, long/share, most)
+		size := scaledSides(of, long/share, most)
 		if slices.Min(size) < narrowest || len(all) == steps {
 			break
 		}
 		all = append([]scale{{size: size}}, all...)
 	}
-	share(all, steps)
+	shareSteps(all, steps)
 	return all
 }
 
@@ -212,7 +212,7 @@ func (e *Engine) fieldFeatures(ctx context.Context, p Params, m fields) (feature
 	}
 	size := m.of()
 	style, styleSize := m.style(0, slices.Max(size))
-	return fit(ctx, e.options.Backend, m.channels(), []sample{{size, m.content(size)}, {styleSize, style}}, p.Seed)
+	return fitFeatures(ctx, e.options.Backend, m.channels(), []sample{{size, m.content(size)}, {styleSize, style}}, p.Seed)
 }
 
 // random draws filters of the learned ones' shape: each with its opposite, no

@@ -115,8 +115,8 @@ type sample struct {
 // patches is how many are taken of each image for each layer.
 const patches = 12000
 
-// fit makes the features. The same images and seed give the same features.
-func fit(ctx context.Context, b grad.Backend, channels int, samples []sample, seed uint64) (*learned, error) {
+// fitFeatures makes the features. The same images and seed give the same features.
+func fitFeatures(ctx context.Context, b grad.Backend, channels int, samples []sample, seed uint64) (*learned, error) {
 	rank := len(samples[0].size)
 	p := planFor(rank)
 	l := &learned{pool: int64(p.pool), fallback: learnedDefaults()}
@@ -184,7 +184,7 @@ func (l *learned) pooled(ctx context.Context, b grad.Backend, channels int, s sa
 	g := grad.NewGraph()
 	names := l.names()
 	top := names[len(names)-1]
-	values, err := l.add(g, g.Input("image", shape(channels, s.size)...), []string{top})
+	values, err := l.add(g, g.Input("image", tensorShape(channels, s.size)...), []string{top})
 	if err != nil {
 		return nil, nil, err
 	}

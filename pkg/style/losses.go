@@ -88,7 +88,7 @@ func newObjective(b grad.Backend, net features, r recipe, channels int, size []i
 	if o.layout, err = geometry(net, channels, size, r.layers()); err != nil {
 		return nil, err
 	}
-	if o.tiles, err = cut(net, channels, size, r.layers(), most); err != nil {
+	if o.tiles, err = planTiles(net, channels, size, r.layers(), most); err != nil {
 		return nil, err
 	}
 	o.part = o.layout
@@ -104,7 +104,7 @@ func (o *objective) close() error { return errors.Join(o.prog.close(), o.forward
 // graph starts a graph over one tile.
 func (o *objective) graph(layers []string) (*grad.Graph, *grad.Value, map[string]*grad.Value, error) {
 	g := grad.NewGraph()
-	image := g.Input("image", shape(o.channels, o.tiles.window)...)
+	image := g.Input("image", tensorShape(o.channels, o.tiles.window)...)
 	values, err := o.net.add(g, image, layers)
 	return g, image, values, err
 }

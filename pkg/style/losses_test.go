@@ -10,8 +10,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// near compares with a relative tolerance.
-func near(t *testing.T, what string, got, want, tolerance float64) {
+// checkClose compares with a relative tolerance.
+func checkClose(t *testing.T, what string, got, want, tolerance float64) {
 	t.Helper()
 	if math.Abs(got-want) > tolerance*max(math.Abs(want), 1e-30) {
 		t.Errorf("%s is %g, plain loops say %g", what, got, want)
@@ -93,7 +93,7 @@ func TestLossesAreTheFormulas(t *testing.T) {
 			t.Run(fmt.Sprintf("%dD same size %v", rank, sameSize), func(t *testing.T) {
 				t.Parallel()
 				b := orttest.Runtime(t)
-				net, names := small(t, 3, rank)
+				net, names := smallNetwork(t, 3, rank)
 				sizes := [][]int{{70}, {22, 25}, {10, 12, 9}}
 				others := [][]int{{90}, {31, 17}, {11, 9, 14}}
 				if sameSize {
@@ -111,7 +111,7 @@ func TestLossesAreTheFormulas(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer closed(t, o)
+				defer closeObjective(t, o)
 				loss, dx, err := o.Eval(t.Context(), picture.Data)
 				if err != nil {
 					t.Fatal(err)
@@ -128,10 +128,10 @@ func TestLossesAreTheFormulas(t *testing.T) {
 					wantContent += p.Layers.Content[name] * contentLoss(c, g)
 					wantStyle += p.Layers.Style[name] * styleLoss(gramOf(s, nil), gramOf(g, nil), float64(places(s.Size)), float64(places(g.Size)))
 				}
-				near(t, "L_content", loss.Content, 0.5*wantContent, 1e-5)
-				near(t, "L_style", loss.Style, 3*wantStyle, 1e-4)
-				near(t, "L_tv", loss.TV, 0.25*variation(picture), 1e-5)
-				near(t, "L", loss.Total, loss.Content+loss.Style+loss.TV, 1e-12)
+				checkClose(t, "L_content", loss.Content, 0.5*wantContent, 1e-5)
+				checkClose(t, "L_style", loss.Style, 3*wantStyle, 1e-4)
+				checkClose(t, "L_tv", loss.TV, 0.25*variation(picture), 1e-5)
+				checkClose(t, "L", loss.Total, loss.Content+loss.Style+loss.TV, 1e-12)
 
 				// Along the gradient, L changes as it says.
 				var norm float64
@@ -150,7 +150,7 @@ func TestLossesAreTheFormulas(t *testing.T) {
 					}
 					return l.Total
 				}
-				near(t, "the gradient", norm, (at(1)-at(-1))/2, 5e-3)
+				checkClose(t, "the gradient", norm, (at(1)-at(-1))/2, 5e-3)
 			})
 		}
 	}
@@ -160,7 +160,7 @@ func TestLossesAreTheFormulas(t *testing.T) {
 func TestAutoWeights(t *testing.T) {
 	t.Parallel()
 	b := orttest.Runtime(t)
-	net, names := small(t, 3, 2)
+	net, names := smallNetwork(t, 3, 2)
 	p := style.DefaultParams()
 	p.ContentWeight, p.StyleWeight, p.TVWeight = 2, 3, 5
 	content, pattern, picture := speckled(1, 3, 20, 30), speckled(2, 3, 20, 30), speckled(3, 3, 20, 30)
@@ -168,7 +168,7 @@ func TestAutoWeights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closed(t, o)
+	defer closeObjective(t, o)
 	loss, _, err := o.Eval(t.Context(), picture.Data)
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestAutoWeights(t *testing.T) {
 		}
 	}
 	zero := style.Field{Channels: 8, Size: layers[0][1].Size, Data: make([]float32, len(layers[0][1].Data))}
-	near(t, "L_content", loss.Content, 2*0.2*contentLoss(layers[0][1], layers[2][1])/contentLoss(layers[0][1], zero), 1e-4)
+	checkClose(t, "L_content", loss.Content, 2*0.2*contentLoss(layers[0][1], layers[2][1])/contentLoss(layers[0][1], zero), 1e-4)
 	var want float64
 	for i, w := range []float64{2, 1} {
 		s, g := layers[1][i], layers[2][i]
@@ -188,15 +188,15 @@ func TestAutoWeights(t *testing.T) {
 		nothing := gramOf(style.Field{Channels: s.Channels, Size: s.Size, Data: make([]float32, len(s.Data))}, nil)
 		want += w * styleLoss(gramOf(s, nil), gramOf(g, nil), n, n) / styleLoss(gramOf(s, nil), nothing, n, n)
 	}
-	near(t, "L_style", loss.Style, 3*want, 1e-4)
-	near(t, "L_tv", loss.TV, 5*1e-4*variation(picture)/(3*20*30), 1e-5)
+	checkClose(t, "L_style", loss.Style, 3*want, 1e-4)
+	checkClose(t, "L_tv", loss.TV, 5*1e-4*variation(picture)/(3*20*30), 1e-5)
 }
 
 // Styles without masks are mixed; a mask keeps a style to its region.
 func TestSeveralStyles(t *testing.T) {
 	t.Parallel()
 	b := orttest.Runtime(t)
-	net, names := small(t, 3, 2)
+	net, names := smallNetwork(t, 3, 2)
 	size := []int{24, 28}
 	content, picture := speckled(1, 3, size...), speckled(3, 3, size...)
 	styles := []style.Field{speckled(2, 3, size...), speckled(4, 3, size...)}
@@ -222,12 +222,12 @@ func TestSeveralStyles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closed(t, o)
+	defer closeObjective(t, o)
 	loss, _, err := o.Eval(t.Context(), picture.Data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	near(t, "L_style of a mixture", loss.Style, styleLoss(mixed, grams[2], n, n), 1e-4)
+	checkClose(t, "L_style of a mixture", loss.Style, styleLoss(mixed, grams[2], n, n), 1e-4)
 
 	// The left third has one style, half of the strength of the rest's.
 	masks := [][]float32{make([]float32, 24*28), make([]float32, 24*28)}
@@ -243,7 +243,7 @@ func TestSeveralStyles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closed(t, m)
+	defer closeObjective(t, m)
 	if loss, _, err = m.Eval(t.Context(), picture.Data); err != nil {
 		t.Fatal(err)
 	}
@@ -259,14 +259,14 @@ func TestSeveralStyles(t *testing.T) {
 		}
 		want += 2 * share * area / n * styleLoss(grams[r], gramOf(a[0], plain[r]), n, area)
 	}
-	near(t, "L_style of regions", loss.Style, want, 1e-4)
+	checkClose(t, "L_style of regions", loss.Style, want, 1e-4)
 }
 
 // Cut into tiles, everything is the same.
 func TestTiles(t *testing.T) {
 	t.Parallel()
 	netOf := map[string]func(*testing.T) style.Network{
-		"small":      func(t *testing.T) style.Network { t.Helper(); n, _ := small(t, 3, 2); return n },
+		"small":      func(t *testing.T) style.Network { t.Helper(); n, _ := smallNetwork(t, 3, 2); return n },
 		"squeezenet": squeezenet,
 	}
 	for _, tt := range []struct {
@@ -302,7 +302,7 @@ func TestTiles(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer closed(t, o)
+				defer closeObjective(t, o)
 				if n := []int{1, tt.tiles}[i]; o.Tiles() != n {
 					t.Errorf("%d tiles, want %d", o.Tiles(), n)
 				}
@@ -310,8 +310,8 @@ func TestTiles(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			near(t, "L_content", losses[1].Content, losses[0].Content, 1e-5)
-			near(t, "L_style", losses[1].Style, losses[0].Style, 1e-4)
+			checkClose(t, "L_content", losses[1].Content, losses[0].Content, 1e-5)
+			checkClose(t, "L_style", losses[1].Style, losses[0].Style, 1e-4)
 			var diff, norm float64
 			for i, v := range gradients[0] {
 				d := float64(v) - float64(gradients[1][i])
@@ -326,7 +326,7 @@ func TestTiles(t *testing.T) {
 	}
 }
 
-func closed(t *testing.T, o style.Objective) {
+func closeObjective(t *testing.T, o style.Objective) {
 	t.Helper()
 	if err := o.Close(); err != nil {
 		t.Error(err)

@@ -95,7 +95,7 @@ func TestResize(t *testing.T) {
 
 func TestPictureAndBack(t *testing.T) {
 	t.Parallel()
-	img := draw(t, "mosaic", 90)
+	img := drawPicture(t, "mosaic", 90)
 	data := style.Planes(img, 72, 90)
 	if diff := cmp.Diff(img.Pix, style.Picture(data, 72, 90).Pix); diff != "" {
 		t.Error("a picture of the same size is another")
@@ -117,7 +117,7 @@ func TestPictureAndBack(t *testing.T) {
 
 func TestColours(t *testing.T) {
 	t.Parallel()
-	from, to := style.Planes(draw(t, "waves", 80), 60, 80), style.Planes(draw(t, "valley", 64), 48, 64)
+	from, to := style.Planes(drawPicture(t, "waves", 80), 60, 80), style.Planes(drawPicture(t, "valley", 64), 48, 64)
 	mean, cov := style.Moments(style.MatchColours(from, to))
 	wantMean, wantCov := style.Moments(to)
 	for i := range mean {
@@ -130,8 +130,8 @@ func TestColours(t *testing.T) {
 			t.Errorf("covariance %v, want %v", cov, wantCov)
 		}
 	}
-	kept := style.KeepChroma(from, style.Planes(draw(t, "valley", 80), 60, 80))
-	colours := style.Planes(draw(t, "valley", 80), 60, 80)
+	kept := style.KeepChroma(from, style.Planes(drawPicture(t, "valley", 80), 60, 80))
+	colours := style.Planes(drawPicture(t, "valley", 80), 60, 80)
 	n := 60 * 80
 	for i := range n {
 		luma := func(d []float32) float64 {
@@ -208,7 +208,7 @@ func TestLeading(t *testing.T) {
 		t.Fatal(err)
 	}
 	for c, v := range vectors {
-		near(t, fmt.Sprintf("eigenvalue %d", c), values[c], eig.Values(nil)[dim-1-c], 1e-3)
+		checkClose(t, fmt.Sprintf("eigenvalue %d", c), values[c], eig.Values(nil)[dim-1-c], 1e-3)
 		for d, u := range vectors {
 			var dot float64
 			for i := range u {

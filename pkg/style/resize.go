@@ -21,10 +21,10 @@ type tap struct {
 	weights []float32
 }
 
-// taps resample an axis linearly. Where it shrinks, each number of the result
+// resamplingTaps resample an axis linearly. Where it shrinks, each number of the result
 // is a mean over what it covers, so that nothing fine turns into something
 // coarse.
-func taps(from, to int) []tap {
+func resamplingTaps(from, to int) []tap {
 	out := make([]tap, to)
 	step := float64(from) / float64(to)
 	reach := max(step, 1)
@@ -72,7 +72,7 @@ func resize(data []float32, channels int, from, to []int) []float32 {
 
 func resizeAxis(data []float32, outer, inner, from, to int) []float32 {
 	out := make([]float32, outer*to*inner)
-	all := taps(from, to)
+	all := resamplingTaps(from, to)
 	for o := range outer {
 		src, dst := data[o*from*inner:][:from*inner], out[o*to*inner:][:to*inner]
 		for i, t := range all {
@@ -91,7 +91,7 @@ func resizeAxis(data []float32, outer, inner, from, to int) []float32 {
 func planes(img *image.RGBA, height, width int) []float32 {
 	w, h := img.Rect.Dx(), img.Rect.Dy()
 	out := make([]float32, 3*h*width)
-	all := taps(w, width)
+	all := resamplingTaps(w, width)
 	for y := range h {
 		row := img.Pix[y*img.Stride:][:4*w]
 		for x, t := range all {

@@ -61,7 +61,7 @@ func (r *run) run(ctx context.Context, checkpoint []byte, observe func(Report) e
 	var state *decoder
 	if checkpoint != nil {
 		var err error
-		if at, state, err = unseal(checkpoint, r.task); err != nil {
+		if at, state, err = decodeCheckpoint(checkpoint, r.task); err != nil {
 			return nil, nil, err
 		}
 		if at.scale >= uint64(len(r.scales)) {
@@ -200,7 +200,7 @@ func (r *run) report(now scale, o optimizer, at progress) Report {
 	rep := Report{
 		Iteration: int(at.total), Width: now.size[len(now.size)-1], Height: now.size[0], //nolint:gosec // at most Iterations
 		Loss: p.loss, Shrunk: int(at.shrunk), //nolint:gosec // a count
-		Checkpoint: func() ([]byte, error) { return seal(r.task, at, o), nil },
+		Checkpoint: func() ([]byte, error) { return encodeCheckpoint(r.task, at, o), nil },
 	}
 	var left float64
 	for i, s := range r.scales {

@@ -15,9 +15,9 @@ const (
 	narrowest = 32
 )
 
-// sides scales sizes so that the longest is long; those that are cut into
+// scaledSides scales sizes so that the longest is long; those that are cut into
 // tiles are whole multiples.
-func sides(of []int, long, most int) []int {
+func scaledSides(of []int, long, most int) []int {
 	longest := 0
 	for _, n := range of {
 		longest = max(longest, n)
@@ -38,7 +38,7 @@ func sides(of []int, long, most int) []int {
 func schedule(of []int, long, steps, most int) []scale {
 	var all []scale
 	for l := float64(long); ; l /= 2 {
-		size := sides(of, int(math.Round(l)), most)
+		size := scaledSides(of, int(math.Round(l)), most)
 		short := size[0]
 		for _, n := range size {
 			short = min(short, n)
@@ -48,12 +48,12 @@ func schedule(of []int, long, steps, most int) []scale {
 		}
 		all = append([]scale{{size: size}}, all...)
 	}
-	share(all, steps)
+	shareSteps(all, steps)
 	return all
 }
 
-// share gives each scale its part of the steps, at least one.
-func share(all []scale, steps int) {
+// shareSteps gives each scale its part of the steps, at least one.
+func shareSteps(all []scale, steps int) {
 	var sum float64
 	for i := range all {
 		sum += math.Pow(fewer, float64(i))

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // engine has the network "small" and others.
 func engine(t *testing.T, networks ...style.Network) *style.Engine {
 	t.Helper()
-	net, _ := small(t, 3, 2)
+	net, _ := smallNetwork(t, 3, 2)
 	e, err := style.New(style.Options{Backend: orttest.Runtime(t), Networks: append(networks, net)})
 	if err != nil {
 		t.Fatal(err)
@@ -35,16 +35,16 @@ func engine(t *testing.T, networks ...style.Network) *style.Engine {
 // drawn are pictures by name and size, which no test changes.
 var drawn sync.Map
 
-// draw is one of the project's own pictures.
-func draw(t *testing.T, name string, long int) *image.RGBA {
+// drawPicture is one of the project's own pictures.
+func drawPicture(t *testing.T, name string, long int) *image.RGBA {
 	t.Helper()
 	once, _ := drawn.LoadOrStore(fmt.Sprint(name, long), sync.OnceValue(func() *image.RGBA { return artwork.Draw(name, long) }))
 	return once.(func() *image.RGBA)()
 }
 
-// small is a network with two layers, built here: a convolution of stride 1,
+// smallNetwork is a network with two layers, built here: a convolution of stride 1,
 // a mean of 2 by 2, a convolution of stride 2 without padding.
-func small(t *testing.T, channels, rank int) (n style.Network, names []string) {
+func smallNetwork(t *testing.T, channels, rank int) (n style.Network, names []string) {
 	t.Helper()
 	g := grad.NewGraph()
 	size := []int64{1, int64(channels)}

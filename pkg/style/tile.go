@@ -27,8 +27,8 @@ func (t tiling) whole() bool { return len(t.tiles) == 1 }
 // grain is what sides of tiles, and of what is cut into them, are multiples of.
 const grain = 32
 
-// cut plans tiles of at most so many numbers along a side.
-func cut(f features, channels int, size []int, layers []string, most int) (tiling, error) {
+// planTiles plans tiles of at most so many numbers along a side.
+func planTiles(f features, channels int, size []int, layers []string, most int) (tiling, error) {
 	t := tiling{size: size, window: slices.Clone(size), stride: map[string][]int{}}
 	if slices.Max(size) <= most {
 		zero := make([]int, len(size))
@@ -36,7 +36,7 @@ func cut(f features, channels int, size []int, layers []string, most int) (tilin
 		return t, nil
 	}
 	g := grad.NewGraph()
-	image := g.Input("image", shape(channels, size)...)
+	image := g.Input("image", tensorShape(channels, size)...)
 	values, err := f.add(g, image, layers)
 	if err != nil {
 		return t, err

@@ -16,21 +16,21 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// task is a small one that goes through two scales.
-func task(t *testing.T, change func(*style.Task)) style.Task {
+// smallTask is a small one that goes through two scales.
+func smallTask(t *testing.T, change func(*style.Task)) style.Task {
 	t.Helper()
 	p := style.DefaultParams()
 	p.Size, p.Iterations, p.Features = 192, 12, "small"
-	task := style.Task{Content: draw(t, "stilllife", 240), Styles: []*image.RGBA{draw(t, "waves", 200)}, Params: p}
+	task := style.Task{Content: drawPicture(t, "stilllife", 240), Styles: []*image.RGBA{drawPicture(t, "waves", 200)}, Params: p}
 	if change != nil {
 		change(&task)
 	}
 	return task
 }
 
-// paint runs a task and returns its picture and its reports, without their
+// runTask runs a task and returns its picture and its reports, without their
 // functions.
-func paint(t *testing.T, e *style.Engine, task style.Task) (*image.RGBA, []style.Report) {
+func runTask(t *testing.T, e *style.Engine, task style.Task) (*image.RGBA, []style.Report) {
 	t.Helper()
 	var reports []style.Report
 	img, err := e.Transfer(t.Context(), task, func(r style.Report) error {
@@ -63,13 +63,13 @@ func TestTransfer(t *testing.T) {
 			s.Params.Layers = style.Layers{Content: map[string]float64{"l2": 1}, Style: map[string]float64{"l1": 1, "l4": 2}}
 		},
 		"two styles": func(s *style.Task) {
-			s.Styles, s.Params.StyleWeights = append(s.Styles, draw(t, "mosaic", 150)), []float64{1, 2}
+			s.Styles, s.Params.StyleWeights = append(s.Styles, drawPicture(t, "mosaic", 150)), []float64{1, 2}
 		},
 		"regions": func(s *style.Task) {
 			left, right := image.NewGray(image.Rect(0, 0, 40, 30)), image.NewGray(image.Rect(0, 0, 40, 30))
 			paintGrey(left, image.Rect(0, 0, 15, 30))
 			paintGrey(right, image.Rect(15, 0, 40, 30))
-			s.Styles, s.Masks = append(s.Styles, draw(t, "mosaic", 150)), []*image.Gray{left, right}
+			s.Styles, s.Masks = append(s.Styles, drawPicture(t, "mosaic", 150)), []*image.Gray{left, right}
 		},
 		"large strokes": func(s *style.Task) { s.Params.StyleScale = 2 },
 		"grey and flat": func(s *style.Task) {
@@ -80,8 +80,8 @@ func TestTransfer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			task := task(t, change)
-			img, reports := paint(t, engine(t), task)
+			task := smallTask(t, change)
+			img, reports := runTask(t, engine(t), task)
 			b := task.Content.Rect
 			if want := image.Rect(0, 0, 192, 192*b.Dy()/b.Dx()); img.Rect != want {
 				t.Errorf("the picture is %v, want %v", img.Rect, want)
@@ -114,8 +114,8 @@ func paintGrey(img imagedraw.Image, r image.Rectangle) {
 func TestSqueezeNet(t *testing.T) {
 	t.Parallel()
 	e := engine(t, squeezenet(t))
-	task := task(t, func(s *style.Task) { s.Params.Features, s.Params.Size = "squeezenet11", 96 })
-	_, reports := paint(t, e, task)
+	task := smallTask(t, func(s *style.Task) { s.Params.Features, s.Params.Size = "squeezenet11", 96 })
+	_, reports := runTask(t, e, task)
 	if first, last := reports[0].Loss, reports[len(reports)-1].Loss; last.Style > first.Style/2 {
 		t.Errorf("L_style fell from %g to %g only", first.Style, last.Style)
 	}
@@ -133,7 +133,7 @@ func TestResume(t *testing.T) {
 		t.Run(optimizer, func(t *testing.T) {
 			t.Parallel()
 			e := engine(t)
-			task := task(t, func(s *style.Task) { s.Params.Optimizer, s.Params.Init = optimizer, "noise" })
+			task := smallTask(t, func(s *style.Task) { s.Params.Optimizer, s.Params.Init = optimizer, "noise" })
 			var states [][]byte
 			want, err := e.Transfer(t.Context(), task, func(r style.Report) error {
 				state, err := r.Checkpoint()
@@ -145,7 +145,7 @@ func TestResume(t *testing.T) {
 			}
 			for _, at := range []int{2, 6, 8, 10, 11} { // of twelve: 7 at the first scale
 				task.Checkpoint = states[at]
-				got, reports := paint(t, e, task)
+				got, reports := runTask(t, e, task)
 				if !bytes.Equal(got.Pix, want.Pix) {
 					t.Errorf("resumed after %d steps, the picture is another", at+1)
 				}
@@ -173,7 +173,7 @@ func TestResume(t *testing.T) {
 				t.Errorf("another seed: %v", err)
 			}
 			task.Params.Seed--
-			task.Content = draw(t, "stilllife", 239)
+			task.Content = drawPicture(t, "stilllife", 239)
 			if _, err := e.Transfer(t.Context(), task, nil); face.KindOf(err) != face.Invalid {
 				t.Errorf("another picture: %v", err)
 			}
@@ -184,7 +184,7 @@ func TestResume(t *testing.T) {
 func TestPreviews(t *testing.T) {
 	t.Parallel()
 	last := image.NewRGBA(image.Rectangle{})
-	img, err := engine(t).Transfer(t.Context(), task(t, nil), func(r style.Report) error {
+	img, err := engine(t).Transfer(t.Context(), smallTask(t, nil), func(r style.Report) error {
 		last = r.Preview()
 		if last.Rect.Dx() != r.Width || last.Rect.Dy() != r.Height {
 			return fmt.Errorf("a preview of %v, but %d by %d are said", last.Rect, r.Width, r.Height)
@@ -205,7 +205,7 @@ func TestEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := 0
-	_, err := e.Transfer(ctx, task(t, nil), func(style.Report) error {
+	_, err := e.Transfer(ctx, smallTask(t, nil), func(style.Report) error {
 		seen++
 		if seen == 3 {
 			cancel()
@@ -215,17 +215,17 @@ func TestEnds(t *testing.T) {
 	if face.KindOf(err) != face.Canceled || seen != 3 {
 		t.Errorf("cancelled after 3 steps: %d reports, %v", seen, err)
 	}
-	if _, err := e.Transfer(ctx, task(t, nil), nil); face.KindOf(err) != face.Canceled {
+	if _, err := e.Transfer(ctx, smallTask(t, nil), nil); face.KindOf(err) != face.Canceled {
 		t.Errorf("cancelled before it began: %v", err)
 	}
 	late, cancel := context.WithTimeout(t.Context(), 1)
 	defer cancel()
 	<-late.Done()
-	if _, err := e.Transfer(late, task(t, nil), nil); face.KindOf(err) != face.Deadline {
+	if _, err := e.Transfer(late, smallTask(t, nil), nil); face.KindOf(err) != face.Deadline {
 		t.Errorf("after the deadline: %v", err)
 	}
 	enough := errors.New("enough")
-	if _, err := e.Transfer(t.Context(), task(t, nil), func(style.Report) error { return enough }); !errors.Is(err, enough) {
+	if _, err := e.Transfer(t.Context(), smallTask(t, nil), func(style.Report) error { return enough }); !errors.Is(err, enough) {
 		t.Errorf("the observer's error: %v", err)
 	}
 }
@@ -247,12 +247,12 @@ func TestDivergence(t *testing.T) {
 		} {
 			t.Run(optimizer+" "+name, func(t *testing.T) {
 				t.Parallel()
-				net, _ := small(t, 3, 2)
+				net, _ := smallNetwork(t, 3, 2)
 				e, err := style.New(style.Options{Backend: poisoned{orttest.Runtime(t), tt.when, new(int)}, Networks: []style.Network{net}})
 				if err != nil {
 					t.Fatal(err)
 				}
-				task := task(t, func(s *style.Task) { s.Params.Optimizer, s.Params.Size = optimizer, 64 })
+				task := smallTask(t, func(s *style.Task) { s.Params.Optimizer, s.Params.Size = optimizer, 64 })
 				var last style.Report
 				_, err = e.Transfer(t.Context(), task, func(r style.Report) error {
 					last = r
@@ -274,7 +274,7 @@ func TestDivergence(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	t.Parallel()
-	net, names := small(t, 3, 2)
+	net, names := smallNetwork(t, 3, 2)
 	e := engine(t)
 	black := image.NewGray(image.Rect(0, 0, 9, 9))
 	for says, change := range map[string]func(*style.Task){
@@ -295,7 +295,7 @@ func TestCheck(t *testing.T) {
 			s.Params.Features, s.Params.Layers.Style = "small", map[string]float64{names[0]: 1, "l1": 1}
 		},
 	} {
-		task := task(t, change)
+		task := smallTask(t, change)
 		err := e.Check(task)
 		if face.KindOf(err) != face.Invalid || err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", says, err)
@@ -304,7 +304,7 @@ func TestCheck(t *testing.T) {
 			t.Errorf("%s: Transfer says %v", says, err)
 		}
 	}
-	if err := e.Check(task(t, nil)); err != nil {
+	if err := e.Check(smallTask(t, nil)); err != nil {
 		t.Errorf("a good one: %v", err)
 	}
 	for name, networks := range map[string][]style.Network{
@@ -325,7 +325,7 @@ func TestBrokenNetwork(t *testing.T) {
 		style.Network{ID: "torn", Read: func() ([]byte, error) { return []byte("torn"), nil }},
 		style.Network{ID: "gone", Read: func() ([]byte, error) { return nil, gone }})
 	for _, id := range []string{"torn", "gone"} {
-		task := task(t, func(s *style.Task) { s.Params.Features = id })
+		task := smallTask(t, func(s *style.Task) { s.Params.Features = id })
 		if _, err := e.Transfer(t.Context(), task, nil); !errors.Is(err, face.Unavailable) || !strings.Contains(err.Error(), id) {
 			t.Errorf("%s: %v", id, err)
 		}

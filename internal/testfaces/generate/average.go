@@ -222,9 +222,9 @@ func meanShape(faces []source) (shape, error) {
 	return mean, nil
 }
 
-// read fills a frame with what the flow finds in a photo; seen is 0 where that
+// readFrame fills a frame with what the flow finds in a photo; seen is 0 where that
 // lies outside it.
-func read(img *image.RGBA, f flow, table *[256]float32) (p picture, seen []float32) {
+func readFrame(img *image.RGBA, f flow, table *[256]float32) (p picture, seen []float32) {
 	p, seen = newPicture(), make([]float32, frameWidth*frameHeight)
 	w, h := img.Rect.Dx(), img.Rect.Dy()
 	for i := range seen {
@@ -259,11 +259,11 @@ func average(set photos.Set, faces []source, to shape, rounds int) (picture, err
 			return nil, err
 		}
 	}
-	mean, now := mix(images, flows)
+	mean, now := meanPicture(images, flows)
 	for range rounds {
 		still := mean.texture()
 		shifts := make([]shift, len(faces))
-		each(len(faces), func(i int) { shifts[i] = register(still, now[i].texture()) })
+		forEach(len(faces), func(i int) { shifts[i] = register(still, now[i].texture()) })
 		// The mean of all shifts is nobody's: without it the shape stays the mean.
 		for j := range halfWidth * halfHeight {
 			var x, y float32
@@ -277,18 +277,18 @@ func average(set photos.Set, faces []source, to shape, rounds int) (picture, err
 		for i, s := range shifts {
 			flows[i] = flows[i].after(s)
 		}
-		mean, now = mix(images, flows)
+		mean, now = meanPicture(images, flows)
 	}
 	return mean, nil
 }
 
-// mix reads all photos and takes the mean.
-func mix(images []*image.RGBA, flows []flow) (mean picture, all []picture) {
+// meanPicture reads all photos and takes the mean.
+func meanPicture(images []*image.RGBA, flows []flow) (mean picture, all []picture) {
 	table := linearTable()
 	all = make([]picture, len(images))
 	seen := make([][]float32, len(images))
-	each(len(images), func(i int) {
-		all[i], seen[i] = read(images[i], flows[i], &table)
+	forEach(len(images), func(i int) {
+		all[i], seen[i] = readFrame(images[i], flows[i], &table)
 	})
 	mean = newPicture()
 	for j := range frameWidth * frameHeight {
@@ -302,8 +302,8 @@ func mix(images []*image.RGBA, flows []flow) (mean picture, all []picture) {
 	return mean, all
 }
 
-// each calls f for 0..n-1 on all processors.
-func each(n int, f func(i int)) {
+// forEach calls f for 0..n-1 on all processors.
+func forEach(n int, f func(i int)) {
 	next := make(chan int)
 	var work sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {

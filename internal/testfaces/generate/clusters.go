@@ -20,8 +20,8 @@ func usable(all []source) []source {
 	})
 }
 
-// best is one photo of each person: the one most from the front.
-func best(all []source) []source {
+// mostFrontal is one photo of each person: the one most from the front.
+func mostFrontal(all []source) []source {
 	turned := func(s source) float64 {
 		return math.Hypot(float64(s.Quality.Pose.Yaw), float64(s.Quality.Pose.Pitch))
 	}
@@ -80,9 +80,9 @@ func nearest(all []source, to face.Embedding, n int) []source {
 	return out[:min(n, len(out))]
 }
 
-// apart chooses n of the embeddings so that the highest score among them is
+// chooseFarthest chooses n of the embeddings so that the highest score among them is
 // the lowest there is, by trying all choices that can be better.
-func apart(all []face.Embedding, n int) []int {
+func chooseFarthest(all []face.Embedding, n int) []int {
 	scores := make([][]float64, len(all))
 	for i := range all {
 		for j := range all {
@@ -115,9 +115,9 @@ func apart(all []face.Embedding, n int) []int {
 	return chosen
 }
 
-// divide gives each direction the people nearest to it, one direction and one
+// dealPeople gives each direction the people nearest to it, one direction and one
 // photo to a person, and deals each direction's out over its photos.
-func divide(people []source, directions []face.Embedding) (crowds [composites][shots][]source, err error) {
+func dealPeople(people []source, directions []face.Embedding) (crowds [composites][shots][]source, err error) {
 	if least := composites * shots * crowd; len(people) < least {
 		return crowds, fmt.Errorf("%d people with a photo that serves, need %d", len(people), least)
 	}

@@ -94,19 +94,19 @@ func (g *generator) run() (err error) {
 		}
 	}
 	var all []source
-	if err := g.kept("sources", &all, func() (err error) {
+	if err := g.cached("sources", &all, func() (err error) {
 		all, err = findSources(g.ctx, g.pipeline, g.set)
 		return err
 	}); err != nil {
 		return err
 	}
-	people := best(usable(all))
+	people := mostFrontal(usable(all))
 	fmt.Fprintf(os.Stderr, "%d photos of people who are not held out; %d people with one that serves\n", len(all), len(people))
 	chosen, everybody, err := g.choose(people)
 	if err != nil {
 		return err
 	}
-	crowds, err := divide(people, chosen)
+	crowds, err := dealPeople(people, chosen)
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (g *generator) run() (err error) {
 			for _, s := range c {
 				h.Write([]byte(s.Name))
 			}
-			if err := g.kept(fmt.Sprintf("head-%x", h.Sum64()), &heads[i][j], func() (err error) {
+			if err := g.cached(fmt.Sprintf("head-%x", h.Sum64()), &heads[i][j], func() (err error) {
 				s, err := meanShape(c)
 				if err != nil {
 					return err
@@ -137,8 +137,8 @@ func (g *generator) run() (err error) {
 	return g.report(made, all, crowds)
 }
 
-// kept reads a value that an earlier start has kept, or makes it and keeps it.
-func (g *generator) kept(name string, value any, build func() error) error {
+// cached reads a value that an earlier start has kept, or makes it and keeps it.
+func (g *generator) cached(name string, value any, build func() error) error {
 	if g.cache == "" {
 		return build()
 	}
@@ -170,7 +170,7 @@ func (g *generator) choose(people []source) (chosen []face.Embedding, everybody 
 		Embeddings []face.Embedding
 	}
 	var r rough
-	if err := g.kept(fmt.Sprintf("rough-%d-%d", g.clusters, g.seed), &r, func() error {
+	if err := g.cached(fmt.Sprintf("rough-%d-%d", g.clusters, g.seed), &r, func() error {
 		for i, d := range directions {
 			c := nearest(people, d, 2*crowd)
 			s, err := meanShape(c)
@@ -182,7 +182,7 @@ func (g *generator) choose(people []source) (chosen []face.Embedding, everybody 
 				return err
 			}
 			r.Heads = append(r.Heads, head)
-			photo, err := g.photo(plain(head.toned().sharpened()))
+			photo, err := g.photo(plainPhoto(head.toned().sharpened()))
 			if err != nil {
 				return fmt.Errorf("average %d: %w", i, err)
 			}
@@ -198,7 +198,7 @@ func (g *generator) choose(people []source) (chosen []face.Embedding, everybody 
 			everybody[i] += v / float32(len(r.Heads))
 		}
 	}
-	picked := apart(r.Embeddings, composites)
+	picked := chooseFarthest(r.Embeddings, composites)
 	if g.pick != "" {
 		picked = nil
 		for s := range strings.SplitSeq(g.pick, ",") {
@@ -219,8 +219,8 @@ func (g *generator) choose(people []source) (chosen []face.Embedding, everybody 
 	return chosen, everybody, nil
 }
 
-// plain is a photo with nothing but the average.
-func plain(p picture) image.Image {
+// plainPhoto is a photo with nothing but the average.
+func plainPhoto(p picture) image.Image {
 	img := image.NewRGBA(image.Rect(0, 0, frameWidth, frameHeight))
 	for i := range frameWidth * frameHeight {
 		for k := range 3 {
@@ -282,7 +282,7 @@ func (g *generator) portraits(heads [composites][shots]picture, everybody pictur
 		three = append(three, finish(sum).sharpened()) // twice: each average takes detail
 	}
 	var b bytes.Buffer
-	if err := jpeg.Encode(&b, group(rand.New(rand.NewPCG(g.seed, 1000)), three), &jpeg.Options{Quality: quality}); err != nil {
+	if err := jpeg.Encode(&b, groupPhoto(rand.New(rand.NewPCG(g.seed, 1000)), three), &jpeg.Options{Quality: quality}); err != nil {
 		return made, err
 	}
 	if err := os.WriteFile(filepath.Join(g.out, "group.jpg"), b.Bytes(), 0o644); err != nil {
@@ -333,8 +333,8 @@ func portrait(rng *rand.Rand, person, shot int, head picture) *image.RGBA {
 	})
 }
 
-// group is a photo of several side by side.
-func group(rng *rand.Rand, heads []picture) *image.RGBA {
+// groupPhoto is a photo of several side by side.
+func groupPhoto(rng *rand.Rand, heads []picture) *image.RGBA {
 	const each, height = 225, 380
 	l := look{
 		width: each*len(heads) + 30, height: height, backdrop: newBackdrop(rng, 1, colours()[0]),

@@ -22,10 +22,10 @@ func (p picture) blurred(radius int) picture {
 	for range 3 {
 		for k := range 3 {
 			for y := range frameHeight {
-				boxes(out[3*y*frameWidth+k:], frameWidth, 3, radius, line)
+				boxFilter(out[3*y*frameWidth+k:], frameWidth, 3, radius, line)
 			}
 			for x := range frameWidth {
-				boxes(out[3*x+k:], frameHeight, 3*frameWidth, radius, line)
+				boxFilter(out[3*x+k:], frameHeight, 3*frameWidth, radius, line)
 			}
 		}
 	}
@@ -87,19 +87,21 @@ func (p picture) around(r image.Rectangle) (c [3]float64) {
 	return c
 }
 
-func smooth(low, high, x float64) float64 {
+func smoothStep(low, high, x float64) float64 {
 	t := min(max((x-low)/(high-low), 0), 1)
 	return t * t * (3 - 2*t)
 }
 
-func blend(a, b [3]float64, t float64) [3]float64 {
+func mixColours(a, b [3]float64, t float64) [3]float64 {
 	for k := range 3 {
 		a[k] += (b[k] - a[k]) * t
 	}
 	return a
 }
 
-func scaled(a [3]float64, by float64) [3]float64 { return [3]float64{a[0] * by, a[1] * by, a[2] * by} }
+func scaledColour(a [3]float64, by float64) [3]float64 {
+	return [3]float64{a[0] * by, a[1] * by, a[2] * by}
+}
 
 // sitter is a face that a photo is taken of, and where it is in the photo.
 type sitter struct {
@@ -131,7 +133,7 @@ type backdrop struct {
 }
 
 func newBackdrop(rng *rand.Rand, kind int, colour [3]float64) backdrop {
-	b := backdrop{kind: kind, from: scaled(colour, 1.12), to: scaled(colour, 0.62)}
+	b := backdrop{kind: kind, from: scaledColour(colour, 1.12), to: scaledColour(colour, 0.62)}
 	for range 16 {
 		b.discs = append(b.discs, [4]float64{rng.Float64(), rng.Float64() * 0.9, 0.03 + 0.07*rng.Float64(), 0.04 + 0.10*rng.Float64()})
 	}
@@ -142,15 +144,15 @@ func newBackdrop(rng *rand.Rand, kind int, colour [3]float64) backdrop {
 func (b backdrop) at(x, y float64) [3]float64 {
 	switch b.kind {
 	case 0: // a studio's wall, lit in the middle
-		return blend(b.from, b.to, smooth(0.05, 0.85, math.Hypot(x-0.5, (y-0.4)*0.9)))
+		return mixColours(b.from, b.to, smoothStep(0.05, 0.85, math.Hypot(x-0.5, (y-0.4)*0.9)))
 	case 1: // daylight that falls on a wall in bands
-		c := blend(b.from, b.to, 0.25+0.5*y)
+		c := mixColours(b.from, b.to, 0.25+0.5*y)
 		band := math.Sin(9*x+5*y+0.7) + 0.4*math.Sin(17*x-3*y)
-		return scaled(c, 1+0.10*smooth(-0.5, 0.9, band))
+		return scaledColour(c, 1+0.10*smoothStep(-0.5, 0.9, band))
 	default: // lights far behind
-		c := blend(b.from, b.to, 0.35+0.6*smooth(0, 1, y))
+		c := mixColours(b.from, b.to, 0.35+0.6*smoothStep(0, 1, y))
 		for _, d := range b.discs {
-			k := d[3] * (1 - smooth(0.85, 1.1, math.Hypot(x-d[0], y-d[1])/d[2]))
+			k := d[3] * (1 - smoothStep(0.85, 1.1, math.Hypot(x-d[0], y-d[1])/d[2]))
 			for i := range c {
 				c[i] += k * (0.4 + c[i])
 			}
@@ -170,22 +172,22 @@ func (l look) paint(rng *rand.Rand, sitters ...sitter) *image.RGBA {
 	}
 	for _, s := range sitters {
 		m := newMatte(s.head)
-		below := blend(m.cloth, s.cloth, 0.75)
+		below := mixColours(m.cloth, s.cloth, 0.75)
 		sin, cos := math.Sincos(s.turn)
 		for y := range h {
 			for x := range w {
 				px, py := (float64(x)-s.x)/s.scale, (float64(y)-s.y)/s.scale
 				c := &canvas[y*w+x]
 				// The torso stays upright.
-				if k := torso(px+frameWidth/2, py+eyesDown); k > 0 {
+				if k := torsoShare(px+frameWidth/2, py+eyesDown); k > 0 {
 					fold := 1.1 + 0.05*math.Sin(px/13+2*math.Sin(py/31)) - 0.0026*math.Abs(px)
-					*c = blend(*c, scaled(below, fold), k)
+					*c = mixColours(*c, scaledColour(below, fold), k)
 				}
 				fx, fy := cos*px+sin*py, cos*py-sin*px
 				fx = fx/s.squeeze + s.shear*fy
 				fx, fy = fx+frameWidth/2, fy+eyesDown
-				if k := head(fx, fy); k > 0 {
-					*c = blend(*c, m.before(*c, fx, fy), k)
+				if k := headShare(fx, fy); k > 0 {
+					*c = mixColours(*c, m.before(*c, fx, fy), k)
 				}
 			}
 		}
@@ -222,7 +224,7 @@ func newMatte(head picture) matte {
 	was, weight := newPicture(), newPicture()
 	for y := range frameHeight {
 		for x := range frameWidth {
-			w := float32(smooth(0.95, 1.15, math.Hypot(float64(x-frameWidth/2)/116, float64(y-176)/150)) * (1 - smooth(250, 310, float64(y))))
+			w := float32(smoothStep(0.95, 1.15, math.Hypot(float64(x-frameWidth/2)/116, float64(y-176)/150)) * (1 - smoothStep(250, 310, float64(y))))
 			for k := 3 * (y*frameWidth + x); k < 3*(y*frameWidth+x)+3; k++ {
 				was[k], weight[k] = w*head[k], w
 			}
@@ -233,7 +235,7 @@ func newMatte(head picture) matte {
 	right := head.around(image.Rect(frameWidth-30, 30, frameWidth-4, 200))
 	for y := range frameHeight {
 		for x := range frameWidth {
-			far := blend(left, right, float64(x)/frameWidth)
+			far := mixColours(left, right, float64(x)/frameWidth)
 			for k := range 3 {
 				i := 3*(y*frameWidth+x) + k
 				was[i] = (was[i] + 0.02*float32(far[k])) / (weight[i] + 0.02)
@@ -242,7 +244,7 @@ func newMatte(head picture) matte {
 	}
 	return matte{
 		head: head, coarse: head.blurred(2), was: was,
-		cloth: blend(
+		cloth: mixColours(
 			head.around(image.Rect(20, frameHeight-25, 80, frameHeight-2)),
 			head.around(image.Rect(frameWidth-80, frameHeight-25, frameWidth-20, frameHeight-2)), 0.5),
 	}
@@ -257,11 +259,11 @@ func (m matte) before(background [3]float64, x, y float64) [3]float64 {
 	for k := range 3 {
 		unlike += (soft[k] - was[k]) * (soft[k] - was[k])
 	}
-	solid := smooth(0.03, 0.22, math.Sqrt(unlike))
+	solid := smoothStep(0.03, 0.22, math.Sqrt(unlike))
 	// Near the middle it is rather hair like the background than background.
-	solid = 1 - (1-solid)*(0.15+0.85*smooth(0.8, 1.1, math.Hypot((x-frameWidth/2)/106, (y-178)/142)))
-	face := 1 - smooth(0.8, 1.1, math.Hypot((x-frameWidth/2)/90, (y-205)/128))
-	neck := smooth(285, 325, y)
+	solid = 1 - (1-solid)*(0.15+0.85*smoothStep(0.8, 1.1, math.Hypot((x-frameWidth/2)/106, (y-178)/142)))
+	face := 1 - smoothStep(0.8, 1.1, math.Hypot((x-frameWidth/2)/90, (y-205)/128))
+	neck := smoothStep(285, 325, y)
 	solid = 1 - (1-solid)*(1-face)*(1-neck)
 	for k := range 3 {
 		c[k] = min(max(c[k]+(1-solid)*(background[k]-was[k]), 0), 1)
@@ -269,22 +271,22 @@ func (m matte) before(background [3]float64, x, y float64) [3]float64 {
 	return c
 }
 
-// head is how much of a place in the frame is head, hair, neck and collar.
-func head(x, y float64) float64 {
+// headShare is how much of a place in the frame is head, hair, neck and collar.
+func headShare(x, y float64) float64 {
 	if x < 0 || x > frameWidth {
 		return 0
 	}
 	const cx, cy = frameWidth / 2, 182
-	oval := 1 - smooth(0.72, 1, math.Hypot((x-cx)/136, (y-cy)/164))
-	neck := smooth(250, 310, y) * (1 - smooth(0.6, 1, math.Abs(x-cx)/(66+0.28*max(y-300, 0))))
+	oval := 1 - smoothStep(0.72, 1, math.Hypot((x-cx)/136, (y-cy)/164))
+	neck := smoothStep(250, 310, y) * (1 - smoothStep(0.6, 1, math.Abs(x-cx)/(66+0.28*max(y-300, 0))))
 	return 1 - (1-oval)*(1-neck)
 }
 
-// torso is how much of a place in the frame is shoulders.
-func torso(x, y float64) float64 {
+// torsoShare is how much of a place in the frame is shoulders.
+func torsoShare(x, y float64) float64 {
 	across := max(math.Abs(x-frameWidth/2)-38, 0)
 	top := 322 + 0.0021*across*across + 0.12*across
-	return smooth(top-5, top+9, y)
+	return smoothStep(top-5, top+9, y)
 }
 
 // defocused blurs by a Gaussian.

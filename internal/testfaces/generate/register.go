@@ -22,15 +22,15 @@ func (p plane) blur(radius int) {
 	line := make([]float32, max(halfWidth, halfHeight))
 	for range 3 {
 		for y := range halfHeight {
-			boxes(p[y*halfWidth:], halfWidth, 1, radius, line)
+			boxFilter(p[y*halfWidth:], halfWidth, 1, radius, line)
 		}
 		for x := range halfWidth {
-			boxes(p[x:], halfHeight, halfWidth, radius, line)
+			boxFilter(p[x:], halfHeight, halfWidth, radius, line)
 		}
 	}
 }
 
-func boxes(p []float32, n, stride, radius int, line []float32) {
+func boxFilter(p []float32, n, stride, radius int, line []float32) {
 	for i := range n {
 		line[i] = p[i*stride]
 	}

@@ -49,7 +49,7 @@ func findSources(ctx context.Context, p *likeness.Pipeline, set photos.Set) ([]s
 	}
 	found := make([]source, len(names))
 	errs := make([]error, len(names))
-	each(len(names), func(i int) { found[i], errs[i] = find(ctx, p, set, names[i]) })
+	forEach(len(names), func(i int) { found[i], errs[i] = findSource(ctx, p, set, names[i]) })
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func findSources(ctx context.Context, p *likeness.Pipeline, set photos.Set) ([]s
 	return found, nil
 }
 
-func find(ctx context.Context, p *likeness.Pipeline, set photos.Set, name string) (source, error) {
+func findSource(ctx context.Context, p *likeness.Pipeline, set photos.Set, name string) (source, error) {
 	photo, err := set.ReadFile(name)
 	if err != nil {
 		return source{}, err

@@ -58,31 +58,31 @@ type change struct {
 	make   func(r *rand.Rand, p conditions.Photo) conditions.Photo
 }
 
-func between(r *rand.Rand, low, high float64) float64 { return low + (high-low)*r.Float64() }
+func uniform(r *rand.Rand, low, high float64) float64 { return low + (high-low)*r.Float64() }
 
 func changes() []change {
 	type photo = conditions.Photo
 	return []change{
-		{"turned", acceptable, 5, func(r *rand.Rand, p photo) photo { return conditions.Turn(p, between(r, -180, 180)) }},
-		{"tilted", acceptable, 2, func(r *rand.Rand, p photo) photo { return conditions.Turn(p, between(r, -40, 40)) }},
+		{"turned", acceptable, 5, func(r *rand.Rand, p photo) photo { return conditions.Turn(p, uniform(r, -180, 180)) }},
+		{"tilted", acceptable, 2, func(r *rand.Rand, p photo) photo { return conditions.Turn(p, uniform(r, -40, 40)) }},
 		{"squeezed", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Squeeze(p, 10+r.IntN(40)) }},
-		{"blurred", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Blur(p, between(r, 0.3, 0.05*p.EyeDistance())) }},
-		{"light", acceptable, 2, func(r *rand.Rand, p photo) photo { return conditions.Light(p, math.Exp(between(r, -1.3, 0.6))) }},
+		{"blurred", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Blur(p, uniform(r, 0.3, 0.05*p.EyeDistance())) }},
+		{"light", acceptable, 2, func(r *rand.Rand, p photo) photo { return conditions.Light(p, math.Exp(uniform(r, -1.3, 0.6))) }},
 		{"grey", acceptable, 1, func(_ *rand.Rand, p photo) photo { return conditions.Grey(p) }},
-		{"small", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Small(p, between(r, 16, 30)) }},
-		{"noisy", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Noise(r, p, between(r, 2, 16)) }},
-		{"stretched little", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Stretch(p, between(r, 0.94, 1.07), 1) }},
-		{"wide", stretched, 2, func(r *rand.Rand, p photo) photo { return conditions.Stretch(p, between(r, 1.28, 2), 1) }},
-		{"high", stretched, 2, func(r *rand.Rand, p photo) photo { return conditions.Stretch(p, 1, between(r, 1.28, 2)) }},
+		{"small", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Small(p, uniform(r, 16, 30)) }},
+		{"noisy", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Noise(r, p, uniform(r, 2, 16)) }},
+		{"stretched little", acceptable, 1, func(r *rand.Rand, p photo) photo { return conditions.Stretch(p, uniform(r, 0.94, 1.07), 1) }},
+		{"wide", stretched, 2, func(r *rand.Rand, p photo) photo { return conditions.Stretch(p, uniform(r, 1.28, 2), 1) }},
+		{"high", stretched, 2, func(r *rand.Rand, p photo) photo { return conditions.Stretch(p, 1, uniform(r, 1.28, 2)) }},
 		{"negative", negative, 1, func(r *rand.Rand, p photo) photo { return conditions.Negative(p) }},
 		{"grey negative", negative, 1, func(r *rand.Rand, p photo) photo { return conditions.Negative(conditions.Grey(p)) }},
 		{"sunglasses", covered, 3, conditions.Sunglasses},
 		{"mask", covered, 3, conditions.Mask},
 		{"patch", covered, 2, conditions.Patch},
 		{"cut", cropped, 3, func(r *rand.Rand, p photo) photo {
-			return conditions.Cut(p, between(r, 1.3, 2.6), between(r, -0.4, 0.4), between(r, -0.4, 0.4))
+			return conditions.Cut(p, uniform(r, 1.3, 2.6), uniform(r, -0.4, 0.4), uniform(r, -0.4, 0.4))
 		}},
-		{"sketch", notAFace, 1, func(r *rand.Rand, p photo) photo { return conditions.Sketch(p, between(r, 2, 8)) }},
+		{"sketch", notAFace, 1, func(r *rand.Rand, p photo) photo { return conditions.Sketch(p, uniform(r, 2, 8)) }},
 		{"poster", notAFace, 1, func(r *rand.Rand, p photo) photo { return conditions.Poster(p, 2+r.IntN(2)) }},
 	}
 }
@@ -135,7 +135,7 @@ func run(ctx context.Context, sets, others []string, without, out string, from, 
 		}
 		defer set.Close()
 		for _, photo := range set.Names() {
-			if !left[path.Base(path.Dir(photo))] && within(random(photo).Float64(), from, to) {
+			if !left[path.Base(path.Dir(photo))] && isWithin(random(photo).Float64(), from, to) {
 				group.Go(func() error { return m.photo(ctx, set, photo) })
 			}
 		}
@@ -154,7 +154,7 @@ func run(ctx context.Context, sets, others []string, without, out string, from, 
 	return group.Wait()
 }
 
-func within(x, from, to float64) bool { return x >= from && x < to }
+func isWithin(x, from, to float64) bool { return x >= from && x < to }
 
 func namesIn(file string) (map[string]bool, error) {
 	names := map[string]bool{}
@@ -259,16 +259,16 @@ func (m maker) photo(ctx context.Context, set photos.Set, name string) error {
 		return err
 	}
 	if r.IntN(2) == 0 {
-		if err := m.out.add(misaligned, "shifted", name, img, shifted(r, whole)); err != nil {
+		if err := m.out.add(misaligned, "shifted", name, img, misplacedLandmarks(r, whole)); err != nil {
 			return err
 		}
 	}
 	for range m.each {
-		c := pick(r)
+		c := drawChange(r)
 		p := c.make(r, whole)
 		class := c.class
 		if r.IntN(4) == 0 { // conditions come together
-			class, p = second(r, class, p)
+			class, p = changeAgain(r, class, p)
 		}
 		if err := m.changed(ctx, name, c, class, p, len(found) > 1, r); err != nil {
 			return err
@@ -277,17 +277,17 @@ func (m maker) photo(ctx context.Context, set photos.Set, name string) error {
 	return nil
 }
 
-// second changes a photo a second time without changing its class.
-func second(r *rand.Rand, class int, p conditions.Photo) (int, conditions.Photo) {
+// changeAgain changes a photo a second time without changing its class.
+func changeAgain(r *rand.Rand, class int, p conditions.Photo) (int, conditions.Photo) {
 	switch r.IntN(5) {
 	case 0:
-		return class, conditions.Light(p, math.Exp(between(r, -0.9, 0.4)))
+		return class, conditions.Light(p, math.Exp(uniform(r, -0.9, 0.4)))
 	case 1:
-		return class, conditions.Blur(p, between(r, 0.3, max(0.03*p.EyeDistance(), 1)))
+		return class, conditions.Blur(p, uniform(r, 0.3, max(0.03*p.EyeDistance(), 1)))
 	case 2:
 		return class, conditions.Grey(p)
 	case 3:
-		return class, conditions.Turn(p, between(r, -25, 25))
+		return class, conditions.Turn(p, uniform(r, -25, 25))
 	}
 	return class, conditions.Squeeze(p, 15+r.IntN(40))
 }
@@ -331,17 +331,17 @@ func (m maker) changed(ctx context.Context, name string, c change, class int, p 
 	return nil
 }
 
-// shifted are landmarks that do not fit the face: turned, enlarged or moved.
-func shifted(r *rand.Rand, p conditions.Photo) (out [5]face.Point) {
+// misplacedLandmarks are landmarks that do not fit the face: turned, enlarged or moved.
+func misplacedLandmarks(r *rand.Rand, p conditions.Photo) (out [5]face.Point) {
 	cx, cy := p.Centre()
-	angle := between(r, 20, 180) * math.Pi / 180 * float64(1-2*r.IntN(2))
-	scale, dx, dy := math.Exp(between(r, -0.15, 0.15)), 0.0, 0.0
+	angle := uniform(r, 20, 180) * math.Pi / 180 * float64(1-2*r.IntN(2))
+	scale, dx, dy := math.Exp(uniform(r, -0.15, 0.15)), 0.0, 0.0
 	switch r.IntN(3) {
 	case 0:
-		angle, scale = 0, math.Exp(between(r, 0.35, 0.8)*float64(1-2*r.IntN(2)))
+		angle, scale = 0, math.Exp(uniform(r, 0.35, 0.8)*float64(1-2*r.IntN(2)))
 	case 1:
-		a := between(r, 0, 2*math.Pi)
-		angle, dx, dy = between(r, -0.3, 0.3), math.Cos(a)*between(r, 0.35, 1), math.Sin(a)*between(r, 0.35, 1)
+		a := uniform(r, 0, 2*math.Pi)
+		angle, dx, dy = uniform(r, -0.3, 0.3), math.Cos(a)*uniform(r, 0.35, 1), math.Sin(a)*uniform(r, 0.35, 1)
 	}
 	sin, cos := math.Sincos(angle)
 	for i, q := range p.Points {
@@ -351,7 +351,7 @@ func shifted(r *rand.Rand, p conditions.Photo) (out [5]face.Point) {
 	return out
 }
 
-func pick(r *rand.Rand) change {
+func drawChange(r *rand.Rand) change {
 	all, sum := changes(), 0
 	for _, c := range all {
 		sum += c.weight
@@ -387,7 +387,7 @@ func (m maker) other(ctx context.Context, name string) error {
 		if i == m.each {
 			return nil
 		}
-		_, p := second(r, notAFace, conditions.Turn(whole, between(r, -180, 180)))
+		_, p := changeAgain(r, notAFace, conditions.Turn(whole, uniform(r, -180, 180)))
 		if img, found, err = m.faces(ctx, p.JPEG(90)); err != nil {
 			return err
 		}

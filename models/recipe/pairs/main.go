@@ -59,11 +59,11 @@ func run(args []string) (err error) {
 		return errors.New("fewer than two of the people are in it")
 	}
 	out := bufio.NewWriter(os.Stdout)
-	write(out, names, photos)
+	writePairs(out, names, photos)
 	return out.Flush()
 }
 
-func write(out io.Writer, names []string, photos map[string][]string) {
+func writePairs(out io.Writer, names []string, photos map[string][]string) {
 	rng := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // the same pairs each time
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return len(photos[n]) == 0 })
 	left := map[string][][2]string{} // of each person
