@@ -15,12 +15,12 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/grad"
 	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/inspect"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 type inspectCmd struct {
@@ -131,7 +131,7 @@ func (c inspectCmd) Run(t *tool) (err error) {
 		return err
 	}
 
-	backend, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
+	backend, err := likeness.OpenBackend(likeness.BackendOptions{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
 	if err != nil {
 		return err
 	}

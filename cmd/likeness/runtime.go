@@ -5,6 +5,7 @@ import (
 
 	"github.com/likeness-id/likeness/internal/fetch"
 	"github.com/likeness-id/likeness/internal/ort"
+	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
 type runtimeCmd struct {
@@ -33,7 +34,7 @@ func (runtimePull) Run(t *tool) error {
 	// npm, the second way to get it, tells nobody how far it is.
 	fmt.Fprintf(t.stderr, "getting ONNX Runtime %s, unless it is in %s already\n", fetch.RuntimeVersion, dir)
 	var bar *progress
-	path, err := fetch.ONNXRuntime(t.ctx, dir, func(done, total int64) {
+	path, err := likeness.FetchRuntime(t.ctx, func(done, total int64) {
 		if bar == nil {
 			bar = newProgress(t.stderr, "fetching ONNX Runtime "+fetch.RuntimeVersion, total, true)
 		}

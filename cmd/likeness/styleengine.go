@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/series"
-	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
@@ -17,11 +16,11 @@ func (c styleCmd) engine() (_ *style.Engine, done func() error, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	rt, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
+	rt, err := likeness.OpenBackend(likeness.BackendOptions{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads()})
 	if err != nil {
 		return nil, nil, err
 	}
-	e, err := style.New(style.Options{Backend: rt, Networks: app.FeatureNetworks(registry)})
+	e, err := style.New(style.Options{Backend: rt, Networks: likeness.FeatureNetworks(registry)})
 	if err != nil {
 		return nil, nil, errors.Join(err, rt.Close())
 	}

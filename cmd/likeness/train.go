@@ -22,7 +22,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -147,7 +146,7 @@ func (c trainCmd) Run(t *tool) (err error) {
 	learn, measure := c.split(all)
 	set := newTrainSet(learn, base.Alignment)
 
-	runtime, err := ort.Open(ort.Options{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads(), Spin: true})
+	runtime, err := likeness.OpenBackend(likeness.BackendOptions{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads(), Spin: true})
 	if err != nil {
 		return err
 	}

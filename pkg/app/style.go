@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/likeness-id/likeness/internal/ballast"
-	"github.com/likeness-id/likeness/internal/ort"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/jobs"
@@ -28,11 +27,11 @@ func openTransferrer(o Options, p *likeness.Pipeline, threads int) (_ style.Tran
 	if o.Transferrer != nil {
 		return o.Transferrer, func() error { return nil }, nil
 	}
-	runtime, err := ort.Open(ort.Options{Library: o.ORTLibrary, Provider: o.Provider, Threads: threads})
+	runtime, err := likeness.OpenBackend(likeness.BackendOptions{Library: o.ORTLibrary, Provider: o.Provider, Threads: threads})
 	if err != nil {
 		return nil, nil, err
 	}
-	engine, err := style.New(style.Options{Backend: runtime, Networks: FeatureNetworks(p.Registry)})
+	engine, err := style.New(style.Options{Backend: runtime, Networks: likeness.FeatureNetworks(p.Registry)})
 	if err != nil {
 		return nil, nil, errors.Join(err, runtime.Close())
 	}

@@ -1,13 +1,14 @@
-package app
+package likeness
 
 import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// FeatureNetworks are the networks that style transfer can compare with: the
-// models with the task "features" whose file is there. Files are read when a
-// picture first wants them.
+// FeatureNetworks are the networks that package style can compare pictures
+// with: the models with the task "features" whose file is there. Files are read
+// when a picture first needs them. [Pipeline.Registry] is a registry, and
+// [embed.OpenRegistry] makes one without a pipeline.
 func FeatureNetworks(r *embed.Registry) []style.Network {
 	var all []style.Network
 	for _, m := range r.Models() {
