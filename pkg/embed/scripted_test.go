@@ -14,11 +14,15 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	orttest.SkipExamples()
+	goleak.VerifyTestMain(m)
+}
 
 // scripted is a network that gives the outputs a test wants: what no real
 // weights would give on demand.

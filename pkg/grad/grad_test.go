@@ -13,7 +13,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	orttest.SkipExamples()
+	goleak.VerifyTestMain(m)
+}
 
 // One thing said in two ways has one value and one gradient.
 func TestComposed(t *testing.T) {

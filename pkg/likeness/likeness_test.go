@@ -18,7 +18,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/match"
 )
 
-func TestMain(m *testing.M) { os.Exit(orttest.Run(m)) }
+func TestMain(m *testing.M) {
+	orttest.SkipExamples()
+	os.Exit(m.Run())
+}
 
 // open opens a pipeline until the test ends.
 func open(t *testing.T, o likeness.Options) *likeness.Pipeline {

@@ -19,7 +19,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	orttest.SkipExamples()
+	goleak.VerifyTestMain(m)
+}
 
 // engine has the network "small" and others.
 func engine(t *testing.T, networks ...style.Network) *style.Engine {

@@ -4,21 +4,21 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"testing"
 
 	"github.com/likeness-id/likeness/internal/ort"
 )
 
-// Run runs the tests of a package whose examples need ONNX Runtime. An example
-// cannot skip itself, so all are skipped, with a word about it, where there is
-// no library. In CI, which has one, they fail instead.
-func Run(m *testing.M) int {
+// SkipExamples skips the examples of a package where there is no ONNX Runtime,
+// and says so, because an example cannot skip itself. In CI, which has one, they
+// run and fail. It is called first in TestMain.
+func SkipExamples() {
 	flag.Parse()
-	if _, err := ort.Find(); err != nil && os.Getenv("CI") == "" {
-		fmt.Fprintln(os.Stderr, "the examples are skipped: they need ONNX Runtime:", err)
-		if err := flag.Set("test.skip", "^Example"); err != nil {
-			panic(err)
-		}
+	_, err := ort.Find()
+	if err == nil || os.Getenv("CI") != "" {
+		return
 	}
-	return m.Run()
+	fmt.Fprintln(os.Stderr, "the examples are skipped: they need ONNX Runtime:", err)
+	if err := flag.Set("test.skip", "^Example"); err != nil {
+		panic(err)
+	}
 }
