@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"image"
 	"image/color"
-	"image/draw"
+	stddraw "image/draw"
 	"log"
 
 	"github.com/likeness-id/likeness/models"
@@ -17,9 +17,9 @@ import (
 // stripes are a picture to take the manner of.
 func stripes() *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, 96, 96))
-	draw.Draw(img, img.Rect, image.White, image.Point{}, draw.Src)
+	stddraw.Draw(img, img.Rect, image.White, image.Point{}, stddraw.Src)
 	for x := 0; x < 96; x += 12 {
-		draw.Draw(img, image.Rect(x, 0, x+6, 96), image.NewUniform(color.RGBA{R: 200, A: 255}), image.Point{}, draw.Src)
+		stddraw.Draw(img, image.Rect(x, 0, x+6, 96), image.NewUniform(color.RGBA{R: 200, A: 255}), image.Point{}, stddraw.Src)
 	}
 	return img
 }
@@ -27,8 +27,8 @@ func stripes() *image.RGBA {
 // square is a picture to paint.
 func square() *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, 96, 96))
-	draw.Draw(img, img.Rect, image.White, image.Point{}, draw.Src)
-	draw.Draw(img, image.Rect(24, 24, 72, 72), image.Black, image.Point{}, draw.Src)
+	stddraw.Draw(img, img.Rect, image.White, image.Point{}, stddraw.Src)
+	stddraw.Draw(img, image.Rect(24, 24, 72, 72), image.Black, image.Point{}, stddraw.Src)
 	return img
 }
 
