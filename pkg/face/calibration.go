@@ -14,8 +14,8 @@ type OperatingPoint struct {
 	Interval  Interval `json:"interval,omitzero"` // of the threshold's rate, at 95 %: bootstrap over people
 }
 
-// Calibration is what was measured of a model's impostor scores. A model
-// without one has no operating points, and no decision is made with it.
+// Calibration holds the measured impostor scores of a model. A model without a
+// calibration has no operating points and makes no decisions.
 type Calibration struct {
 	Source      string           `json:"source"`      // the photos, the command and the date
 	Comparisons int64            `json:"comparisons"` // impostor comparisons measured
@@ -29,8 +29,8 @@ type CurvePoint struct {
 	FMR   float64 `json:"fmr"` // share of impostor scores at or above Score
 }
 
-// HeadVariant says what a verification head looks at, with f and h the two
-// embeddings and i each of their numbers.
+// HeadVariant says which features a verification head computes from two
+// embeddings f and h; i counts their numbers.
 type HeadVariant string
 
 // The variants.
@@ -42,8 +42,8 @@ const (
 	HeadConcatenated HeadVariant = "concatenated"       // f_i, then h_i
 )
 
-// Features is how many numbers the variant makes of two embeddings of that
-// dimension, each of which has a weight; 0 for a variant that is not known.
+// Features is how many numbers, each with a weight, the variant computes from
+// two embeddings of that dimension. It is 0 for an unknown variant.
 func (v HeadVariant) Features(dimension int) int {
 	switch v {
 	case HeadCosine:
@@ -58,8 +58,8 @@ func (v HeadVariant) Features(dimension int) int {
 
 // Head is a verification head: with z = sum_k Weights[k] g_k + Bias over the
 // features g of its variant, the probability that two embeddings are of one
-// person is sigmoid(Platt.Slope * z + Platt.Offset). It holds for the stated
-// prior: where one comparison in a thousand is mated, the same evidence means
+// person is sigmoid(Platt.Slope * z + Platt.Offset). It assumes the stated
+// prior: if only one comparison in a thousand is mated, the same evidence means
 // less.
 type Head struct {
 	Source  string      `json:"source"` // the photos, the command and the date
@@ -72,21 +72,22 @@ type Head struct {
 	Weights []float64   `json:"weights"`
 }
 
-// Platt makes log-odds of what a head adds up, fitted on pairs that the weights
-// have not seen. The slope is positive: more evidence is never less probable.
+// Platt turns the sum z of a head into log-odds. It is fitted on pairs that the
+// weights have not seen. The slope is positive: more evidence is never less
+// probable.
 type Platt struct {
 	Slope  float64 `json:"slope"`
 	Offset float64 `json:"offset"`
 }
 
-// PairCount says how many pairs of how many people something rests on.
+// PairCount says how many pairs, and of how many people, were used.
 type PairCount struct {
 	People   int `json:"people"`
 	Mated    int `json:"mated"`
 	Impostor int `json:"impostor"`
 }
 
-// HeldOut is what was measured of a head.
+// HeldOut is how well a head does on people that it was not trained on.
 type HeldOut struct {
 	PairCount
 	Accuracy float64 `json:"accuracy"`                   // of "more probable than not"

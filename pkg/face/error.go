@@ -14,16 +14,16 @@ type Kind uint8
 
 // The kinds. Their order is not part of any contract; their codes are.
 const (
-	Internal                  Kind = iota // a fault of ours; the cause is for the log only
+	Internal                  Kind = iota // a fault of the server; the cause is for the log only
 	Invalid                               // the request breaks the contract's schema
 	InvalidImage                          // an image of a supported type that cannot be decoded
 	Unauthenticated                       // no valid API key
 	Forbidden                             // the key lacks the scope
 	NotFound                              // gallery, subject, template or route is not there
 	MethodNotAllowed                      // the route exists, the method does not
-	Conflict                              // it is there already, or an idempotency key was reused
+	Conflict                              // it exists already, or an idempotency key was reused
 	ModelMismatch                         // an embedding or template of another model
-	Damaged                               // what is stored of a subject is of no use any more
+	Damaged                               // what is stored for a subject can no longer be used
 	TooLarge                              // body, image bytes or pixels over the limit
 	UnsupportedImage                      // not an image type that we read
 	UnsupportedMediaType                  // a body that is neither JSON nor multipart
@@ -38,15 +38,15 @@ const (
 	NotFinished                           // a job has no result yet
 	Overloaded                            // the inference gate and its queue are full
 	Unavailable                           // not ready, or draining
-	StorageFull                           // nothing more can be stored; erasing still works
+	StorageFull                           // nothing more can be stored, but erasing works
 	Deadline                              // not done in time
 	Canceled                              // the caller went away
 )
 
 type kindText struct{ code, title string }
 
-// kinds is data, so that the HTTP layer can be checked against it: every code
-// here must appear in api/openapi.yaml and the other way round.
+// kinds lists the code and the title of every kind. A test checks that it has
+// the same codes as api/openapi.yaml.
 func kinds() [Canceled + 1]kindText {
 	return [...]kindText{
 		Internal:                  {"internal", "Internal error"},
@@ -94,8 +94,8 @@ func (k Kind) Code() string { return kinds()[k].code }
 // Title is a short human title of the kind.
 func (k Kind) Title() string { return kinds()[k].title }
 
-// OfServer reports whether the fault is the server's: another request would
-// fare no better, or this one may succeed later as it is.
+// OfServer reports whether the fault is the server's and not the request's: the
+// same request may succeed later.
 func (k Kind) OfServer() bool {
 	switch k {
 	case Internal, Overloaded, Unavailable, StorageFull, Deadline:
@@ -133,8 +133,9 @@ func Errorf(kind Kind, op, format string, args ...any) *Error {
 }
 
 // Wrap makes an Error of a kind around a cause. The detail for the caller is
-// empty: the cause is for the log. It returns nil when err is nil. An end of
-// the context is kept as what it is, whatever kind was asked for.
+// empty: the cause is for the log. It returns nil if err is nil. If the cause
+// is the end of a context, the kind is Canceled or Deadline, whatever kind the
+// caller gave.
 func Wrap(kind Kind, op string, err error) error {
 	switch {
 	case err == nil:
@@ -195,10 +196,10 @@ func (e *Error) Is(target error) bool {
 	return ok && k == e.Kind
 }
 
-// PointAt points an error that the caller can mend at the part of the request
-// that is behind it: an RFC 6901 JSON pointer. The error's detail, or the title
-// of its kind, says what is wrong there. An error that points somewhere already
-// and one that is the server's fault are returned as they are.
+// PointAt adds to an error which part of the request caused it, as an RFC 6901
+// JSON pointer. The error's detail, or else the title of its kind, says what is
+// wrong there. An error that already has a pointer, or that is the server's
+// fault, is returned unchanged.
 func PointAt(err error, pointer string) error {
 	var e *Error
 	if !errors.As(err, &e) || len(e.Fields) > 0 || e.Kind.OfServer() {
@@ -215,9 +216,9 @@ func PointAt(err error, pointer string) error {
 // maxExcerpt is how many bytes of a text an error or a log line repeats.
 const maxExcerpt = 100
 
-// Excerpt is the beginning of a text that a caller chose, in valid UTF-8, for
-// errors and logs: 100 bytes at most, and "…" where it was cut. A text as long
-// as a body must not come back as an answer, nor fill a log.
+// Excerpt is the beginning of a text from a caller, for errors and logs: at
+// most 100 bytes of valid UTF-8, then "…" if it was cut. So a very long text
+// neither fills the log nor comes back whole in an answer.
 func Excerpt(text string) string {
 	if len(text) > maxExcerpt {
 		end := maxExcerpt

@@ -27,8 +27,8 @@ func Scopes() []Scope {
 	return []Scope{ScopeVerify, ScopeIdentify, ScopeEnrol, ScopeRead, ScopeAdmin, ScopeStyle}
 }
 
-// Key is an API key as it is stored: the secret itself is shown once, when
-// the key is made, and kept by nobody but its owner.
+// Key is an API key as it is stored. The secret itself is shown once, when the
+// key is made, and is not stored.
 type Key struct {
 	ID        string
 	Tenant    string
@@ -53,8 +53,8 @@ func (k Key) Live(now time.Time) bool {
 // LogValue shows the id alone.
 func (k Key) LogValue() slog.Value { return slog.StringValue("key " + k.ID) }
 
-// secretPrefix marks a Likeness secret, so that scanners for leaked
-// credentials can know one.
+// secretPrefix marks a Likeness secret, so that scanners for leaked credentials
+// recognise it.
 const secretPrefix = "lk_"
 
 // NewKey makes a key with a fresh 256-bit secret. The secret is returned once

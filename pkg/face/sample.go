@@ -24,8 +24,8 @@ const (
 	ReasonStretchedFace      Reason = "STRETCHED_FACE"  // the photo's sides are out of proportion
 	ReasonNegativeImage      Reason = "NEGATIVE_IMAGE"  // light and dark are exchanged
 	ReasonMisalignedFace     Reason = "MISALIGNED_FACE" // the landmarks do not fit a face
-	ReasonNotAFace           Reason = "NOT_A_FACE"      // an animal, a drawing, a thing
-	ReasonOtherFaces         Reason = "OTHER_FACES"     // the photo has more faces than the one that was taken
+	ReasonNotAFace           Reason = "NOT_A_FACE"      // an animal, a drawing or an object
+	ReasonOtherFaces         Reason = "OTHER_FACES"     // the photo shows other faces beside the one that was used
 	ReasonFramesDisagree     Reason = "FRAMES_DISAGREE" // frames that were to be fused show different people
 	ReasonDuplicateOfSubject Reason = "DUPLICATE_OF_SUBJECT"
 	ReasonUnlikeSubject      Reason = "UNLIKE_SUBJECT"
@@ -60,14 +60,14 @@ func (l Landmarks) Points() [5]Point {
 // leans clockwise in the image. From five landmarks it is an estimate.
 type Pose struct{ Yaw, Pitch, Roll float32 }
 
-// Quality is what can be said of a sample before it is compared.
+// Quality describes a sample before it is compared.
 type Quality struct {
 	Score         float32 // 0..1, the least of the normalised parts
 	Sharpness     float32 // 0..1
 	Brightness    float32 // 0..1, mean luma of the aligned face
 	Pose          Pose
 	InterocularPx float32  // distance of the eyes in pixels of the upright image
-	Reasons       []Reason // empty when the quality gate has nothing against it
+	Reasons       []Reason // empty if the quality gate accepts it
 }
 
 // Face is one face found in an image.
@@ -87,9 +87,9 @@ func (e Embedding) LogValue() slog.Value {
 	return slog.StringValue(fmt.Sprintf("embedding[%d]", len(e)))
 }
 
-// Normalise returns the embedding scaled to unit length. It fails with
-// Invalid when the vector is empty, has NaN or infinite numbers, or has no
-// length to speak of: such a vector would match everything or nothing.
+// Normalise returns the embedding scaled to unit length. The error is Invalid
+// if the vector is empty, has NaN or infinite numbers, or has nearly no length:
+// such a vector would match everything or nothing.
 func (e Embedding) Normalise() (Embedding, error) {
 	var sum float64
 	for _, v := range e {

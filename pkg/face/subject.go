@@ -28,7 +28,7 @@ type Gallery struct {
 	CreatedAt     time.Time
 }
 
-// Subject is somebody enrolled, or about to be.
+// Subject is a person who is enrolled, or is being enrolled.
 type Subject struct {
 	ID         string // unique within the gallery
 	Name       string
@@ -47,9 +47,9 @@ func (s Subject) LogValue() slog.Value { return slog.StringValue("subject " + s.
 type Template struct {
 	ID        string // unique within the store
 	SubjectID string
-	SampleID  string // what the templates that several models made of one photo share; empty: the ID
+	SampleID  string // the same for all templates made from one photo by several models; empty: the ID
 	ModelID   string
-	Embedding Embedding // L2-normalised; nil where what is stored is damaged
+	Embedding Embedding // L2-normalised; nil if the stored one is damaged
 	Quality   float32   // 0..1
 	CreatedAt time.Time
 	Crop      []byte // the sample's sealed crop, on its way into or out of a store; nil otherwise
@@ -67,7 +67,7 @@ type Candidate struct {
 	Score      float64 // cosine similarity, -1..1
 }
 
-// Receipt says what an erase removed, and under which audit record.
+// Receipt says what an erase removed, and which audit record tells of it.
 type Receipt struct {
 	Gallery   string
 	SubjectID string // empty when a whole gallery was erased
@@ -87,8 +87,9 @@ const (
 // (at least 128 bits).
 func NewID() string { return strings.ToLower(rand.Text()) }
 
-// SampleTemplateID is the id of the template that a further model makes of a
-// sample: the same for whoever makes it, so that no sample gets it twice.
+// SampleTemplateID is the id of the template that a further model makes from a
+// sample. It depends only on the sample and the model, so that a sample never
+// gets two templates of one model.
 func SampleTemplateID(sample, modelID string) string {
 	sum := sha256.Sum256([]byte(sample + "\x00" + modelID))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26])

@@ -14,8 +14,8 @@ func (a Affine) Apply(x, y float64) (float64, float64) {
 	return a[0]*x + a[1]*y + a[2], a[3]*x + a[4]*y + a[5]
 }
 
-// Inverse is the map back. One that keeps no area has none: its numbers are not
-// finite then.
+// Inverse is the inverse map. If the map has none, because it maps everything
+// onto a line or a point, the numbers of the result are not finite.
 func (a Affine) Inverse() Affine {
 	det := a[0]*a[4] - a[1]*a[3]
 	b := Affine{a[4] / det, -a[1] / det, 0, -a[3] / det, a[0] / det, 0}
@@ -24,8 +24,8 @@ func (a Affine) Inverse() Affine {
 	return b
 }
 
-// FitSimilarity finds the turn, scale and shift, never a reflection, that
-// brings the points from nearest to the points to: the least sum of squared
+// FitSimilarity finds the rotation, scale and shift, never a reflection, that
+// maps the points "from" onto the points "to" with the least sum of squared
 // distances. Fitted from an alignment template to a face's landmarks, both in
 // pixel-index coordinates, it is a toSrc of [Planar.Warp]. The error is Invalid
 // when the points are not finite or either set has no extent, so that no
@@ -51,7 +51,7 @@ func FitSimilarity(from, to [5]face.Point) (Affine, error) {
 		spread += px*px + py*py
 	}
 	re, im = re/spread, im/spread
-	// A collapse to nothing, 0/0 and infinities all fail this one test.
+	// This one test catches a scale of 0, 0/0 and infinities.
 	const least = 1e-6
 	if size := math.Hypot(re, im); !(spread > least && size > least && size < 1/least) {
 		return Affine{}, face.Errorf(face.Invalid, "imaging.FitSimilarity", "the landmarks do not span a face")

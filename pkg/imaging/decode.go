@@ -9,15 +9,15 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Limits bound what an image may cost. They are looked at in this order,
-// before any memory is taken for pixels. A limit of zero refuses: begin from
-// [DefaultLimits].
+// Limits bound what an image may cost. They are checked in this order, before
+// any memory is taken for pixels. A limit of zero refuses everything, so start
+// from [DefaultLimits].
 type Limits struct {
 	MaxBytes  int64   // of the encoded image
 	MaxPixels int64   // width times height of the full-size photo
 	MaxAspect float64 // longer side over shorter side
-	// MaxPixelsPerByte catches decompression bombs. Images of less than a
-	// megapixel are not held to it: they cost too little to be one.
+	// MaxPixelsPerByte catches decompression bombs. It does not apply to images
+	// of less than a megapixel, which are too small to be one.
 	MaxPixelsPerByte float64
 }
 
@@ -49,9 +49,9 @@ func (l Limits) check(width, height, size int) error {
 
 // Image is a decoded photo, upright and opaque.
 type Image struct {
-	// RGBA holds the pixels, its bounds beginning at (0,0). Alpha is 255
-	// everywhere: what was transparent lies on white, the paper that cut-out
-	// portraits are shown on; black would swallow dark hair.
+	// RGBA holds the pixels; its bounds begin at (0,0). Alpha is 255
+	// everywhere: transparent parts are drawn on white, because dark hair would
+	// not stand out from black.
 	RGBA *image.RGBA
 	// Width and Height are the upright photo's at full size, in pixels.
 	Width, Height int
@@ -61,24 +61,25 @@ type Image struct {
 	Scale float64
 }
 
-// Decode decodes a JPEG, PNG, WebP, GIF, BMP or TIFF photo, told apart by
-// content, and turns it upright as its EXIF orientation says. No more than
-// longSide pixels are needed along the longer side: where the photo has at
-// least twice as many it is decoded at a reduced size, never below longSide; 0
-// or less asks for full size. Of an animated PNG the still image is decoded,
-// of a GIF the first picture, of a TIFF the first page.
+// Decode decodes a JPEG, PNG, WebP, GIF, BMP or TIFF photo, whose type it finds
+// from the content, and turns it upright according to its EXIF orientation.
+// longSide is how many pixels the caller needs along the longer side: a photo
+// that has at least twice as many is decoded at a reduced size, never below
+// longSide. 0 or less asks for full size. Of an animated PNG the still image is
+// decoded, of a GIF the first picture, of a TIFF the first page.
 //
-// It ends when the context does, but for what golang.org/x/image does with a
-// WebP that it has read, and the standard library with a progressive JPEG: at
-// 50 megapixels up to two seconds of a core.
+// It ends when the context does, with two exceptions that take up to two
+// seconds of a core at 50 megapixels: golang.org/x/image while it decodes a
+// WebP that it has read, and the standard library while it decodes a
+// progressive JPEG.
 //
 // Errors are of kind Invalid (no bytes), TooLarge (a limit), UnsupportedImage
 // (another type, or a rare variant of these) or InvalidImage (truncated or
 // corrupt: half a picture is never returned), Deadline or Canceled (the end of
 // the context).
 func Decode(ctx context.Context, data []byte, lim Limits, longSide int) (img *Image, err error) {
-	// Decoders parse what strangers send. A panic in one is that image's
-	// fault and must not take the process with it.
+	// Decoders parse what strangers send. A panic in a decoder is an error of
+	// that image and must not end the process.
 	defer func() {
 		if r := recover(); r != nil {
 			img, err = nil, corruptError(fmt.Errorf("panic: %v", r))
@@ -115,8 +116,8 @@ func Decode(ctx context.Context, data []byte, lim Limits, longSide int) (img *Im
 		}
 		img = &Image{RGBA: o.apply(ctx, rgba), Width: size.X, Height: size.Y, Scale: scale}
 	}
-	// At the end of the context all stop where they are, and what they say of
-	// it differs.
+	// All decoders stop at the end of the context, but each with an error of
+	// its own.
 	if ended := ctx.Err(); ended != nil {
 		return nil, face.Wrap(face.Canceled, op, ended)
 	}
@@ -136,5 +137,5 @@ func corruptError(err error) error {
 	}
 }
 
-// errSize is what a decoder's output says that contradicts its own header.
+// errSize says that the decoded image has another size than its header.
 var errSize = errors.New("the decoded size is not the header's")

@@ -7,13 +7,13 @@ import (
 )
 
 // flatten draws any image onto white, shrunk by the largest whole factor that
-// leaves longSide pixels along the longer side; 0 keeps the size. Each pixel
-// of the result is the mean of a square of pixels, of what there is of it at
-// the right and bottom edges. The scale is [Image.Scale].
+// leaves longSide pixels along the longer side; 0 keeps the size. Each pixel of
+// the result is the mean of a square of pixels; at the right and bottom edges
+// it is the mean of the part that exists. The scale is [Image.Scale].
 //
-// The image is converted a band of rows at a time, so that what is held of it
-// beside its decoded form is one band and the result. At the end of the context
-// the rest of the result is left as it is.
+// The image is converted one band of rows at a time, so that memory holds only
+// one band and the result beside the decoded image. When the context ends, the
+// rest of the result is left unwritten.
 func flatten(ctx context.Context, img image.Image, longSide int) (*image.RGBA, float64) {
 	b := img.Bounds()
 	w, h := b.Dx(), b.Dy()

@@ -29,13 +29,13 @@ type format struct {
 	maxPixels int64
 	// decode returns opaque pixels, not yet upright, and [Image.Scale]. The
 	// size is the header's, within the limits. It ends soon after the context
-	// does; what it returns then is of no use.
+	// does, with a result that must not be used.
 	decode func(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error)
-	// exif gives the blocks of EXIF, the most trusted first.
+	// exif returns the blocks of EXIF, the most reliable first.
 	exif func(data []byte) iter.Seq[[]byte]
 }
 
-// sniff tells the type by the first bytes.
+// sniff finds the type from the first bytes.
 func sniff(data []byte) (format, error) {
 	at := func(offset int, magic string) bool {
 		return len(data) >= offset && bytes.HasPrefix(data[offset:], []byte(magic))
@@ -68,8 +68,8 @@ func sniff(data []byte) (format, error) {
 
 const heic = "HEIC (HEIF)"
 
-// unreadTypeName names a type that is not read, but is sent; empty when it is not
-// known.
+// unreadTypeName names a type that people send and that is not read. It is
+// empty if the type is unknown.
 func unreadTypeName(data []byte) string {
 	for _, known := range [...]struct{ magic, name string }{
 		{"\xff\x0a", "JPEG XL"}, {"\x00\x00\x00\x0cJXL ", "JPEG XL"},
@@ -103,7 +103,7 @@ func unreadTypeName(data []byte) string {
 	return ""
 }
 
-// sizeHeader makes a header of a library's function.
+// sizeHeader makes a header function from a library's function.
 func sizeHeader(read func(io.Reader) (image.Config, error)) func([]byte) (image.Point, error) {
 	return func(data []byte) (image.Point, error) {
 		c, err := read(bytes.NewReader(data))
@@ -114,7 +114,8 @@ func sizeHeader(read func(io.Reader) (image.Config, error)) func([]byte) (image.
 	}
 }
 
-// fullSizeDecoder makes a decoder of a library's function, which decodes at full size.
+// fullSizeDecoder makes a decoder from a library's function that decodes at
+// full size.
 func fullSizeDecoder(read func(io.Reader) (image.Image, error)) func(context.Context, []byte, image.Point, int) (*image.RGBA, float64, error) {
 	return func(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
 		img, err := read(newReader(ctx, data))
@@ -129,7 +130,7 @@ func fullSizeDecoder(read func(io.Reader) (image.Image, error)) func(context.Con
 	}
 }
 
-// decoderError says what a decoder's error is to the caller.
+// decoderError turns a decoder's error into one for the caller.
 func decoderError(err error) error {
 	if e, ok := errors.AsType[*face.Error](err); ok { // of our reader
 		return e
@@ -143,8 +144,8 @@ func decoderError(err error) error {
 	return corruptError(err)
 }
 
-// reader fails when its context is done, which ends the decoder that reads
-// from it. It gives little at once, because a few bytes can be much work.
+// reader fails when its context is done, which ends the decoder that reads from
+// it. Each read returns only a few bytes, because a few bytes can be much work.
 type reader struct {
 	ctx  context.Context
 	data *bytes.Reader
@@ -155,7 +156,7 @@ func newReader(ctx context.Context, data []byte) *reader {
 	return &reader{ctx, bytes.NewReader(data), 2*int64(len(data)) + readAtSpare}
 }
 
-// readAtSpare is what ReadAt may give beside each byte twice.
+// readAtSpare is how many bytes ReadAt may return beyond every byte twice.
 const readAtSpare = 1 << 20
 
 // Read implements [io.Reader].
@@ -167,8 +168,9 @@ func (r *reader) Read(p []byte) (int, error) {
 	return r.data.Read(p[:min(len(p), atOnce)])
 }
 
-// ReadAt implements [io.ReaderAt], for TIFF, whose strips may all lie in one
-// place: a small file would be read thousands of times.
+// ReadAt implements [io.ReaderAt] for TIFF. It limits how much is read in all,
+// because the strips of a malicious small TIFF can all point to the same bytes,
+// which would then be read thousands of times.
 func (r *reader) ReadAt(p []byte, offset int64) (int, error) {
 	if err := r.ctx.Err(); err != nil {
 		return 0, err
@@ -180,7 +182,8 @@ func (r *reader) ReadAt(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-// webpHeader refuses animations by name: the decoder would call them corrupt.
+// webpHeader refuses animations with a clear message; the decoder would call
+// them corrupt.
 func webpHeader(data []byte) (image.Point, error) {
 	const flags, animation = 20, 1 << 1
 	if len(data) > flags && string(data[12:16]) == "VP8X" && data[flags]&animation != 0 {
@@ -202,8 +205,8 @@ func decodeGIF(ctx context.Context, data []byte, size image.Point, longSide int)
 	})(ctx, data, size, longSide)
 }
 
-// maxTIFFPixels is less than for other types: the decoder may hold 16 bytes
-// for each pixel, and within the limit of bytes there are few larger TIFFs.
+// maxTIFFPixels is less than for other types, because the decoder may hold 16
+// bytes for each pixel. Few TIFFs within the limit of bytes are larger.
 const maxTIFFPixels = 16e6
 
 // tiffHeader refuses raw photos, which begin with a thumbnail.

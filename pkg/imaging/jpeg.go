@@ -56,11 +56,11 @@ func jpegError(err error) error {
 	return corruptError(err)
 }
 
-// segments gives the marker and the content of each segment up to the end of
-// the image, which is given too, and may not be there. It reads as decoders
-// do: any number of 0xff may stand before a marker, markers without content
-// anywhere, and bytes that are no marker are passed over, as are those of a
-// scan.
+// segments yields the marker and the content of each segment up to and
+// including the end of the image, which may be missing. It reads as decoders
+// do: any number of 0xff may stand before a marker, markers without content may
+// stand anywhere, and it skips the bytes of scans and all others that are no
+// marker.
 func segments(data []byte) iter.Seq2[byte, []byte] {
 	return func(yield func(marker byte, content []byte) bool) {
 		for {
@@ -93,9 +93,10 @@ func segments(data []byte) iter.Seq2[byte, []byte] {
 	}
 }
 
-// countScans counts the scans of the image, and tells whether all of it is there:
-// its end is marked, or each coefficient of each component has come to its
-// last bit. That the last scan itself is whole only decoding shows.
+// countScans counts the scans of the image and reports whether all scans are
+// there: the end of the image is marked, or each coefficient of each component
+// has its last bit. Only decoding can show whether the last scan itself is
+// complete.
 func countScans(data []byte) (scans int, whole bool) {
 	var (
 		missing     [256]uint64 // by component; a bit for each coefficient
@@ -131,8 +132,8 @@ func countScans(data []byte) (scans int, whole bool) {
 }
 
 // decodeStrict decodes a JPEG with the standard library at full size and
-// reduces it afterwards. It takes nothing that is truncated or corrupt, but
-// for a missing end-of-image marker.
+// reduces it afterwards. It refuses an image that is truncated or corrupt; only
+// the end-of-image marker may be missing.
 func decodeStrict(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
 	img, err := jpeg.Decode(io.MultiReader(newReader(ctx, data), strings.NewReader("\xff\xd9")))
 	if err != nil {

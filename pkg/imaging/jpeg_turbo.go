@@ -18,9 +18,9 @@ import (
 // that a reduced size does not show: the inverse transform and all that comes
 // after it are done on n/8 of each side.
 //
-// libjpeg mends what is broken and only warns. What it warns of, and what it
-// does not decode (CMYK), goes to the standard library, whose verdict counts;
-// so both builds read the same images.
+// libjpeg repairs broken images and only warns. An image that it warns of, or
+// does not decode (CMYK), is decoded by the standard library instead, so that
+// both builds accept the same images.
 func decodeJPEG(ctx context.Context, data []byte, size image.Point, longSide int) (*image.RGBA, float64, error) {
 	var stop atomic.Int32
 	defer context.AfterFunc(ctx, func() { stop.Store(1) })()

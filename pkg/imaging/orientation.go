@@ -21,8 +21,8 @@ type orientation uint16
 // is high.
 func (o orientation) swapsSides() bool { return o >= 5 && o <= 8 }
 
-// apply returns the image upright; itself when it is. At the end of the context
-// what it returns is not complete.
+// apply returns the image upright, or the image itself if it is upright
+// already. If the context ends, the result is incomplete.
 func (o orientation) apply(ctx context.Context, src *image.RGBA) *image.RGBA {
 	w, h := src.Rect.Dx(), src.Rect.Dy()
 	// Where the upright image's first pixel is stored, and how far apart in
@@ -67,8 +67,8 @@ func (o orientation) apply(ctx context.Context, src *image.RGBA) *image.RGBA {
 	return dst
 }
 
-// readOrientation gives the first valid orientation in the blocks. Metadata
-// that is broken says nothing: a photo is never refused for it.
+// readOrientation returns the first valid orientation in the blocks. Broken
+// metadata is ignored: a photo is never refused for it.
 func readOrientation(blocks iter.Seq[[]byte]) orientation {
 	for block := range blocks {
 		for v := range tagValues(block, 0x0112) {
@@ -80,10 +80,9 @@ func readOrientation(blocks iter.Seq[[]byte]) orientation {
 	return 1
 }
 
-// tagValues gives the first value of each entry of a tag in the main image's
-// directory of a TIFF, which is what a block of EXIF is. Any type of integer
-// is read, of any count, in the entry or elsewhere; entries that are broken
-// are passed over.
+// tagValues yields the first value of each entry of a tag in the main image's
+// directory of a TIFF; a block of EXIF is a TIFF. It reads integers of every
+// type and count, in the entry or elsewhere, and skips broken entries.
 func tagValues(block []byte, tag uint16) iter.Seq[int64] {
 	return func(yield func(int64) bool) {
 		if len(block) < 8 {
@@ -140,16 +139,18 @@ func integerSize(kind uint16) uint64 {
 	return 0
 }
 
-// bytesFrom is what lies behind an offset, nothing when that is outside.
+// bytesFrom returns the bytes from an offset on, or none if the offset is
+// outside.
 func bytesFrom(block []byte, offset uint32) []byte {
 	return block[min(uint64(offset), uint64(len(block))):]
 }
 
-// exifPrefix stands before EXIF in a JPEG, and with some writers elsewhere.
+// exifPrefix stands before EXIF in a JPEG; some writers put it before EXIF in
+// other types too.
 const exifPrefix = "Exif\x00"
 
-// cutPrefix is the block behind the prefix, which is six bytes; the last is a
-// padding that some fill with something.
+// cutPrefix returns the block after the prefix of six bytes. The last of them
+// is padding, which some writers do not set to 0.
 func cutPrefix(block []byte) (_ []byte, ok bool) {
 	if !bytes.HasPrefix(block, []byte(exifPrefix)) || len(block) <= len(exifPrefix) {
 		return block, false
@@ -157,7 +158,7 @@ func cutPrefix(block []byte) (_ []byte, ok bool) {
 	return block[len(exifPrefix)+1:], true
 }
 
-// jpegEXIF gives the blocks of EXIF that stand before the first scan.
+// jpegEXIF yields the blocks of EXIF that stand before the first scan.
 func jpegEXIF(data []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for marker, content := range segments(data) {
@@ -171,7 +172,7 @@ func jpegEXIF(data []byte) iter.Seq[[]byte] {
 	}
 }
 
-// pngEXIF gives the eXIf chunk, then the profiles that other programs keep in
+// pngEXIF yields the eXIf chunk, then the profiles that other programs keep in
 // chunks of text.
 func pngEXIF(data []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
@@ -196,7 +197,7 @@ func pngEXIF(data []byte) iter.Seq[[]byte] {
 	}
 }
 
-// pngChunks gives the kind and the content of each chunk up to the last.
+// pngChunks yields the kind and the content of each chunk up to the last.
 func pngChunks(data []byte) iter.Seq2[string, []byte] {
 	const signature, size, checksum = 8, 8, 4
 	return func(yield func(string, []byte) bool) {
@@ -211,8 +212,8 @@ func pngChunks(data []byte) iter.Seq2[string, []byte] {
 	}
 }
 
-// These bound the work of reading profiles. The directory that is looked for
-// stands at the beginning of one.
+// These limits bound the work of reading profiles. The directory that matters
+// stands at a profile's beginning.
 const (
 	maxProfiles     = 4
 	maxProfileBytes = 256 << 10 // as text
@@ -239,8 +240,9 @@ func profileText(kind string, content []byte) (text []byte, compressed, ok bool)
 	return nil, false, false
 }
 
-// rawProfile is the EXIF in such a text, or what can be read of it: lines of a
-// name, of a length, and of hexadecimal digits.
+// rawProfile returns the EXIF in such a text, or the part that can be read. The
+// text has a line with a name, one with a length, and lines of hexadecimal
+// digits.
 func rawProfile(text []byte, compressed bool) []byte {
 	if compressed {
 		z, err := zlib.NewReader(bytes.NewReader(text))
@@ -257,7 +259,7 @@ func rawProfile(text []byte, compressed bool) []byte {
 	return block
 }
 
-// webpEXIF gives the blocks of EXIF of a WebP.
+// webpEXIF yields the blocks of EXIF of a WebP.
 func webpEXIF(data []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		_, r, err := riff.NewReader(bytes.NewReader(data))

@@ -34,15 +34,14 @@ func (p Planar) planes(dst []float32) [3]plane {
 }
 
 // Letterbox writes src into dst (3*Width*Height values), its aspect kept, as
-// large as it fits, in the top left corner; the rest is black. Src must have
-// at least one pixel. The returned scale is tensor pixels per pixel of src,
-// the same for both axes, about the outer corner of the first pixel: what is
-// found at (x, y) of the tensor, measured from that corner, is at
-// (x/scale, y/scale) of src.
+// large as it fits, in the top left corner; the rest is black. Src must have at
+// least one pixel. The returned scale is tensor pixels per pixel of src, the
+// same for both axes. Measured from the outer corner of the first pixel, the
+// point (x, y) of the tensor is the point (x/scale, y/scale) of src.
 //
 // Shrinking averages the area that each tensor pixel covers; growing
-// interpolates between the pixels' centres. What covers a tensor pixel only in
-// part, at the right or bottom edge, is left out. It allocates nothing.
+// interpolates between the pixels' centres. A last column or row that covers
+// only a part of a tensor pixel is left out. It allocates nothing.
 func (p Planar) Letterbox(dst []float32, src *image.RGBA) (scale float64) {
 	sw, sh := src.Rect.Dx(), src.Rect.Dy()
 	step := max(float64(sw)/float64(p.Width), float64(sh)/float64(p.Height))
@@ -53,9 +52,9 @@ func (p Planar) Letterbox(dst []float32, src *image.RGBA) (scale float64) {
 			pl.v[i] = pl.black
 		}
 	}
-	// A tile is a few columns of the result, so that their weights and one
-	// row of their sums fit the stack. Each row of src is filtered along x
-	// once and added to the rows of the result that it has a share in.
+	// A tile is a few columns of the result, so that their weights and one row
+	// of their sums fit on the stack. Each row of src is filtered along x once
+	// and then added to the rows of the result that it contributes to.
 	var (
 		taps [tile]tap
 		sums [3][tile]float32
@@ -143,8 +142,7 @@ type axis struct {
 	step    float64
 }
 
-// newAxis fits size pixels into at most most. What is thinner than one pixel
-// of the result becomes one.
+// newAxis fits size pixels into at most most pixels, and makes at least one.
 func newAxis(size, most int, step float64) axis {
 	const rounding = 1e-9
 	n := int(float64(size)/step + rounding)
@@ -166,8 +164,8 @@ func (a axis) weight(i, s int) float64 {
 	return max(0, min(to, float64(s+1))-max(from, float64(s))) / a.step
 }
 
-// reach bounds the pixels of the result that source pixel s may have a share
-// in: from up to, not including, to.
+// reach bounds the pixels of the result that source pixel s may contribute to:
+// from "from" up to, not including, "to".
 func (a axis) reach(s int) (from, to int) {
 	from = min(max(int((float64(s)-0.5)/a.step)-1, 0), a.n)
 	return from, max(from, min(int((float64(s)+1.5)/a.step)+1, a.n))
@@ -177,11 +175,11 @@ func (a axis) reach(s int) (from, to int) {
 // are covered entirely, wherever the tap lies.
 func (a axis) whole() int { return max(0, int(a.step)-1) }
 
-// tap is what one column of the result takes of a row: a first pixel, then
-// [axis.whole] pixels of one weight, then two more, of which the last may
-// count nothing. That the number is the same for all columns spares the loop
-// over them a branch that cannot be predicted. Weights are in units of 1/[one]
-// and their sum is exactly one.
+// tap says which pixels of a row one column of the result is made of: a first
+// pixel, then [axis.whole] pixels of one weight, then two more, of which the
+// last may have the weight 0. All columns have the same number of pixels, so
+// that the inner loop needs no unpredictable branch. Weights are in units of
+// 1/[one] and their sum is exactly one.
 type tap struct {
 	at, next, last                      uint32 // bytes into the row
 	first, middle, nextShare, lastShare uint32
@@ -210,7 +208,7 @@ func (a axis) tap(i int) tap {
 	return t
 }
 
-// clamp bounds v, and is low where v is not a number.
+// clamp limits v to low..high. It returns low if v is not a number.
 func clamp(v, low, high float64) float64 {
 	if v > low {
 		return min(v, high)

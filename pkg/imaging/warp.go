@@ -5,12 +5,12 @@ import (
 	"math"
 )
 
-// Warp writes into dst (3*Width*Height values) what toSrc finds in src: the
-// value of the tensor's pixel (x, y) is src at toSrc.Apply(x, y), both in
+// Warp writes src, mapped by toSrc, into dst (3*Width*Height values). The
+// tensor's pixel (x, y) gets the value of src at toSrc.Apply(x, y), both in
 // pixel-index coordinates, interpolated between the four nearest pixels;
-// outside src all is black. Where toSrc shrinks by 1.5 or more, that is where
-// plain interpolation would skip pixels, a square of samples is averaged, up
-// to 8x8. It allocates nothing.
+// outside src everything is black. If toSrc shrinks by 1.5 or more, plain
+// interpolation would skip pixels, so a square of up to 8x8 samples is
+// averaged. It allocates nothing.
 func (p Planar) Warp(dst []float32, src *image.RGBA, toSrc Affine) {
 	planes := p.planes(dst)
 	red, green, blue := planes[0], planes[1], planes[2]
@@ -87,8 +87,8 @@ func (s *sampler) at(x, y float64) (r, g, b float32) {
 	return s.unit * float32(sr), s.unit * float32(sg), s.unit * float32(sb)
 }
 
-// inside sums up the samples from (x, y) of src on, in fixed point, all of
-// which lie between pixels that exist.
+// inside sums up the samples from (x, y) of src on, in fixed point. All of them
+// must lie between pixels that exist.
 func (s *sampler) inside(x, y int) (r, g, b int) {
 	pix, stride := s.src.Pix, s.src.Stride
 	for range s.n {
@@ -110,8 +110,8 @@ func (s *sampler) inside(x, y int) (r, g, b int) {
 	return r, g, b
 }
 
-// edge sums up the samples of a pixel some of which may lie at the edges of
-// src or outside it; (x, y) is the first, in pixels of the result.
+// edge sums up the samples of a pixel, some of which may lie at the edges of
+// src or outside it. (x, y) is the first sample, in pixels of the result.
 func (s *sampler) edge(x, y float64) (r, g, b int) {
 	for j := range s.n {
 		for i := range s.n {
@@ -122,7 +122,7 @@ func (s *sampler) edge(x, y float64) (r, g, b int) {
 	return r, g, b
 }
 
-// sample interpolates at any position, as if src were lined with black.
+// sample interpolates at any position, as if src were surrounded by black.
 func (s *sampler) sample(x, y float64) (r, g, b int) {
 	if !(x > -1 && x < s.right+1 && y > -1 && y < s.bottom+1) { // or not a number
 		return 0, 0, 0

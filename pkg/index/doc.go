@@ -1,17 +1,17 @@
 // Package index searches the templates of a gallery in memory, exactly.
 //
 // Every template is kept twice: as the float32 numbers it was added with, and
-// as int8 codes, a quarter of their size. A search sweeps the codes, which is
-// as fast as memory can be read, and computes from each row not its score but
-// a proven upper bound of it. Only rows whose bound reaches the k-th best
-// score found so far are scored from their float32 numbers, with
-// [face.Embedding.Cosine]. The answer is therefore the one that scoring every
-// template would give, ties included, for every input.
+// as int8 codes, a quarter of their size. A search sweeps the codes, as fast as
+// memory can be read, and computes for each row a proven upper bound of its
+// score instead of the score. Only rows whose bound reaches the k-th best score
+// found so far are scored from their float32 numbers, with
+// [face.Embedding.Cosine]. So the answer is always the one that scoring every
+// template would give, ties included.
 //
 // # The bound
 //
-// Write q for the probe and x for a template, q' and x' for what their codes
-// stand for. Then
+// Let q be the probe and x a template, and q' and x' the vectors that their
+// codes stand for. Then
 //
 //	q.x = q'.x' + (q-q').x + q'.(x-x')
 //	    <= q'.x' + |q-q'| |x| + |q'| |x-x'|
@@ -29,10 +29,10 @@
 //
 // # Concurrency
 //
-// Searches take no lock but the one that guards the map of galleries, and
-// that only to find theirs. Rows are appended behind an atomic counter,
-// removed by an atomic mark, and compacted off to the side. The numbers of a
-// removed row stay in memory, where no search looks at them, until its slab is
-// compacted, which is when more than a fifth of it is dead, or its gallery is
-// empty or removed.
+// A search takes only the lock of the map of galleries, and only to find its
+// gallery. Rows are appended behind an atomic counter, removed by an atomic
+// mark, and compacted into new slabs while searches go on in the old ones. The
+// numbers of a removed row stay in memory, where no search looks at them, until
+// its slab is compacted. That happens once more than a fifth of the slab is
+// removed, or the gallery is empty or removed.
 package index

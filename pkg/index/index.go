@@ -15,8 +15,8 @@ import (
 // gallery of one tenant.
 type Key struct{ Tenant, Gallery, ModelID string }
 
-// Entry is a template to be added. The ids are kept as they are, and with them
-// any longer string that they are part of.
+// Entry is a template to be added. The index keeps the id strings, and so the
+// longer strings that they may be cut from.
 type Entry struct {
 	TemplateID string
 	SubjectID  string
@@ -38,8 +38,8 @@ const (
 	NormTolerance = 1e-3
 )
 
-// splitRows is how many rows are worth a goroutine of their own: below, the
-// sweep is over before a second one would have started to help.
+// splitRows is how many rows are worth another goroutine. With fewer, the sweep
+// ends before a second goroutine can help.
 const splitRows = 25_000
 
 // Options of an index. The zero value is good: a field that is left zero has
@@ -58,8 +58,8 @@ func DefaultOptions() Options {
 }
 
 // Index holds the templates of all galleries. It is safe for concurrent use.
-// What a method has added or removed when it returns is added or removed for
-// every search that starts afterwards; a search under way may see either.
+// Every search that starts after a method has returned sees what the method
+// added or removed; a search that is already running may or may not see it.
 type Index struct {
 	workers int
 	kernel  Kernel
@@ -92,7 +92,7 @@ func Validate(e face.Embedding) error {
 	if len(e) == 0 || len(e) > MaxDimension {
 		return face.Errorf(face.Invalid, "index.Validate", "embedding has %d numbers, 1 to %d are taken", len(e), MaxDimension)
 	}
-	// The negation catches NaN, which a number that is not finite leads to.
+	// The negation also catches NaN, which numbers that are not finite lead to.
 	if norm := math.Sqrt(squares(e)); !(math.Abs(norm-1) <= NormTolerance) {
 		return face.Errorf(face.Invalid, "index.Validate", "embedding is not of unit length, or has numbers that are not finite")
 	}
@@ -121,9 +121,9 @@ func squares(e face.Embedding) float64 {
 // from the others' or from that of the templates under the key. Conflict: a
 // template id that is under the key already, or twice among the entries.
 //
-// Many entries a call are cheaper than few, and several goroutines may add to
-// the same key: from a thousand entries on, most of the work is done before
-// any lock is taken.
+// One call with many entries is cheaper than many calls with few. Several
+// goroutines may add to the same key: from a thousand entries on, most of the
+// work is done before any lock is taken.
 func (x *Index) Add(key Key, entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -139,7 +139,7 @@ func (x *Index) Add(key Key, entries ...Entry) error {
 	}
 	b := prepare(entries, dim)
 	for {
-		// A partition that was dropped in between takes nothing more.
+		// A partition that was dropped meanwhile takes no entries.
 		if ok, err := x.open(key).add(b); ok || err != nil {
 			return err
 		}
@@ -228,8 +228,8 @@ func (x *Index) Search(ctx context.Context, key Key, probe face.Embedding, k int
 	if err != nil {
 		return nil, 0, face.Wrap(face.Internal, "index.Search", err)
 	}
-	// Subjects that were added or removed meanwhile may be in one and not in
-	// the other.
+	// Subjects that were added or removed meanwhile may be in only one of the
+	// two results.
 	return hits, max(subjects, len(hits)), nil
 }
 
@@ -241,8 +241,8 @@ type Stats struct {
 	Bytes     int64 // of the slabs, without ids and maps
 }
 
-// Stats adds up all galleries, one after the other. It waits for writers, and
-// lets them wait; searches do neither.
+// Stats adds up all galleries, one after the other. It and writers wait for
+// each other; searches never wait for it.
 func (x *Index) Stats() Stats {
 	x.mu.RLock()
 	var all []*partition

@@ -10,13 +10,13 @@ import (
 // Kernel is one way to sweep a slab.
 type Kernel struct {
 	name string
-	// prepare makes of a probe what scan wants of it.
+	// prepare turns a probe into the query that scan reads.
 	prepare func(face.Embedding) *query
 	// scan looks at the tiles of a slab's first n rows, beginning with the
-	// given one, and returns the first that has a row whose bound is at least
-	// limit, with the bounds of the tile's rows; or, when there is none, the
-	// number of tiles. The bounds of rows that were removed are NaN, those of
-	// rows from n on mean nothing.
+	// given tile. It returns the first tile that has a row whose bound is at
+	// least limit, with the bounds of the tile's rows, or the number of tiles
+	// if there is none. The bounds of removed rows are NaN; those of rows from
+	// n on mean nothing.
 	scan func(s *slab, q *query, tile, n int, limit float32, upper *[tileRows]float32) int
 }
 
@@ -67,11 +67,11 @@ const sweepSlack = 1e-6
 // dot*scale + norm*residual. The codes are of -127..127, so that the sum of two
 // products fits an int16 and the negative of a code is one.
 //
-// It reads whole tiles, and with them rows from n on that a writer may be
-// about to fill. What it makes of those is not looked at.
+// It reads whole tiles, and so also rows from n on, which a writer may be
+// filling. The results for those rows are ignored.
 type scanTiles func(codes, probe *int8, chunks int, scales *float32, residuals *uint32, norm, limit float32, tile, tiles int, upper *[tileRows]float32) int
 
-// scanCodes makes of a scanTiles what a [Kernel] has.
+// scanCodes makes the scan function of a [Kernel] from a scanTiles.
 func scanCodes(f scanTiles) func(*slab, *query, int, int, float32, *[tileRows]float32) int {
 	return func(s *slab, q *query, tile, n int, limit float32, upper *[tileRows]float32) int {
 		tiles := (n + tileRows - 1) / tileRows
@@ -100,8 +100,8 @@ func prepareCodes(probe face.Embedding) *query {
 // -127..127. It is at least 1/(127*sqrt([MaxDimension])), as the vector is of
 // unit length, so that dividing by it is safe.
 func scaleOf(e face.Embedding) float32 {
-	// Without their sign, finite float32 are in the order of their bits, and
-	// integers are compared far faster.
+	// Without their signs, finite float32 have the same order as their bits,
+	// and integers are compared much faster.
 	var largest uint32
 	for _, v := range e {
 		largest = max(largest, math.Float32bits(v)&^(1<<31))
@@ -113,8 +113,8 @@ func scaleOf(e face.Embedding) float32 {
 // integer, in the lowest bits: at 1.5*2^23 the last place is worth one.
 const roundMagic = 3 << 22
 
-// encode writes the codes of some numbers and returns the sum of the squares
-// of what they miss. Whichever way a number is rounded, that sum is right.
+// encode writes the codes of some numbers and returns the sum of the squared
+// rounding errors. That sum is right whichever way a number is rounded.
 func encode(codes []int8, numbers []float32, scale float32) float64 {
 	inverse := 1 / scale
 	codes = codes[:len(numbers)]
@@ -141,10 +141,10 @@ func roundUpFloat32(v float64) float32 {
 	return f
 }
 
-// portable is the kernel for machines without vector instructions that we
-// know. It sweeps the float32 numbers rather than the codes: without such
-// instructions the arithmetic is what takes time, not the memory, and a
-// product of floats takes less of it than one of widened codes.
+// portable is the kernel for machines without vector instructions that we use.
+// It sweeps the float32 numbers instead of the codes: without such instructions
+// arithmetic, and not memory, takes the time, and multiplying floats is faster
+// than multiplying widened codes.
 func portable() Kernel {
 	return Kernel{name: "portable", prepare: prepareNumbers, scan: scanNumbers}
 }
@@ -176,7 +176,7 @@ func scanNumbers(s *slab, q *query, tile, n int, limit float32, upper *[tileRows
 	return tile
 }
 
-// dot has four sums, so that one addition does not wait for the other.
+// dot adds into four sums, so that no addition waits for the one before it.
 func dot(a, b []float32) float32 {
 	var s0, s1, s2, s3 float32
 	for len(a) >= 8 && len(b) >= 8 {

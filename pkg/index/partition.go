@@ -32,8 +32,9 @@ func newPartition() *partition {
 	return &partition{rows: map[string]*row{}, subjects: map[string]*subject{}}
 }
 
-// batch is entries on their way in. Large ones bring their own slabs, which
-// were filled before any lock was taken and are taken over as they are.
+// batch holds entries that are being added. A large batch brings its own slabs,
+// which are filled before any lock is taken and become part of the partition
+// unchanged.
 type batch struct {
 	entries []Entry
 	rows    []row // of the entries
@@ -116,8 +117,8 @@ func (p *partition) enrol(id string, r *row) {
 	s.rows = append(s.rows, r)
 }
 
-// append writes one row behind the last. Slabs double, so that a gallery of
-// few people stays small.
+// append writes one row after the last. Each new slab is twice as large as the
+// one before, so that a gallery of few people stays small.
 func (p *partition) append(e Entry, r *row) {
 	if p.tail == nil || int(p.tail.n.Load()) == len(p.tail.rows) {
 		p.tail = newSlab(len(e.Embedding), min(slabRows, max(tileRows, len(p.rows))))
@@ -179,14 +180,14 @@ func (p *partition) remove(r *row) {
 	}
 }
 
-// tidy brings the partition in order after a removal: an empty one is free to
-// take embeddings of another length, a sparse one is compacted.
+// tidy cleans up after a removal: a partition that is empty may then take
+// embeddings of another length, and a sparse one is compacted.
 func (p *partition) tidy() {
 	p.count()
 	if len(p.rows) == 0 {
 		p.view.Store(nil)
 		p.tail = nil
-		// A map never shrinks, so that empty ones would keep the room of all.
+		// A Go map never shrinks, so an emptied map would keep all its memory.
 		p.rows, p.subjects = map[string]*row{}, map[string]*subject{}
 		return
 	}
@@ -195,9 +196,9 @@ func (p *partition) tidy() {
 	}
 }
 
-// compact copies the rows of sparse slabs into new ones, and with them those
-// of small slabs, so that these do not become ever more. Searches under way
-// go on reading the old ones.
+// compact copies the rows of sparse slabs into new ones. It includes small
+// slabs, so that their number stays low. Running searches go on reading the old
+// slabs.
 func (p *partition) compact() {
 	v := p.view.Load()
 	var slabs []*slab
@@ -224,8 +225,8 @@ func (p *partition) compact() {
 	p.view.Store(&view{dim: v.dim, slabs: slabs})
 }
 
-// drop ends the partition and returns how many templates it had. It is no
-// longer in the index's map, so that no search can start on it.
+// drop ends the partition and returns how many templates it had. The index's
+// map must no longer hold it, so that no search can start on it.
 func (p *partition) drop() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -76,11 +76,11 @@ func (w *sweep) run(ctx context.Context, best *ranking) error {
 // seedRows is how many rows are looked at before the first is scored.
 const seedRows = 1024
 
-// seed begins a ranking with the first rows of a slab, and returns the tile
-// that the sweep goes on with. As long as the ranking is not full every row
-// may be among the best, and scoring one takes as long as sweeping fifty. So
-// all bounds come first, then the scores of the rows with the highest, and of
-// the others only what these leave.
+// seed begins a ranking with the first rows of a slab, and returns the tile at
+// which the sweep goes on. While the ranking is not full, every row may be
+// among the best, and scoring a row takes as long as sweeping fifty. So seed
+// first computes all bounds, then scores the rows with the highest bounds, and
+// then only those others whose bounds still allow a place in the ranking.
 func (w *sweep) seed(s *slab, best *ranking, upper *[tileRows]float32) int {
 	n := min(int(s.n.Load()), seedRows)
 	tiles := (n + tileRows - 1) / tileRows
@@ -129,9 +129,9 @@ func (w *sweep) seed(s *slab, best *ranking, upper *[tileRows]float32) int {
 
 // slab scores those rows of a slab, from a tile on, that may be among the best.
 //
-// The kernel stops at a tile with such a row, so that what the row's score
-// does to the threshold counts from the next tile on. It leaves its bounds in
-// upper.
+// The kernel stops at a tile with such a row, so that a threshold raised by the
+// row's score applies from the next tile on. It leaves the bounds of the tile
+// in upper.
 func (w *sweep) slab(s *slab, tile int, best *ranking, upper *[tileRows]float32) {
 	n := int(s.n.Load())
 	tiles := (n + tileRows - 1) / tileRows
@@ -147,7 +147,7 @@ func (w *sweep) slab(s *slab, tile int, best *ranking, upper *[tileRows]float32)
 
 // consider scores a row if its bound says that it may be among the best.
 func (w *sweep) consider(s *slab, at int, upper float32, best *ranking) {
-	// A removed row's bound is NaN, which reaches nothing.
+	// A removed row's bound is NaN, which is never at least the threshold.
 	bound := w.query.bound(upper)
 	if !(bound >= best.floor()) {
 		return
@@ -191,8 +191,8 @@ func (t *ranking) floor() float64 {
 	return t.items[t.k-1].score
 }
 
-// add puts a row in its place, if it has one. The outcome does not depend on
-// the order in which rows come.
+// add inserts a row if it is among the best. The result does not depend on the
+// order in which rows come.
 func (t *ranking) add(r *row, score float64) {
 	it, id := ranked{score, r}, r.subject.id
 	if old, ok := t.scores[id]; ok {

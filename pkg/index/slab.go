@@ -20,8 +20,8 @@ const (
 // first to last, and a kernel loads each 32 codes of the probe once for eight
 // rows. Codes past a row's end and rows past the last are zero.
 //
-// Rows below n are written and stay as they are, but for a residual, which
-// becomes NaN when the row is removed.
+// Rows below n are written and do not change; only the residual becomes NaN
+// when a row is removed.
 type slab struct {
 	dim       int
 	chunks    int          // of one row
@@ -82,7 +82,7 @@ func (s *slab) put(at int, e face.Embedding, r *row) {
 	s.own(at, r)
 }
 
-// own makes a row the place of a template.
+// own records which template a row belongs to.
 func (s *slab) own(at int, r *row) {
 	s.rows[at] = r
 	r.slab, r.at = s, int32(at)
@@ -106,7 +106,8 @@ func (s *slab) chunk(at, c int) []int8 {
 	return s.codes[from : from+chunkSize]
 }
 
-// embedding is what the row was added with. The caller must not change it.
+// embedding is the embedding that the row was added with. The caller must not
+// change it.
 func (s *slab) embedding(at int) face.Embedding {
 	return s.numbers[at*s.dim : (at+1)*s.dim : (at+1)*s.dim]
 }
@@ -117,9 +118,9 @@ func (s *slab) remove(at int) {
 	s.dead++
 }
 
-// sparse reports whether compaction is due: more than a fifth is dead. The
-// capacity is what counts, so that a slab that has just been opened is not
-// rewritten each time one of its few rows goes.
+// sparse reports whether compaction is due: more than a fifth is dead. It
+// compares with the capacity, so that a new slab is not rewritten each time one
+// of its few rows is removed.
 func (s *slab) sparse() bool { return s.dead*5 > len(s.rows) }
 
 func (s *slab) live() int { return int(s.n.Load()) - s.dead }
