@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/internal/killtest"
+	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/internal/pgtest"
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/style"
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 		serve(place)
 		return
 	}
+	orttest.SkipExamples()
 	goleak.VerifyTestMain(pgtest.M{M: m})
 }
 
