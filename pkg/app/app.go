@@ -1,5 +1,8 @@
-// Package app puts the rooms together: it is the one place that knows them
-// all. Run it from a test as cmd/server runs it.
+// Package app composes the server: it opens the models, the store, the jobs and
+// the HTTP handlers that [Options] ask for, and closes them in the reverse order.
+// [New] opens everything, [App.Start] begins to answer, and [App.Stop] ends what
+// is under way. [Run] does all three, as cmd/server does; a test can run it too. A
+// Go program that needs no server uses package likeness instead.
 package app
 
 import (

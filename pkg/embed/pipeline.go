@@ -1,7 +1,10 @@
-// Package embed turns photos into embeddings: find the faces, judge their
-// quality, align each and encode it. The networks run behind the interfaces
-// of this package, so that it knows no inference runtime; manifests say what
-// a network expects.
+// Package embed turns photos into embeddings: it finds the faces, judges the
+// quality of each, aligns it and encodes it. A [Pipeline] does this with a
+// bounded number of photos at a time. A [Manifest] says what a network expects,
+// and a [Registry] holds the manifests and the files of all models that are
+// known. The networks run behind the interfaces of this package, [Network] and
+// [Session], so that it depends on no inference runtime; package likeness opens
+// a pipeline on ONNX Runtime.
 package embed
 
 import (

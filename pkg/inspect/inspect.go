@@ -1,7 +1,9 @@
-// Package inspect shows what the units of a convolutional network respond to:
-// the patches of real pictures that excite them most (Zeiler and Fergus,
-// arXiv 1311.2901), and the picture that would excite them more than any
-// (Erhan et al. 2009; Simonyan, Vedaldi and Zisserman, arXiv 1312.6034).
+// Package inspect shows what the units of a convolutional network respond to. For
+// each unit it finds the patches of real pictures that excite it most (Zeiler and
+// Fergus, arXiv 1311.2901), and makes the picture that excites it more than any
+// (Erhan et al. 2009; Simonyan, Vedaldi and Zisserman, arXiv 1312.6034). It also
+// shows the filters of the first layer. It works on any model that package grad
+// can import.
 package inspect
 
 import (

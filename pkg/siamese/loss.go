@@ -1,6 +1,9 @@
-// Package siamese teaches an encoder of faces: one network with shared
-// weights embeds all images of a batch, and a loss pulls embeddings of one
-// person together and pushes those of different people apart.
+// Package siamese trains an encoder of faces. One network with shared weights
+// embeds all images of a batch, and a loss pulls the embeddings of one person
+// together and pushes those of different people apart. The loss is that of
+// triplets, of pairs, or the distance to the embeddings of a teacher. A [Trainer]
+// takes one step at a time, can be saved and loaded between steps, and exports the
+// trained encoder as ONNX.
 //
 // Distances are squared L2 distances of normalised embeddings, 0..4; with a
 // cosine s they are 2 - 2s.

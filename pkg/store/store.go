@@ -1,11 +1,12 @@
-// Package store says what Likeness keeps and how it must behave. The
-// embedded store (pkg/store/sqlite) and every later one pass one conformance
-// suite, pkg/store/storetest.
+// Package store says what Likeness keeps, and how a store must behave: galleries,
+// subjects, templates, API keys, answers to repeated requests, and the audit
+// chain. Packages sqlite and postgres implement it. Both pass the same tests,
+// which are in package storetest.
 //
-// Every call names a tenant, and no call ever sees or touches another
-// tenant's rows. Errors are [face.Error] values; the kinds that a method may
-// return, besides Internal, Unavailable, StorageFull and the ends of the
-// context, are listed with it. What erases is not StorageFull as long as an
+// Every call names a tenant, and no call ever sees or touches another tenant's
+// rows. Errors are [face.Error] values. The kinds that a method may return are
+// listed with it; Internal, Unavailable, StorageFull and the ends of the context
+// are always possible. What erases does not fail with StorageFull as long as an
 // embedded store has the room that it keeps for that.
 package store
 

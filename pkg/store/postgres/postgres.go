@@ -1,14 +1,14 @@
-// Package postgres is the store of deployments: Postgres with pgvector is the
-// truth, and any number of servers share it.
+// Package postgres is the store of larger deployments: any number of servers
+// share one Postgres with pgvector.
 //
 // Templates are searched either in an index in memory, which a feed of changes
 // keeps current, or in the database by pgvector. Both give the exact answer,
 // unless the operator has built a graph (see [Store.BuildGraph]) and stated the
 // recall that is enough.
 //
-// A write runs to its end whatever becomes of the caller's context, so that
-// its answer is never in doubt but when the connection is lost in the middle
-// of a commit. What is safe to repeat is repeated then.
+// A write runs to its end even if the caller's context ends, so its result is
+// known unless the connection is lost in the middle of a commit. Then what is safe
+// to repeat is repeated.
 package postgres
 
 import (

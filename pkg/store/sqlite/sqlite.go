@@ -1,11 +1,12 @@
-// Package sqlite is the embedded store: a SQLite file is the truth, and an
-// index in memory answers searches.
+// Package sqlite is the embedded store, for one server on one machine. Everything
+// is in one SQLite file, and an index in memory answers searches. The package
+// also makes backups, restores them, and checks a store for damage.
 //
-// One connection writes. Changes that wait at the same moment share one
-// commit, each within a savepoint, and are answered when the commit is on the
-// disk and the index knows about it. Reads run beside it on snapshots.
-// Everything about the index follows from the file, so nothing in memory needs
-// saving: it is read anew at each start, in the background.
+// One connection writes. Changes that wait at the same moment share one commit,
+// each within a savepoint. They are answered when the commit is on the disk and
+// the index knows about it. Reads run beside it on snapshots. The index is read
+// from the file at each start, in the background, so nothing in memory has to be
+// saved.
 package sqlite
 
 import (

@@ -1,5 +1,5 @@
-// Package storetest says in tests what pkg/store says in words. Every store
-// runs the whole suite.
+// Package storetest is the conformance suite of stores: it holds in tests what
+// package store says in words. Every store runs the whole suite.
 package storetest
 
 import (
