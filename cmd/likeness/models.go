@@ -18,6 +18,8 @@ type modelsCmd struct {
 	Pull   modelsPull   `cmd:"" help:"Fetch a model into the data folder, where the server finds it. What was cut off goes on where it stopped."`
 	Verify modelsVerify `cmd:"" help:"Check size and SHA-256 of the models that are there."`
 
+	Manifest modelsManifest `cmd:"" help:"Write the manifest of a detector's ONNX file, which a models folder needs beside the file."`
+
 	Migrate modelsMigrate `cmd:"" help:"Move galleries of a running server to another encoder."`
 	Status  modelsStatus  `cmd:"" help:"Show how far that move is."`
 }

@@ -34,6 +34,10 @@ type Manifest struct {
 	Decoder   string  `json:"decoder,omitempty"`   // the family, which says how outputs become faces: "yunet" or "scrfd"
 	Scores    string  `json:"scores,omitempty"`    // what an "scrfd" graph gives: "probability", 0..1, or "logit", before the sigmoid; empty: "probability"
 	Threshold float32 `json:"threshold,omitempty"` // least detection score, 0..1
+	// QualityThreshold is the detection score, 0..1, below which the quality
+	// gate doubts a face (LOW_DETECTION_SCORE). Families score good faces
+	// differently. 0: that of [QualityLimits].
+	QualityThreshold float32 `json:"quality_threshold,omitempty"`
 
 	// Encoders.
 	Dimension   int               `json:"dimension,omitempty"` // length of the embedding

@@ -100,7 +100,9 @@ type Options struct {
 	MaxFaces int
 	// Limits of photos; the zero value is imaging.DefaultLimits.
 	Limits imaging.Limits
-	// Quality is the quality gate; the zero value is DefaultQualityLimits.
+	// Quality is the quality gate; the zero value is DefaultQualityLimits. Where
+	// it is that, MinDetectionScore is the detector's QualityThreshold, if its
+	// manifest has one.
 	Quality QualityLimits
 
 	// Observe, when set, is told how long each stage took. ObserveWait is told
@@ -133,6 +135,9 @@ func (o Options) withDefaults() (Options, error) {
 	o.MaxFaces = cmp.Or(o.MaxFaces, d.MaxFaces)
 	o.Limits = cmp.Or(o.Limits, d.Limits)
 	o.Quality = cmp.Or(o.Quality, d.Quality)
+	if least := o.DetectorModel.QualityThreshold; least > 0 && o.Quality == d.Quality {
+		o.Quality.MinDetectionScore = least
+	}
 	if o.Observe == nil {
 		o.Observe = func(string, float64) {}
 	}

@@ -149,7 +149,7 @@ func readBounded(fsys fs.FS, name string, limit int64) ([]byte, error) {
 }
 
 // sameContract reports whether two manifests describe the same computation.
-// What may differ is the prose, the URL, the threshold and what was measured:
+// What may differ is the prose, the URL, the thresholds and what was measured:
 // the calibration and the head.
 //
 // A built-in manifest of a model that is cut has no hash of its own: any file
@@ -307,6 +307,7 @@ func (r *rules) manifest(m *Manifest) {
 	}
 	if m.Task != TaskDetector {
 		r.want(m.Scores == "", "/scores", "left out of a model for another task")
+		r.want(m.QualityThreshold == 0, "/quality_threshold", "left out of a model for another task")
 	}
 	if m.Task != TaskQuality {
 		r.want(m.Classes == nil, "/classes", "left out of a model for another task")
@@ -363,6 +364,8 @@ func (r *rules) detector(m *Manifest) {
 	r.want(m.Scores == "" || m.Decoder == "scrfd" && (m.Scores == scoresProbability || m.Scores == scoresLogit),
 		"/scores", `%q or %q with decoder "scrfd", else left out`, scoresProbability, scoresLogit)
 	r.want(m.Threshold > 0 && m.Threshold < 1, "/threshold", "between 0 and 1")
+	r.want(m.QualityThreshold == 0 || m.QualityThreshold >= m.Threshold && m.QualityThreshold < 1,
+		"/quality_threshold", "from the threshold to 1, or left out")
 	r.want(m.Dimension == 0, "/dimension", "left out of a detector")
 	r.want(m.Alignment == nil, "/alignment", "left out of a detector")
 	r.want(m.Calibration == nil, "/calibration", "left out of a detector")

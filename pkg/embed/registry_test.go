@@ -223,7 +223,7 @@ func TestParseManifestDetector(t *testing.T) {
 		t.Error(err)
 	}
 	for field, value := range map[string]any{
-		"decoder": "oracle", "threshold": 1, "dimension": 4, "input/multiple": 0, "scores": "logit",
+		"decoder": "oracle", "threshold": 1, "dimension": 4, "input/multiple": 0, "scores": "logit", "quality_threshold": 0.4,
 		"outputs":   manifest("m")["outputs"],
 		"alignment": manifest("m")["alignment"], "calibration": object{},
 	} {

@@ -111,6 +111,38 @@ func pointsOff(a, b face.Face) float64 {
 	return sum / float64(len(p)) / apart(p[0], p[1])
 }
 
+// TestQualityThreshold has the quality gate doubt scores by the detector's own
+// limit, unless the caller chose limits.
+func TestQualityThreshold(t *testing.T) {
+	t.Parallel()
+	chosen := embed.DefaultQualityLimits()
+	chosen.MaxYaw--
+	for name, tt := range map[string]struct {
+		threshold float32
+		limits    embed.QualityLimits
+		doubted   bool
+	}{
+		"left out":             {0, embed.QualityLimits{}, true},
+		"lower":                {0.62, embed.QualityLimits{}, false},
+		"lower, with defaults": {0.62, embed.DefaultQualityLimits(), false},
+		"higher":               {0.8, embed.QualityLimits{}, true},
+		"limits chosen":        {0.62, chosen, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := options(newDetector(spot{160, 160, 100, 0.65}), newEncoder(1))
+			o.DetectorModel.QualityThreshold, o.Quality = tt.threshold, tt.limits
+			faces, _, err := newPipeline(t, o).Detect(t.Context(), blank(t, 320, 320), 0)
+			if err != nil || len(faces) != 1 {
+				t.Fatalf("%d faces, %v", len(faces), err)
+			}
+			if got := hasReason(faces[0].Quality, face.ReasonLowDetectionScore); got != tt.doubted {
+				t.Errorf("doubted: %v, want %v", got, tt.doubted)
+			}
+		})
+	}
+}
+
 // agreement says how much of what one detector finds another finds too.
 type agreement struct {
 	photos   int       // in which the first finds a face

@@ -133,6 +133,31 @@ func (m *Model) Outputs() []string {
 	return names
 }
 
+// InputPorts are the model's inputs, without weights, with the shapes that the
+// model declares: -1 is a size that it leaves free.
+func (m *Model) InputPorts() []Port {
+	return m.ports(slices.DeleteFunc(slices.Clone(m.graph.Input), func(v *onnxpb.ValueInfo) bool { return m.tensor[v.Name] != nil }))
+}
+
+// OutputPorts are the model's outputs with the shapes that the model declares.
+func (m *Model) OutputPorts() []Port { return m.ports(m.graph.Output) }
+
+func (m *Model) ports(values []*onnxpb.ValueInfo) []Port {
+	var ports []Port
+	for _, v := range values {
+		p := Port{Name: v.Name}
+		for _, d := range v.GetType().GetTensorType().GetShape().GetDim() {
+			size := int64(-1)
+			if n, fixed := d.Size.(*onnxpb.Dimension_Value); fixed && n.Value > 0 {
+				size = n.Value
+			}
+			p.Shape = append(p.Shape, size)
+		}
+		ports = append(ports, p)
+	}
+	return ports
+}
+
 // Layers are the names of all tensors that nodes compute, in their order: what
 // a graph may be cut at.
 func (m *Model) Layers() []string {
