@@ -6,18 +6,20 @@ import (
 	"slices"
 )
 
-// blockedDomain has ONNX Runtime's convolutions over blocks of channels.
+// blockedDomain is the operator domain of ONNX Runtime's convolutions over
+// blocks of channels.
 const blockedDomain = "com.microsoft.nchwc"
 
-// blocker writes a graph anew with feature maps [N,C,H,W] held as
-// [N,C/block,H,W,block], the way in which ONNX Runtime's fastest convolutions
-// want them. The runtime does so by itself only where weights are constant,
-// which those that are learnt are not.
+// blocker rewrites a graph so that feature maps [N,C,H,W] are held as
+// [N,C/block,H,W,block], the layout of ONNX Runtime's fastest convolutions. The
+// runtime itself does this only for constant weights, and weights that are
+// learnt are not constant.
 //
-// A value has two forms, and each is made when it is first asked for: plain is
-// the value itself, blocked another one of the same shape. Convolutions make
-// blocked ones; whatever acts on each number or on each channel follows its
-// input, so that a map is moved only where something else reads it.
+// A value has two forms, and each is made when it is first needed: plain is the
+// value itself, blocked is another value of the same shape. Convolutions
+// produce blocked values; operators that act on each number or each channel
+// keep the form of their input. So a map is converted only if another operator
+// reads it.
 type blocker struct {
 	g       *Graph
 	block   int64
@@ -28,7 +30,7 @@ type blocker struct {
 }
 
 // blockedNodes are the nodes that compute some values, in blocked form where
-// that is known to be faster. There are none when no convolution is.
+// that is known to be faster. There are none if no convolution gets faster.
 func (g *Graph) blockedNodes(outputs []*Value, block int64) []*node {
 	b := &blocker{g: g, block: block, blocked: map[*Value]*Value{}, plain: map[*Value]bool{}, readers: map[*Value]int{}}
 	used := g.used(g.nodes, outputs)
@@ -100,8 +102,8 @@ func (b *blocker) fits(v *Value) bool {
 	return len(v.shape) == 4 && v.shape[1]%b.block == 0 && v.kind != integers
 }
 
-// toBlocked makes the blocked form of a value that fits. Reshapes that leave
-// the spatial axes alone are taken of the blocked form, which is then shared.
+// toBlocked makes the blocked form of a value that fits. A reshape that leaves
+// the spatial axes alone shares the blocked form of its input.
 func (b *blocker) toBlocked(v *Value) *Value {
 	if done := b.blocked[v]; done != nil {
 		return done
@@ -152,7 +154,7 @@ func (b *blocker) convolve(x, w *Value, win window, shape []int64, more ...*Valu
 }
 
 // filter orders the weights [O,I,h,w] of a convolution, depthwise or in one
-// group. nil: there are no blocks in them.
+// group. It is nil if they cannot be divided into blocks.
 func (b *blocker) filter(w *Value, group int64) *Value {
 	out, in, h, width := w.shape[0], w.shape[1], w.shape[2], w.shape[3]
 	depthwise := in == 1 && group == out
@@ -278,8 +280,8 @@ func (b *blocker) convTranspose(n *node) *Value {
 	return b.reshape(b.concat(1, rows), out.shape...)
 }
 
-// everyOther takes places in strides out of a map, of one with zeros around it
-// too: a convolution of one number a channel.
+// everyOther takes places in strides from a map, which may be padded with
+// zeros: a convolution with one number for each channel.
 func (b *blocker) everyOther(n *node) *Value {
 	x, out := n.inputs[0], n.outputs[0]
 	pads := make([]int64, 8)
@@ -311,8 +313,9 @@ func (b *blocker) concat(axis int, all []*Value) *Value {
 	return b.apply("Concat", "", attributes{"axis": int64(axis)}, shape, all...)
 }
 
-// phase is what of a transposed convolution reaches every other place of an
-// axis: a convolution with the kernel's numbers last, last-stride, ...
+// phase is the part of a transposed convolution that reaches every stride-th
+// place of an axis: a convolution with the kernel's numbers last, last-stride,
+// ...
 type phase struct {
 	last, taps, before, after int64
 }
@@ -410,7 +413,8 @@ func (b *blocker) elementwise(n *node) *Value {
 	}
 	if n.op == "Add" && out.shape[2]*out.shape[3] > 1 {
 		for i, in := range inputs {
-			// A convolution that nothing else reads adds in the same pass.
+			// A convolution whose output has no other reader can add in the
+			// same pass.
 			conv := in.from
 			if conv.op == "Conv" && conv.domain == blockedDomain && conv.attrs["activation"] == nil && len(conv.inputs) < 4 && b.readers[n.inputs[i]] == 1 {
 				more := append(slices.Clone(conv.inputs), nil)[:3]
@@ -437,7 +441,8 @@ func (b *blocker) reduce(n *node) bool {
 	if !b.is(x) || len(x.shape) != 4 || len(n.inputs) != 2 || !slices.Equal(n.inputs[1].ints, []int64{0, 2, 3}) || n.attrs.int("keepdims", 1) != 1 {
 		return false
 	}
-	// The kernels add one after the other, which is exact enough of so many.
+	// The kernels add one number after the other, which is exact enough for so
+	// few.
 	if x.shape[2]*x.shape[3] > 1<<14 {
 		return false
 	}
@@ -489,8 +494,8 @@ func (b *blocker) dot(x, y *Value, shape []int64) *Value {
 	return b.reshape(v, shape...)
 }
 
-// learns says whether some values need a convolution over maps whose weights
-// are not constant.
+// learns reports whether computing some values needs a convolution over maps
+// whose weights are not constant.
 func (g *Graph) learns(outputs []*Value) bool {
 	used := g.used(g.nodes, outputs)
 	return slices.ContainsFunc(g.nodes, func(n *node) bool {
@@ -498,8 +503,9 @@ func (g *Graph) learns(outputs []*Value) bool {
 	})
 }
 
-// channelBlock asks a backend for the size of its blocks of channels, by a
-// program that moves 16 channels of two places into them. 0: it has none.
+// channelBlock finds the size of a backend's blocks of channels with a program
+// that moves 16 channels of two places into blocks. It is 0 if the backend has
+// no blocks.
 func channelBlock(backend Backend) int64 {
 	if p, ok := backend.(interface{ Provider() string }); !ok || p.Provider() != "cpu" {
 		return 0

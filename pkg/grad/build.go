@@ -47,8 +47,8 @@ func optional(inputs ...*Value) []*Value {
 // MaxPool takes the maximum of each window.
 func (g *Graph) MaxPool(x *Value, w Window) *Value { return g.apply("MaxPool", w.pooling(), x) }
 
-// AveragePool takes the mean of each window, of what is not padding. Pads are
-// smaller than the kernel, as those of MaxPool.
+// AveragePool takes the mean of each window without its padding. Pads must be
+// smaller than the kernel, as for MaxPool.
 func (g *Graph) AveragePool(x *Value, w Window) *Value {
 	return g.apply("AveragePool", w.pooling(), x)
 }
@@ -62,7 +62,7 @@ func (w Window) pooling() attributes {
 // GlobalAveragePool is the mean over all spatial axes, which stay with size 1.
 func (g *Graph) GlobalAveragePool(x *Value) *Value { return g.apply("GlobalAveragePool", nil, x) }
 
-// Elementwise functions. Log and Sqrt are the caller's to keep in range.
+// Elementwise functions. The caller keeps the inputs of Log and Sqrt in range.
 
 func (g *Graph) Relu(x *Value) *Value    { return g.apply("Relu", nil, x) }
 func (g *Graph) Sigmoid(x *Value) *Value { return g.apply("Sigmoid", nil, x) }
@@ -113,8 +113,8 @@ func (g *Graph) Softmax(x *Value, axis int) *Value {
 	return g.apply("Softmax", attributes{"axis": int64(axis)}, x)
 }
 
-// Normalize divides by the L2 norm along an axis. Where that is 0 the gradient
-// is not finite.
+// Normalize divides by the L2 norm along an axis. If the norm is 0, the
+// gradient is not finite.
 func (g *Graph) Normalize(x *Value, axis int) *Value {
 	return g.apply("LpNormalization", attributes{"axis": int64(axis), "p": int64(2)}, x)
 }
@@ -133,8 +133,8 @@ func (g *Graph) BatchNormTraining(x, scale, bias *Value, epsilon float64) (y, me
 		axes = append(axes, int64(i))
 	}
 	mean = g.ReduceMean(x, axes...)
-	// From the centred numbers: the mean of the squares less the square of the
-	// mean would lose what the two have in common.
+	// The variance is computed from the centred numbers: the mean of the
+	// squares minus the square of the mean would lose digits.
 	centred := g.Sub(x, mean)
 	squares := g.reduce("ReduceSumSquare", centred, axes...)
 	variance = g.Div(squares, g.Scalar(float64(x.Len())/float64(x.Dim(1))))

@@ -27,9 +27,10 @@ type Port struct {
 // Backend runs graphs. internal/ort implements it; this package knows no
 // runtime.
 //
-// One that has a method Provider() string which returns "cpu" is asked, by a
-// small program, whether it has ONNX Runtime's convolutions over blocks of
-// channels; those whose weights are not constant are written for them.
+// If a backend has a method Provider() string that returns "cpu", a small
+// program finds out whether it has ONNX Runtime's convolutions over blocks of
+// channels. Convolutions whose weights are not constant are then written in
+// that form.
 type Backend interface {
 	// Compile makes a program of an ONNX model with tensors for its inputs
 	// and outputs, which have the given names and shapes. Invalid: the runtime
@@ -56,7 +57,8 @@ type Program interface {
 // made them: [Graph.Inputs] tells which they are. What no output needs is
 // left out.
 func (g *Graph) Compile(b Backend, outputs ...*Value) (Program, error) {
-	// A runtime wants every output to be what a node makes, once, with axes.
+	// A runtime requires that every output is made by a node, is listed once,
+	// and has axes.
 	outputs = slices.Clone(outputs)
 	for i, v := range outputs {
 		switch {

@@ -11,7 +11,7 @@ import (
 )
 
 // Statistics are the weights that hold the running mean and variance of a
-// BatchNormalization: they are followed, not learnt.
+// BatchNormalization. They are updated from each batch, not learnt.
 func (m *Model) Statistics() []string {
 	var names []string
 	for _, n := range m.graph.Node {

@@ -6,9 +6,9 @@
 // Every shape is known while the graph is built: float32 tensors of fixed
 // size. Operators work on any number of spatial dimensions, [N,C,spatial...].
 //
-// The first error sticks: building goes on with values that mean nothing, and
-// [Graph.Err], [Graph.Gradient] and [Graph.Compile] return it. A formula is
-// written without an error check for each of its operators.
+// The first error is kept: building goes on with meaningless values, and
+// [Graph.Err], [Graph.Gradient] and [Graph.Compile] return that error. So a
+// formula needs no error check for each of its operators.
 package grad
 
 import (
@@ -89,7 +89,7 @@ func (a attributes) str(name, otherwise string) string {
 	return otherwise
 }
 
-// Bounds, looked at before any memory is taken.
+// Bounds, checked before any memory is taken.
 const (
 	maxElements = 1 << 30 // of a tensor
 	maxList     = 1 << 22 // of the indices that a gradient needs
@@ -245,10 +245,11 @@ func (g *Graph) add(n *node) *Value {
 	return n.outputs[0]
 }
 
-// Gradient adds the gradient of a loss, a tensor of one number, with respect
-// to some values: inputs, constants or computed ones. Each gradient has its
-// value's shape; it is zero where the loss does not depend on the value.
-// An operator on the way that has no gradient is Invalid, naming the node.
+// Gradient adds the gradient of a loss, a tensor of one number, with respect to
+// some values: inputs, constants or computed ones. Each gradient has its
+// value's shape; it is zero where the loss does not depend on the value. The
+// error is Invalid, and names the node, if an operator on the way has no
+// gradient.
 func (g *Graph) Gradient(loss *Value, with ...*Value) ([]*Value, error) {
 	if g.err != nil {
 		return nil, g.err
@@ -262,7 +263,8 @@ func (g *Graph) Gradient(loss *Value, with ...*Value) ([]*Value, error) {
 		return nil, face.Errorf(face.Invalid, "grad.Gradient", "the loss has the shape %v, not one number", loss.shape)
 	}
 	forward := slices.Clone(g.nodes)
-	// What depends on the values asked for, and so has to hand a gradient on.
+	// The nodes that depend on the wanted values, and so must pass a gradient
+	// on.
 	needed := map[*Value]bool{}
 	for _, v := range with {
 		needed[v] = true

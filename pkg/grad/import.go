@@ -12,19 +12,20 @@ import (
 // ImportOptions say how a model becomes part of a graph. The zero value, which
 // is the default, imports the model as it is, with all its weights constant.
 type ImportOptions struct {
-	// AveragePools puts the mean in the place of every maximum that is pooled.
+	// AveragePools replaces every maximum pooling by mean pooling.
 	AveragePools bool
-	// Variable says which weights become inputs of the graph, to learn them;
-	// nil: none, all are constants. Single numbers without an axis always are.
+	// Variable says which weights become inputs of the graph, so that they can
+	// be learnt. If it is nil, all weights are constants. Single numbers
+	// without an axis are always constants.
 	Variable func(name string, shape []int64) bool
 	// Training uses the batch's own mean and variance in BatchNormalization.
 	Training bool
 	// Known leaves out layers that are no float32 tensors, such as the shapes
-	// that some models compute, where they would be refused.
+	// that some models compute. Without it they are an error.
 	Known bool
 }
 
-// Imported is what of a model is in a graph now.
+// Imported lists the parts of a model that are now in a graph.
 type Imported struct {
 	// Layers are the values that were asked for, by name.
 	Layers map[string]*Value
@@ -38,10 +39,10 @@ type Imported struct {
 	Statistics map[string]*Value
 }
 
-// Import adds the part of a model that computes some layers. inputs are what
-// the model's inputs are in this graph. A layer that is not there, and an
-// operator on the way to one that is not known, is Invalid; operators that
-// are only gradient-free are found by [Graph.Gradient].
+// Import adds the part of a model that computes some layers. inputs gives, for
+// each input of the model, its value in this graph. The error is Invalid if a
+// layer is missing, or if an operator on the way to a layer is unknown. Known
+// operators that have no gradient are only found by [Graph.Gradient].
 func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o ImportOptions) (*Imported, error) {
 	if g.err != nil {
 		return nil, g.err
@@ -186,8 +187,9 @@ func requiredInput(n *node, i int) (*Value, error) {
 	return n.inputs[i], nil
 }
 
-// normalise turns older forms of an operator into that of opset 18. A value
-// that it returns stands for the node; nil: the node, as it is now.
+// normalise turns older forms of an operator into that of opset 18. If it
+// returns a value, that replaces the node; if it returns nil, the changed node
+// is used.
 func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 	g := im.g
 	listAsInput := func(name string, at int) {
@@ -329,9 +331,9 @@ func (im *importer) constant(attrs attributes) (*Value, error) {
 	return nil, errors.New("its value is of a type that is not supported")
 }
 
-// fold computes on lists of integers while the graph is built: exporters work
-// out the shape of a Reshape that way, and here every shape is known. nil: it
-// is not about integers.
+// fold computes lists of integers while the graph is built, because every shape
+// is known here. Exporters compute the shape of a Reshape with such lists. It
+// returns nil if the node does not work on integers.
 func (im *importer) fold(n *node) (*Value, error) {
 	x, err := requiredInput(n, 0)
 	if err != nil {
@@ -458,15 +460,15 @@ func (im *importer) window(n *node) error {
 		if err != nil {
 			return err
 		}
-		// One more window where some numbers are left, unless it would begin
-		// in the padding.
+		// Add one more window if numbers are left, unless it would begin in the
+		// padding.
 		if rest := out*stride + w.extent(i) - size - w.before[i]; rest-w.after[i] < stride && out*stride < size+w.before[i] {
 			w.after[i] = rest
 		}
 	}
 	if !same && n.attrs.int("count_include_pad", 0) != 0 {
-		// The padding counts, and what lies beyond it does not: so it becomes
-		// part of the tensor.
+		// The mean counts the padding, but not what lies beyond it, so the
+		// padding becomes part of the tensor.
 		n.inputs[0] = im.g.pad(x, slices.Concat([]int64{0, 0}, w.before, []int64{0, 0}, after))
 		for i := range kernel {
 			w.before[i], w.after[i] = 0, w.after[i]-after[i]
@@ -506,8 +508,8 @@ func (im *importer) oldBroadcast(n *node) error {
 	return nil
 }
 
-// constantLimit turns the Max or Min with a constant number into Relu or Clip, which
-// have a gradient. Networks of some exporters have no other Relu.
+// constantLimit turns Max or Min with a constant number into Relu or Clip,
+// which have a gradient. Some exporters write every Relu like this.
 func (im *importer) constantLimit(n *node) (*Value, error) {
 	if len(n.inputs) != 2 || n.inputs[0] == nil || n.inputs[1] == nil {
 		return nil, errors.New("it does not have two inputs")
@@ -618,7 +620,7 @@ func (im *importer) resize(n *node) error {
 		for i, s := range scales {
 			size := float64(s) * float64(x.shape[i])
 			if !(size >= 1 && size <= maxElements) || size != float64(int64(size)) {
-				// With a size that is rounded, how numbers are found would differ.
+				// If a size is rounded, runtimes would pick different numbers.
 				return fmt.Errorf("a scale of %g over %d", s, x.shape[i])
 			}
 			sizes = append(sizes, int64(size))
@@ -628,7 +630,7 @@ func (im *importer) resize(n *node) error {
 	return nil
 }
 
-// vectors gives a MatMul with a vector the axis that it lacks.
+// vectors gives the vector of a MatMul the axis that it lacks.
 func (im *importer) vectors(n *node) (*Value, error) {
 	if len(n.inputs) != 2 || n.inputs[0] == nil || n.inputs[1] == nil {
 		return nil, errors.New("it does not have two inputs")

@@ -23,11 +23,11 @@ type Model struct {
 	maker     map[string]*onnxpb.Node // of each tensor that a node computes
 }
 
-// oldestOpset is the oldest that differs from 18 only where import knows.
+// oldestOpset is the oldest opset whose differences from 18 the import handles.
 const oldestOpset = 6
 
-// Parse reads an ONNX model. What it cannot be is Invalid; whether its
-// operators are known is found when it is imported.
+// Parse reads an ONNX model. The error is Invalid if the bytes are no valid
+// model. Whether the operators are known is checked when the model is imported.
 func Parse(data []byte) (*Model, error) {
 	const op = "grad.Parse"
 	var p onnxpb.Model
@@ -71,8 +71,8 @@ func Parse(data []byte) (*Model, error) {
 	return m, nil
 }
 
-// resolveHalfWeights makes a weight that is stored in half precision, with a Cast behind it,
-// what the Cast makes of it: one tensor, by the name that the others know.
+// resolveHalfWeights replaces each weight in half precision and the Cast that
+// follows it by one float32 tensor with the name of the Cast's output.
 func resolveHalfWeights(g *onnxpb.Graph) {
 	readers := map[string]int{}
 	for _, n := range g.Node {
@@ -158,8 +158,8 @@ func (m *Model) ports(values []*onnxpb.ValueInfo) []Port {
 	return ports
 }
 
-// Layers are the names of all tensors that nodes compute, in their order: what
-// a graph may be cut at.
+// Layers are the names of all tensors that nodes compute, in their order. A
+// graph can be cut at each of them.
 func (m *Model) Layers() []string {
 	var names []string
 	for _, n := range m.graph.Node {

@@ -6,13 +6,14 @@ import (
 	"slices"
 )
 
-// operator is what there is to know of an ONNX operator.
+// operator describes an ONNX operator.
 type operator struct {
 	arity [2]int // least and most inputs; 0 is any number
-	// infer works out the shapes of the outputs, and refuses what is wrong.
+	// infer computes the shapes of the outputs, and refuses wrong inputs.
 	infer func(n *node) ([][]int64, error)
-	// vjp makes the gradients of the inputs that need one from dy, that of the
-	// first output: the vector-Jacobian product. nil: there is no gradient.
+	// vjp makes the gradients of the inputs that need one from dy, the gradient
+	// of the first output: the vector-Jacobian product. It is nil if the
+	// operator has no gradient.
 	vjp func(g *Graph, n *node, dy *Value, need []bool) ([]*Value, error)
 }
 
@@ -574,7 +575,7 @@ func vjpReduce(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 	return []*Value{g.likeShape(dx, x)}, nil
 }
 
-// ---- Moving things about
+// ---- Rearranging
 
 func inferConcat(n *node) ([][]int64, error) {
 	first := n.inputs[0].shape

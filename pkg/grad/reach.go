@@ -6,15 +6,17 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Reach says what of another tensor, along each spatial axis, a tensor depends
-// on: its number i on the numbers Stride*i-Before to Stride*i+After.
+// Reach says which part of another tensor a tensor depends on along each
+// spatial axis: its number i depends on the numbers Stride*i-Before to
+// Stride*i+After.
 type Reach struct {
 	Stride, Before, After []int64
 }
 
-// Reach works out what of a tensor [N,C,spatial...] another one depends on, by
-// which a large one can be computed in overlapping parts. Invalid: an operator
-// between them, which the error names, mixes all places or moves them.
+// Reach computes which part of a tensor [N,C,spatial...] another one depends
+// on, so that a large tensor can be computed in overlapping parts. The error is
+// Invalid, and names the operator, if an operator between them mixes all places
+// or moves them.
 func (g *Graph) Reach(v, of *Value) (Reach, error) {
 	const op = "grad.Reach"
 	if g.err != nil {

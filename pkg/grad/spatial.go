@@ -13,9 +13,9 @@ type window struct {
 	group                      int64
 }
 
-// windowOf reads the attributes of a convolution or a pooling over x. There is
-// no automatic padding and no rounding up here: an import writes both out as
-// pads, since runtimes read them differently.
+// windowOf reads the attributes of a convolution or a pooling over x. They have
+// no automatic padding and no rounding up: the import writes both as pads,
+// because runtimes interpret them differently.
 func windowOf(n *node, kernel []int64) (window, error) {
 	x := n.inputs[0].shape
 	rank := len(x) - 2
@@ -175,8 +175,8 @@ func (g *Graph) convInputGradient(dy, w *Value, x []int64, win window) *Value {
 		back.before, back.after = append(back.before, before), append(back.after, after)
 	}
 	if direct {
-		// With a stride of 1 it is a convolution again, over flipped weights:
-		// runtimes have faster kernels for it.
+		// With a stride of 1 it is again a convolution, with flipped weights,
+		// for which runtimes have faster kernels.
 		return g.apply("Conv", back.attributes(), dy, g.flipped(w, win.group))
 	}
 	attrs := win.attributes()
@@ -188,8 +188,8 @@ func (g *Graph) convInputGradient(dy, w *Value, x []int64, win window) *Value {
 	return g.apply("ConvTranspose", attrs, dy, w)
 }
 
-// whole says that a depthwise kernel lies over all of its input, once: a
-// weighted sum for each channel.
+// whole reports whether a depthwise kernel covers its whole input once, which
+// makes it a weighted sum for each channel.
 func (w window) whole(x, weights []int64) bool {
 	if weights[1] != 1 || weights[0] != w.group || !slices.Equal(x[2:], w.kernel) {
 		return false
@@ -254,8 +254,8 @@ func (g *Graph) convWeightGradient(x, dy *Value, w []int64, win window) *Value {
 	}
 	over := window{kernel: dy.shape[2:], strides: win.dilations, dilations: slices.Clone(win.strides), group: win.group}
 	for i := range rank {
-		// What the last window did not reach is left out, so that exactly the
-		// kernel's size comes out.
+		// The part that the last window did not reach is left out, so that the
+		// result has exactly the kernel's size.
 		reach := (dy.shape[2+i]-1)*win.strides[i] + win.extent(i)
 		over.before, over.after = append(over.before, win.before[i]), append(over.after, reach-x.shape[2+i]-win.before[i])
 	}
@@ -341,8 +341,8 @@ func inferConvTranspose(n *node) ([][]int64, error) {
 	}
 	shape := []int64{x[0], w[1] * win.group}
 	for i := range win.kernel {
-		// The standard allows it below a dilation as well: there ONNX Runtime
-		// gives NaN.
+		// The standard also allows values below a dilation, but ONNX Runtime
+		// returns NaN for them.
 		if rest[i] < 0 || rest[i] >= win.strides[i] {
 			return nil, fmt.Errorf("output_padding %v with strides %v", rest, win.strides)
 		}
@@ -399,7 +399,8 @@ func inferPool(n *node) ([][]int64, error) {
 		return nil, errors.New("a mean with dilations is not supported")
 	}
 	for i := range win.kernel {
-		// A window must meet a number; a dilated one may step over few.
+		// A window must cover at least one number; a dilated window may step
+		// over all of a short axis.
 		if pad := max(win.before[i], win.after[i]); pad >= win.kernel[i] || pad > 0 && win.dilations[i] > x[2+i] {
 			return nil, fmt.Errorf("pads %v and %v with a kernel of %v", win.before, win.after, win.kernel)
 		}
@@ -488,8 +489,9 @@ func vjpAveragePool(g *Graph, n *node, dy *Value, _ []bool) ([]*Value, error) {
 		}
 		shares = next
 	}
-	// What mixes channels at each place alone may as well come after: a network
-	// that squeezes its channels after pooling has fewer of them to spread.
+	// A convolution that only mixes channels at each place can also come after
+	// the pooling's gradient. Networks that reduce their channels after pooling
+	// then have fewer channels to spread.
 	mix := pointwiseOf(dy)
 	if mix != nil {
 		dy, channels = mix.inputs[0], mix.inputs[0].shape[1]

@@ -1,8 +1,8 @@
 package grad
 
-// Unclipped is what a value was computed from before a Relu or a Clip, also of
-// the parts of a Concat: where a unit is silent, its gradient is there only.
-// Any other value is its own.
+// Unclipped returns the input of the Relu or Clip that computes a value, also
+// for the parts of a Concat: a unit that is silent has a gradient only there.
+// Any other value is returned unchanged.
 func (g *Graph) Unclipped(v *Value) *Value {
 	if v.from == nil {
 		return v

@@ -13,8 +13,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// magic begins a checkpoint. Its last digit changes with anything that makes
-// a resumed run go on differently from one that never stopped.
+// magic begins a checkpoint. Its last digit is increased by every change of the
+// code after which a resumed run would differ from one that never stopped.
 const magic = "likeness style 1"
 
 // A checkpoint is the magic, the SHA-256 of the task, the state and a CRC-32
@@ -41,7 +41,7 @@ type decoder struct {
 	err  error
 }
 
-// take is the next n bytes, nil when they are not there.
+// take returns the next n bytes, or nil if there are fewer.
 func (d *decoder) take(n int) []byte {
 	if d.err != nil || len(d.data) < n {
 		d.err = errTorn
@@ -73,7 +73,7 @@ func (d *decoder) halves(v []half) {
 	}
 }
 
-// progress is where a run is.
+// progress is how far a run is.
 type progress struct {
 	scale, done, total uint64 // the scale, its steps that are done, all that are
 	shrunk             uint64
@@ -104,7 +104,7 @@ func decodeCheckpoint(data []byte, task [sha256.Size]byte) (progress, *decoder, 
 	return p, d, d.err
 }
 
-// taskHash is what a checkpoint belongs to: the parameters, the network and
+// taskHash identifies the task of a checkpoint: the parameters, the network and
 // every pixel.
 func taskHash(t Task, d Defaults) ([sha256.Size]byte, error) {
 	h := sha256.New()

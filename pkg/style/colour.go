@@ -2,13 +2,14 @@ package style
 
 import "math"
 
-// keepChroma gives a picture the colours of another: its own brightness (Y of
-// YIQ) with the other's I and Q. Both are planes of the same size.
+// keepChroma gives a picture the colours of another: it keeps its own
+// brightness (Y of YIQ) and takes I and Q of the other. Both are planes of the
+// same size.
 func keepChroma(data, colours []float32) []float32 {
 	n := len(data) / 3
 	out := make([]float32, len(data))
 	for i := range n {
-		// Adding the same to red, green and blue changes nothing but Y.
+		// Adding the same number to red, green and blue changes only Y.
 		dy := luma(data[i], data[n+i], data[2*n+i]) - luma(colours[i], colours[n+i], colours[2*n+i])
 		for c := range 3 {
 			out[c*n+i] = colours[c*n+i] + dy
@@ -55,9 +56,10 @@ func meanAndCovariance(data []float32) (mean [3]float64, covariance matrix3) {
 	return mean, covariance
 }
 
-// power raises a symmetric matrix to a power. Eigenvalues below 1 count as 1: a
-// quarter of the variance that rounding to whole numbers gives a flat picture.
-// A matrix with numbers that are not finite gives the identity.
+// power raises a symmetric matrix to a power. Eigenvalues below 1 count as 1,
+// so that nothing is divided by zero in a flat picture. 1 is a quarter of the
+// variance that rounding to whole numbers gives a flat picture. A matrix with
+// numbers that are not finite gives the identity.
 func (m matrix3) power(exponent float64) (out matrix3) {
 	values, vectors, ok := eigenSymmetric([][]float64{m[0][:], m[1][:], m[2][:]})
 	if !ok {

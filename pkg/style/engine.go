@@ -16,13 +16,13 @@ import (
 
 // Options say what an Engine works with.
 type Options struct {
-	// Backend computes. Its threads are the run's.
+	// Backend runs the graphs. Its number of threads is that of a run.
 	Backend grad.Backend
-	// Networks are the feature networks that there are beside [Learned].
+	// Networks are the feature networks that can be used beside [Learned].
 	Networks []Network
-	// Tile is the most pixels along a side that are computed at once; 0: the
-	// default. What is larger is cut, so that memory does not grow with the
-	// picture as the layers do.
+	// Tile is the most pixels along a side that are computed at once; 0 is the
+	// default. A larger picture is cut into tiles, so that memory does not grow
+	// with its size.
 	Tile int
 }
 
@@ -41,13 +41,13 @@ type Engine struct {
 
 var _ Transferrer = (*Engine)(nil)
 
-// New makes an Engine. Invalid: two networks have one id, or the id that means
-// features without a network.
+// New makes an Engine. The error is Invalid if two networks have the same id,
+// or one has an id that names features without a network.
 func New(o Options) (*Engine, error) {
 	for i, n := range o.Networks {
 		taken := n.ID == Learned || slices.ContainsFunc(o.Networks[:i], func(m Network) bool { return m.ID == n.ID })
 		if taken || n.ID == "" || n.Read == nil {
-			return nil, face.Errorf(face.Invalid, "style.New", "network %q: its id is taken, or it has none", n.ID)
+			return nil, face.Errorf(face.Invalid, "style.New", "network %q: its id is used already, or it has none", n.ID)
 		}
 	}
 	o.Tile = cmp.Or(o.Tile, DefaultOptions().Tile)
@@ -160,7 +160,7 @@ func isWhite(m *image.Gray) bool {
 	return false
 }
 
-// images are a task's pictures, as a run wants them.
+// images are a task's pictures in the form that a run needs.
 type images struct {
 	task Task
 	most int
@@ -199,7 +199,7 @@ func (m images) mask(i int, size []int) []float32 {
 	return grey(m.task.Masks[i], size[0], size[1])
 }
 
-// preview is the picture for numbers of a size.
+// preview makes a picture from the numbers of one size.
 func (m images) preview(x []float32, size []int) *image.RGBA {
 	if m.task.Params.PreserveColor == "luminance" {
 		x = keepChroma(x, m.content(size))
@@ -232,7 +232,8 @@ func (e *Engine) Transfer(ctx context.Context, t Task, observe func(Report) erro
 	return m.preview(x, size), nil
 }
 
-// contextError is an error as the caller's context explains it.
+// contextError returns the error of the context if that has ended, else the
+// error itself.
 func contextError(ctx context.Context, err error) error {
 	if why := ctx.Err(); why != nil {
 		return face.Wrap(face.Canceled, "style.Transfer", errors.Join(why, err))
@@ -240,7 +241,7 @@ func contextError(ctx context.Context, err error) error {
 	return err
 }
 
-// fitted is the long side at which features are fitted to images.
+// fitted is the long side, in pixels, at which features are fitted to images.
 const fitted = 512
 
 // features opens the network, or fits one.

@@ -49,8 +49,8 @@ type model struct {
 	onnx *grad.Model
 }
 
-// readModel reads a network. What is wrong with its file is not the caller's
-// fault, and none of the caller's business.
+// readModel reads a network. A broken file is not the caller's fault, so the
+// error does not describe it to the caller.
 func readModel(n Network) (*model, error) {
 	data, err := n.Read()
 	if err == nil {
@@ -65,8 +65,8 @@ func readModel(n Network) (*model, error) {
 func (m *model) names() []string    { return m.onnx.Layers() }
 func (m *model) defaults() Defaults { return m.Defaults }
 
-// add puts means in the place of maxima: they give gradients to all pixels,
-// and pictures without speckle.
+// add replaces maximum pooling by mean pooling, which gives gradients to all
+// pixels and pictures without speckle.
 func (m *model) add(g *grad.Graph, x *grad.Value, layers []string) (map[string]*grad.Value, error) {
 	if m.BGR {
 		x = g.Concat(1, g.Slice(x, 1, 2, 3), g.Slice(x, 1, 1, 2), g.Slice(x, 1, 0, 1))
@@ -119,7 +119,7 @@ func geometry(f features, channels int, size []int, layers []string) (map[string
 	out := map[string]layer{}
 	for name, v := range values {
 		if len(v.Shape()) != len(size)+2 || v.Dim(0) != 1 {
-			return nil, face.Errorf(face.Invalid, "style", "layer %q has the shape %v: it has no places to compare", name, v.Shape())
+			return nil, face.Errorf(face.Invalid, "style", "layer %q has the shape %v: it has no spatial axes to compare", name, v.Shape())
 		}
 		out[name] = layerOf(v)
 	}
@@ -142,7 +142,7 @@ func compile(b grad.Backend, g *grad.Graph, outputs ...*grad.Value) (*program, e
 	return p, err
 }
 
-// in is the memory of an input, nil where the outputs do not depend on it.
+// in is the memory of an input, nil if the outputs do not depend on it.
 func (p *program) in(name string) []float32 {
 	i, ok := p.index[name]
 	if !ok {

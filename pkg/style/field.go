@@ -19,8 +19,8 @@ type Field struct {
 	Data     []float32
 }
 
-// Random names features that are drawn by the seed and fitted to nothing. They
-// do for fields too small to learn from.
+// Random names features that are drawn at random from the seed and not fitted
+// to anything. They are for fields that are too small to learn from.
 const Random = "random"
 
 // largestField bounds how many numbers a field has.
@@ -59,8 +59,8 @@ func (f Field) check(name string) error {
 // shortestField is the shortest axis of a field.
 const shortestField = 8
 
-// fields are what a run over fields is given: both in one unit, in which they
-// vary as much as pictures do.
+// fields are the inputs of a run over fields. Both are scaled to a common unit,
+// in which they vary as much as pictures do.
 type fields struct {
 	one, two Field
 	most     int
@@ -76,8 +76,8 @@ func (m fields) content(size []int) []float32 {
 
 func (m fields) styles() int { return 1 }
 
-// style has its own size at the last scale: a number is a number, and not a
-// part of a picture that may be shown at any size.
+// style has its own size at the last scale, because a field, unlike a picture,
+// cannot be shown at any size.
 func (m fields) style(_, long int) ([]float32, []int) {
 	size := make([]int, len(m.two.Size))
 	share := float64(long) / float64(slices.Max(m.one.Size))
@@ -95,9 +95,9 @@ func (m fields) mask(int, []int) []float32 { return nil }
 // TransferField does to a signal or a volume what [Engine.Transfer] does to a
 // picture: the same losses and optimisers over one, two or three axes. The
 // result has the sizes and the units of the content. Features are [Learned] or
-// [Random]; parameters that speak of pictures (Size, StyleScale, StyleWeights,
-// PreserveColor) are not looked at, and a [Report] has no Preview and no
-// Checkpoint. Errors are those of Transfer.
+// [Random]. Parameters that only make sense for pictures (Size, StyleScale,
+// StyleWeights, PreserveColor) are ignored, and a [Report] has no Preview and
+// no Checkpoint. Errors are those of Transfer.
 func (e *Engine) TransferField(ctx context.Context, content, style Field, p Params, observe func(Report) error) (Field, error) {
 	const op = "style.TransferField"
 	p.Size, p.StyleScale, p.StyleWeights, p.PreserveColor = MinSize, 1, nil, "none"
@@ -152,15 +152,15 @@ func (e *Engine) TransferField(ctx context.Context, content, style Field, p Para
 	return out, nil
 }
 
-// fieldTile is how much of an axis is computed at once: about as many numbers
-// in all as of a picture.
+// fieldTile is how much of an axis is computed at once, so that a tile has
+// about as many numbers as a tile of a picture.
 func (e *Engine) fieldTile(rank int) int {
 	total := float64(e.options.Tile) * float64(e.options.Tile)
 	return int(math.Pow(total, 1/float64(rank))) / grain * grain
 }
 
-// commonUnits are the mean of two fields and what makes their deviation 50, about
-// that of a picture.
+// commonUnits returns the mean of two fields and the unit in which their
+// standard deviation is 50, about that of a picture.
 func commonUnits(a, b []float32) (mean, unit float64) {
 	var sum, squares float64
 	n := float64(len(a) + len(b))
@@ -190,8 +190,8 @@ func scaled(f Field, mean, unit float64) Field {
 	return f
 }
 
-// fieldSchedule goes from a quarter of the sizes, where that is not too short,
-// to all of them.
+// fieldSchedule goes from a quarter of the sizes, if that is not too short, to
+// the full sizes.
 func fieldSchedule(of []int, steps, most int) []scale {
 	long := slices.Max(of)
 	all := []scale{{size: scaledSides(of, long, most)}}

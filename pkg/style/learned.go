@@ -13,10 +13,10 @@ import (
 )
 
 // learned are features that are fitted to the images of a task. Each layer
-// takes small patches of the one before it, finds the directions in which they
-// differ most (principal components, each scaled to the variance 1), and has
-// two channels for each: what points along it and what points against it.
-// Between layers, the mean of 2 by 2 is taken.
+// takes small patches of the layer before it and finds the directions in which
+// they differ most: principal components, each scaled to a variance of 1. It
+// has two channels for each direction, one for positive and one for negative
+// responses. Between layers, each 2 by 2 places become their mean.
 type learned struct {
 	layers   []filters
 	pool     int64
@@ -37,7 +37,8 @@ type plan struct {
 }
 
 // planFor is the plan for a number of spatial axes. No layer has patches of
-// more than 864 numbers, whose covariance is quickly taken apart.
+// more than 864 numbers, so that the eigenvectors of their covariance are found
+// quickly.
 func planFor(rank int) plan {
 	switch rank {
 	case 1:
@@ -81,7 +82,7 @@ func (l *learned) add(g *grad.Graph, x *grad.Value, layers []string) (map[string
 		}
 		last = max(last, i)
 	}
-	// Zeros that pad the edges are then grey.
+	// After this shift, the zeros that pad the edges are grey.
 	x = g.Sub(x, g.Scalar(middle))
 	for i := range last + 1 {
 		f := l.layers[i]
@@ -125,7 +126,7 @@ func fitFeatures(ctx context.Context, b grad.Backend, channels int, samples []sa
 		shortest = min(shortest, slices.Min(s.size))
 	}
 	for i, k := range p.kernels {
-		// As deep as the images are large.
+		// Larger images get more layers.
 		if i > 0 && shortest/power2(p.pool, i) < 2 {
 			break
 		}
@@ -158,7 +159,7 @@ func fitFeatures(ctx context.Context, b grad.Backend, channels int, samples []sa
 	return l, nil
 }
 
-// trim leaves out of the defaults what the images are too small for.
+// trim removes from the defaults the layers that the images are too small for.
 func (l *learned) trim() {
 	names := l.names()
 	for name := range l.fallback.Layers.Style {
@@ -179,7 +180,7 @@ func power2(base, n int) int {
 	return out
 }
 
-// pooled is what the next layer sees of an image.
+// pooled is the input of the next layer for an image.
 func (l *learned) pooled(ctx context.Context, b grad.Backend, channels int, s sample) ([]float32, []int, error) {
 	g := grad.NewGraph()
 	names := l.names()
@@ -197,8 +198,8 @@ func (l *learned) pooled(ctx context.Context, b grad.Backend, channels int, s sa
 	return out[0], layerOf(y).size, nil
 }
 
-// takePatches copies patches at random places, or all of them where there are
-// not more than are wanted. What lies beyond an edge is as at the edge.
+// takePatches copies patches at random places, or all patches if there are no
+// more than wanted. Places beyond an edge repeat the edge.
 func takePatches(rng *rand.Rand, data []float32, channels int, size, kernel []int) []float32 {
 	places := area(size)
 	count := min(places, patches)
@@ -229,8 +230,8 @@ func takePatches(rng *rand.Rand, data []float32, channels int, size, kernel []in
 	return rows
 }
 
-// threshold silences weak responses from the third layer on, as far as the
-// variance is 1.
+// threshold silences weak responses from the third layer on. Their variance is
+// 1.
 const threshold = 0.3
 
 // principal finds the components of rows of dim numbers. The covariance is
@@ -297,9 +298,10 @@ func principal(ctx context.Context, b grad.Backend, rows []float32, dim, compone
 }
 
 // leading finds the largest eigenvalues of a symmetric matrix and their unit
-// vectors: a few more directions than are wanted are multiplied by the matrix
-// again and again, each time made perpendicular, until they span what it
-// stretches most. All eigenvectors of a large matrix would take seconds.
+// vectors by subspace iteration: it multiplies a few more directions than
+// wanted by the matrix again and again, and makes them perpendicular each time,
+// until they span the leading eigenvectors. Finding all eigenvectors of a large
+// matrix would take seconds.
 func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want int) (values []float64, vectors [][]float64, err error) {
 	const spare, rounds = 16, 20
 	count := min(want+spare, dim)
@@ -341,7 +343,7 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 	if err := stretch(); err != nil {
 		return nil, nil, err
 	}
-	// Within what they span, the eigenvectors are those of a small matrix.
+	// Within that subspace, the eigenvectors are those of a small matrix.
 	small := make([][]float64, count)
 	for i := range small {
 		small[i] = make([]float64, count)
@@ -371,8 +373,8 @@ func leading(ctx context.Context, b grad.Backend, matrix []float32, dim, want in
 	return values, vectors, nil
 }
 
-// perpendicular makes vectors perpendicular to each other and of length 1; one
-// of which nothing is left begins anew.
+// perpendicular makes vectors perpendicular to each other and of length 1. A
+// vector that becomes zero is replaced by a random one.
 func perpendicular(basis [][]float64, rng *rand.Rand) {
 	for i, v := range basis {
 		for {

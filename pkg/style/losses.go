@@ -11,8 +11,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad"
 )
 
-// recipe is what a run compares, and how much each part counts: the defaults
-// of the network with what the parameters say instead.
+// recipe says which layers a run compares, and how much each part counts: the
+// network's defaults, unless the parameters say otherwise.
 type recipe struct {
 	content, style map[string]float64
 	alpha, beta    float64
@@ -20,8 +20,8 @@ type recipe struct {
 	auto           bool
 }
 
-// recipeOf resolves the weights. With "literal", layers that the parameters do
-// not name count the same, one together: the paper's choice.
+// recipeOf resolves the weights. With "literal", if the parameters name no
+// layers, all count the same and their weights sum to one, as in the paper.
 func recipeOf(p Params, d Defaults) recipe {
 	r := recipe{alpha: p.ContentWeight, beta: p.StyleWeight, tv: p.TVWeight, auto: p.Weights == "auto"}
 	choose := func(own, theirs map[string]float64) map[string]float64 {
@@ -51,7 +51,8 @@ func (r recipe) layers() []string {
 	return slices.Compact(all)
 }
 
-// region is where a style applies: a mask over the picture, nil for all of it.
+// region is where a style applies: a mask over the picture, or nil for the
+// whole picture.
 type region struct {
 	mask  []float32
 	share float64              // of the style loss
@@ -60,9 +61,9 @@ type region struct {
 
 // objective computes L(G) and its gradient for one size.
 //
-// A Gram matrix is kept divided by 2 nC nH nW of what it is of. So it stays in
-// the range of float32 when it is squared; it is exactly what the formula has
-// when both images are of the same size, and comparable when they are not.
+// A Gram matrix is stored divided by 2 nC nH nW of its own image. So its
+// squares stay in the range of float32. If both images have the same size, this
+// is exactly the formula; if not, the matrices are still comparable.
 type objective struct {
 	recipe
 	backend  grad.Backend
@@ -238,8 +239,8 @@ func (o *objective) mask(r int, name string) []float32 {
 	return o.masks[r][name]
 }
 
-// setRegions says where each style applies; it comes before anything that
-// speaks of Gram matrices.
+// setRegions says where each style applies. It must be called before anything
+// that uses Gram matrices.
 func (o *objective) setRegions(regions []region) {
 	o.regions = regions
 	o.masks, o.areas = make([]map[string][]float32, len(regions)), make([]map[string]float64, len(regions))
@@ -319,7 +320,7 @@ func grams(ctx context.Context, b grad.Backend, net features, r recipe, channels
 	return out, nil
 }
 
-// aim sets the targets, works the weights out and makes the program.
+// aim sets the targets, computes the weights and makes the program.
 func (o *objective) aim(ctx context.Context, content []float32, regions []region) (err error) {
 	o.setRegions(regions)
 	if len(o.content) > 0 {
@@ -368,8 +369,8 @@ func sumSquares(data []float32) float64 {
 }
 
 // build makes the program of losses and gradient. For tiles, the gradient of
-// the style losses begins at matrices Q, one for each Gram matrix, that say
-// how the loss of the whole changes with it.
+// the style losses begins at matrices Q, one for each Gram matrix: the gradient
+// of the whole picture's loss with respect to that matrix.
 func (o *objective) build() error {
 	g, image, values, err := o.graph(o.layers())
 	if err != nil {
@@ -421,8 +422,8 @@ func (o *objective) build() error {
 	return nil
 }
 
-// eval computes the losses for x, and their gradient into dx. What is not
-// finite is left to the caller.
+// eval computes the losses for x, and their gradient into dx. The caller checks
+// whether they are finite.
 func (o *objective) eval(ctx context.Context, x, dx []float32) (Loss, error) {
 	var loss Loss
 	if o.tiles.whole() {
@@ -446,8 +447,8 @@ func (o *objective) eval(ctx context.Context, x, dx []float32) (Loss, error) {
 	return loss, nil
 }
 
-// tvWeight is what the sum of squared differences is multiplied by: with
-// "auto" it is about their mean.
+// tvWeight is the factor of the sum of squared differences. With "auto", the
+// weighted sum is about their mean.
 func (o *objective) tvWeight() float64 {
 	if o.auto {
 		return o.tv / float64(o.channels*area(o.size))
@@ -455,8 +456,8 @@ func (o *objective) tvWeight() float64 {
 	return o.tv
 }
 
-// evalTiles does it in two passes: the Gram matrices of the whole first, then
-// the gradient, tile by tile.
+// evalTiles is eval in two passes: first the Gram matrices of the whole
+// picture, then the gradient, tile by tile.
 func (o *objective) evalTiles(ctx context.Context, x, dx []float32, loss *Loss) error {
 	sums, err := o.moment(ctx, o.forward, x)
 	if err != nil {

@@ -12,29 +12,29 @@ type evaluate func(x, gradient []float32) (Loss, error)
 
 // optimizer moves the numbers of G downhill.
 type optimizer interface {
-	// begin evaluates where it stands; it comes before the first step, and
-	// after restoring.
+	// begin evaluates the present point. It is called before the first step,
+	// and after restoring.
 	begin(f evaluate) error
 	// step takes one step. done: there is nothing more to gain.
 	step(f evaluate) (done bool, err error)
 	at() point
-	// save and restore exchange all that a step depends on but what begin
-	// computes anew.
+	// save and restore write and read everything that a step depends on, except
+	// what begin computes anew.
 	save(e *encoder)
 	restore(d *decoder)
 }
 
-// point is where an optimizer stands. What it points to changes with a step.
+// point is the present point of an optimizer. Its slices change with each step.
 type point struct {
 	x, gradient []float32
 	loss        Loss
 	shrunk      int // steps made smaller so far because they were not finite
 }
 
-// tries is how often one step is made smaller before it is given up.
+// tries is how often one step is made smaller before the optimizer gives up.
 const tries = 16
 
-// finiteAt says whether a place can be stood on.
+// finiteAt reports whether the loss and the gradient at a point are finite.
 func finiteAt(loss Loss, gradient []float32) bool {
 	if !loss.finite() {
 		return false
@@ -55,7 +55,7 @@ func (p *point) begin(f evaluate) error {
 	return nil
 }
 
-// dot sums up in eight parts, which the processor adds side by side.
+// dot adds into eight sums, which the processor can compute in parallel.
 func dot(a, b []float32) float64 {
 	var s [4]float64
 	b = b[:len(a)]
@@ -83,8 +83,9 @@ func axpy(dst []float32, k float64, v []float32) {
 	}
 }
 
-// half is a float32 without its lower 16 bits: enough for a pair of an L-BFGS
-// memory, and half of what such a memory takes, in a run and in a checkpoint.
+// half is a float32 without its lower 16 bits (bfloat16). That is precise
+// enough for the vectors of an L-BFGS memory, and halves that memory in a run
+// and in a checkpoint.
 type half uint16
 
 func halves(dst []half, src []float32) {
@@ -120,11 +121,11 @@ func axpyHalves(dst []float32, k float64, v []half) {
 	}
 }
 
-// smooth takes the mean of each number and its neighbours along every axis,
-// with the weights 1, 2 and 1, and keeps a little of what it was. Convolutions
-// of stride 2 see some pixels more than others; without this, steps draw that
-// grid into the picture, whose frequencies are just those that it takes away.
-// As a matrix it is symmetric and positive, so that downhill stays downhill.
+// smooth replaces each number by the mean of it and its neighbours along every
+// axis, with the weights 1, 2 and 1, and keeps a little of the old value.
+// Convolutions of stride 2 see some pixels more than others, and without
+// smoothing the steps would draw that grid into the picture. As a matrix,
+// smoothing is symmetric and positive, so a descent direction remains one.
 func smooth(v, spare []float32, channels int, size []int) {
 	const rest = 0.05
 	copy(spare, v)
@@ -142,8 +143,8 @@ func smooth(v, spare []float32, channels int, size []int) {
 	}
 }
 
-// smoothAxis does it along one axis of n rows; what is beyond the ends is as
-// at the ends.
+// smoothAxis smooths along one axis of n rows. The ends are repeated beyond the
+// ends.
 func smoothAxis(v []float32, n, inner int) {
 	if inner == 1 {
 		before := v[0]
@@ -196,11 +197,11 @@ func newLBFGS(x []float32, channels int, size []int, memory int) *lbfgs {
 
 func (o *lbfgs) at() point { return o.point }
 
-// firstStep is the size of a step that no memory tells, and longest that of
-// any, in grey levels (root mean square).
+// firstStep is the size of a step without any memory, and longest that of the
+// longest step, in grey levels (root mean square).
 const firstStep, longest = 1, 40
 
-// steepest is downhill as far as firstStep.
+// steepest sets the direction to steepest descent, of the length firstStep.
 func (o *lbfgs) steepest() {
 	o.memory = nil
 	copy(o.direction, o.gradient)
@@ -225,7 +226,8 @@ func (o *lbfgs) aim() {
 		alphas[i] = dotHalves(p.s, d) / p.sy
 		axpyHalves(d, -alphas[i], p.y)
 	}
-	// What the memory does not tell is smoothed, in the scale of the last step.
+	// Where the memory knows nothing, the gradient is smoothed and scaled as in
+	// the last step.
 	smooth(d, o.next, o.channels, o.size)
 	last := o.memory[len(o.memory)-1]
 	for i, v := range last.y {
@@ -268,7 +270,7 @@ func (o *lbfgs) step(f evaluate) (bool, error) {
 	}
 }
 
-// search goes along the direction until the loss is less by enough.
+// search shortens the step along the direction until the loss falls enough.
 func (o *lbfgs) search(f evaluate) (moved bool, err error) {
 	const enough = 1e-4
 	slope := dot(o.direction, o.gradient)
@@ -300,7 +302,7 @@ func (o *lbfgs) search(f evaluate) (moved bool, err error) {
 	return false, nil
 }
 
-// keep goes to the next place and remembers the way.
+// keep moves to the new point and stores the step in the memory.
 func (o *lbfgs) keep(loss Loss) {
 	var p pair
 	if len(o.memory) < o.most {
@@ -383,8 +385,8 @@ func (o *adam) at() point { return o.point }
 
 func (o *adam) step(f evaluate) (bool, error) {
 	const b1, b2 = 0.9, 0.999
-	// The gradient is taken in units of its own size, so that its square
-	// stays in the range of float32 whatever the weights are.
+	// The gradient is divided by its own size, so that its square stays in the
+	// range of float32 whatever the weights are.
 	copy(o.nextGradient, o.gradient)
 	smooth(o.nextGradient, o.next, o.channels, o.size)
 	size := rms(o.nextGradient)
@@ -436,4 +438,4 @@ func (o *adam) restore(d *decoder) {
 	o.rate = math.Float64frombits(d.number())
 }
 
-var errTorn = face.Errorf(face.Invalid, "style.Transfer", "checkpoint: it is torn or of another version")
+var errTorn = face.Errorf(face.Invalid, "style.Transfer", "checkpoint: it is incomplete or of another version")

@@ -8,8 +8,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Params say how a picture is made. Start from [DefaultParams]: what is not
-// said has its default, and an explicit 0 is a value, often a refused one.
+// Params say how a picture is made. Start from [DefaultParams]: a 0 is a value,
+// which is often refused, and does not stand for the default.
 type Params struct {
 	// Features names the network whose activations are compared: the id of a
 	// model with the task "features", or "learned" (fitted to the task's own
@@ -20,16 +20,17 @@ type Params struct {
 	// Iterations is how many steps the optimiser takes over all scales,
 	// 1..5000. More is sharper and closer to the style, and takes longer.
 	Iterations int `json:"iterations"`
-	// Weights is "auto" or "literal". With auto, each loss is divided by what
-	// it is at the start of the scale's targets, and the weights below are
-	// factors to the network's own: 1 is what looks right. With literal they
-	// are alpha, beta and the factor of L_tv in the formulas, as they stand.
+	// Weights is "auto" or "literal". With auto, each loss is divided by a
+	// value computed from its targets, and the weights below multiply the
+	// network's own, so that 1 looks right. With literal, they are alpha, beta
+	// and the factor of L_tv exactly as in the formulas.
 	Weights string `json:"weights"`
-	// ContentWeight (alpha): more keeps more of the photo. Above 0, to 1e12.
+	// ContentWeight (alpha): a larger one keeps more of the photo. Above 0, to
+	// 1e12.
 	ContentWeight float64 `json:"content_weight"`
-	// StyleWeight (beta): more is more paint. Above 0, to 1e12.
+	// StyleWeight (beta): a larger one gives more style. Above 0, to 1e12.
 	StyleWeight float64 `json:"style_weight"`
-	// TVWeight: more is smoother, 0 leaves grain. 0..1e12.
+	// TVWeight: a larger one is smoother, 0 leaves grain. 0..1e12.
 	TVWeight float64 `json:"tv_weight"`
 	// Layers are the layers compared, with their weights (lambda); empty:
 	// the network's own choice.
@@ -80,9 +81,9 @@ func DefaultParams() Params {
 	}
 }
 
-// Validate says what is wrong with the parameters of a task of so many style
-// images: Invalid, naming the field as it is in JSON. What a network does not
-// have (layers) is found by [Transferrer.Check].
+// Validate checks the parameters of a task with that many style images. The
+// error is Invalid and names the field as in JSON. Layers that the network does
+// not have are found by [Transferrer.Check].
 func (p Params) Validate(styles int) error {
 	bad := func(field, format string, args ...any) error {
 		return face.Errorf(face.Invalid, "style.Params", "params.%s: %s", field, fmt.Sprintf(format, args...))

@@ -14,16 +14,15 @@ func area(size []int) int {
 	return n
 }
 
-// tap is what one number of the result takes of an axis: weights from a first
-// number on.
+// tap says which numbers of an axis one number of the result is made of:
+// weights, beginning at a first number.
 type tap struct {
 	at      int
 	weights []float32
 }
 
-// resamplingTaps resample an axis linearly. Where it shrinks, each number of the result
-// is a mean over what it covers, so that nothing fine turns into something
-// coarse.
+// resamplingTaps resample an axis linearly. If the axis shrinks, each number of
+// the result is a mean over the numbers that it covers, which avoids aliasing.
 func resamplingTaps(from, to int) []tap {
 	out := make([]tap, to)
 	step := float64(from) / float64(to)
@@ -124,7 +123,7 @@ func grey(img *image.Gray, height, width int) []float32 {
 	return resize(data, 1, []int{h, w}, []int{height, width})
 }
 
-// picture is planes as an image, where what is beyond 0..255 is cut off.
+// picture makes an image of planes; values outside 0..255 are clipped.
 func picture(data []float32, height, width int) *image.RGBA {
 	img := image.NewRGBA(image.Rect(0, 0, width, height))
 	n := height * width

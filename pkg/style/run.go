@@ -13,7 +13,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad"
 )
 
-// material is what a run is given, at any size: pictures, signals or volumes.
+// material is the input of a run at any size: pictures, signals or volumes.
 type material interface {
 	channels() int
 	of() []int // sizes of the content as it came
@@ -38,8 +38,8 @@ type run struct {
 	work     float64 // numbers times steps, done since began
 }
 
-// memory is how many steps L-BFGS remembers: fewer of a very large picture, to
-// which it would be hundreds of megabytes.
+// memory is how many steps L-BFGS remembers. It is less for a very large
+// picture, for which it would take hundreds of megabytes.
 func memory(numbers int) int {
 	const large = 6 << 20
 	if numbers > large {
@@ -92,7 +92,7 @@ func (r *run) run(ctx context.Context, checkpoint []byte, observe func(Report) e
 	return x, size, nil
 }
 
-// first is what G is before the first step.
+// first is the picture G before the first step.
 func (r *run) first(size []int) []float32 {
 	x := r.material.content(size)
 	if r.params.Init == "noise" {
@@ -124,12 +124,13 @@ func (r *run) regions(ctx context.Context, rec recipe, size []int) ([]region, er
 		}
 		reg := region{mask: r.material.mask(i, size), share: w / sum, grams: g}
 		if reg.mask != nil {
-			// A pixel is pulled as hard as it would be without masks.
+			// Each pixel gets as strong a gradient as it would without masks.
 			reg.share = w / sum * float64(len(shares)) * sumSquares(reg.mask) / float64(len(reg.mask))
 			all = append(all, reg)
 			continue
 		}
-		// Without masks, one mixture is what all of the picture is to be like.
+		// Without masks, one mixture of the styles is the target of the whole
+		// picture.
 		if i == 0 {
 			all = []region{{share: 1, grams: map[string][]float32{}}}
 		}
@@ -143,7 +144,7 @@ func (r *run) regions(ctx context.Context, rec recipe, size []int) ([]region, er
 	return all, nil
 }
 
-// scale runs one size. The programs of it are closed before it returns.
+// scale runs one size, and closes its programs before it returns.
 func (r *run) scale(ctx context.Context, now scale, x []float32, at *progress, state *decoder, observe func(Report) error) (_ []float32, err error) {
 	rec := recipeOf(r.params, r.net.defaults())
 	regions, err := r.regions(ctx, rec, now.size)

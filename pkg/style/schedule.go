@@ -15,8 +15,8 @@ const (
 	narrowest = 32
 )
 
-// scaledSides scales sizes so that the longest is long; those that are cut into
-// tiles are whole multiples.
+// scaledSides scales sizes so that the longest is long. Sizes that are cut into
+// tiles become multiples of the grain.
 func scaledSides(of []int, long, most int) []int {
 	longest := 0
 	for _, n := range of {
@@ -33,8 +33,8 @@ func scaledSides(of []int, long, most int) []int {
 }
 
 // schedule plans the scales up to a long side, each twice the one before it,
-// and shares the steps out. Where there are fewer steps than scales, the
-// coarse ones are left out.
+// and divides the steps among them. If there are fewer steps than scales, the
+// coarse scales are left out.
 func schedule(of []int, long, steps, most int) []scale {
 	var all []scale
 	for l := float64(long); ; l /= 2 {

@@ -1,7 +1,7 @@
 // Package style paints one picture in the manner of others: neural style
 // transfer by Gram matrices (Gatys, Ecker and Bethge, "A Neural Algorithm of
-// Artistic Style", arXiv 1508.06576). What is optimised are the pixels of the
-// picture G, nothing else.
+// Artistic Style", arXiv 1508.06576). Only the pixels of the picture G are
+// optimised.
 //
 //	L(G)         = alpha L_content + beta L_style + tv L_tv
 //	L_content[l] = 1/2 sum (a[l](C) - a[l](G))^2
@@ -20,13 +20,14 @@ import (
 type Task struct {
 	Content *image.RGBA
 	Styles  []*image.RGBA // 1 to MaxStyles
-	// Masks, if there are any, say for each style where in the content it
-	// applies: one for each style, white where it does; they are scaled to
-	// the content.
+	// Masks, if there are any, say where in the content each style applies: one
+	// mask for each style, white where it applies. They are scaled to the
+	// content.
 	Masks  []*image.Gray
 	Params Params
 	// Checkpoint is the state of an earlier run of the same task, from
-	// [Report]: the run goes on from there. Invalid when it is not that.
+	// [Report]; the run continues from there. The error is Invalid if it is of
+	// another task.
 	Checkpoint []byte
 }
 
@@ -38,7 +39,7 @@ type Loss struct {
 	Total, Content, Style, TV float64
 }
 
-// Report is how far a run is. It comes after every iteration.
+// Report is the progress of a run. There is one after every iteration.
 type Report struct {
 	Iteration, Iterations int // done, and in all
 	Width, Height         int // of the picture at the present scale, pixels
@@ -46,19 +47,20 @@ type Report struct {
 	Shrunk                int           // times that a step was not finite and was made smaller
 	ETA                   time.Duration // 0 while it is not known
 	// Checkpoint makes the state to resume from, Preview the picture so far.
-	// They are to be called before the observer returns.
+	// Call them only before the observer returns.
 	Checkpoint func() ([]byte, error)
 	Preview    func() *image.RGBA
 }
 
 // Transferrer makes pictures. [Engine] is the one there is.
 type Transferrer interface {
-	// Check says what is wrong with a task, before anything is computed.
-	// Invalid, with the field's name.
+	// Check says what is wrong with a task before anything is computed. The
+	// error is Invalid and names the field.
 	Check(t Task) error
-	// Transfer makes the picture. It ends within one iteration of ctx's end,
-	// with Canceled or Deadline. An error of the observer ends it too.
-	// Invalid: what Check refuses, or another task's checkpoint. Diverged (an
-	// Internal error): the loss was not finite however small the step.
+	// Transfer makes the picture. When ctx ends, it returns within one
+	// iteration, with Canceled or Deadline. An error of the observer ends it
+	// too. The error is Invalid if Check refuses the task or the checkpoint is
+	// of another task, and Internal ("diverged") if the loss was not finite
+	// however small the step.
 	Transfer(ctx context.Context, t Task, observe func(Report) error) (*image.RGBA, error)
 }

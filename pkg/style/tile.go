@@ -7,9 +7,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad"
 )
 
-// tile is a window of a tensor that is computed at once, as large as all the
-// others, and the part of it that counts: that lies in no other tile's part
-// and sees what it would see in the whole.
+// tile is a window of a tensor that is computed at once; all windows have the
+// same size. Only a part of the window counts: no other tile counts that part,
+// and it sees the same input as in the whole tensor.
 type tile struct {
 	start    []int // of the window
 	from, to []int // the part that counts
@@ -24,7 +24,8 @@ type tiling struct {
 
 func (t tiling) whole() bool { return len(t.tiles) == 1 }
 
-// grain is what sides of tiles, and of what is cut into them, are multiples of.
+// The sides of tiles, and of pictures that are cut into tiles, are multiples of
+// grain.
 const grain = 32
 
 // planTiles plans tiles of at most so many numbers along a side.
@@ -54,7 +55,7 @@ func planTiles(f features, channels int, size []int, layers []string, most int) 
 			}
 			strides = append(strides, int(r.Stride[i]))
 			before[i] = max(before[i], (int(r.Before[i])+grain-1)/grain*grain)
-			// What counts ends at a whole stride.
+			// The part that counts ends at a multiple of the stride.
 			after[i] = max(after[i], (int(r.After[i]-r.Stride[i]+1)+grain-1)/grain*grain)
 		}
 		t.stride[name] = strides
@@ -83,8 +84,8 @@ func planTiles(f features, channels int, size []int, layers []string, most int) 
 	return t, nil
 }
 
-// cutAxis cuts one axis into the fewest windows, as short as they can be, that
-// reach so far beyond what counts in them.
+// cutAxis cuts one axis into the fewest and shortest windows that reach far
+// enough beyond the part of them that counts.
 func cutAxis(n, most, before, after int) (int, []tile, error) {
 	if n <= most {
 		return n, []tile{{[]int{0}, []int{0}, []int{n}}}, nil
