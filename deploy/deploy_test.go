@@ -1,5 +1,4 @@
-// Package deploy_test checks what is deployed as far as it can be without
-// deploying it.
+// Package deploy_test checks the deployment files without deploying them.
 package deploy_test
 
 import (
@@ -27,7 +26,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/store/postgres"
 )
 
-// coming are names that deploy/ uses and the code does not have yet.
+// coming lists names that deploy/ uses and that the code does not have
+// literally.
 func coming() []string { return []string{"LIKENESS_DATABASE_PASSWORD_FILE"} }
 
 type service struct {
@@ -194,8 +194,8 @@ func TestSecretsComeFromFiles(t *testing.T) {
 	}
 }
 
-// What is deployed, what is tested with and what the server warns of agree on
-// which pgvector is sound.
+// The deployment, the tests and the server's warning agree on which versions of
+// pgvector are safe.
 func TestPgvectorIsSound(t *testing.T) {
 	t.Parallel()
 	find := func(name, pattern string) string {
@@ -383,7 +383,7 @@ func goSource(t *testing.T) string {
 	return all.String()
 }
 
-// Metrics and settings are renamed in one place and forgotten in the other.
+// Metrics and settings that deploy/ names exist in the code.
 func TestNamesAreThoseOfTheCode(t *testing.T) {
 	t.Parallel()
 	var used []string
@@ -419,7 +419,7 @@ func TestNamesAreThoseOfTheCode(t *testing.T) {
 	}
 }
 
-// Compose itself has the last word on its file, where it is installed.
+// If Compose is installed, it checks its own file.
 func TestComposeAccepts(t *testing.T) {
 	t.Parallel()
 	if exec.CommandContext(t.Context(), "docker", "compose", "version").Run() != nil {

@@ -1,6 +1,6 @@
-// Package models carries the manifests of the models that Likeness knows from
-// the start, and the weights of those that are its own. README.md says what a
-// manifest is and how to add one's own.
+// Package models holds the manifests of the models that Likeness knows, and the
+// weights of its own models. README.md says what a manifest is and how to add
+// your own.
 package models
 
 import "embed"

@@ -16,8 +16,8 @@ import (
 )
 
 // configFile reads the --config file. Kong alone would let the file win over
-// the environment and pass over a misspelt name; here the environment wins and
-// a name that is no option is an error.
+// the environment and would ignore a misspelt name. Here the environment wins,
+// and an unknown name is an error.
 func configFile(r io.Reader) (kong.Resolver, error) {
 	b, err := io.ReadAll(io.LimitReader(r, 1<<20))
 	if err != nil {
@@ -57,7 +57,7 @@ func (f *fileOptions) Validate(app *kong.Application) error {
 	return nil
 }
 
-// Resolve leaves a flag alone that the environment sets.
+// Resolve returns nothing for a flag that the environment sets.
 func (f *fileOptions) Resolve(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
 	for _, env := range flag.Envs {
 		if _, ok := os.LookupEnv(env); ok {

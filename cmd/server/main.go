@@ -31,12 +31,12 @@ const (
 type flags struct {
 	app.Options `embed:""`
 
-	Serve         struct{} `cmd:"" default:"1" help:"Answer requests (what happens without a command)."`
-	MigrateSchema struct{} `cmd:"" name:"migrate" help:"Bring the schema of the Postgres of --database-url up to date, and leave. Several at once take turns."`
+	Serve         struct{} `cmd:"" default:"1" help:"Answer requests (the default command)."`
+	MigrateSchema struct{} `cmd:"" name:"migrate" help:"Update the schema of the Postgres in --database-url, then exit. Several may run at once; they take turns."`
 
-	Config   kong.ConfigFlag  `type:"path" placeholder:"FILE" help:"JSON file with options, the names as in the flags, such as {\"listen\": \"127.0.0.1:8081\"}."`
-	LogLevel slog.Level       `default:"INFO" env:"LIKENESS_LOG_LEVEL" help:"Least level that is logged: DEBUG, INFO, WARN or ERROR."`
-	Version  kong.VersionFlag `help:"Print the version and leave."`
+	Config   kong.ConfigFlag  `type:"path" placeholder:"FILE" help:"JSON file with options, named as the flags are, such as {\"listen\": \"127.0.0.1:8081\"}."`
+	LogLevel slog.Level       `default:"INFO" env:"LIKENESS_LOG_LEVEL" help:"Lowest level that is logged: DEBUG, INFO, WARN or ERROR."`
+	Version  kong.VersionFlag `help:"Print the version and exit."`
 }
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -45,7 +45,7 @@ func run(args []string) int {
 	var f flags
 	parser, err := kong.New(&f,
 		kong.Name("server"),
-		kong.Description("Likeness: face verification and identification over HTTP. Each option is a flag, an environment variable or a line of the --config file, in this order of precedence."),
+		kong.Description("Likeness: face verification and identification over HTTP. Each option is a flag, an environment variable or a line of the --config file. A flag wins over a variable, and a variable over the file."),
 		kong.Configuration(configFile),
 		kong.Vars{"version": version},
 	)
@@ -73,7 +73,7 @@ func run(args []string) int {
 
 	limitMemory(log)
 
-	// The first signal drains, the second cuts.
+	// The first signal lets requests end, the second cuts them off.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	drain, startDrain := context.WithCancel(context.Background())
@@ -81,9 +81,9 @@ func run(args []string) int {
 	defer startDrain()
 	defer startCut()
 	go func() {
-		log.Info("draining; a second signal cuts", "signal", (<-signals).String())
+		log.Info("draining: running requests may end; a second signal cuts them off", "signal", (<-signals).String())
 		startDrain()
-		log.Warn("cutting", "signal", (<-signals).String())
+		log.Warn("cutting off running requests", "signal", (<-signals).String())
 		startCut()
 	}()
 
@@ -112,7 +112,7 @@ func limitMemory(log *slog.Logger) {
 	}
 }
 
-// migrate brings the schema up to date and says what it found.
+// migrate updates the schema and prints the versions before and after.
 func migrate(ctx context.Context, o app.Options, log *slog.Logger) int {
 	name, _, err := o.Place().Name()
 	var before, after int64

@@ -50,8 +50,8 @@ type server struct {
 	log    bytes.Buffer
 }
 
-// testEnvironment is this process's environment without Likeness's own settings but
-// for the library's, plus what is given.
+// testEnvironment is this process's environment plus extra variables. Of
+// Likeness's own settings it keeps only those of ONNX Runtime and the cache.
 func testEnvironment(extra ...string) []string {
 	var env []string
 	for _, kv := range os.Environ() {
@@ -177,15 +177,16 @@ func (s *server) call(method, path, key string, want int, contentType string, bo
 	return v
 }
 
-// TestServe is the main job with the three settings that an operator must
-// make, and again after a restart.
+// TestServe verifies and recognises with the three settings that an operator
+// must make, and again after a restart.
 func TestServe(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
 	first, second, stranger := testfaces.Photo(t, 1, 1), testfaces.Photo(t, 1, 2), testfaces.Photo(t, 2, 1)
 
 	s := startServer(t, data)
-	// A key made while the server runs is good at once; without one nothing is.
+	// A key made while the server runs works at once, and nothing works without
+	// a key.
 	keys := exec.Command(filepath.Join(bin, "likeness"), "keys", "create", "--name", "test", "--scopes", "verify,identify,enrol,read", "--data-dir", data)
 	keys.Env = testEnvironment()
 	var stderr bytes.Buffer
@@ -229,7 +230,7 @@ func TestServe(t *testing.T) {
 
 	again := startServer(t, data, "LIKENESS_AUDIT_DECISIONS=true")
 	check(again)
-	// What was decided is recorded by the time it is answered.
+	// Decisions are recorded before they are answered.
 	audit := exec.Command(filepath.Join(bin, "likeness"), "audit", "list", "--data-dir", data)
 	audit.Env = testEnvironment()
 	out, err = audit.Output()

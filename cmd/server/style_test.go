@@ -18,7 +18,7 @@ import (
 	"github.com/likeness-id/likeness/internal/pgtest"
 )
 
-// ringsPNG is a picture with lines in it.
+// ringsPNG is a picture with lines.
 func ringsPNG(t *testing.T, pitch float64) []byte {
 	t.Helper()
 	img := image.NewRGBA(image.Rect(0, 0, 96, 80))
@@ -36,7 +36,7 @@ func ringsPNG(t *testing.T, pitch float64) []byte {
 	return b.Bytes()
 }
 
-// events reads a job's state from the server's events until is says so.
+// events reads a job's state from the server's events until is returns true.
 func (s *server) events(path string, is func(state string, iteration int) bool) {
 	s.tb.Helper()
 	res, err := http.Get(s.url + path + "/events")
@@ -80,8 +80,8 @@ func (s *server) picture(path string) []byte {
 	return data
 }
 
-// A server that is killed in the middle of a job goes on with it when it is
-// started again, and the picture is the one that it would have been.
+// A server that is killed during a job continues it after a restart, and the
+// picture is the same as without the kill.
 func TestStyleKill(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -108,8 +108,8 @@ func TestStyleKill(t *testing.T) {
 	}
 }
 
-// TestStyleTwoServers kills one of two servers on a Postgres in the middle of
-// twenty pictures: each is made once, whoever makes it.
+// TestStyleTwoServers kills one of two servers on a Postgres during twenty
+// jobs: each picture is made exactly once.
 func TestStyleTwoServers(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t, nil)
@@ -128,7 +128,8 @@ func TestStyleTwoServers(t *testing.T) {
 		paths = append(paths, "/style-transfer/"+by.call("POST", "/style-transfer", "", http.StatusAccepted, kind, body)["job_id"].(string))
 	}
 	one.await("style job left")
-	// The one that dies is at work: each has one worker, and two jobs run.
+	// The server that is killed must be working: each has one worker, and two
+	// jobs run.
 	for running := 0; running != 2; {
 		two.signal(syscall.SIGCONT)
 		two.await("style job begun")

@@ -12,8 +12,8 @@ import (
 	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
-// Server and tool are started in one environment, so that neither may warn of
-// a variable that the other reads, nor of those of scripts and tests.
+// Server and tool are often started in one environment, so neither may warn
+// about variables that the other, a script or a test reads.
 func TestVariablesAreKnown(t *testing.T) {
 	t.Parallel()
 	root := sharedtest.Root(t)

@@ -1,7 +1,6 @@
-// Package ballast keeps room free on a file system: a file that is of no use
-// but for the room it takes, and is given up when something must be written
-// although the disk is full. Erasing is such a thing: what overwrites somebody
-// has to be written, too.
+// Package ballast reserves room on a file system with a file of noise, which is
+// removed when something must be written although the disk is full. Erasing a
+// person is such a case, because overwriting their data writes to the disk.
 package ballast
 
 import (
@@ -16,31 +15,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoRoom says that the room is not there, or is being used: who can wait
-// with writing must not write now.
-var ErrNoRoom = errors.New("less room is left on the disk than is kept for erasing")
+// ErrNoRoom says that the reserved room is missing or in use. Anything that can
+// wait must not be written now.
+var ErrNoRoom = errors.New("the disk has less room than is reserved for erasing")
 
-// retry is how long after there was no room it is looked for again.
+// retry is how long to wait before looking for room again.
 const retry = time.Second
 
-// File is the ballast. A nil one keeps no room, and neither does one of 0
-// bytes, which gives up what another process keeps. It is safe for concurrent
-// use.
+// File is the ballast. A nil File reserves no room. A File of 0 bytes reserves
+// none either, and removes the file of another process. It is safe for
+// concurrent use.
 type File struct {
 	path string
 	size int64 // bytes
 
 	mu    sync.Mutex
-	using int       // calls of Without
+	using int       // running calls of Without
 	next  time.Time // when room is looked for again
 }
 
 // Beside is the ballast of the database at path.
 func Beside(path string, size int64) *File { return &File{path: path + ".ballast", size: size} }
 
-// Keep makes the file where it is not there. [ErrNoRoom], perhaps with a cause:
-// the room is not there. That the file cannot be made for another reason is no
-// error: whatever is written next says so better.
+// Keep makes the file if it does not exist. The error is [ErrNoRoom], perhaps
+// with a cause, if there is not enough room. Any other failure to make the file
+// is no error here: the next write will report it better.
 func (f *File) Keep() error {
 	if f == nil {
 		return nil
@@ -75,17 +74,17 @@ func (f *File) keep() error {
 	return errors.Join(ErrNoRoom, err, left)
 }
 
-// make writes the file. What is written is noise, which no file system stores
-// in less room.
+// make writes the file with noise, which no file system can compress.
 func (f *File) make() (err error) {
-	if err := f.remove(); err != nil { // a part of it
+	if err := f.remove(); err != nil { // of an earlier attempt
 		return err
 	}
 	var disk unix.Statfs_t
 	if err := unix.Statfs(filepath.Dir(f.path), &disk); err != nil {
 		return &os.PathError{Op: "statfs", Path: f.path, Err: err}
 	}
-	// One of no blocks has no limit, or does not tell of it: writing shows it.
+	// A file system with no blocks has no limit, or does not report it; then
+	// writing shows whether there is room.
 	if disk.Blocks > 0 && int64(disk.Bavail)*int64(disk.Bsize) < f.size { //nolint:gosec,unconvert // their types differ from system to system
 		return unix.ENOSPC
 	}
@@ -112,10 +111,10 @@ func (f *File) remove() error {
 	return nil
 }
 
-// Without carries work out while half of the room is given up, and the other
-// half once work calls rest; afterwards the room is taken again as far as it is
-// there. Whoever has to clean up after what was written keeps room for it so.
-// Others who ask with [File.Keep] meanwhile are told that there is none.
+// Without runs work while half of the room is released; work may call rest to
+// release the other half, for example to clean up after its own writes.
+// Afterwards it reserves the room again, as far as there is any. Meanwhile
+// [File.Keep] returns [ErrNoRoom] to others.
 func (f *File) Without(work func(rest func() error) error) error {
 	if f == nil {
 		return work(func() error { return nil })
@@ -139,7 +138,7 @@ func (f *File) end() {
 	defer f.mu.Unlock()
 	f.using--
 	f.next = time.Time{}
-	_ = f.keep() // who writes next is told
+	_ = f.keep() // the next writer gets the error
 }
 
 func (f *File) halve() error {

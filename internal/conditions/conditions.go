@@ -1,7 +1,7 @@
-// Package conditions makes of a good photo of a face what people send in
+// Package conditions turns good photos of faces into what people send in
 // practice: turned, stretched, cut, covered, dim, blurred, or not a photo at
-// all. The quality network is taught on such pictures, and the benchmark of
-// conditions counts how many of them pass and whom they are taken for.
+// all. The quality network is trained on such pictures, and the benchmark
+// "conditions" counts how many pass and how they are decided.
 package conditions
 
 import (
@@ -51,8 +51,8 @@ func (p Photo) JPEG(quality int) []byte {
 	return b.Bytes()
 }
 
-// warped is the photo under an affine map, on a canvas of the given size. The
-// map is between coordinates that count from the outer corner.
+// warped is the photo under an affine map, on a canvas of the given size.
+// Coordinates count from the outer corner.
 func (p Photo) warped(a imaging.Affine, width, height int) Photo {
 	inverse := a.Inverse()
 	inverse[2] += (inverse[0]+inverse[1])/2 - 0.5
@@ -85,8 +85,8 @@ func Stretch(p Photo, x, y float64) Photo {
 	return p.warped(imaging.Affine{x, 0, 0, 0, y, 0}, max(int(w), 1), max(int(h), 1))
 }
 
-// Cut leaves of a photo a square of the given side, in eye distances, about the
-// middle of the face moved by (dx, dy) eye distances.
+// Cut crops a photo to a square. Its side is given in eye distances, and its
+// centre is the middle of the face moved by (dx, dy) eye distances.
 func Cut(p Photo, side, dx, dy float64) Photo {
 	d := p.EyeDistance()
 	x, y := p.Centre()
@@ -124,7 +124,7 @@ func Light(p Photo, factor float64) Photo {
 	})
 }
 
-// Grey takes the colours out.
+// Grey removes the colours.
 func Grey(p Photo) Photo {
 	return p.each(func(_, _ float64, c [3]float64) [3]float64 {
 		l := luma(c)
@@ -141,7 +141,7 @@ func Negative(p Photo) Photo {
 	})
 }
 
-// Poster leaves a number of levels of each colour.
+// Poster reduces each colour to a number of levels.
 func Poster(p Photo, levels int) Photo {
 	step := 255 / float64(levels-1)
 	return p.each(func(_, _ float64, c [3]float64) [3]float64 {
@@ -214,13 +214,13 @@ func Blur(p Photo, sigma float64) Photo {
 	return Photo{Image: along(along(p.Image, 1, 0), 0, 1), Points: p.Points}
 }
 
-// Small makes the eyes a number of pixels apart, if they are further.
+// Small shrinks a photo so that the eyes are at most a number of pixels apart.
 func Small(p Photo, eyes float64) Photo {
 	f := min(eyes/p.EyeDistance(), 1)
 	return Stretch(p, f, f)
 }
 
-// Squeeze is a JPEG of low quality, read again.
+// Squeeze compresses a photo as a JPEG of the given quality and reads it again.
 func Squeeze(p Photo, quality int) Photo {
 	img, err := jpeg.Decode(bytes.NewReader(p.JPEG(quality)))
 	if err != nil {
@@ -289,7 +289,7 @@ func Mask(r *rand.Rand, p Photo) Photo {
 }
 
 // Patch covers a part of the face: a bar over the eyes, one half, the mouth
-// with something of the skin's colour, as a hand does, or a block anywhere.
+// with the colour of skin, as a hand does, or a block anywhere.
 func Patch(r *rand.Rand, p Photo) Photo {
 	between := func(low, high float64) float64 { return low + (high-low)*r.Float64() }
 	i := p.Image.PixOffset(

@@ -21,11 +21,11 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// maxAttempts bounds how often a download that was cut is taken up again.
+// maxAttempts bounds how often an interrupted download is resumed.
 const maxAttempts = 20
 
-// Progress is told how many bytes of a file are there, those of an earlier
-// attempt included, and how many there will be: 0 where that is not known.
+// Progress receives how many bytes of a file are there, including those of
+// earlier attempts, and how many there will be, 0 if that is unknown.
 type Progress func(done, total int64)
 
 // File is what to download.
@@ -38,10 +38,10 @@ type File struct {
 // Client downloads. It is safe for concurrent use on different files.
 type Client struct {
 	HTTP  *http.Client
-	Stall time.Duration // a transfer that brings nothing for so long is cut
+	Stall time.Duration // a transfer without any bytes for this long is ended
 }
 
-// NewClient makes a client that gives a closed network up soon.
+// NewClient makes a client that soon gives up if there is no network.
 func NewClient() *Client {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
@@ -50,13 +50,13 @@ func NewClient() *Client {
 	return &Client{HTTP: &http.Client{Transport: t}, Stall: 30 * time.Second}
 }
 
-// Get makes dst hold the file; progress may be nil. It does nothing when dst
-// holds it already. Bytes are kept in dst.part until they are whole, so that
-// a later Get goes on where this one was cut; a cut that brought bytes is
-// taken up at once. dst appears in one step, after its hash was checked.
+// Get downloads the file to dst; progress may be nil. It does nothing if dst
+// holds the file already. Bytes are kept in dst.part until all are there, so
+// that a later Get can resume. A transfer that was interrupted after some bytes
+// is resumed at once. dst appears in one step, after its hash was checked.
 //
-// A server that cannot be reached or does not have the file is Unavailable,
-// too many bytes are TooLarge, bytes of another hash Invalid.
+// The error is Unavailable if the server cannot be reached or does not have the
+// file, TooLarge if there are too many bytes, and Invalid if the hash differs.
 func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress) error {
 	const op = "fetch.Get"
 	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
@@ -92,7 +92,7 @@ func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress)
 		if before == 0 {
 			return face.Errorf(face.Invalid, op, "%s has SHA-256 %s, want %s", f.URL, sum, f.SHA256)
 		}
-		// What lay there from before may have been of another file.
+		// The bytes of an earlier attempt may be of another file.
 	}
 }
 
@@ -114,14 +114,14 @@ func (c *Client) complete(ctx context.Context, f File, part string, progress Pro
 	}
 }
 
-// isFinal reports whether another attempt would not do better.
+// isFinal reports whether another attempt is useless.
 func isFinal(err error) bool {
 	_, ok := errors.AsType[*face.Error](err)
 	return ok
 }
 
-// attempt makes one request for what part still lacks. A [face.Error] of it
-// is final; after any other error another attempt may do better.
+// attempt makes one request for the bytes that part still lacks. A [face.Error]
+// is final; after any other error another attempt may succeed.
 func (c *Client) attempt(ctx context.Context, f File, part string, progress Progress) (err error) {
 	const op = "fetch.Get"
 	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE, 0o644)
@@ -146,7 +146,7 @@ func (c *Client) attempt(ctx context.Context, f File, part string, progress Prog
 	if err != nil {
 		return face.Errorf(face.Invalid, op, "%v", err)
 	}
-	// A transport that unpacks on its own would make offsets mean nothing.
+	// If the transport decompressed by itself, offsets would mean nothing.
 	req.Header.Set("Accept-Encoding", "identity")
 	if offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
@@ -154,14 +154,14 @@ func (c *Client) attempt(ctx context.Context, f File, part string, progress Prog
 	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		if asked, ok := errors.AsType[*url.Error](err); ok {
-			err = asked.Err // without the address, which is told already
+			err = asked.Err // without the address, which the message has already
 		}
 		return causeOr(ctx, err)
 	}
 	defer resp.Body.Close()
 	switch {
 	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && offset > 0:
-		return nil // all of it is there already, or the hash will say otherwise
+		return nil // all bytes are there, and the hash will be checked
 	case resp.StatusCode == http.StatusPartialContent && strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)):
 	case resp.StatusCode == http.StatusOK:
 		offset = 0
@@ -198,7 +198,7 @@ func restart(f *os.File) error {
 	return errors.Join(err, f.Truncate(0))
 }
 
-// causeOr is why the context ended, or the error where it has not.
+// causeOr returns why the context ended, or the error if it has not ended.
 func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
@@ -206,7 +206,7 @@ func causeOr(ctx context.Context, err error) error {
 	return err
 }
 
-// meter reports what is written and puts the stall off.
+// meter reports what is written and restarts the stall timer.
 type meter struct {
 	w           io.Writer
 	done, total int64
@@ -225,7 +225,7 @@ func (m *meter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// sizeOf is a file's size, 0 when it is not there.
+// sizeOf is a file's size, 0 if it does not exist.
 func sizeOf(name string) int64 {
 	info, err := os.Stat(name)
 	if err != nil {

@@ -32,8 +32,8 @@ type Archive struct {
 	Member  string // the library's path inside, a pattern of [path.Match]: the first regular file is it
 }
 
-// Archives lists what holds ONNX Runtime for a platform, best first. It is
-// empty for a platform that nobody publishes one for.
+// Archives lists the archives that hold ONNX Runtime for a platform, best
+// first. It is empty if none is published.
 func Archives(goos, goarch string) []Archive {
 	const (
 		release = "https://github.com/microsoft/onnxruntime/releases/download/v" + RuntimeVersion + "/"
@@ -47,7 +47,7 @@ func Archives(goos, goarch string) []Archive {
 			{Package: node, SHA256: nodeSum, Member: bin + nodeMember},
 		}
 	}
-	// Of the names that a release has for one file, all but one are links.
+	// A release has several names for one file; all but one are links.
 	const so, dylib = "libonnxruntime.so*", "libonnxruntime.*dylib"
 	switch goos + "/" + goarch {
 	case "linux/amd64":
@@ -73,9 +73,9 @@ func ONNXRuntime(ctx context.Context, dir string, progress Progress) (string, er
 	return c.Library(ctx, Archives(runtime.GOOS, runtime.GOARCH), dir, progress)
 }
 
-// Library puts the library out of the first archive that can be had into dir,
-// as [RuntimeFile], and returns its path. Only an archive of the right hash
-// is opened, and nothing of it is kept but the library.
+// Library puts the library from the first archive that can be downloaded into
+// dir, as [RuntimeFile], and returns its path. It opens only archives with the
+// right hash, and keeps only the library.
 func (c *Client) Library(ctx context.Context, archives []Archive, dir string, progress Progress) (string, error) {
 	const op = "fetch.ONNXRuntime"
 	library := filepath.Join(dir, RuntimeFile())
@@ -97,7 +97,7 @@ func (c *Client) Library(ctx context.Context, archives []Archive, dir string, pr
 		tried = append(tried, err)
 	}
 	if len(archives) == 0 {
-		tried = append(tried, errors.New("nobody publishes it for this platform"))
+		tried = append(tried, errors.New("no archive is published for this platform"))
 	}
 	return "", &face.Error{Kind: face.Unavailable, Op: op, Err: errors.Join(tried...), Detail: fmt.Sprintf(
 		"cannot get ONNX Runtime %s for %s/%s; put the library of its release archive at %s, or set LIKENESS_ORT_LIBRARY to its path",
@@ -123,8 +123,8 @@ func (c *Client) libraryOf(ctx context.Context, a Archive, library string, progr
 	return errors.Join(extract(archive, a.Member, library), os.Remove(archive))
 }
 
-// npmPack downloads a package of the npm registry, which may be a mirror that
-// is reachable where the release pages are not, and checks its hash.
+// npmPack downloads a package from the npm registry and checks its hash. A
+// mirror of the registry may be reachable where the release pages are not.
 func npmPack(ctx context.Context, a Archive, dir string) (string, error) {
 	fail := func(err error) (string, error) { return "", fmt.Errorf("npm pack %s: %w", a.Package, err) }
 	cmd := exec.CommandContext(ctx, "npm", "pack", a.Package, "--ignore-scripts", "--loglevel=error", "--pack-destination", dir)
@@ -181,7 +181,8 @@ func extract(archive, member, dst string) (err error) {
 	}
 }
 
-// writeWhole writes a file that is whole when it gets its name.
+// writeWhole writes a file under a temporary name and renames it when it is
+// complete.
 func writeWhole(r io.Reader, dst string) (err error) {
 	tmp, err := os.CreateTemp(filepath.Dir(dst), filepath.Base(dst)+".*")
 	if err != nil {

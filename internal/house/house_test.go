@@ -1,5 +1,5 @@
-// Package house_test holds the arrows of the house: which room may import
-// which, and which third-party modules are linked at all.
+// Package house_test checks the architecture: which package may import which,
+// and which third-party modules are linked.
 package house_test
 
 import (
@@ -22,9 +22,9 @@ import (
 
 const module = "github.com/likeness-id/likeness"
 
-// rooms says, for each room of the house, which other rooms its code (not its
-// tests) may import. A room that is not here fails the test: a new room is a
-// decision. The arrows point down.
+// rooms lists, for each package ("room"), the other packages that its code, but
+// not its tests, may import. A package that is not listed fails the test,
+// because a new package is a decision. Imports point down only.
 func rooms() map[string][]string {
 	return map[string][]string{
 		"pkg/face":            {},
@@ -87,7 +87,7 @@ func rooms() map[string][]string {
 	}
 }
 
-// owners says which room alone may import a third-party package.
+// owners lists the only rooms that may import a third-party package.
 func owners() map[string][]string {
 	return map[string][]string{
 		"github.com/yalue/onnxruntime_go": {"internal/ort"},
@@ -140,16 +140,16 @@ func TestDeps(t *testing.T) {
 		case strings.HasSuffix(room, "test"): // helpers of tests import what they test
 			continue
 		case !known:
-			t.Errorf("%s is a room that internal/house does not know: decide what it may import", room)
+			t.Errorf("%s is not in rooms() of internal/house: decide what it may import", room)
 			continue
 		}
 		for _, imported := range p.Imports {
 			if to, ours := strings.CutPrefix(imported, module+"/"); ours && allowed != nil && !slices.Contains(allowed, to) {
-				t.Errorf("%s imports %s: no arrow leads there", room, to)
+				t.Errorf("%s must not import %s: rooms() of internal/house does not allow it", room, to)
 			}
 			for third, may := range owners {
 				if (imported == third || strings.HasPrefix(imported, third+"/")) && !slices.Contains(may, room) {
-					t.Errorf("%s imports %s, which only %v may", room, imported, may)
+					t.Errorf("%s imports %s, which only %v may import", room, imported, may)
 				}
 			}
 			if room == "pkg/face" && strings.Contains(strings.Split(imported, "/")[0], ".") {
@@ -170,9 +170,9 @@ func TestServerMeasuresNothing(t *testing.T) {
 	}
 }
 
-// TestModules holds the list of third-party modules that the two commands
-// link. A new one is reviewed: add it to modules.txt with its licence and what
-// it is for.
+// TestModules compares modules.txt with the third-party modules that the two
+// commands link. A new module is reviewed: add it to modules.txt with its
+// licence and its purpose.
 func TestModules(t *testing.T) {
 	t.Parallel()
 	linked := map[string]bool{}

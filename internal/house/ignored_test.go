@@ -19,8 +19,9 @@ import (
 	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
-// made are the paths, relative to the root, that the commands of a README name
-// and the checkout does not have: what people who follow it make or bring.
+// made returns the paths, relative to the root, that the commands of a README
+// name and that the checkout does not have: files that its readers make or
+// bring.
 func made(t *testing.T, readme string) []string {
 	t.Helper()
 	// Shell blocks and inline code; what can only be a relative path, by its
@@ -52,11 +53,11 @@ func made(t *testing.T, readme string) []string {
 	return slices.Compact(paths)
 }
 
-// What the READMEs have people make, keys and exports among it, must get
-// neither into a commit nor into an image.
+// Files that readers of the READMEs make, such as keys and exports, must not
+// get into a commit or an image.
 func TestWhatPeopleMakeIsIgnored(t *testing.T) {
 	t.Parallel()
-	// Git and Docker are asked as they would be for a fresh clone.
+	// Git and Docker see the paths as in a fresh clone.
 	clone := t.TempDir()
 	git := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), "git", append([]string{"-C", clone, "-c", "core.excludesFile="}, args...)...)
@@ -95,8 +96,8 @@ func TestWhatPeopleMakeIsIgnored(t *testing.T) {
 	}
 }
 
-// A key or an export that lies beside the code is left out of the image, too;
-// all that the image is built of is in.
+// A key or an export beside the code is left out of the image, and everything
+// that the image is built from is included.
 func TestDockerignore(t *testing.T) {
 	t.Parallel()
 	docker := dockerignore(t)

@@ -1,4 +1,4 @@
-// Package killtest says how often tests kill what must lose nothing.
+// Package killtest says how often tests kill processes that must not lose data.
 package killtest
 
 import (
@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Kills is how many kills a test is to survive: LIKENESS_TEST_KILLS, which
-// `make kills` sets, or, where that is not set, so many that CI stays quick.
+// Kills is how many kills a test must survive: LIKENESS_TEST_KILLS, which `make
+// kills` sets, or otherwise, a number that keeps CI quick.
 func Kills(tb testing.TB, otherwise int) int {
 	tb.Helper()
 	said := os.Getenv("LIKENESS_TEST_KILLS")

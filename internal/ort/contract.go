@@ -101,9 +101,9 @@ func names(infos []onnx.InputOutputInfo) string {
 	return strings.Join(out, ", ")
 }
 
-// accepts reports whether a graph's input takes tensors of the wanted shape.
-// Where the manifest leaves a size free (-1), the graph must leave it free
-// too, but for the batch: a graph of one image at a time is good as well.
+// accepts reports whether a graph's input takes tensors of the wanted shape. If
+// the manifest leaves a size free (-1), the graph must leave it free too. Only
+// the batch may be fixed to one image.
 func accepts(graph, want []int64) bool {
 	if len(graph) != len(want) {
 		return false

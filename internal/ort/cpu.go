@@ -8,8 +8,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// checkCPU refuses a processor on which the library may end the process with
-// an illegal instruction instead of an error. What it asks for was measured:
+// checkCPU refuses a processor on which the library may end the process with an
+// illegal instruction instead of an error. Its requirements were measured; see
 // docs/adr/0002.
 func checkCPU() error {
 	need, has := "", true

@@ -21,10 +21,10 @@ const minMinor = 24
 
 // Find looks for the ONNX Runtime library: the file that LIKENESS_ORT_LIBRARY
 // names, the loader's search path and the system's library folders, then the
-// cache that `likeness runtime pull` fills. It passes over system libraries
-// whose file name says that they are too old.
+// cache that `likeness runtime pull` fills. It skips system libraries whose
+// file names show that they are too old.
 //
-// When LIKENESS_ORT_LIBRARY is set, nothing else is looked at. The error is
+// If LIKENESS_ORT_LIBRARY is set, Find looks nowhere else. The error is
 // Unavailable and says what to do.
 func Find() (string, error) {
 	const op = "ort.Find"
@@ -67,7 +67,7 @@ func Find() (string, error) {
 	return "", &face.Error{Kind: face.Unavailable, Op: op, Detail: detail, Err: err}
 }
 
-// systemDirs are the folders in which a loader would look, most telling first.
+// systemDirs are the folders that a loader searches, the most specific first.
 func systemDirs() []string {
 	if runtime.GOOS == "darwin" {
 		return append(filepath.SplitList(os.Getenv("DYLD_LIBRARY_PATH")),

@@ -2,8 +2,8 @@ package ort
 
 import "sync"
 
-// life is the time that a C object must stay: until its owner has closed it
-// and everything made from it is closed too, in whatever order that happens.
+// life counts the users of a C object. The object is freed once its owner has
+// closed it and everything that was made from it is closed, in any order.
 type life struct {
 	mu     sync.Mutex
 	closed bool
@@ -13,7 +13,7 @@ type life struct {
 
 func newLife(free func() error) *life { return &life{users: 1, free: free} }
 
-// enter adds a user. It reports false once the owner has closed the object.
+// enter adds a user. It returns false if the owner has closed the object.
 func (l *life) enter() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -24,7 +24,7 @@ func (l *life) enter() bool {
 	return true
 }
 
-// leave takes a user away and frees the object after the last.
+// leave removes a user, and frees the object after the last one.
 func (l *life) leave() error {
 	l.mu.Lock()
 	l.users--
@@ -36,7 +36,7 @@ func (l *life) leave() error {
 	return l.free()
 }
 
-// close is the owner's leave. A second close does nothing.
+// close removes the owner. A second close does nothing.
 func (l *life) close() error {
 	l.mu.Lock()
 	again := l.closed

@@ -23,11 +23,12 @@ type Options struct {
 	// "tensorrt", "coreml" or "openvino". What it does not support runs on
 	// the CPU.
 	Provider string
-	// Threads is how many threads work on one Run; 0 is 1. The service runs
-	// one request per core, so that more would only contend.
+	// Threads is how many threads work on one Run; 0 means 1. The service runs
+	// one request per core, so more threads would only compete.
 	Threads int
-	// Spin has threads wait busily for a while: faster where nothing else runs
-	// beside, as when a network learns; slower where it does.
+	// Spin makes idle threads wait busily for a while. That is faster if
+	// nothing else runs on the machine, as in training, and slower if something
+	// does.
 	Spin bool
 }
 
@@ -35,8 +36,8 @@ type Options struct {
 // thread for each Run. The library is looked for, by [Find], when it is opened.
 func DefaultOptions() Options { return Options{Provider: "cpu", Threads: 1} }
 
-// process is the one ONNX Runtime environment that a process can have. The
-// binding keeps it in variables of its own, so its guard is one too.
+// process guards the one ONNX Runtime environment that a process can have. The
+// binding keeps it in package variables, so the guard is one too.
 var process struct { //nolint:gochecknoglobals // there is one per process, by the library's nature
 	sync.Mutex
 	library string
@@ -50,12 +51,13 @@ type Runtime struct {
 	life     *life
 }
 
-// Open loads the library and makes sure that the provider is in it. A process
-// has one library at a time: it may be opened again, any number of times, but
-// another one is Conflict until every Runtime and every Network is closed.
+// Open loads the library and checks that it has the provider. A process can
+// have one library at a time. The same library may be opened any number of
+// times; the error for another one is Conflict until every Runtime and every
+// Network is closed.
 //
-// What this machine or this library cannot do is Unavailable, an Option that
-// makes no sense Invalid; the detail says what to do.
+// The error is Unavailable if this machine or library cannot do what is needed,
+// and Invalid if an option makes no sense. The detail says what to do.
 func Open(o Options) (*Runtime, error) {
 	const op = "ort.Open"
 	if o.Threads < 0 {
@@ -138,10 +140,11 @@ func sessionOptions(o Options) (*onnx.SessionOptions, error) {
 		spin = "1"
 	}
 	for _, set := range []func() error{
-		// Planned memory blocks are kept for every shape that was ever seen;
-		// without them a model is as fast and takes a quarter to a half less.
+		// ONNX Runtime would keep planned memory blocks for every shape that it
+		// has seen. Without them a model is as fast and takes a quarter to a
+		// half less memory.
 		func() error { return options.SetMemPattern(false) },
-		// A spinning pool steals the core from the next request.
+		// Threads that wait busily take the core from the next request.
 		func() error { return options.AddSessionConfigEntry("session.intra_op.allow_spinning", spin) },
 		func() error { return options.SetIntraOpNumThreads(o.Threads) },
 		func() error { return options.SetInterOpNumThreads(1) },
@@ -196,13 +199,13 @@ func (r *Runtime) Version() string { return onnx.GetVersion() }
 // Provider is the execution provider in use: "cpu".
 func (r *Runtime) Provider() string { return r.provider }
 
-// Close lets go of the library. Networks that are still open keep it loaded
-// until they are closed as well. A second Close does nothing.
+// Close releases the library, which stays loaded until all its networks are
+// closed too. A second Close does nothing.
 func (r *Runtime) Close() error { return r.life.close() }
 
 // Load makes a Network of an ONNX file's bytes, which may be dropped
-// afterwards. A file whose inputs or outputs contradict the manifest, and one
-// that is no model, are Invalid; the detail names everything that differs.
+// afterwards. The error is Invalid if the file is no model or contradicts the
+// manifest; the detail names every difference.
 func (r *Runtime) Load(model []byte, m embed.Manifest) (embed.Network, error) {
 	const op = "ort.Load"
 	if !r.life.enter() {

@@ -26,12 +26,12 @@ type network struct {
 
 var _ embed.Network = (*network)(nil)
 
-// Close lets go of the model once its sessions are closed as well.
+// Close releases the model once its sessions are closed too.
 func (n *network) Close() error { return n.life.close() }
 
 // Session makes the tensors of one input shape. It runs the model once on
-// zeros, which tells the shapes of the outputs and warms the memory arena. A
-// shape that the model or its manifest does not take is Invalid.
+// zeros, to learn the shapes of the outputs and to warm up the memory arena.
+// The error is Invalid if the model or its manifest does not accept the shape.
 func (n *network) Session(shape ...int64) (embed.Session, error) {
 	const op = "ort.Session"
 	if err := n.checkShape(shape); err != nil {
@@ -139,9 +139,9 @@ func (s *session) Run(ctx context.Context) error {
 	return runTerminable(ctx, s.control, func() error { return s.net.session.RunWithOptions(s.in, s.out, s.control) })
 }
 
-// runTerminable runs until it is done or ctx ends, which terminates it inside
-// the library. A run that is done before it could be terminated succeeds. A
-// context that cannot end costs nothing.
+// runTerminable runs until it is done or ctx ends, which stops the run inside
+// the library. A run that finishes before it can be stopped succeeds. A context
+// that cannot end costs nothing.
 func runTerminable(ctx context.Context, control *onnx.RunOptions, run func() error) error {
 	const op = "ort.Run"
 	if err := ctx.Err(); err != nil {
@@ -156,8 +156,8 @@ func runTerminable(ctx context.Context, control *onnx.RunOptions, run func() err
 	if stop() {
 		return face.Wrap(face.Internal, op, err)
 	}
-	// The flag has been raised, or is being raised: it must be down again
-	// before the session is used by the next.
+	// The flag is being set or is set. It must be cleared before the session is
+	// used again.
 	flag := errors.Join(<-terminated, control.UnsetTerminate())
 	if err != nil {
 		err = fmt.Errorf("%w: %w", ctx.Err(), err)

@@ -29,9 +29,9 @@ type template struct {
 	err  error
 }
 
-// Main runs the tests of a package that uses Database and ends the cluster
-// that they shared; its result is for os.Exit. Where goleak watches, it is
-// goleak.VerifyTestMain(pgtest.M{M: m}).
+// Main runs the tests of a package that uses Database, and ends their shared
+// cluster. Its result is for os.Exit. With goleak, use
+// goleak.VerifyTestMain(pgtest.M{M: m}) instead.
 func Main(m *testing.M) int { return M{m}.Run() }
 
 // M is testing.M as Main runs it.
@@ -51,10 +51,10 @@ func (m M) Run() int {
 }
 
 // Database is the URL of a fresh database of the shared cluster, dropped when
-// the test ends. It is a copy of a template that migrate has made, once a test
-// binary: migrate is a function of the package (two closures from one place
-// count as one), closes its connections, and may be nil for an empty database.
-// A package that calls Database has a TestMain that calls Main.
+// the test ends. It is a copy of a template, which migrate fills once for each
+// test binary. migrate must be a function of the package (two closures from one
+// place count as one) and must close its connections. With nil, the database is
+// empty. A package that calls Database has a TestMain that calls Main.
 func Database(tb testing.TB, migrate func(url string) error) string {
 	tb.Helper()
 	bin := binaries(tb)

@@ -35,15 +35,15 @@ import (
 	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
-// patience bounds every wait for a server: what takes longer hangs.
+// patience bounds every wait for a server.
 const patience = 60 * time.Second
 
 // Options of a cluster; the zero value is what most tests want.
 type Options struct {
-	// Settings go over the defaults of settings, as -c arguments.
+	// Settings override the defaults of the function settings, as -c arguments.
 	Settings map[string]string
-	// Sync turns fsync on. Without it all that was committed survives Kill,
-	// for the kernel keeps the pages; a power cut is not what tests can make.
+	// Sync turns fsync on. Without it, committed data still survives Kill,
+	// because the kernel keeps the pages. Tests cannot cause a power cut.
 	Sync bool
 }
 
@@ -56,8 +56,8 @@ func settings(o Options) map[string]string {
 		"wal_level":               "replica",
 		"shared_buffers":          "64MB",
 		"max_connections":         "300",
-		// In the data folder, not in /dev/shm: there containers have little room,
-		// and what a killed server leaves behind stays.
+		// In the data folder, not in /dev/shm, which is small in containers and
+		// keeps the files of a killed server.
 		"dynamic_shared_memory_type": "mmap",
 	}
 	if o.Sync {
@@ -67,8 +67,8 @@ func settings(o Options) map[string]string {
 	return s
 }
 
-// Cluster is a PostgreSQL of a test's own. Its methods end the test with what
-// went wrong, so they are for the test's goroutine.
+// Cluster is a PostgreSQL for one test. Its methods fail the test on an error,
+// so call them from the test's goroutine.
 type Cluster struct {
 	tb       testing.TB
 	bin      string
@@ -141,7 +141,7 @@ func (c *Cluster) Exec(sql string, args ...any) {
 // Dir is the cluster's folder, which is removed with it.
 func (c *Cluster) Dir() string { return c.dir }
 
-// Give makes path the server's.
+// Give makes the server's user the owner of path.
 func (c *Cluster) Give(path string) error { return c.give(path) }
 
 // Pid is the process id of the postmaster, 0 when none runs.
@@ -196,7 +196,7 @@ func (c *Cluster) Standby(tb testing.TB) *Cluster {
 	}
 	s.password = c.password
 	s.owned(tb)
-	// Wal is streamed beside the copy; -R writes down whom to follow.
+	// The WAL is streamed beside the copy; -R records which server to follow.
 	if err := s.tool("pg_basebackup", "-D", s.data(), "-R", "-X", "stream", "-c", "fast", "--no-sync",
 		"-h", "127.0.0.1", "-p", strconv.Itoa(c.port), "-U", "postgres"); err != nil {
 		tb.Fatalf("pgtest: %v", err)
@@ -249,7 +249,7 @@ func serverUser() (*syscall.Credential, error) {
 		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
 		return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(err1, err2)
 	}
-	return nil, errors.New("as root a user postgres or nobody is needed, who runs the server")
+	return nil, errors.New("as root, the user postgres or nobody is needed to run the server")
 }
 
 // tempDir is a temporary folder that the server's user can reach.
@@ -262,7 +262,7 @@ func tempDir() (string, error) {
 	return "", errors.New("no temporary folder can be reached by other users: set TMPDIR")
 }
 
-// isReachable says whether all may walk down to dir.
+// isReachable reports whether all users can reach dir.
 func isReachable(dir string) bool {
 	for {
 		if i, err := os.Stat(dir); err != nil || i.Mode()&0o001 == 0 {
@@ -276,8 +276,8 @@ func isReachable(dir string) bool {
 	}
 }
 
-// hold takes the lock that says that the folder is in use. It is locked
-// before it has its name, so that sweep never sees it free.
+// hold takes the lock that marks the folder as used. The file is locked before
+// it gets its name, so that removeLeftovers never sees it unlocked.
 func (c *Cluster) hold() error {
 	f, err := os.OpenFile(filepath.Join(c.dir, "lock.new"), os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
 	if err != nil {
@@ -288,8 +288,8 @@ func (c *Cluster) hold() error {
 		os.Rename(f.Name(), filepath.Join(c.dir, "lock")))
 }
 
-// removeLeftovers removes what test binaries left that were killed: folders whose lock
-// nobody holds any more. Their servers ended with them.
+// removeLeftovers removes the folders of test binaries that were killed: their
+// locks are free, and their servers have ended.
 func removeLeftovers(temp string) {
 	locks, _ := filepath.Glob(filepath.Join(temp, "likeness-pg-*", "lock"))
 	for _, l := range locks {
@@ -307,7 +307,7 @@ func removeLeftovers(temp string) {
 	}
 }
 
-// give makes path the server's.
+// give makes the server's user the owner of path.
 func (c *Cluster) give(path string) error {
 	if c.user == nil {
 		return nil
@@ -401,7 +401,7 @@ func (c *Cluster) startOn(port int) error {
 	started := make(chan error)
 	go func() {
 		// The kernel ends the server together with the thread that started it
-		// (attributes), so this thread stays for as long as the server.
+		// (attributes), so this thread must live as long as the server.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer close(s.done)
@@ -498,7 +498,7 @@ func (c *Cluster) kill() error {
 		return nil
 	}
 	shm := c.sharedMemory()
-	// Stopped it starts no more children, so that the list is whole.
+	// A stopped server starts no more children, so that the list is complete.
 	if err := syscall.Kill(s.pid, syscall.SIGSTOP); err != nil {
 		return err
 	}
@@ -536,7 +536,7 @@ func (c *Cluster) sharedMemory() string {
 	return strings.TrimSpace(id)
 }
 
-// remove ends the server and removes all that was its.
+// remove ends the server and removes all its files.
 func (c *Cluster) remove() error {
 	err := c.stop(Immediate)
 	if err != nil {
@@ -561,7 +561,7 @@ func (c *Cluster) exec(sql string, args ...any) error {
 }
 
 // freePort is a free port below those that the system gives to outgoing
-// connections: a server that is down for a moment gets its own again.
+// connections, so that a server that restarts gets its port again.
 func freePort() (int, error) {
 	var err error
 	for range 100 {
@@ -578,7 +578,7 @@ func freePort() (int, error) {
 	return 0, err
 }
 
-// found is the folder of programs, looked for once a process.
+// found is the folder of programs, searched once for each process.
 var found struct {
 	once sync.Once
 	bin  string

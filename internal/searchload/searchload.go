@@ -1,6 +1,6 @@
-// Package searchload asks engines that answer the same searches the same
-// questions, in turns, so that a machine that slows down slows all of them,
-// and says how fast each was and how often it was right.
+// Package searchload compares search engines. It sends the same searches to
+// each, in turns, so that a slower moment of the machine affects all of them,
+// and reports how fast each was and how often it was right.
 package searchload
 
 import (
@@ -20,12 +20,11 @@ import (
 // Engine answers searches.
 type Engine struct {
 	Name string
-	// Search returns the subject in the first place, or nobody.
+	// Search returns the subject in the first place, or "".
 	Search func(ctx context.Context, probe face.Embedding) (subject string, err error)
 }
 
-// Near is a unit vector whose cosine with a unit vector is about the given one,
-// into a random direction.
+// Near returns a random unit vector whose cosine with v is about the given one.
 func Near(rng *rand.Rand, v face.Embedding, cosine float64) face.Embedding {
 	noise := make(face.Embedding, len(v))
 	for i := range noise {
@@ -34,10 +33,10 @@ func Near(rng *rand.Rand, v face.Embedding, cosine float64) face.Embedding {
 	return Towards(v, noise, cosine)
 }
 
-// Towards is a unit vector between a unit vector, with which its cosine is the
-// given one, and the direction of another.
+// Towards returns a unit vector in the plane of v and direction whose cosine
+// with v is the given one.
 func Towards(v, direction face.Embedding, cosine float64) face.Embedding {
-	// What the direction has of v itself would come on top of the cosine.
+	// The part of direction along v would change the cosine.
 	var along, square float64
 	for i := range v {
 		along += float64(v[i]) * float64(direction[i])
@@ -58,8 +57,8 @@ func Towards(v, direction face.Embedding, cosine float64) face.Embedding {
 	return out
 }
 
-// Answers asks an engine for each probe, several at a time, and tells done of
-// each answer.
+// Answers searches an engine for each probe, several at a time, and calls done
+// after each answer.
 func Answers(ctx context.Context, e Engine, probes []face.Embedding, clients int, done func()) ([]string, error) {
 	out := make([]string, len(probes))
 	group, asking := errgroup.WithContext(ctx)
@@ -81,7 +80,7 @@ func Answers(ctx context.Context, e Engine, probes []face.Embedding, clients int
 	return out, ctx.Err()
 }
 
-// Recall is the share of answers that are those of the truth.
+// Recall is the share of answers that equal the truth.
 func Recall(answers, truth []string) float64 {
 	right := 0
 	for i, a := range answers {
@@ -92,16 +91,16 @@ func Recall(answers, truth []string) float64 {
 	return float64(right) / float64(max(len(answers), 1))
 }
 
-// Load is what an engine did under a number of clients.
+// Load is the result of one engine for a number of clients.
 type Load struct {
 	Queries  int
 	P50, P95 time.Duration
 	QPS      float64
 }
 
-// Measure lets clients ask each engine for a while, in turns, as often as
-// there are rounds, and tells done of each turn. Every client asks at least
-// once a turn.
+// Measure runs the clients against each engine for a while, in turns, once in
+// every round, and calls done after each turn. Every client searches at least
+// once in a turn.
 func Measure(ctx context.Context, engines []Engine, probes []face.Embedding, clients, rounds int, turn time.Duration, done func()) ([]Load, error) {
 	times := make([][]time.Duration, len(engines))
 	spent := make([]time.Duration, len(engines))
@@ -125,7 +124,7 @@ func Measure(ctx context.Context, engines []Engine, probes []face.Embedding, cli
 	return loads, nil
 }
 
-// takeTurn is one turn of one engine.
+// takeTurn runs one turn of one engine.
 func takeTurn(ctx context.Context, e Engine, probes []face.Embedding, clients int, turn time.Duration) (times []time.Duration, elapsed time.Duration, err error) {
 	var next atomic.Int64
 	var mu sync.Mutex

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// decodeCSV reads columns of numbers. A first line without any number in it
-// is a heading.
+// decodeCSV reads columns of numbers. A first line without any number is a
+// heading.
 func decodeCSV(data []byte) (*Field, error) {
 	r := csv.NewReader(bytes.NewReader(data))
 	r.Comment, r.TrimLeadingSpace, r.ReuseRecord = '#', true, true

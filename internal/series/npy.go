@@ -73,7 +73,8 @@ func decodeNPY(data []byte, axes int) (*Field, error) {
 	return f, nil
 }
 
-// headerValue is the value of a key of the header, as the pattern's group has it.
+// headerValue returns the value of a key of the header, which must match the
+// pattern.
 func headerValue(header, key, value string) string {
 	if found := regexp.MustCompile(`'` + key + `'\s*:\s*` + value).FindStringSubmatch(header); found != nil {
 		return found[1]

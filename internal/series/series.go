@@ -30,9 +30,10 @@ func Formats(axes int) []string {
 	return []string{".npy"}
 }
 
-// Decode reads a field of so many axes from a file of the named extension.
-// In .csv a line is a moment and a column a channel; in .npy channels come
-// first, and may be left out. Numbers that are not finite are Invalid.
+// Decode reads a field of so many axes from a file of the named extension. In
+// .csv a line is one moment and a column one channel. In .npy, channels are the
+// first axis, which may be missing. The error is Invalid if a number is not
+// finite.
 func Decode(extension string, data []byte, axes int) (*Field, error) {
 	f, err := decode(strings.ToLower(extension), data, axes)
 	if err != nil {
@@ -76,7 +77,7 @@ func (f *Field) Encode(extension string) ([]byte, error) {
 	return f.encodeNPY(), nil
 }
 
-// channelsFirst puts samples that lie moment by moment channel by channel.
+// channelsFirst reorders samples from moment by moment to channel by channel.
 func channelsFirst(samples []float32, channels int) *Field {
 	length := len(samples) / channels
 	f := &Field{Shape: []int64{int64(channels), int64(length)}, Data: make([]float32, len(samples))}

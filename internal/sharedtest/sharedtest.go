@@ -11,8 +11,8 @@ import (
 	"github.com/likeness-id/likeness/internal/photos"
 )
 
-// Missing skips the test with what it lacks, and fails it in CI, which has
-// everything: there a skip would hide what must be tested.
+// Missing skips the test, naming what is missing. In CI it fails the test,
+// because CI has everything and must not skip tests silently.
 func Missing(tb testing.TB, what string) {
 	tb.Helper()
 	if os.Getenv("CI") != "" {

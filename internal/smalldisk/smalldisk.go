@@ -14,8 +14,8 @@ import (
 	"github.com/likeness-id/likeness/internal/sharedtest"
 )
 
-// New mounts a file system of so many bytes, which ends with the test, and
-// returns its folder. Only root may mount, as CI is.
+// New mounts a file system of the given size for the duration of the test, and
+// returns its folder. Only root may mount; CI runs as root.
 func New(tb testing.TB, size int64) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -30,8 +30,8 @@ func New(tb testing.TB, size int64) string {
 	return dir
 }
 
-// Fill takes all the room that is left, to the last byte, and returns what
-// gives it back.
+// Fill takes all the remaining room, to the last byte, and returns a function
+// that frees it.
 func Fill(tb testing.TB, dir string) (empty func()) {
 	tb.Helper()
 	path := filepath.Join(dir, "of-another-program")

@@ -1,5 +1,5 @@
-// Package spelling finds names that nothing reads, most of which are misspelt,
-// and the names that were probably meant.
+// Package spelling finds option names that no program reads, most of which are
+// misspelt, and suggests the names that were probably meant.
 package spelling
 
 import (
@@ -14,8 +14,8 @@ import (
 
 const prefix = "LIKENESS_"
 
-// elsewhere are variables that no option of either command has, and who reads
-// them. A test of each command holds that none is missing.
+// elsewhere lists variables that are no option of the two commands, and what
+// reads them. A test of each command checks that none is missing.
 func elsewhere() []string {
 	return []string{
 		"LIKENESS_CACHE_DIR", // server and tool: where ONNX Runtime is kept
@@ -28,7 +28,7 @@ func elsewhere() []string {
 	}
 }
 
-// Misspelling is a name that nothing reads.
+// Misspelling is a name that no program reads.
 type Misspelling struct {
 	Name    string
 	Nearest string // the known name that it is most like; empty when it is like none
@@ -44,7 +44,7 @@ func (m Misspelling) String() string {
 }
 
 // Variables finds the environment variables, each NAME=VALUE, that look like
-// ours and that no option of the commands has, nor anybody else who reads them.
+// ours but that no program reads.
 func Variables(environ []string, commands ...*kong.Application) (unknown []Misspelling) {
 	known := elsewhere()
 	for _, c := range commands {
@@ -55,7 +55,7 @@ func Variables(environ []string, commands ...*kong.Application) (unknown []Missp
 			return next(nil)
 		})
 	}
-	// Kubernetes tells each container of a service that is called likeness.
+	// Kubernetes sets these in each container if a service is called likeness.
 	kubernetes := slices.ContainsFunc(environ, func(s string) bool { return strings.HasPrefix(s, "LIKENESS_SERVICE_HOST=") })
 	ofKubernetes := regexp.MustCompile(`^LIKENESS_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$`)
 	for _, variable := range environ {
@@ -72,14 +72,15 @@ func Variables(environ []string, commands ...*kong.Application) (unknown []Missp
 	return unknown
 }
 
-// Nearest is the known name that is most like another, empty when none is.
+// Nearest is the known name that is most similar to another, empty if none is
+// similar.
 func Nearest(name string, known []string) string {
 	n, _ := nearest(name, known)
 	return n
 }
 
-// nearest also says how many letters differ; the prefix of all is not counted
-// when it is asked whether two names are alike.
+// nearest also returns how many letters differ. The common prefix does not
+// count when it decides whether two names are similar.
 func nearest(name string, known []string) (best string, distance int) {
 	distance = len(name)
 	for _, k := range known {

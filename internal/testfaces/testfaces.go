@@ -1,6 +1,6 @@
 // Package testfaces holds photos of people who do not exist, so that tests and
-// the demo can enrol, verify and identify on any machine without anybody's
-// face. README.md says how they were made.
+// the demo can enrol, verify and identify on any machine without the face of a
+// real person. README.md says how they were made.
 package testfaces
 
 import (
@@ -27,8 +27,8 @@ func Photo(tb testing.TB, person, photo int) []byte {
 	return read(tb, fmt.Sprintf("person-%d-%d.jpg", person, photo))
 }
 
-// Write puts photos into a folder: of each of the first so many people so many,
-// in a sub-folder person-1, person-2, ...
+// Write writes photos into a folder: for each of the first people, that many
+// photos in a sub-folder person-1, person-2, ...
 func Write(tb testing.TB, dir string, people, photos int) {
 	tb.Helper()
 	for p := range people {
@@ -44,7 +44,7 @@ func Write(tb testing.TB, dir string, people, photos int) {
 	}
 }
 
-// Group is a photo of several, and who they are, from the left.
+// Group is a photo of several people, with their numbers, from left to right.
 func Group(tb testing.TB) (photo []byte, people []int) {
 	tb.Helper()
 	return read(tb, "group.jpg"), []int{1, 2, 3}

@@ -30,10 +30,11 @@ type Network struct {
 type Layer struct {
 	Name     string
 	Channels int
-	// Places are the rows and columns of the map, 1 by 1 of an embedding.
+	// Places are the rows and columns of the map; an embedding has 1 by 1.
 	Places [2]int64
 	// Field is how many rows and columns of the input a place sees, and Stride
-	// how far two places are from one another; 0: each sees everything.
+	// the distance of neighbouring places, in pixels of the input. 0 means that
+	// each place sees everything.
 	Field, Stride [2]int64
 }
 
@@ -42,7 +43,7 @@ func hasUnits(v *grad.Value) bool {
 	return (len(v.Shape()) == 2 || len(v.Shape()) == 4) && v.Dim(0) == 1
 }
 
-// Layers are what may be looked into, in the order of computation.
+// Layers lists the layers that can be inspected, in the order of computation.
 func (n Network) Layers() ([]Layer, error) {
 	g := grad.NewGraph()
 	image := g.Input(n.Image, n.Shape...)
@@ -66,9 +67,10 @@ func (n Network) Layers() ([]Layer, error) {
 	return all, nil
 }
 
-// Spread picks up to so many layers from the first that sees more than a pixel
-// to the last that does not see everything, at even steps of depth. Of layers
-// that see equally much it takes the last: what the next one is computed from.
+// Spread picks up to count layers at even steps of depth, from the first layer
+// that sees more than a pixel to the last that does not see everything. Of
+// layers that see equally much it takes the last, from which the next one is
+// computed.
 func Spread(layers []Layer, count int) []string {
 	var deepest []Layer
 	for _, l := range layers {
@@ -89,8 +91,9 @@ func Spread(layers []Layer, count int) []string {
 	return names
 }
 
-// Filters are the weights of the first layer that sees more than a pixel, as
-// it sees them: for each channel [C,H,W], times what scales the input before.
+// Filters are the weights of the first layer that sees more than a pixel:
+// [C,H,W] for each channel, multiplied by the scale that the network applies to
+// its input.
 func (n Network) Filters(ctx context.Context) (_ Layer, _ [][]float32, err error) {
 	const op = "inspect.Filters"
 	layers, err := n.Layers()
@@ -125,7 +128,7 @@ func (n Network) Filters(ctx context.Context) (_ Layer, _ [][]float32, err error
 	if err != nil {
 		return l, nil, err
 	}
-	if len(g.Inputs(d[0])) > 1 { // of what is linear it does not depend on the input
+	if len(g.Inputs(d[0])) > 1 { // the gradient of a linear layer does not depend on the input
 		return l, nil, face.Errorf(face.Invalid, op, "layer %q, the first that sees more than a pixel, is no convolution", l.Name)
 	}
 	p, err := g.Compile(n.Backend, d[0])
@@ -159,7 +162,7 @@ type Patch struct {
 	X, Y, Width, Height int64
 }
 
-// Unit is one channel of a layer, and what was seen of it.
+// Unit is one channel of a layer, with the activations that were seen.
 type Unit struct {
 	Layer   string
 	Channel int
@@ -172,10 +175,10 @@ type Unit struct {
 	sum, squares, above, count float64
 }
 
-// Survey runs pictures through the network and notes for every channel of some
-// layers what excites it. picture writes the i-th into the input's memory.
-// Layers without places, such as an embedding, count as one place that sees
-// everything. Invalid: a layer that is not there.
+// Survey runs pictures through the network and records what excites every
+// channel of some layers. picture writes the i-th picture into the input's
+// memory. A layer without places, such as an embedding, counts as one place
+// that sees everything. The error is Invalid if a layer does not exist.
 func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int, picture func(i int, into []float32) error, done func(i int)) (_ map[string][]*Unit, err error) {
 	g := grad.NewGraph()
 	image := g.Input(n.Image, n.Shape...)
@@ -233,8 +236,8 @@ func (n Network) Survey(ctx context.Context, layers []string, pictures, keep int
 // pixels from start + i*stride on, some of which lie in the padding.
 type field struct{ start, stride, size int64 }
 
-// fieldsOf are the receptive fields along the rows and the columns. What is no
-// map of places any more, or has mixed all places on the way, sees everything.
+// fieldsOf returns the receptive fields along the rows and the columns. A layer
+// that is not a map of places, or that mixes all places, sees everything.
 func fieldsOf(g *grad.Graph, layer, image *grad.Value) (fields [2]field) {
 	fields = [2]field{{0, 0, image.Dim(2)}, {0, 0, image.Dim(3)}}
 	if len(layer.Shape()) != 4 {
@@ -250,7 +253,7 @@ func fieldsOf(g *grad.Graph, layer, image *grad.Value) (fields [2]field) {
 	return fields
 }
 
-// see notes one picture's activations of a unit.
+// see records a unit's activations for one picture.
 func (u *Unit) see(picture int, places []float32, width int, fields [2]field, keep int) {
 	best := 0
 	for i, a := range places {
@@ -274,12 +277,12 @@ func (u *Unit) see(picture int, places []float32, width int, fields [2]field, ke
 	u.Strongest = u.Strongest[:min(keep, len(u.Strongest))]
 }
 
-// MaximiseOptions say how the exciting picture is sought.
+// MaximiseOptions say how the exciting picture is computed.
 type MaximiseOptions struct {
 	Steps int     // of gradient ascent
 	Rate  float64 // of each step, as a share of the input's range
-	// Smooth is how far each step moves a pixel to the mean of its neighbours,
-	// 0..1: without it the picture is noise that no eye reads.
+	// Smooth is how far each step moves a pixel towards the mean of its
+	// neighbours, 0..1. Without smoothing the picture looks like noise.
 	Smooth    float64
 	Low, High []float32 // of the input's numbers, for each of its channels
 	Seed      uint64
@@ -296,7 +299,8 @@ func DefaultMaximiseOptions() MaximiseOptions {
 // Maximise finds a picture, in the input's own numbers, that excites a channel
 // of a layer: gradient ascent on the pixels, from noise about the middle,
 // shifted a little at each step so that no place is special. It returns the
-// picture and the activation at each step. Invalid: no such layer or channel.
+// picture and the activation at each step. The error is Invalid if the layer or
+// the channel does not exist.
 func (n Network) Maximise(ctx context.Context, layer string, channel int, o MaximiseOptions) (_ []float32, _ []float64, err error) {
 	g := grad.NewGraph()
 	image := g.Input(n.Image, n.Shape...)
@@ -311,9 +315,9 @@ func (n Network) Maximise(ctx context.Context, layer string, channel int, o Maxi
 	excited := g.Slice(v, 1, int64(channel), int64(channel)+1)
 	score := g.Total(excited)
 	score = g.Scale(score, 1/float64(excited.Len()))
-	// Ascent is on what comes before a Relu, or a silent unit would have no way
-	// up; places where it is silent count little, or a filter whose weights sum
-	// up to nothing would have none either.
+	// The ascent uses the input of a Relu, because a silent unit has no
+	// gradient after it. Places where the unit is silent count little, so that
+	// a filter whose weights sum to zero has a gradient too.
 	drive := g.LeakyRelu(g.Slice(g.Unclipped(v), 1, int64(channel), int64(channel)+1), 0.1)
 	d, err := g.Gradient(g.Total(drive), image)
 	if err != nil {
@@ -327,8 +331,8 @@ func (n Network) Maximise(ctx context.Context, layer string, channel int, o Maxi
 
 	rng := rand.New(rand.NewPCG(o.Seed, 5)) //nolint:gosec // reproducible on purpose
 	size, plane := int(n.Shape[1]*n.Shape[2]*n.Shape[3]), int(n.Shape[2]*n.Shape[3])
-	// Worked on as shares of the range, so that no unit's and no input's scale
-	// matters.
+	// The picture is kept as shares of the range, so that the scales of units
+	// and inputs do not matter.
 	picture, moment, back := make([]float32, size), make([]float32, size), make([]float32, size)
 	for i := range picture {
 		picture[i] = 0.5
@@ -358,7 +362,7 @@ func (n Network) Maximise(ctx context.Context, layer string, channel int, o Maxi
 			back[i] *= o.High[i/plane] - o.Low[i/plane]
 			sum += float64(back[i]) * float64(back[i])
 		}
-		if sum == 0 { // nothing gets through: look for a picture where it does
+		if sum == 0 { // no gradient: start again from other noise
 			disturb()
 			continue
 		}
@@ -392,7 +396,7 @@ func (n Network) soften(picture []float32, by float32, spare []float32) {
 	}
 }
 
-// roll shifts a picture, what leaves on one side comes in on the other.
+// roll shifts a picture cyclically.
 func (n Network) roll(dst, src []float32, dx, dy int) {
 	h, w := int(n.Shape[2]), int(n.Shape[3])
 	for c := range int(n.Shape[1]) {

@@ -16,13 +16,13 @@ func Architectures() []string { return []string{"plain", "mobile", "residual"} }
 // as an ONNX model: the input "image" [1,3,112,112] in 0..255 of either order
 // of colours, the output "embedding" [1,dimension], not normalised.
 //
-// "plain" are 3x3 convolutions that halve the picture four times, 1.5 M
-// weights at width 1. "mobile" are inverted residuals with depthwise
-// convolutions (Sandler et al., arXiv 1801.04381), 0.9 M. "residual" are
-// bottlenecks with 3x3 convolutions at half the width (He et al., arXiv
-// 1512.03385), 1.3 M: what ONNX Runtime computes fastest for what it learns,
-// and the one that the built-in encoder is. Width scales the channels, 0.25..4.
-// Invalid: another name, or numbers out of range.
+// "plain" are 3x3 convolutions that halve the picture four times, 1.5 M weights
+// at width 1. "mobile" are inverted residuals with depthwise convolutions
+// (Sandler et al., arXiv 1801.04381), 0.9 M. "residual" are bottlenecks with
+// 3x3 convolutions at half the width (He et al., arXiv 1512.03385), 1.3 M: the
+// best for its speed in ONNX Runtime, and the architecture of the built-in
+// encoder. Width scales the channels, 0.25..4. Invalid: another name, or
+// numbers out of range.
 func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, error) {
 	const op = "siamese.Untrained"
 	if dimension < 8 || dimension > 1024 || !(width >= 0.25 && width <= 4) {
@@ -30,7 +30,7 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 	}
 	b := &builder{g: grad.NewGraph(), rng: rand.New(rand.NewPCG(seed, 1)), width: width} //nolint:gosec // reproducible on purpose
 	x := b.g.Input("image", 1, 3, 112, 112)
-	// Numbers without an axis: they are constants, not learnt.
+	// Numbers without an axis are constants, not learnt.
 	x = b.g.Mul(b.g.Sub(x, b.g.Constant([]float32{127.5})), b.g.Constant([]float32{1 / 128.}))
 	switch name {
 	case "plain":
@@ -60,8 +60,8 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 	default:
 		return nil, face.Errorf(face.Invalid, op, "architecture %q is not one of %q", name, Architectures())
 	}
-	// A weighted mean over the places, each channel its own: a depthwise
-	// convolution as large as the picture.
+	// A weighted mean over the places, with weights for each channel: a
+	// depthwise convolution as large as the picture.
 	x = b.unit(x, x.Dim(1), x.Dim(2), 1, true)
 	x = b.g.Reshape(x, -1, x.Dim(1))
 	w := b.random(1/math.Sqrt(float64(x.Dim(1))), int64(dimension), x.Dim(1))
@@ -105,8 +105,8 @@ func (b *builder) norm(x *grad.Value, name string) *grad.Value {
 	return b.g.BatchNorm(x, weight("scale", 1), weight("bias", 0), weight("mean", 0), weight("variance", 1), 1e-5)
 }
 
-// unit is a convolution with its normalisation, and a rectifier unless it is
-// linear. Depthwise when it has as many channels as x and no others reach in.
+// unit is a convolution with a normalisation and a rectifier. If it is
+// depthwise, each channel sees only itself.
 func (b *builder) unit(x *grad.Value, channels, kernel, stride int64, depthwise bool) *grad.Value {
 	return b.g.Relu(b.linear(x, channels, kernel, stride, depthwise))
 }
@@ -129,7 +129,7 @@ func (b *builder) linear(x *grad.Value, channels, kernel, stride int64, depthwis
 	return b.norm(y, name)
 }
 
-// inverted widens, convolves each channel, narrows, and adds what came in.
+// inverted widens, convolves each channel, narrows, and adds its input.
 func (b *builder) inverted(x *grad.Value, channels, stride int64) *grad.Value {
 	y := b.unit(x, int64(float64(x.Dim(1)*3)/b.width), 1, 1, false)
 	y = b.unit(y, 0, 3, stride, true)
@@ -140,7 +140,7 @@ func (b *builder) inverted(x *grad.Value, channels, stride int64) *grad.Value {
 	return y
 }
 
-// bottleneck narrows to half, convolves, widens, and adds what came in.
+// bottleneck narrows to half, convolves, widens, and adds its input.
 func (b *builder) bottleneck(x *grad.Value, channels int64) *grad.Value {
 	y := b.unit(x, channels/2, 1, 1, false)
 	y = b.unit(y, channels/2, 3, 1, false)

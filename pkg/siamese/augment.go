@@ -15,8 +15,8 @@ type Photo struct {
 	ToSrc imaging.Affine
 }
 
-// Augmentation says how far a face is changed from one time to the next that
-// it is shown. Chances are 0..1; the zero value changes nothing.
+// Augmentation says how much a face is changed each time that it is shown.
+// Chances are 0..1; the zero value changes nothing.
 type Augmentation struct {
 	Turn    float64 // degrees either way
 	Grow    float64 // of the size, either way: 0.1 is 0.9..1.1
@@ -31,7 +31,8 @@ type Augmentation struct {
 	Noise   float64 // chance of grain, up to 10 grey levels
 }
 
-// DefaultAugmentation is what photos from doors and phones differ by.
+// DefaultAugmentation covers the differences between photos from door cameras
+// and phones.
 func DefaultAugmentation() Augmentation {
 	return Augmentation{
 		Turn: 8, Grow: 0.08, Shift: 3, Flip: 0.5, Light: 0.25, Grey: 0.1, Tint: 0.08,
@@ -62,7 +63,7 @@ func (a *augmenter) write(dst []float32, p Photo, rng *rand.Rand) {
 	around := func(by float64) float64 { return by * (2*rng.Float64() - 1) }
 	chance := func(p float64) bool { return rng.Float64() < p }
 
-	// Where a pixel of the input comes from, about the middle of it.
+	// The map from a pixel of the input to the photo, about the input's middle.
 	cx, cy := float64(a.input.Width-1)/2, float64(a.input.Height-1)/2
 	angle, size := around(h.Turn)*math.Pi/180, 1+around(h.Grow)
 	sin, cos := math.Sincos(angle)
@@ -106,7 +107,7 @@ func compose(a, b imaging.Affine) imaging.Affine {
 	}
 }
 
-// writeShrunk loses detail as a small face in a wide photo has lost it.
+// writeShrunk removes detail, as in a small face of a wide photo.
 func (a *augmenter) writeShrunk(dst []float32, p Photo, toSrc imaging.Affine, by float64) {
 	w, h := max(8, int(by*float64(a.input.Width))), max(8, int(by*float64(a.input.Height)))
 	if a.small == nil {
@@ -185,8 +186,8 @@ func (a *augmenter) occlude(dst []float32, rng *rand.Rand) {
 	}
 }
 
-// normalise limits to what pixels can be and turns 0..255 red, green, blue
-// into the input's own numbers.
+// normalise clips to 0..255 and turns red, green and blue into the numbers that
+// the input takes.
 func (a *augmenter) normalise(dst []float32) {
 	area := a.input.Width * a.input.Height
 	if a.input.BGR {

@@ -11,9 +11,10 @@ const (
 	HeadOutput = "siamese:embedding"
 )
 
-// WithHead is a model with one more linear layer behind its embedding, [D,D],
-// which changes nothing yet: to adapt an encoder whose own weights stay.
-// The shape is that of its image, with a batch of one.
+// WithHead returns a model with one more linear layer, [D,D], after its
+// embedding. The layer is the identity at first; it serves to adapt an encoder
+// whose own weights stay fixed. shape is that of the image, with a batch of
+// one.
 func WithHead(m *grad.Model, image, embedding string, shape []int64) ([]byte, error) {
 	g := grad.NewGraph()
 	im, err := g.Import(m, map[string]*grad.Value{image: g.Input(image, shape...)}, []string{embedding}, grad.ImportOptions{})

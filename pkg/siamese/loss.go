@@ -25,9 +25,9 @@ func Distance(g *grad.Graph, a, b *grad.Value) *grad.Value {
 //
 //	L = sum_i w_i max(d(A_i,P_i) - d(A_i,N_i) + margin, 0)
 //
-// The margin is demanded: a triplet costs nothing once the negative is farther
-// than the positive by at least the margin. The weights [T,1] make a mean of
-// the sum, and leave places out that hold no triplet. Shape [1].
+// A triplet costs nothing once the negative is farther than the positive by at
+// least the margin. The weights [T,1] turn the sum into a mean, and are 0 for
+// rows that hold no triplet. Shape [1].
 func TripletLoss(g *grad.Graph, anchors, positives, negatives, weights *grad.Value, margin float64) *grad.Value {
 	over := g.Add(g.Sub(Distance(g, anchors, positives), Distance(g, anchors, negatives)), g.Scalar(margin))
 	return g.Total(g.Mul(g.Relu(over), weights))
@@ -41,7 +41,8 @@ func TripletLoss(g *grad.Graph, anchors, positives, negatives, weights *grad.Val
 //	L = sum_i w_i ( same_i D_i^2/2 + (1-same_i) max(margin - D_i, 0)^2/2 )
 func ContrastiveLoss(g *grad.Graph, a, b, same, weights *grad.Value, margin float64) *grad.Value {
 	squared := Distance(g, a, b)
-	// The root has no slope at 0: two equal embeddings must not end in NaN.
+	// The square root has no derivative at 0, and two equal embeddings must not
+	// give NaN.
 	d := g.Sqrt(g.Add(squared, g.Scalar(1e-12)))
 	short := g.Relu(g.Sub(g.Scalar(margin), d))
 	apart := g.Mul(g.Sub(g.Scalar(1), same), g.Mul(short, short))
@@ -49,8 +50,8 @@ func ContrastiveLoss(g *grad.Graph, a, b, same, weights *grad.Value, margin floa
 }
 
 // DistillationLoss adds the mean of 1 - cosine of each embedding with a
-// teacher's of the same image, both normalised, [N,D]: the student learns to
-// say what the teacher says, and needs no labels. Shape [1].
+// teacher's of the same image, both normalised, [N,D]: the student learns the
+// teacher's embeddings and needs no labels. Shape [1].
 func DistillationLoss(g *grad.Graph, embeddings, teacher *grad.Value) *grad.Value {
 	cosine := g.Total(g.Mul(embeddings, teacher))
 	return g.Sub(g.Scalar(1), g.Scale(cosine, 1/float64(embeddings.Dim(0))))

@@ -16,8 +16,8 @@ type Mining string
 const (
 	// Random takes any negative.
 	Random Mining = "random"
-	// SemiHard takes the hardest of those negatives that are farther than the
-	// positive, but by less than the margin; a pair that has none makes no
+	// SemiHard takes the nearest negative that is farther than the positive,
+	// but by less than the margin. A pair without such a negative makes no
 	// triplet.
 	SemiHard Mining = "semi-hard"
 	// Hard takes for each anchor its farthest positive and its nearest
@@ -29,10 +29,10 @@ const (
 // another.
 type Triplet struct{ Anchor, Positive, Negative int }
 
-// Batch is what is known of a batch after it was embedded.
+// Batch is a batch after it was embedded.
 type Batch struct {
 	Embeddings []face.Embedding // normalised
-	People     []int            // who each is of
+	People     []int            // which person each embedding is of
 }
 
 func (b Batch) distance(i, j int) float64 {
@@ -52,8 +52,8 @@ func (b Batch) splitByPerson(a int) (positives, negatives []int) {
 	return positives, negatives
 }
 
-// Active is the share of all the triplets that a batch has, whichever were
-// mined, that do not satisfy the margin yet; 0 where it has none.
+// Active is the share of all possible triplets of a batch, mined or not, that
+// do not satisfy the margin yet. It is 0 if the batch has no triplets.
 func (b Batch) Active(margin float64) float64 {
 	active, all := 0, 0
 	for a := range b.People {
@@ -105,10 +105,10 @@ func Mine(how Mining, b Batch, margin float64, rng *rand.Rand) (triplets []Tripl
 	return triplets
 }
 
-// Generator serves triplets of a whole set and retires those that are learnt:
-// what satisfies the margin leaves, what does not comes again, and fresh ones
-// fill the gaps. The share that comes again is a measure of what there is
-// still to learn. It is not safe for concurrent use.
+// Generator serves triplets of a whole set. Triplets that satisfy the margin
+// are retired, the others are served again, and fresh ones fill the gaps. The
+// share that is served again shows how much is still to be learnt. It is not
+// safe for concurrent use.
 type Generator struct {
 	people  [][]int // the samples of each person
 	several []int   // people with at least two
@@ -119,9 +119,9 @@ type Generator struct {
 	Retired, Kept int
 }
 
-// NewGenerator makes a generator over samples, by who each is of; it keeps at
-// most limit triplets that are not learnt. Invalid: fewer than two people, or
-// nobody with two samples.
+// NewGenerator makes a generator over samples, given the person of each. It
+// keeps at most limit triplets that are not learnt. The error is Invalid if
+// there are fewer than two people, or if no person has two samples.
 func NewGenerator(people []int, limit int, rng *rand.Rand) (*Generator, error) {
 	g := &Generator{rng: rng, limit: limit}
 	at := map[int]int{}
@@ -145,8 +145,8 @@ func NewGenerator(people []int, limit int, rng *rand.Rand) (*Generator, error) {
 	return g, nil
 }
 
-// Next serves n triplets: half of them, if there are so many, that were not
-// learnt yet, oldest first, and fresh ones.
+// Next serves n triplets. Up to half of them are triplets that were not learnt
+// yet, oldest first; the rest are fresh.
 func (g *Generator) Next(n int) []Triplet {
 	again := min(n/2, len(g.pool))
 	out := slices.Clone(g.pool[:again])
@@ -172,8 +172,8 @@ func (g *Generator) fresh() Triplet {
 	return Triplet{samples[a], samples[p], g.people[other][g.rng.IntN(len(g.people[other]))]}
 }
 
-// Report says of triplets that were served what each still costs. Those that
-// cost nothing are retired.
+// Report records the loss of each served triplet. Triplets without a loss are
+// retired.
 func (g *Generator) Report(triplets []Triplet, losses []float64) {
 	for i, t := range triplets {
 		if losses[i] <= 0 {

@@ -22,7 +22,7 @@ func NewOptimizer(kind string, weightDecay float64) *Optimizer {
 	return &Optimizer{Kind: kind, Momentum: 0.9, Beta2: 0.999, Epsilon: 1e-8, WeightDecay: weightDecay}
 }
 
-// Step changes the weights in place. decays says which of them decay: scales
+// Step changes the weights in place. decays says which of them decay; scales
 // and biases do not.
 func (o *Optimizer) Step(weights, gradients [][]float32, decays []bool, rate float64) {
 	if o.First == nil {
@@ -61,8 +61,8 @@ func (o *Optimizer) Step(weights, gradients [][]float32, decays []bool, rate flo
 	}
 }
 
-// Clip scales gradients so that all of them together have at most a norm, and
-// returns the norm that they had.
+// Clip scales gradients down so that their common L2 norm is at most the given
+// one, and returns the norm that they had.
 func Clip(gradients [][]float32, most float64) float64 {
 	var sum float64
 	for _, g := range gradients {
@@ -82,8 +82,9 @@ func Clip(gradients [][]float32, most float64) float64 {
 	return norm
 }
 
-// Rate is the learning rate at a step: a line up to peak over the warm-up, then
-// half a cosine down to a hundredth of it at the last step.
+// Rate is the learning rate at a step: it rises linearly to the peak during the
+// warm-up, then falls as half a cosine to a hundredth of the peak at the last
+// step.
 func Rate(step, warmUp, steps int, peak float64) float64 {
 	if step < warmUp {
 		return peak * float64(step+1) / float64(warmUp)

@@ -22,16 +22,16 @@ type state struct {
 }
 
 // collapse is the mean squared distance of different people below which all
-// embeddings count as the same one, patience how many steps may be so.
+// embeddings count as equal; patience is how many steps in a row that may last.
 const (
 	collapse = 1e-3
 	patience = 20
 )
 
-// Step learns from one batch. Canceled or Deadline when ctx ends; Internal
-// when the loss is not finite, or when all embeddings have become the same:
-// then the run cannot recover, and a smaller rate, another margin or mining
-// is needed.
+// Step learns from one batch. The error is Canceled or Deadline if ctx ends,
+// and Internal if the loss is not finite or if all embeddings have become the
+// same. Such a run cannot recover: it needs a smaller rate, another margin or
+// other mining.
 func (t *Trainer) Step(ctx context.Context) (Progress, error) {
 	const op = "siamese.Step"
 	p := Progress{Step: t.state.Step + 1, Steps: t.o.Steps}
@@ -63,8 +63,8 @@ func (t *Trainer) Step(ctx context.Context) (Progress, error) {
 	return p, nil
 }
 
-// nextBatch takes the batch that was prepared and has the next one prepared.
-// Triplets of the generator are the batch; otherwise they come later.
+// nextBatch takes the prepared batch and starts to prepare the next one. With a
+// generator, its triplets define the batch; otherwise triplets are mined later.
 func (t *Trainer) nextBatch(ctx context.Context) (prepared, []Triplet, error) {
 	if t.workers == nil {
 		for range runtime.GOMAXPROCS(0) {
@@ -89,7 +89,7 @@ func (t *Trainer) nextBatch(ctx context.Context) (prepared, []Triplet, error) {
 		for _, s := range served {
 			photos = append(photos, s.Anchor, s.Positive, s.Negative)
 		}
-		for len(photos) < t.batch { // what a third does not fill
+		for len(photos) < t.batch { // if the batch size is no multiple of three
 			photos = append(photos, photos[0])
 		}
 		b := t.prepare(ctx, step, photos)
@@ -106,7 +106,7 @@ func (t *Trainer) nextBatch(ctx context.Context) (prepared, []Triplet, error) {
 	}
 	b := <-t.ahead
 	t.ahead = nil
-	if b.step != step { // the step before failed when it had taken its batch
+	if b.step != step { // the step before took its batch and then failed
 		b = t.prepare(ctx, step, t.draw(step))
 	}
 	if b.err != nil {
@@ -209,7 +209,7 @@ func (t *Trainer) fillLoss(b prepared, triplets []Triplet) {
 	}
 }
 
-// judge counts the active triplets and watches for collapse.
+// judge counts the active triplets and checks for collapse.
 func (t *Trainer) judge(p *Progress, b prepared, triplets []Triplet) {
 	e := t.rows(t.step.Output(1), t.batch)
 	if t.o.Loss == Triplets {
@@ -256,7 +256,8 @@ func (t *Trainer) learn(p *Progress) {
 	}
 }
 
-// Embed embeds photos as they are, with the model as an export would be.
+// Embed embeds unchanged photos with the model in the form that it is exported
+// in.
 func (t *Trainer) Embed(ctx context.Context, photos []Photo) ([]face.Embedding, error) {
 	var out []face.Embedding
 	t.finished.load(t.weights)
@@ -290,7 +291,7 @@ type checkpoint struct {
 	Weights map[string][]float32
 }
 
-// Save writes everything that going on needs.
+// Save writes everything that is needed to continue.
 func (t *Trainer) Save(w io.Writer) error {
 	if t.generator != nil {
 		t.state.Pool = t.generator.pool
@@ -298,7 +299,8 @@ func (t *Trainer) Save(w io.Writer) error {
 	return face.Wrap(face.Internal, "siamese.Save", gob.NewEncoder(w).Encode(checkpoint{1, t.state, t.weights}))
 }
 
-// Load goes on from what Save wrote. Invalid: it is of another model.
+// Load continues from what Save wrote. The error is Invalid if that is of
+// another model.
 func (t *Trainer) Load(r io.Reader) error {
 	const op = "siamese.Load"
 	var c checkpoint

@@ -19,13 +19,13 @@ import (
 type Set interface {
 	// Len is the number of photos.
 	Len() int
-	// Person says who is on a photo: the same number for the same person, below
-	// zero when it is not known.
+	// Person is the number of the person on a photo: the same number for the
+	// same person, below zero if the person is unknown.
 	Person(i int) int
 	// Photo reads a photo.
 	Photo(i int) (Photo, error)
-	// Teacher is what a teacher says of a photo as it is, normalised; nil where
-	// there is none.
+	// Teacher is the normalised embedding that a teacher gives for the
+	// unchanged photo, nil if there is no teacher.
 	Teacher(i int) face.Embedding
 }
 
@@ -46,28 +46,28 @@ type Options struct {
 	Model            *grad.Model
 	Image, Embedding string
 	Input            imaging.Planar
-	// Learn says which weights are learnt; nil: all of them. Of a
-	// BatchNormalization in training form the running mean and variance are
-	// followed, not learnt.
+	// Learn says which weights are learnt; nil means all. The running mean and
+	// variance of a BatchNormalization in training form are updated, not
+	// learnt.
 	Learn func(name string, shape []int64) bool
 	// BatchNorm puts every BatchNormalization into its training form. For
-	// fine-tuning it is better left as it is.
+	// fine-tuning, leave it in inference form.
 	BatchNorm bool
 
 	Loss   Loss
 	Margin float64 // of Triplets (in squared distance) and Contrastive (in distance)
 	Mining Mining  // of Triplets
-	// Retire takes triplets of the whole set that are not learnt yet instead
-	// of mining the batch.
+	// Retire uses a Generator: triplets of the whole set that are not learnt
+	// yet, instead of triplets mined from the batch.
 	Retire bool
-	// A batch has so many photos of each of so many people.
+	// A batch has this many photos of each of this many people.
 	People, PhotosEach int
 
 	Steps, WarmUp int
 	Rate          float64 // the highest learning rate
 	Optimizer     string  // "adamw" or "sgd"
 	WeightDecay   float64
-	MaxNorm       float64 // of all gradients together; 0: any
+	MaxNorm       float64 // of all gradients together; 0: no limit
 	Augmentation  Augmentation
 	Seed          uint64
 }
@@ -94,8 +94,9 @@ type Progress struct {
 	Loss        float64
 	Rate        float64
 	Norm        float64 // of the gradients, before they were clipped
-	// Triplets is how many were learnt from, and Active the share of all that
-	// the batch has (mined or not) that violate the margin.
+	// Triplets is how many triplets were learnt from. Active is the share of
+	// all possible triplets of the batch, mined or not, that violate the
+	// margin.
 	Triplets int
 	Active   float64
 	// Spread is the mean squared distance of different people in the batch:
@@ -113,13 +114,13 @@ type Trainer struct {
 	several []int   // people with two photos
 	anyone  []int
 	workers []*augmenter
-	ahead   chan prepared // the next batch, while this one is learnt; nil: there is none
+	ahead   chan prepared // the next batch, prepared while this one is learnt; nil: none
 
 	weights   map[string][]float32 // everything that is learnt or followed
 	names     []string             // of the learnt ones, in the order of the gradients
 	decays    []bool
 	followed  []string // running statistics, in the order of the outputs
-	mirror    *program // embeds a batch as the step does, to mine it
+	mirror    *program // embeds a batch as the step does, for mining
 	step      *program // loss, embeddings, costs, gradients, statistics
 	finished  *program // embeds as the exported model will
 	generator *Generator
@@ -133,7 +134,7 @@ type program struct {
 	weights []string
 }
 
-// load gives the program the weights as they are.
+// load copies the present weights into the program.
 func (p *program) load(weights map[string][]float32) {
 	for i, name := range p.weights {
 		copy(p.Input(1+i), weights[name])
@@ -182,7 +183,7 @@ func New(backend grad.Backend, o Options, set Set) (*Trainer, error) {
 	return t, nil
 }
 
-// group finds out who has how many photos.
+// group lists the photos of each person.
 func (t *Trainer) group() error {
 	at := map[int]int{}
 	for i := range t.set.Len() {
@@ -238,7 +239,8 @@ func (t *Trainer) compile(backend grad.Backend) (err error) {
 			if im.Variables[v.Name()] == v {
 				learnt = append(learnt, v)
 				t.names = append(t.names, v.Name())
-				// Scales and biases are no part of what makes a network large.
+				// Scales and biases do not decay, because they do not make a
+				// network complex.
 				t.decays = append(t.decays, len(v.Shape()) > 1)
 			}
 		}
@@ -319,7 +321,8 @@ func (t *Trainer) loss(g *grad.Graph, e *grad.Value) (loss, each *grad.Value) {
 	return loss, g.Sub(Distance(g, a, b), Distance(g, a, c))
 }
 
-// draw chooses the photos of a step: the same ones, whenever it is asked.
+// draw chooses the photos of a step. It always chooses the same photos for the
+// same step.
 func (t *Trainer) draw(step int) []int {
 	rng := t.rng(step, 0)
 	photos := make([]int, 0, t.batch)
@@ -334,14 +337,15 @@ func (t *Trainer) draw(step int) []int {
 		all := t.people[t.several[k]]
 		order := rng.Perm(len(all))
 		for i := range t.o.PhotosEach {
-			// Somebody with fewer photos is shown again, changed otherwise.
+			// A person with fewer photos is shown again, with other random
+			// changes.
 			photos = append(photos, all[order[i%len(all)]])
 		}
 	}
 	return photos
 }
 
-// rng is the randomness of a step; part tells its uses apart.
+// rng is the random source of a step; part separates its uses.
 func (t *Trainer) rng(step, part int) *rand.Rand {
 	return rand.New(rand.NewPCG(t.o.Seed, uint64(step)<<20|uint64(part))) //nolint:gosec // reproducible on purpose
 }

@@ -264,7 +264,7 @@ func average(set photos.Set, faces []source, to shape, rounds int) (picture, err
 		still := mean.texture()
 		shifts := make([]shift, len(faces))
 		forEach(len(faces), func(i int) { shifts[i] = register(still, now[i].texture()) })
-		// The mean of all shifts is nobody's: without it the shape stays the mean.
+		// The mean of all shifts is removed, so that the shape stays the mean.
 		for j := range halfWidth * halfHeight {
 			var x, y float32
 			for _, s := range shifts {

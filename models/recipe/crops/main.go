@@ -1,7 +1,7 @@
-// Crops makes what the quality network is taught with: photos under the
+// Crops makes the training data of the quality network. Photos under the
 // conditions of internal/conditions go through the product's own pipeline
 // without a quality network, and every face that it finds is written as a crop
-// of 96 x 96 pixels with the class that it belongs to. See ../README.md.
+// of 96 x 96 pixels with its class. See ../README.md.
 package main
 
 import (
