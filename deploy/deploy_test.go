@@ -211,7 +211,7 @@ func TestPgvectorIsSound(t *testing.T) {
 	if got := find(script, `(?m)^image=(\S+)$`); got != image {
 		t.Errorf("make postgres runs %s, and Compose %s", got, image)
 	}
-	least := find("../pkg/store/postgres/migrate.go", `soundPgvector = "([0-9.]+)"`)
+	least := find("../internal/pgdb/migrate.go", `soundPgvector = "([0-9.]+)"`)
 	if got := find(script, `(?m)^least_vector=([0-9.]+)$`); got != least {
 		t.Errorf("tests take pgvector %s, and the server warns of those before %s", got, least)
 	}
