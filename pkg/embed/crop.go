@@ -12,10 +12,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
-// A crop is what other encoders can be shown when the photo is gone: a JPEG of
-// the face turned upright, with enough around it for any encoder's frame,
-// behind the places of the five landmarks in it. ADR 0011 says how its size
-// was chosen.
+// A crop is stored so that other encoders can see the face when the photo is
+// gone. It is a header with a version and the positions of the five landmarks,
+// followed by a JPEG of the face, upright, with enough around it for any
+// encoder's frame. ADR 0011 says how its size was chosen.
 const (
 	cropSide    = 224
 	cropScale   = 1.5 // pixels of a crop for one of the 112-pixel template
@@ -38,14 +38,14 @@ func cropFrame() frame {
 }
 
 // crop makes the crop of a face.
-func (n near) crop() ([]byte, error) {
+func (n faceArea) crop() ([]byte, error) {
 	const op = "embed.crop"
 	f := cropFrame()
 	toCrop, err := imaging.FitSimilarity(n.points, f.points)
 	if err != nil {
 		return nil, face.Wrap(face.Internal, op, err)
 	}
-	toSrc, err := n.warp(f.points)
+	toSrc, err := n.warpFrom(f.points)
 	if err != nil {
 		return nil, err
 	}
@@ -62,26 +62,26 @@ func (n near) crop() ([]byte, error) {
 		if err := jpeg.Encode(b, img, &jpeg.Options{Quality: quality}); err != nil {
 			return nil, face.Wrap(face.Internal, op, err)
 		}
-		if b.Len() <= maxCropJPEG { // photos are far below; at 65 so is noise
+		if b.Len() <= maxCropJPEG { // photos are far smaller; at quality 65 even noise is
 			return b.Bytes(), nil
 		}
 	}
 }
 
-// AlignCrop reads what [Sample.Crop] holds: the picture, and the map from a
-// pixel of an encoder's input, whose template the alignment is, to where it
-// comes from. InvalidImage: it is no such crop.
+// AlignCrop reads a [Sample.Crop]. It returns the picture, and the map from the
+// pixels of an encoder's input to those of the picture; alignment is the
+// encoder's [Manifest.Alignment]. Data that is no crop is InvalidImage.
 func AlignCrop(crop []byte, alignment [][2]float32) (*image.RGBA, imaging.Affine, error) {
-	n, err := nearOfCrop(context.Background(), crop) // a crop is small, so nobody waits for it
+	n, err := parseCrop(context.Background(), crop) // a crop is small, so nobody waits for it
 	if err != nil {
 		return nil, imaging.Affine{}, err
 	}
-	toSrc, err := n.warp(templateOf(alignment))
+	toSrc, err := n.warpFrom(templateOf(alignment))
 	return n.img, toSrc, err
 }
 
-// nearOfCrop reads a crop.
-func nearOfCrop(ctx context.Context, crop []byte) (n near, err error) {
+// parseCrop reads a crop.
+func parseCrop(ctx context.Context, crop []byte) (n faceArea, err error) {
 	const op = "embed.crop"
 	if len(crop) <= cropHeader || crop[0] != cropVersion {
 		return n, face.Errorf(face.InvalidImage, op, "not a crop of this version")

@@ -11,9 +11,9 @@ import (
 // decode decodes a photo with at least the given number of pixels along its
 // longer side, if it has them.
 //
-// The end of ctx is answered at once, also while a decoder runs that only ends
-// by itself: see [imaging.Decode]. The worker's next decode waits for that one,
-// so that there are never more of them than workers.
+// When ctx ends, decode returns at once, even while a decoder runs that cannot be
+// interrupted: see [imaging.Decode]. The worker's next decode waits for that one
+// to end, so that there are never more decodes than workers.
 func (w *worker) decode(ctx context.Context, photo []byte, least int) (*imaging.Image, error) {
 	defer w.observe(StageDecode, time.Now())
 	if w.decoding != nil {

@@ -9,15 +9,15 @@ import (
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
-// detection is a face as the detector gives it, in pixels of the picture it
-// was shown. The points have the order of [face.Landmarks.Points].
+// detection is a face as the detector finds it, in pixels of the picture that
+// the detector was shown. The points have the order of [face.Landmarks.Points].
 type detection struct {
 	x0, y0, x1, y1 float32
 	points         [5]face.Point
 	score          float32
-	seen           float32  // the side when it was found, in pixels of the detector's input
-	shown          float64  // by how much what the detector was shown was turned, in radians
-	verdict        *verdict // of the quality network; nil: it was not asked
+	seen           float32  // the side of the box in pixels of the detector's input
+	shown          float64  // the turn, in radians, of the picture that the detector was shown
+	verdict        *verdict // of the quality network; nil: not asked yet
 }
 
 func (d detection) area() float32 { return (d.x1 - d.x0) * (d.y1 - d.y0) }
@@ -32,7 +32,8 @@ func (d detection) overlap(o detection) float32 {
 	return max(w, 0) * max(h, 0)
 }
 
-// iou is what two boxes share of what they cover together.
+// iou is intersection over union: the area that two boxes share, divided by the
+// area that they cover together.
 func (d detection) iou(o detection) float32 {
 	shared := d.overlap(o)
 	return shared / (d.area() + o.area() - shared)
@@ -45,8 +46,8 @@ func (d detection) landmarks() face.Landmarks {
 	}
 }
 
-// moved is the detection with every coordinate scaled and then shifted.
-func (d detection) moved(scale, dx, dy float32) detection {
+// rescaled is the detection with every coordinate scaled and then shifted.
+func (d detection) rescaled(scale, dx, dy float32) detection {
 	d.x0, d.y0 = d.x0*scale+dx, d.y0*scale+dy
 	d.x1, d.y1 = d.x1*scale+dx, d.y1*scale+dy
 	for i, p := range d.points {
@@ -55,9 +56,9 @@ func (d detection) moved(scale, dx, dy float32) detection {
 	return d
 }
 
-// plausible reports whether the detection lies in or about a picture of
-// side x side, has an area, and has points that can be aligned. Numbers that
-// are not finite fail every comparison.
+// plausible reports whether the detection lies in or near a picture of
+// side x side, has an area, and has points that can be aligned. Numbers that are
+// not finite fail every comparison.
 func (d detection) plausible(side float32) bool {
 	about := func(x, y float32) bool { return x > -side && x < 2*side && y > -side && y < 2*side }
 	if !about(d.x0, d.y0) || !about(d.x1, d.y1) || d.x1 <= d.x0 || d.y1 <= d.y0 || !(d.area() > 0) {
@@ -73,15 +74,15 @@ func (d detection) plausible(side float32) bool {
 }
 
 const (
-	// maxCandidates bounds the work of suppress, which grows with the square
-	// of what it is given; a crowd of 100 faces gives about 1,000.
+	// maxCandidates bounds the work of suppress, which grows with the square of
+	// their number. A crowd of 100 faces has about 1,000.
 	maxCandidates = 4096
 	// maxIoU is how much two faces may overlap, as a share of what they cover
 	// together, before they count as one.
 	maxIoU = 0.3
-	// maxInside is the share of a box that may lie inside a face which is
-	// already certain. A sharper look at a large face finds faces in its
-	// parts, which an IoU does not notice.
+	// maxInside is the share of a box that may lie inside a certain face. A
+	// sharper look at a large face finds faces in its parts, which are too small
+	// for their IoU with it to show that.
 	maxInside = 0.6
 )
 

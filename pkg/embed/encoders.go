@@ -168,7 +168,7 @@ func (w *worker) embedCrop(ctx context.Context, crop []byte, encoder string) (fa
 		return nil, err
 	}
 	start := time.Now()
-	n, err := nearOfCrop(ctx, crop)
+	n, err := parseCrop(ctx, crop)
 	if err != nil {
 		return nil, err
 	}
@@ -208,8 +208,8 @@ func (w *worker) head(e *encoder) (*head, error) {
 }
 
 // align warps a face straight into the encoder's input.
-func (h *head) align(n near) error {
-	toSrc, err := n.warp(h.frame.points)
+func (h *head) align(n faceArea) error {
+	toSrc, err := n.warpFrom(h.frame.points)
 	if err != nil {
 		return err
 	}

@@ -10,11 +10,11 @@ const (
 	TaskDetector Task = "detector"
 	TaskEncoder  Task = "encoder"
 	TaskFeatures Task = "features" // whose layers style transfer compares
-	TaskQuality  Task = "quality"  // which says whether a crop shows a face as encoders know them
+	TaskQuality  Task = "quality"  // says whether a crop shows a face as encoders know them
 )
 
-// Manifest is the contract of one model: models/<id>.json. A file that
-// contradicts its manifest is refused at start.
+// Manifest is the contract of one model: models/<id>.json. models/README.md
+// explains every field. A file that contradicts its manifest is refused.
 type Manifest struct {
 	ID           string `json:"id"`
 	Task         Task   `json:"task"`
@@ -63,14 +63,15 @@ type Features struct {
 	ContentWeight float64 `json:"content_weight"`
 	StyleWeight   float64 `json:"style_weight"`
 	TVWeight      float64 `json:"tv_weight"`
-	// Tile is the most pixels along a side that are computed at once, 0: as
-	// many as the program takes.
+	// Tile is the most pixels along a side that are computed at once. 0: as many
+	// as the program takes.
 	Tile int `json:"tile,omitempty"`
 }
 
-// Cut says that URL has a larger model, of which only what computes Outputs is
-// kept. Whoever fetches it checks it, cuts it and writes a manifest with size
-// and hash of what is left, so that SHA256 and Size may be missing until then.
+// Cut says that URL has a larger model, of which only the part that computes
+// Outputs is kept. `likeness models pull` checks it, cuts it, and writes a
+// manifest with the size and the hash of that part. Until then SHA256 and Size
+// may be missing.
 type Cut struct {
 	SHA256 string `json:"sha256"` // of what URL has, lower-case hex
 	Size   int64  `json:"size"`

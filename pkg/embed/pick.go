@@ -11,14 +11,14 @@ const (
 	// backgroundRatio is how large a face must be beside the largest one, by
 	// the side of its box, to count for any pick but PickAll.
 	backgroundRatio = 1.0 / 3
-	// competes is the prominence, as a share of that of the face that a photo
-	// is of, from which another face competes with it.
+	// competes is the least prominence, as a share of that of the most prominent
+	// face, with which another face competes with it.
 	competes = 0.6
 	// edgeLoss is the share of its prominence that a face loses in a corner of
 	// the photo.
 	edgeLoss = 0.5
-	// doubtLoss is what a face's prominence is multiplied by where the quality
-	// gate would refuse it and it is not the most prominent one.
+	// doubtLoss multiplies the prominence of a face that the quality gate would
+	// refuse, unless it is the most prominent one.
 	doubtLoss = 0.75
 )
 
@@ -27,8 +27,8 @@ func (pick Pick) matters(d, largest detection) bool {
 	return pick == PickAll || d.side() >= backgroundRatio*largest.side()
 }
 
-// picked applies the pick to the faces of a photo, which are sorted by size.
-func (w *worker) picked(v *view, pick Pick) ([]detection, error) {
+// applyPick applies the pick to the faces of a photo, which are sorted by size.
+func (w *worker) applyPick(v *view, pick Pick) ([]detection, error) {
 	const op = "embed.Pick"
 	if pick == PickAll {
 		return v.found, nil
@@ -64,8 +64,9 @@ func (w *worker) picked(v *view, pick Pick) ([]detection, error) {
 	return []detection{most}, nil
 }
 
-// isFace reports whether a detection is a face at all, passing or not. Only what
-// is surely none is left out: nobody smaller may step in for a face in doubt.
+// isFace reports whether a detection is a face at all, whether or not it passes
+// the quality gate. Only what is certainly no face is left out: a smaller face
+// must not take the place of one in doubt.
 func (w *worker) isFace(d detection) bool {
 	return d.score >= w.p.o.Quality.MinDetectionScore && (d.verdict == nil || d.verdict.noFace < surely)
 }
@@ -76,8 +77,9 @@ func (w *worker) passes(d detection) bool {
 	return w.worthy(d) && d.verdict != nil && d.verdict.passes
 }
 
-// prominence is how much a photo is of a face: the side of its box, the less
-// the further it is from the middle and the more of it the edge cuts off.
+// prominence says how much a photo is of this face. It is the side of the box,
+// reduced by the distance from the middle of the photo and by the share of the
+// box that the edge cuts off.
 func (v *view) prominence(d detection) float64 {
 	width, height := float64(v.img.Width), float64(v.img.Height)
 	x, y := float64(d.x0+d.x1)/2-width/2, float64(d.y0+d.y1)/2-height/2
@@ -87,8 +89,8 @@ func (v *view) prominence(d detection) float64 {
 	return float64(d.side()) * (1 - edgeLoss*off) * inside * inside
 }
 
-// faceAt picks the face whose box holds the place, and of several that whose
-// middle is nearest.
+// faceAt picks the face whose box contains p. If several do, it picks the one
+// whose middle is nearest.
 func (v *view) faceAt(p face.Point) ([]detection, error) {
 	var at []detection
 	for _, d := range v.found {
@@ -108,8 +110,8 @@ func (v *view) faceAt(p face.Point) ([]detection, error) {
 	return at, nil
 }
 
-// noFace is the error for a photo without a face: that it is too dark or too
-// bright to show one, where it is.
+// noFace is the error for a photo without a face. If the photo is too dark or
+// too bright to show one, the error says that.
 func (v *view) noFace(l QualityLimits) error {
 	const op = "embed.Pick"
 	kind, reason, detail := face.NoFace, face.ReasonNoFace, "No face was found in the photo."

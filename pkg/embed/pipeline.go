@@ -241,7 +241,7 @@ func (w *worker) detectFaces(ctx context.Context, photo []byte, maxFaces int) (f
 	faces = make([]face.Face, len(v.found))
 	for i, d := range v.found {
 		start := time.Now()
-		n, err := w.near(v, d, v.frames)
+		n, err := w.prepareFace(v, d, v.frames)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -282,7 +282,7 @@ func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want W
 	if want.At != nil {
 		v.found, err = v.faceAt(*want.At)
 	} else {
-		v.found, err = w.picked(v, pick)
+		v.found, err = w.applyPick(v, pick)
 	}
 	if err != nil {
 		return nil, err
@@ -303,7 +303,7 @@ func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want W
 // sample makes everything that is wanted of one face.
 func (w *worker) sample(ctx context.Context, v *view, d detection, heads []*head, crop bool) (s Sample, err error) {
 	start := time.Now()
-	n, err := w.near(v, d, v.frames)
+	n, err := w.prepareFace(v, d, v.frames)
 	if err != nil {
 		return s, err
 	}
@@ -341,7 +341,7 @@ type worker struct {
 	candidates []detection
 	quality    *screener   // nil: there is none
 	crop       *image.RGBA // for quality
-	shrunk     *image.RGBA // for near and closeUp; grows to the largest need
+	shrunk     *image.RGBA // for prepareFace and closeUp; grows to the largest need
 
 	decoding <-chan struct{} // closed when the decode of the last photo has ended
 }
@@ -474,7 +474,7 @@ func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, erro
 	sortBySize(v.found)
 	v.count = len(v.found)
 	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
-	return v, w.upright(ctx, v, pick)
+	return v, w.rightFaces(ctx, v, pick)
 }
 
 // sortBySize puts the largest face first.
@@ -490,7 +490,7 @@ func (w *worker) lookAt(ctx context.Context, v *view, r rung) error {
 		return err
 	}
 	for i, d := range candidates {
-		candidates[i] = d.moved(v.reduction(), 0, 0)
+		candidates[i] = d.rescaled(v.reduction(), 0, 0)
 	}
 	var certain []detection
 	for _, d := range v.found {
@@ -512,7 +512,7 @@ func (w *worker) show(ctx context.Context, img *image.RGBA, r rung) ([]detection
 	scale := layout.Letterbox(r.session.Input(), img)
 	candidates, err := w.detect(ctx, r)
 	for i, d := range candidates {
-		candidates[i] = d.moved(float32(1/scale), 0, 0)
+		candidates[i] = d.rescaled(float32(1/scale), 0, 0)
 	}
 	return candidates, err
 }
@@ -598,7 +598,7 @@ func (w *worker) sharpen(ctx context.Context, v *view, photo []byte) error {
 }
 
 // judge makes the face of a detection, with its quality.
-func (w *worker) judge(ctx context.Context, n near, d detection) (face.Face, error) {
+func (w *worker) judge(ctx context.Context, n faceArea, d detection) (face.Face, error) {
 	if err := w.screen(ctx, n, &d); err != nil {
 		return face.Face{}, err
 	}
@@ -607,7 +607,7 @@ func (w *worker) judge(ctx context.Context, n near, d detection) (face.Face, err
 		Landmarks:      d.landmarks(),
 		DetectionScore: d.score,
 	}
-	toSrc, err := n.warp(qualityTemplate())
+	toSrc, err := n.warpFrom(qualityTemplate())
 	if err != nil {
 		return face.Face{}, err
 	}

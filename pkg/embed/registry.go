@@ -20,8 +20,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// Bounds of what a manifest may say: they keep a mistyped number from
-// becoming an allocation.
+// Bounds of the numbers in a manifest, so that a mistyped number does not
+// allocate gigabytes.
 const (
 	maxManifestBytes = 1 << 20
 	maxModelBytes    = 2 << 30
@@ -29,13 +29,13 @@ const (
 	maxDimension     = 4096 // what the index takes
 )
 
-// Registry is the models that are known: those that are built in and those of
-// the models folders. It is read once and does not change.
+// Registry holds the models that are known: the built-in ones and those of the
+// models folders. It does not change after it was read.
 type Registry struct {
 	models []Model // sorted by id
 }
 
-// Model is a manifest with the place of its file.
+// Model is a manifest with the path of its file.
 type Model struct {
 	Manifest
 	Path string // of the file; empty when neither the program nor a folder has it
@@ -51,13 +51,13 @@ func (m Model) BuiltIn() bool { return m.builtin != nil }
 // manifest, beside its manifest in a folder, then in the folders in their order.
 //
 // A folder may hold a manifest with the id of a built-in one, to add a
-// calibration or another threshold. Everything else that the pipeline goes by
-// must then be the same, because templates carry the id, and vectors of two
-// models are never compared: so the file that is built in stays the one that
-// is read. Two folders may not hold the same id.
+// calibration or other thresholds. Everything else that the pipeline uses must be
+// the same, because templates carry the id and vectors of two models must not be
+// compared. The built-in file is still the one that is read. Two folders may not
+// hold the same id.
 //
-// A folder that is not there, a file that is no manifest, and a manifest that
-// breaks a rule are Invalid; the error names the file and the fields.
+// A missing folder, a file that is no manifest, and a manifest that breaks a rule
+// are Invalid; the error names the file and the fields.
 func OpenRegistry(builtin fs.FS, dirs ...string) (*Registry, error) {
 	const op = "embed.OpenRegistry"
 	carried, err := readManifests(builtin)
@@ -148,12 +148,11 @@ func readBounded(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// sameContract reports whether two manifests describe the same computation.
-// What may differ is the prose, the URL, the thresholds and what was measured:
-// the calibration and the head.
+// sameContract reports whether two manifests describe the same computation. The
+// texts, the URL, the thresholds, the calibration and the head may differ.
 //
-// A built-in manifest of a model that is cut has no hash of its own: any file
-// that was cut from the same is that model.
+// The built-in manifest of a model that is cut has no hash: any file that was cut
+// from the same original is that model.
 func sameContract(a, b Manifest) bool {
 	if a.Cut != nil && a.SHA256 == "" {
 		a.SHA256, a.Size = b.SHA256, b.Size
@@ -183,7 +182,7 @@ func isFile(fsys fs.FS, name string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Models lists every model by id, those without a file included.
+// Models lists every model by id, also those whose file is not there.
 func (r *Registry) Models() []Model { return slices.Clone(r.models) }
 
 // Model returns one model. An unknown id is NotFound, and the detail lists
@@ -200,9 +199,9 @@ func (r *Registry) Model(id string) (Model, error) {
 		"no model %q; known are %s", id, strings.Join(known, ", "))
 }
 
-// ReadVerified reads the model's file and checks its size and its SHA-256
-// before anything is done with it. A file that is nowhere is NotFound, and the
-// detail says how to get it; one that contradicts the manifest is Invalid.
+// ReadVerified reads the model's file and checks its size and its SHA-256. A
+// missing file is NotFound, and the detail says how to get it. A file that
+// contradicts the manifest is Invalid.
 func (m Model) ReadVerified() ([]byte, error) {
 	const op = "embed.ReadVerified"
 	if m.Path == "" {
@@ -249,8 +248,8 @@ func (m Model) open() (fs.File, error) {
 	return os.Open(m.Path)
 }
 
-// ParseManifest reads one manifest: a JSON object of known fields and nothing
-// after it. Every rule that it breaks is a field of the Invalid error.
+// ParseManifest reads one manifest: one JSON object with known fields only. The
+// error is Invalid and lists every field that breaks a rule.
 func ParseManifest(data []byte) (Manifest, error) {
 	const op = "embed.ParseManifest"
 	var m Manifest
@@ -270,10 +269,10 @@ func ParseManifest(data []byte) (Manifest, error) {
 	return m, nil
 }
 
-// rules collects what a manifest breaks.
+// rules collects the rules that a manifest breaks.
 type rules []face.FieldError
 
-// want notes what a field must be, unless it is so.
+// want adds what a field must be, unless ok.
 func (r *rules) want(ok bool, pointer, format string, args ...any) {
 	if !ok {
 		*r = append(*r, face.FieldError{Pointer: pointer, Detail: fmt.Sprintf("must be "+format, args...)})
@@ -318,11 +317,11 @@ func (r *rules) manifest(m *Manifest) {
 	}
 }
 
-// file checks a hash and a size, whose fields begin with at.
-func (r *rules) file(sha string, size int64, at string) {
+// file checks the hash and the size below a pointer.
+func (r *rules) file(sha string, size int64, pointer string) {
 	sum, err := hex.DecodeString(sha)
-	r.want(err == nil && len(sum) == sha256.Size && strings.ToLower(sha) == sha, at+"/sha256", "64 lower-case hex digits")
-	r.want(size > 0 && size <= maxModelBytes, at+"/size", "1 to %d", maxModelBytes)
+	r.want(err == nil && len(sum) == sha256.Size && strings.ToLower(sha) == sha, pointer+"/sha256", "64 lower-case hex digits")
+	r.want(size > 0 && size <= maxModelBytes, pointer+"/size", "1 to %d", maxModelBytes)
 }
 
 func (r *rules) input(m *Manifest) {

@@ -20,14 +20,15 @@ type verdict struct {
 	turned     bool // it may be a face that was shown turned
 }
 
-// surely is the probability from which a face that does not pass is what it is
-// said to be. One that is covered, stretched or a negative gets no further looks,
-// which would be further chances to pass; one that is no face is left out of picks.
+// surely is the probability from which the quality network's reason against a
+// face counts as certain. A face that is covered, stretched or a negative is then
+// not looked at again, because each look is another chance to pass. What is no
+// face is then left out of picks.
 const surely = 0.8
 
 // turnedCaution is how far the limit moves towards 1 for a face that was shown
-// turned by more than 45 degrees: most photos are upright, and a person in
-// profile must not be found as if they lay on their side.
+// turned by more than 45 degrees. Most photos are upright, and a person in
+// profile must not be taken for one who lies on their side.
 const turnedCaution = 0.5
 
 // screener is the quality network of one slot.
@@ -62,8 +63,8 @@ func newScreener(n Network, m Manifest) (*screener, error) {
 	return s, nil
 }
 
-// screen asks the quality network about a face, unless it was asked already.
-func (w *worker) screen(ctx context.Context, n near, d *detection) error {
+// screen asks the quality network about a face, unless it has a verdict already.
+func (w *worker) screen(ctx context.Context, n faceArea, d *detection) error {
 	const op = "embed.screen"
 	switch {
 	case d.verdict != nil:
@@ -73,7 +74,7 @@ func (w *worker) screen(ctx context.Context, n near, d *detection) error {
 		return nil
 	}
 	q := w.quality
-	toSrc, err := n.warp(q.frame.points)
+	toSrc, err := n.warpFrom(q.frame.points)
 	if err != nil {
 		return err
 	}

@@ -10,25 +10,25 @@ import (
 )
 
 const (
-	// settledRoll is how far from upright, in radians, a face may have been
-	// shown to the detector before it is shown again, turned upright: the
-	// points of the detectors that we know fall behind the roll of a head from
-	// about there on, and stop near 19 degrees.
+	// settledRoll is the tilt, in radians, up to which a face is not turned
+	// upright and shown to the detector again. From about there on, the points of
+	// the detectors that we know show less roll than the head has, and never more
+	// than about 19 degrees.
 	settledRoll = 3 * math.Pi / 180
 	// hardlyLeans is the tilt, in radians, up to which the points of a face in
 	// profile are believed.
 	hardlyLeans = 15 * math.Pi / 180
-	// maxRightings bounds how often a face is turned and shown again: as often as
-	// brings one that was found at 45 degrees near settledRoll.
+	// maxRightings is how often a face is turned and shown again at most. It is
+	// enough to bring a face that was found at 45 degrees near settledRoll.
 	maxRightings = 4
-	// maxExtraLooks bounds what the detector is shown of one photo beside the
-	// photo as it is: a picture of a hundred odd faces must not hold a slot for
-	// seconds. The largest faces come first.
+	// maxExtraLooks is how many times at most the detector is shown parts of one
+	// photo, or the photo turned. A picture of a hundred odd faces must not hold a
+	// slot for seconds. The largest faces come first.
 	maxExtraLooks = 64
 )
 
 // quarterTurns are the turns, in radians, at which a photo is looked at again
-// when no face that the photo has as it is passes.
+// when no face passes in the photo as it is.
 func quarterTurns() []float64 { return []float64{math.Pi / 2, math.Pi, -math.Pi / 2} }
 
 // roll is the turn of the head in the photo, in radians: the direction from
@@ -38,16 +38,16 @@ func (d detection) roll() float64 {
 	return math.Atan2(float64(p[1].Y-p[0].Y+p[4].Y-p[3].Y), float64(p[1].X-p[0].X+p[4].X-p[3].X))
 }
 
-// tilt is how far from upright the detector was shown the face, in radians, as
-// its points have it; never negative.
+// tilt is how far from upright the face was when the detector saw it, in
+// radians, as its points say. It is never negative.
 func (d detection) tilt() float64 { return math.Abs(math.Remainder(d.roll()-d.shown, 2*math.Pi)) }
 
-// shownAt gives what the detector finds at a rung in a square of the photo that
-// is turned by roll: a head of that roll is upright there. The
-// centre and the side of the square are in pixels of the decoded photo; the
-// detections, unsuppressed, are in pixels of the full-size photo. They hold
-// until the next look.
-func (w *worker) shownAt(ctx context.Context, v *view, r rung, cx, cy, side, roll float64) ([]detection, error) {
+// detectInSquare runs the detector at a rung on a square of the photo that is
+// turned by roll (radians), so that a head of that roll is upright. The centre
+// and the side of the square are in pixels of the decoded photo. The detections,
+// unsuppressed, are in pixels of the full-size photo and valid until the
+// detector runs again.
+func (w *worker) detectInSquare(ctx context.Context, v *view, r rung, cx, cy, side, roll float64) ([]detection, error) {
 	v.extraLooks++
 	sin, cos := math.Sincos(roll)
 	scale := side / float64(r.side)
@@ -60,31 +60,32 @@ func (w *worker) shownAt(ctx context.Context, v *view, r rung, cx, cy, side, rol
 	}
 	layout := w.detector
 	layout.Width, layout.Height = r.side, r.side
-	img, toSrc := w.reduced(v.img.RGBA, centred(there), r.side, r.side)
+	img, toSrc := w.shrunkSource(v.img.RGBA, centred(there), r.side, r.side)
 	layout.Warp(r.session.Input(), img, toSrc)
 	candidates, err := w.detect(ctx, r)
 	for i, d := range candidates {
-		d = d.mapped(there).moved(v.reduction(), 0, 0)
+		d = d.mapped(there).rescaled(v.reduction(), 0, 0)
 		d.shown = roll
 		candidates[i] = d
 	}
 	return candidates, err
 }
 
-// centred is the same map between coordinates that count from the centre of
-// the first pixel instead of its outer corner.
+// centred converts a map between coordinates that count from the outer corner of
+// the first pixel to one between coordinates that count from its centre.
 func centred(a imaging.Affine) imaging.Affine {
 	a[2] += (a[0]+a[1])/2 - 0.5
 	a[5] += (a[3]+a[4])/2 - 0.5
 	return a
 }
 
-// reduced is the part of a photo that a warp to width x height reads, shrunk
-// by a whole factor where the warp would shrink by two or more, and the warp
-// that reads from it instead. It holds until the next one.
-func (w *worker) reduced(img *image.RGBA, toSrc imaging.Affine, width, height int) (*image.RGBA, imaging.Affine) {
+// shrunkSource returns what a warp to width x height should read, and the warp
+// that reads from it. If the warp shrinks by two or more, that is the part of the
+// photo that it reads, shrunk by a whole factor; else it is the photo itself. It
+// is valid until the next call.
+func (w *worker) shrunkSource(img *image.RGBA, toSrc imaging.Affine, width, height int) (*image.RGBA, imaging.Affine) {
 	factor := int(math.Hypot(toSrc[0], toSrc[3]))
-	region := reach(toSrc, width, height).Intersect(img.Rect)
+	region := sourceBounds(toSrc, width, height).Intersect(img.Rect)
 	if factor < 2 || region.Empty() {
 		return img, toSrc
 	}
@@ -98,8 +99,8 @@ func (w *worker) reduced(img *image.RGBA, toSrc imaging.Affine, width, height in
 	return w.shrunk, toSrc
 }
 
-// mapped is the detection under a similarity. The box keeps its sides along
-// the axes: it is turned by whole quarters about its centre.
+// mapped is the detection under a similarity. The sides of the box stay parallel
+// to the axes: the box turns about its centre by whole quarter turns only.
 func (d detection) mapped(a imaging.Affine) detection {
 	point := func(x, y float32) (float32, float32) {
 		mx, my := a.Apply(float64(x), float64(y))
@@ -118,13 +119,13 @@ func (d detection) mapped(a imaging.Affine) detection {
 	return d
 }
 
-// closeUp looks at one face, alone, at the smallest rung, turned upright if its
-// roll is that. It gives the detection back as it was, and false, when the face
-// is not found again.
+// closeUp runs the detector at the smallest rung on the surroundings of one face,
+// turned by roll (radians). If the face is not found again, it returns d and
+// false.
 func (w *worker) closeUp(ctx context.Context, v *view, d detection, roll float64) (detection, bool, error) {
-	here := d.moved(1/v.reduction(), 0, 0)
+	here := d.rescaled(1/v.reduction(), 0, 0)
 	x, y := float64(here.x0+here.x1)/2, float64(here.y0+here.y1)/2
-	candidates, err := w.shownAt(ctx, v, w.rungs[0], x, y, float64(here.side())*closeUpSides, roll)
+	candidates, err := w.detectInSquare(ctx, v, w.rungs[0], x, y, float64(here.side())*closeUpSides, roll)
 	if err != nil {
 		return d, false, err
 	}
@@ -137,12 +138,12 @@ func (w *worker) closeUp(ctx context.Context, v *view, d detection, roll float64
 	return closer, found, nil
 }
 
-// righted looks at a face again, turned upright, until its points agree that it
-// was. A face that is lost on the way is given back as it was last found. One
-// in profile that hardly leans is left as it is: it is refused for its pose, and
-// another look might find more of a face in it than it shows.
-func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, error) {
-	if d.tilt() < hardlyLeans && abs(pose(d.landmarks()).Yaw) > w.p.o.Quality.MaxYaw {
+// turnUpright turns a face upright and looks at it again, until its points say
+// that it was upright. If the face is not found again, the last detection stays.
+// A face in profile that hardly leans is left as it is: it is refused for its
+// pose, and another look might find a face there that is less in profile.
+func (w *worker) turnUpright(ctx context.Context, v *view, d detection) (detection, error) {
+	if d.tilt() < hardlyLeans && absFloat32(estimatePose(d.landmarks()).Yaw) > w.p.o.Quality.MaxYaw {
 		return d, nil
 	}
 	for range maxRightings {
@@ -159,19 +160,19 @@ func (w *worker) righted(ctx context.Context, v *view, d detection) (detection, 
 	return d, nil
 }
 
-// upright turns the faces that matter to the pick upright, and has the quality
-// network look at them. Where none is found that is more than a turned one may
-// be, the photo is looked at again by quarter turns, for a camera may be mounted
-// on its side or upside down; else what may be turned is looked at again so, one
-// by one.
-func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
+// rightFaces turns the faces that matter to the pick upright and gives them
+// their verdicts. If each of them may be a turned face, or there is none, the
+// whole photo is looked at again by quarter turns, since a camera may be mounted
+// on its side or upside down. Else only those that may be turned are looked at
+// again by quarter turns, one by one.
+func (w *worker) rightFaces(ctx context.Context, v *view, pick Pick) error {
 	certain := false
 	var largest *detection // that is a face
 	for i, d := range v.found {
 		if largest != nil && !pick.matters(d, *largest) {
 			break // they are sorted by size
 		}
-		d, err := w.screened(ctx, v, d)
+		d, err := w.turnAndScreen(ctx, v, d)
 		if err != nil {
 			return err
 		}
@@ -198,7 +199,7 @@ func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
 			if !found {
 				continue
 			}
-			if turned, err = w.screened(ctx, v, turned); err != nil {
+			if turned, err = w.turnAndScreen(ctx, v, turned); err != nil {
 				return err
 			}
 			if turned.better(v.found[i]) {
@@ -206,13 +207,14 @@ func (w *worker) upright(ctx context.Context, v *view, pick Pick) error {
 			}
 		}
 	}
-	v.found = distinct(v.found, func(d, o detection) bool { return d.iou(o) > maxIoU })
+	v.found = bestOfSame(v.found, func(d, o detection) bool { return d.iou(o) > maxIoU })
 	sortBySize(v.found)
 	return nil
 }
 
-// distinct leaves of the detections that are the same that of the best verdict.
-func distinct(found []detection, same func(d, o detection) bool) []detection {
+// bestOfSame keeps, of detections that are the same, the one with the best
+// verdict.
+func bestOfSame(found []detection, same func(d, o detection) bool) []detection {
 	slices.SortStableFunc(found, func(a, b detection) int {
 		switch {
 		case a.better(b):
@@ -231,13 +233,13 @@ func distinct(found []detection, same func(d, o detection) bool) []detection {
 	return kept
 }
 
-// screened is the face turned upright, with the verdict of the quality network.
-func (w *worker) screened(ctx context.Context, v *view, d detection) (detection, error) {
-	d, err := w.righted(ctx, v, d)
+// turnAndScreen turns a face upright and gives it its verdict.
+func (w *worker) turnAndScreen(ctx context.Context, v *view, d detection) (detection, error) {
+	d, err := w.turnUpright(ctx, v, d)
 	if err != nil {
 		return d, err
 	}
-	n, err := w.near(v, d, nil)
+	n, err := w.prepareFace(v, d, nil)
 	if err != nil {
 		return d, err
 	}
@@ -245,10 +247,10 @@ func (w *worker) screened(ctx context.Context, v *view, d detection) (detection,
 	return d, err
 }
 
-// lookTurned looks at the whole photo by quarter turns, first at the smallest
-// rung and then at the next if the photo has more to show, until a face passes.
-// What does not pass there counts only as another look at what was found before.
-// Of faces in one place, that of the best verdict stays.
+// lookTurned looks at the whole photo by quarter turns until a face passes: at
+// the smallest rung, then at the next one if the photo is larger than the first.
+// A face that does not pass counts only where one was found before. Of the faces
+// in one place, the one with the best verdict stays.
 func (w *worker) lookTurned(ctx context.Context, v *view) error {
 	size := v.img.RGBA.Rect.Size()
 	long := max(size.X, size.Y)
@@ -257,7 +259,7 @@ func (w *worker) lookTurned(ctx context.Context, v *view) error {
 	for i, d := range all {
 		if d.verdict == nil {
 			var err error
-			if all[i], err = w.screened(ctx, v, d); err != nil {
+			if all[i], err = w.turnAndScreen(ctx, v, d); err != nil {
 				return err
 			}
 		}
@@ -268,14 +270,14 @@ func (w *worker) lookTurned(ctx context.Context, v *view) error {
 		}
 		passes := false
 		for _, turn := range quarterTurns() {
-			candidates, err := w.shownAt(ctx, v, r, float64(size.X)/2, float64(size.Y)/2, float64(long), turn)
+			candidates, err := w.detectInSquare(ctx, v, r, float64(size.X)/2, float64(size.Y)/2, float64(long), turn)
 			if err != nil {
 				return err
 			}
 			kept := suppress(nil, candidates)
 			sortBySize(kept)
 			for _, d := range kept[:min(len(kept), w.p.o.MaxFaces)] {
-				if d, err = w.screened(ctx, v, d); err != nil {
+				if d, err = w.turnAndScreen(ctx, v, d); err != nil {
 					return err
 				}
 				passes = passes || d.verdict.passes
@@ -288,15 +290,15 @@ func (w *worker) lookTurned(ctx context.Context, v *view) error {
 			break
 		}
 	}
-	v.found = distinct(all, detection.sharesPlace)
+	v.found = bestOfSame(all, detection.sharesPlace)
 	sortBySize(v.found)
 	v.count = len(v.found) + left
 	v.found = v.found[:min(len(v.found), w.p.o.MaxFaces)]
 	return nil
 }
 
-// sharesPlace reports whether two detections, of looks at different turns, are
-// likely of one head.
+// sharesPlace reports whether two detections, found at different turns, are
+// probably the same head.
 func (d detection) sharesPlace(o detection) bool {
 	return d.iou(o) > maxIoU || d.overlap(o) > maxInside*min(d.area(), o.area())
 }

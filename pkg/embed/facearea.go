@@ -8,35 +8,34 @@ import (
 	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
-// near is the part of a decoded photo around one face, shrunk by a whole
-// factor so that the warps, which take many samples where they shrink much,
-// have little left to do. Its coordinates are those of warps: (0,0) is the
-// centre of the first pixel.
-type near struct {
+// faceArea is the part of a decoded photo around one face. It is shrunk by a
+// whole factor first, because a warp that shrinks a lot takes many samples.
+// Coordinates are those of warps: (0,0) is the centre of the first pixel.
+type faceArea struct {
 	img    *image.RGBA
 	points [5]face.Point
 	// visible is the share of the whole face that lies in the photo.
 	visible float32
 }
 
-// near prepares a face for its warps to the frames and for quality. It holds
-// until the next face is prepared.
-func (w *worker) near(v *view, d detection, frames []frame) (near, error) {
+// prepareFace makes the area of a face from which the warps to the frames and
+// to the crop for quality read. It is valid until the next face is prepared.
+func (w *worker) prepareFace(v *view, d detection, frames []frame) (faceArea, error) {
 	// Faces count positions from the corner of the first pixel.
-	points := d.moved(1/v.reduction(), -0.5, -0.5).points
+	points := d.rescaled(1/v.reduction(), -0.5, -0.5).points
 	bounds := v.img.RGBA.Rect
-	quality, err := fit(points, qualityTemplate())
+	quality, err := cropToSource(points, qualityTemplate())
 	if err != nil {
-		return near{}, err
+		return faceArea{}, err
 	}
-	n := near{img: v.img.RGBA, points: points, visible: visible(quality, bounds)}
-	shrinks, region := math.Hypot(quality[0], quality[3]), reach(quality, qualitySide, qualitySide)
+	n := faceArea{img: v.img.RGBA, points: points, visible: visibleShare(quality, bounds)}
+	shrinks, region := math.Hypot(quality[0], quality[3]), sourceBounds(quality, qualitySide, qualitySide)
 	for _, f := range frames {
-		warp, err := fit(points, f.points)
+		warp, err := cropToSource(points, f.points)
 		if err != nil {
-			return near{}, err
+			return faceArea{}, err
 		}
-		shrinks, region = min(shrinks, math.Hypot(warp[0], warp[3])), region.Union(reach(warp, f.width, f.height))
+		shrinks, region = min(shrinks, math.Hypot(warp[0], warp[3])), region.Union(sourceBounds(warp, f.width, f.height))
 	}
 	factor := int(shrinks)
 	if factor < 2 {
@@ -57,13 +56,15 @@ func (w *worker) near(v *view, d detection, frames []frame) (near, error) {
 	return n, nil
 }
 
-// warp is the map from a crop with the template's points to the pixels of
+// warpFrom is the map from a crop with the template's points to the pixels of
 // n.img.
-func (n near) warp(template [5]face.Point) (imaging.Affine, error) { return fit(n.points, template) }
+func (n faceArea) warpFrom(template [5]face.Point) (imaging.Affine, error) {
+	return cropToSource(n.points, template)
+}
 
-// fit is the least-squares similarity that brings points to the template,
-// inverted: the map from the crop to where its pixels come from.
-func fit(points, template [5]face.Point) (imaging.Affine, error) {
+// cropToSource is the map from the pixels of a crop to where they come from:
+// the inverse of the least-squares similarity from points to the template.
+func cropToSource(points, template [5]face.Point) (imaging.Affine, error) {
 	a, err := imaging.FitSimilarity(points, template)
 	if err != nil {
 		return imaging.Affine{}, face.Wrap(face.Internal, "embed.align", err)
@@ -71,9 +72,9 @@ func fit(points, template [5]face.Point) (imaging.Affine, error) {
 	return a.Inverse(), nil
 }
 
-// reach is the rectangle that a crop of width x height reads from, with a
-// pixel to spare.
-func reach(toSrc imaging.Affine, width, height int) image.Rectangle {
+// sourceBounds is the rectangle that a crop of width x height reads from, with
+// one pixel more on each side.
+func sourceBounds(toSrc imaging.Affine, width, height int) image.Rectangle {
 	minX, minY := math.Inf(1), math.Inf(1)
 	maxX, maxY := math.Inf(-1), math.Inf(-1)
 	for _, corner := range [4][2]int{{-1, -1}, {width, -1}, {-1, height}, {width, height}} {
@@ -85,9 +86,10 @@ func reach(toSrc imaging.Affine, width, height int) image.Rectangle {
 	return image.Rect(int(minX)-1, int(minY)-1, int(maxX)+2, int(maxY)+2)
 }
 
-// shrink averages blocks of factor x factor pixels of a region of src, fewer
-// at its right and lower edge, into dst, which is used again where it is large
-// enough. The factor is at least 1 and the region not empty and inside src.
+// shrink averages blocks of factor x factor pixels of a region of src; blocks at
+// the right and lower edge may be smaller. It writes into dst if that is large
+// enough, else into a new image, and returns the image. The factor must be at
+// least 1, and the region must lie inside src and not be empty.
 func shrink(dst, src *image.RGBA, region image.Rectangle, factor int) *image.RGBA {
 	width := (region.Dx() + factor - 1) / factor
 	height := (region.Dy() + factor - 1) / factor
