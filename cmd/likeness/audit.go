@@ -19,10 +19,10 @@ type auditCmd struct {
 
 // openAudit opens the audit chain of a store that is there.
 func (s keyStore) openAudit(ctx context.Context) (app.AuditStore, error) {
-	if err := s.mustBeThere(); err != nil {
+	if err := s.requireExisting(); err != nil {
 		return nil, err
 	}
-	return app.OpenAudit(ctx, s.place())
+	return app.OpenAudit(ctx, s.location())
 }
 
 type auditVerify struct {

@@ -29,7 +29,7 @@ func (c backupCmd) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.mustBeThere(); err != nil {
+	if err := c.requireExisting(); err != nil {
 		return err
 	}
 	shown := &copied{t: t}
@@ -55,7 +55,7 @@ func printRows(t *tool, m sqlite.Manifest) {
 
 // files are the databases of the store.
 func (s keyStore) files() (sqlite.Files, error) {
-	files, err := s.place().Files()
+	files, err := s.location().Files()
 	if errors.Is(err, face.Invalid) {
 		err = usageError{fmt.Errorf("--database-url: %s", explain(err))}
 	}

@@ -38,7 +38,7 @@ func TestBackupAndRestore(t *testing.T) {
 	backup := filepath.Join(t.TempDir(), "b")
 	expect := func(code int, says string, args ...string) {
 		t.Helper()
-		got := call(context.WithoutCancel(t.Context()), args...)
+		got := runTool(context.WithoutCancel(t.Context()), args...)
 		if got.code != code || !strings.Contains(got.stdout+got.stderr, says) {
 			t.Errorf("%v: %+v", args, got)
 		}

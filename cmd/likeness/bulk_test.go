@@ -21,8 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// crowd is the lines of an import, each of a subject with a template.
-func crowd(from, to int) string {
+// importLines is the lines of an import, each of a subject with a template.
+func importLines(from, to int) string {
 	var b strings.Builder
 	for i := from; i < to; i++ {
 		fmt.Fprintf(&b, `{"subject_id":"s%04d","name":"Name %d","templates":[{"template_id":"t%04d","model_id":"test","embedding":[0,0.6,-0.8],"quality":0.1}]}`+"\n", i, i, i)
@@ -30,7 +30,7 @@ func crowd(from, to int) string {
 	return b.String()
 }
 
-func fileOf(t *testing.T, content string) string {
+func writeTempFile(t *testing.T, content string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "people.ndjson")
 	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
@@ -39,7 +39,7 @@ func fileOf(t *testing.T, content string) string {
 	return name
 }
 
-func gone(t *testing.T, names ...string) {
+func requireMissing(t *testing.T, names ...string) {
 	t.Helper()
 	for _, name := range names {
 		if _, err := os.Stat(name); !os.IsNotExist(err) {
@@ -52,23 +52,23 @@ func gone(t *testing.T, names ...string) {
 func TestBulkWithRealServer(t *testing.T) {
 	t.Parallel()
 	first, second := realServer(t), realServer(t)
-	file := fileOf(t, crowd(0, 400))
-	got := call(t.Context(), "import", "--server", first, "default", file)
+	file := writeTempFile(t, importLines(0, 400))
+	got := runTool(t.Context(), "import", "--server", first, "default", file)
 	if got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects created, 0 updated, 0 unchanged; 400 templates added") {
 		t.Fatalf("%+v", got)
 	}
 	if !strings.Contains(got.stderr, "at least 400 templates are of other models") || !strings.Contains(got.stderr, "likeness models migrate") {
 		t.Errorf("nothing is said of a model that the gallery is not searched with: %s", got.stderr)
 	}
-	gone(t, file+".progress")
-	if got := call(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "400 unchanged") {
+	requireMissing(t, file+".progress")
+	if got := runTool(t.Context(), "import", "--server", first, "default", file); got.code != exitOK || !strings.Contains(got.stderr, "400 unchanged") {
 		t.Errorf("again: %+v", got)
 	}
 	out := filepath.Join(t.TempDir(), "out.ndjson")
-	if got := call(t.Context(), "export", "--server", first, "default", "-o", out); got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects") {
+	if got := runTool(t.Context(), "export", "--server", first, "default", "-o", out); got.code != exitOK || got.stdout != "" || !strings.Contains(got.stderr, "400 subjects") {
 		t.Fatalf("%+v", got)
 	}
-	gone(t, out+".part", out+".part.json")
+	requireMissing(t, out+".part", out+".part.json")
 	if info, err := os.Stat(out); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
@@ -76,31 +76,31 @@ func TestBulkWithRealServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := call(t.Context(), "import", "--server", second, "default", out); got.code != exitOK || !strings.Contains(got.stderr, "400 subjects created") {
+	if got := runTool(t.Context(), "import", "--server", second, "default", out); got.code != exitOK || !strings.Contains(got.stderr, "400 subjects created") {
 		t.Fatalf("%+v", got)
 	}
-	if got := call(t.Context(), "export", "--server", second, "default"); got.code != exitOK || got.stdout != string(exported) {
+	if got := runTool(t.Context(), "export", "--server", second, "default"); got.code != exitOK || got.stdout != string(exported) {
 		t.Errorf("the copy differs: exit %d, %d bytes of %d, %s", got.code, len(got.stdout), len(exported), got.stderr)
 	}
 	// What a stopped export has left is gone on from; half a line of it is not.
 	lines := strings.SplitAfter(string(exported), "\n")
-	part(t, out, strings.Join(lines[:200], "")+lines[200][:50], &origin{Server: second, Gallery: "default"})
-	if got := call(t.Context(), "export", "--server", second, "default", "-o", out); got.code != exitOK || !strings.Contains(got.stderr, "going on after 200 subjects") {
+	writePartialExport(t, out, strings.Join(lines[:200], "")+lines[200][:50], &origin{Server: second, Gallery: "default"})
+	if got := runTool(t.Context(), "export", "--server", second, "default", "-o", out); got.code != exitOK || !strings.Contains(got.stderr, "going on after 200 subjects") {
 		t.Errorf("%+v", got)
 	}
 	if again, err := os.ReadFile(out); err != nil || !bytes.Equal(again, exported) {
 		t.Errorf("an export that went on differs: %v", err)
 	}
-	if got := call(t.Context(), "export", "--server", first, "nobody"); got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "not_found") {
+	if got := runTool(t.Context(), "export", "--server", first, "nobody"); got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "not_found") {
 		t.Errorf("%+v", got)
 	}
-	if got := call(t.Context(), "import", "--server", first, "nobody", file); got.code != exitFailed || !strings.Contains(got.stderr, "POST /galleries") {
+	if got := runTool(t.Context(), "import", "--server", first, "nobody", file); got.code != exitFailed || !strings.Contains(got.stderr, "POST /galleries") {
 		t.Errorf("%+v", got)
 	}
 
 	// Lines that are refused are listed, and make the exit code.
-	bad := crowd(0, 1) + "nonsense\n\n" + crowd(400, 402) + `{"subject_id":"x","nmae":"x"}` + "\n{}\n" + strings.TrimSuffix(crowd(402, 403), "\n")
-	got = call(t.Context(), "import", "--server", first, "default", fileOf(t, bad))
+	bad := importLines(0, 1) + "nonsense\n\n" + importLines(400, 402) + `{"subject_id":"x","nmae":"x"}` + "\n{}\n" + strings.TrimSuffix(importLines(402, 403), "\n")
+	got = runTool(t.Context(), "import", "--server", first, "default", writeTempFile(t, bad))
 	if got.code != exitFailed || !strings.Contains(got.stderr, "3 lines were refused: 2, 6-7") || !strings.Contains(got.stderr, "3 subjects created, 0 updated, 1 unchanged") {
 		t.Errorf("%+v", got)
 	}
@@ -108,14 +108,14 @@ func TestBulkWithRealServer(t *testing.T) {
 	if lines := strings.Split(got.stdout, "\n"); len(lines) != 4 || !strings.HasPrefix(lines[0], want) || lines[1] != "6\tx\tinvalid_request\t/nmae: unknown field" {
 		t.Errorf("stdout:\n%s", got.stdout)
 	}
-	got = call(t.Context(), "import", "--server", first, "--from-line", "8", "default", fileOf(t, bad))
+	got = runTool(t.Context(), "import", "--server", first, "--from-line", "8", "default", writeTempFile(t, bad))
 	if got.code != exitOK || !strings.Contains(got.stderr, "0 subjects created, 0 updated, 1 unchanged") {
 		t.Errorf("%+v", got)
 	}
 }
 
-// part leaves what a stopped export would.
-func part(t *testing.T, out, content string, of *origin) {
+// writePartialExport leaves what a stopped export would.
+func writePartialExport(t *testing.T, out, content string, of *origin) {
 	t.Helper()
 	if err := os.WriteFile(out+".part", []byte(content), 0o600); err != nil {
 		t.Fatal(err)
@@ -133,7 +133,7 @@ func part(t *testing.T, out, content string, of *origin) {
 }
 
 // An export goes on with one of the same alone: the lines of a file do not say
-// whose they are.
+// describeOwner they are.
 func TestExportResumesItsOwn(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -172,24 +172,24 @@ func TestExportResumesItsOwn(t *testing.T) {
 				tt.change(&was)
 				of = &was
 			}
-			part(t, out, `{"subject_id":"a"}`+"\n", of)
+			writePartialExport(t, out, `{"subject_id":"a"}`+"\n", of)
 			args := []string{"export", "--server", server.URL, "--key-file", key, "--crops", "staff", "-o", out}
-			got := call(t.Context(), args...)
+			got := runTool(t.Context(), args...)
 			if tt.says == "" {
 				if got.code != exitOK || !strings.Contains(got.stderr, "going on after 1 subjects") {
 					t.Errorf("%+v", got)
 				}
-				gone(t, out+".part", out+".part.json")
+				requireMissing(t, out+".part", out+".part.json")
 				return
 			}
 			if got.code != exitFailed || !strings.Contains(got.stderr, tt.says) || !strings.Contains(got.stderr, same.String()) || strings.Contains(got.stderr, "lk_secret") {
 				t.Errorf("%+v", got)
 			}
-			gone(t, out)
+			requireMissing(t, out)
 			if err := os.Remove(out + ".part"); err != nil {
 				t.Fatal(err)
 			}
-			if got := call(t.Context(), args...); got.code != exitOK || strings.Contains(got.stderr, "going on") {
+			if got := runTool(t.Context(), args...); got.code != exitOK || strings.Contains(got.stderr, "going on") {
 				t.Errorf("anew: %+v", got)
 			}
 		})
@@ -268,9 +268,9 @@ func cuttingProxy(t *testing.T, to string, after ...int) (url string, c *cutting
 func TestBulkOverBrokenConnections(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
-	file := fileOf(t, crowd(0, 400)+"nonsense\n")
+	file := writeTempFile(t, importLines(0, 400)+"nonsense\n")
 	proxy, c := cuttingProxy(t, server, 700, 5000, 5010)
-	got := call(t.Context(), "import", "--server", proxy, "default", file)
+	got := runTool(t.Context(), "import", "--server", proxy, "default", file)
 	if got.code != exitFailed || strings.Count(got.stderr, "the import was cut off") != 3 || !strings.Contains(got.stderr, "1 lines were refused: 401") {
 		t.Errorf("%+v", got)
 	}
@@ -278,12 +278,12 @@ func TestBulkOverBrokenConnections(t *testing.T) {
 	if got := strings.Count(strings.Join(c.paths, " "), "/import"); got < 4 {
 		t.Errorf("%d requests: %v", got, c.paths)
 	}
-	gone(t, file+".progress")
+	requireMissing(t, file+".progress")
 
-	whole := call(t.Context(), "export", "--server", server, "default")
+	whole := runTool(t.Context(), "export", "--server", server, "default")
 	proxy, c = cuttingProxy(t, server, 0, 30_000, 1, 20_000)
 	out := filepath.Join(t.TempDir(), "out")
-	if got := call(t.Context(), "export", "--server", proxy, "default", "-o", out); got.code != exitOK || strings.Count(got.stderr, "going on in") != 4 {
+	if got := runTool(t.Context(), "export", "--server", proxy, "default", "-o", out); got.code != exitOK || strings.Count(got.stderr, "going on in") != 4 {
 		t.Errorf("%+v", got)
 	}
 	b, err := os.ReadFile(out)
@@ -296,8 +296,8 @@ func TestBulkOverBrokenConnections(t *testing.T) {
 func TestImportInterrupted(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
-	content := crowd(0, 300) + "nonsense\n" + crowd(300, 600)
-	file := fileOf(t, content)
+	content := importLines(0, 300) + "nonsense\n" + importLines(300, 600)
+	file := writeTempFile(t, content)
 	ctx, stop := context.WithCancel(t.Context())
 	var got imported
 	// The server of the first call answers half of it, then nothing more.
@@ -355,7 +355,7 @@ func TestImportInterrupted(t *testing.T) {
 			runtime.Gosched()
 		}
 	}()
-	first := call(ctx, "import", "--server", front.URL, "default", file)
+	first := runTool(ctx, "import", "--server", front.URL, "default", file)
 	if first.code != exitFailed || !strings.Contains(first.stderr, "stopped before the end") {
 		t.Fatalf("%+v", first)
 	}
@@ -387,20 +387,20 @@ func TestImportInterrupted(t *testing.T) {
 		if err := os.WriteFile(file+".progress", b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return call(t.Context(), append([]string{"import", "--server", front.URL, "default", file}, more...)...)
+		return runTool(t.Context(), append([]string{"import", "--server", front.URL, "default", file}, more...)...)
 	}
 	second := again(content, "--resume")
 	if second.code != exitFailed || !strings.Contains(second.stderr, fmt.Sprintf("going on after line %d,", got.Line)) || !strings.Contains(second.stderr, "1 lines were refused: 301\n") {
 		t.Errorf("%+v", second)
 	}
-	gone(t, file+".progress")
+	requireMissing(t, file+".progress")
 	// Unasked, nothing is passed over.
 	third := again(content)
 	if strings.Contains(third.stderr, "going on") || !strings.Contains(third.stderr, fmt.Sprintf("stopped after line %d, and --resume", got.Line)) ||
 		!strings.Contains(third.stderr, "importing lines: 601 of 601") || !strings.Contains(third.stderr, " created") {
 		t.Errorf("%+v", third)
 	}
-	gone(t, file+".progress")
+	requireMissing(t, file+".progress")
 	// Nor of a file that is another one by now, of whatever size, or into
 	// another gallery.
 	for _, changed := range []string{content + "\n", strings.Replace(content, "Name 0", "Name X", 1)} {
@@ -408,7 +408,7 @@ func TestImportInterrupted(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
-	other := call(t.Context(), "import", "--server", front.URL, "--resume", "staff", file)
+	other := runTool(t.Context(), "import", "--server", front.URL, "--resume", "staff", file)
 	if other.code != exitFailed || !strings.Contains(other.stderr, "gallery default of "+front.URL) || !strings.Contains(other.stderr, "gallery staff of "+front.URL) {
 		t.Errorf("%+v", other)
 	}
@@ -425,7 +425,7 @@ func TestImportFailedLines(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	got := call(t.Context(), "import", "--server", server.URL, "default", fileOf(t, crowd(0, 3)))
+	got := runTool(t.Context(), "import", "--server", server.URL, "default", writeTempFile(t, importLines(0, 3)))
 	if got.code != exitFailed || !strings.Contains(got.stderr, "2 lines failed") || !strings.Contains(got.stderr, "again: 1, 3\n") {
 		t.Errorf("%+v", got)
 	}
@@ -460,7 +460,7 @@ func TestWalkLines(t *testing.T) {
 		{long + "\n" + long, -1, 2, 6<<20 + 1},
 		{long + "\nb\n", 1, 1, 3<<20 + 1},
 	} {
-		f, err := os.Open(fileOf(t, tt.content))
+		f, err := os.Open(writeTempFile(t, tt.content))
 		if err != nil {
 			t.Fatal(err)
 		}

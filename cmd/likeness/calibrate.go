@@ -49,7 +49,7 @@ func (c calibrateCmd) Run(t *tool) (err error) {
 	if !slices.Contains(match.PointNames(), c.OperatingPoint) {
 		return usageError{fmt.Errorf("--operating-point: %q is none of %s", c.OperatingPoint, strings.Join(match.PointNames(), ", "))}
 	}
-	pipeline, err := c.open(t.ctx)
+	pipeline, err := c.openPipeline(t.ctx)
 	if err != nil {
 		return err
 	}

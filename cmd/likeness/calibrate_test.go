@@ -33,7 +33,7 @@ func someCalibration() face.Calibration {
 func TestCalibrateRefusesOperatingPoint(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ point, says string }{{"strict", "fmr_1e-2, fmr_1e-3"}, {"fmr_1e-7", "--operating-point"}} {
-		got := call(t.Context(), "calibrate", "--images", t.TempDir(), "--operating-point", tt.point)
+		got := runTool(t.Context(), "calibrate", "--images", t.TempDir(), "--operating-point", tt.point)
 		if got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%s: %+v", tt.point, got)
 		}
@@ -160,7 +160,7 @@ func portraitsOf(t *testing.T, set, people, photos int, sameness float64) (out [
 	return out
 }
 
-func quiet(t *testing.T) *tool {
+func quietTool(t *testing.T) *tool {
 	t.Helper()
 	return &tool{ctx: t.Context(), stdout: io.Discard, stderr: io.Discard}
 }
@@ -171,7 +171,7 @@ func TestTrainHead(t *testing.T) {
 	t.Parallel()
 	picture := filepath.Join(t.TempDir(), "reliability.png")
 	var log strings.Builder
-	u := quiet(t)
+	u := quietTool(t)
 	u.stderr = &log
 	head, err := calibrateCmd{Reliability: picture}.trainHead(u, newCalibrator(u, portraitsOf(t, 0, 120, 3, 1), 1), "made up")
 	if err != nil {
@@ -248,7 +248,7 @@ func TestPrintCrossCheck(t *testing.T) {
 		portraits[300+i].Person = ""
 	}
 	var log strings.Builder
-	u := quiet(t)
+	u := quietTool(t)
 	u.stderr = &log
 	if err := crossCheck(u, newCalibrator(u, portraits, 2)); err != nil {
 		t.Fatal(err)
@@ -262,7 +262,7 @@ func TestPrintCrossCheck(t *testing.T) {
 func TestPrintCalibrated(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
-	u := quiet(t)
+	u := quietTool(t)
 	u.stderr = &log
 	cal, err := calibrate(u, newCalibrator(u, portraitsOf(t, 0, 150, 2, 1), 3), "made up")
 	if err != nil {
@@ -275,7 +275,7 @@ func TestPrintCalibrated(t *testing.T) {
 
 func TestReliabilityWantsAHead(t *testing.T) {
 	t.Parallel()
-	got := call(t.Context(), "calibrate", "--images", t.TempDir(), "--reliability", "x.png")
+	got := runTool(t.Context(), "calibrate", "--images", t.TempDir(), "--reliability", "x.png")
 	if got.code != exitUsage || !strings.Contains(got.stderr, "--head") {
 		t.Errorf("%+v", got)
 	}

@@ -32,8 +32,8 @@ func newCanvas(width, height int, letters float64) (*canvas, error) {
 	return c, nil
 }
 
-// say writes a line, and leaves its end out where there is no room.
-func (c *canvas) say(x, y, width int, what string) {
+// drawText writes a line, and leaves its end out where there is no room.
+func (c *canvas) drawText(x, y, width int, what string) {
 	d := font.Drawer{Dst: c, Src: image.NewUniform(color.Gray{40}), Face: c.text, Dot: fixed.P(x, y)}
 	for runes := []rune(what); d.MeasureString(what) > fixed.I(width) && len(runes) > 0; {
 		runes = runes[:len(runes)-1]
@@ -42,8 +42,8 @@ func (c *canvas) say(x, y, width int, what string) {
 	d.DrawString(what)
 }
 
-// put draws a picture as it is.
-func (c *canvas) put(img image.Image, at image.Point) {
+// drawImage draws a picture as it is.
+func (c *canvas) drawImage(img image.Image, at image.Point) {
 	size := img.Bounds()
 	draw.Draw(c, image.Rectangle{Min: at, Max: at.Add(size.Size())}, img, size.Min, draw.Src)
 }

@@ -86,7 +86,7 @@ func (p *problem) explain() string {
 		parts = append(parts, "put the secret of a good key into "+keyEnv+", or name a file that holds it with --key-file")
 	}
 	if len(p.Reasons) > 0 {
-		parts = append(parts, join(p.Reasons))
+		parts = append(parts, joinWords(p.Reasons))
 	}
 	return strings.Join(parts, "; ")
 }

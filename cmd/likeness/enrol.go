@@ -59,7 +59,7 @@ func (c enrolCmd) Run(t *tool) error {
 		return usageError{err}
 	}
 	defer set.Close()
-	subjects, stray := bySubject(set.Names())
+	subjects, stray := groupBySubject(set.Names())
 	total := len(stray)
 	for _, s := range subjects {
 		total += len(s.photos)
@@ -99,9 +99,9 @@ type folder struct {
 	photos   []string
 }
 
-// bySubject groups photos by the folder that they lie in. Hidden files are
+// groupBySubject groups photos by the folder that they lie in. Hidden files are
 // passed over; photos that lie in no folder are stray.
-func bySubject(names []string) (subjects []folder, stray []string) {
+func groupBySubject(names []string) (subjects []folder, stray []string) {
 	at := map[string]int{}
 	for _, name := range names {
 		dir, file := path.Split(name)
@@ -180,11 +180,11 @@ func (e *enrolment) subject(ctx context.Context, s folder) error {
 	}
 	made, err := e.api.subject(ctx, e.Gallery, s.id, name)
 	if err != nil {
-		if ends(err) {
+		if stopsEnrolment(err) {
 			return e.advise(err)
 		}
 		for _, photo := range s.photos {
-			e.note(failed(photo, err))
+			e.note(failedOutcome(photo, err))
 		}
 		return nil
 	}
@@ -209,22 +209,22 @@ func (e *enrolment) photo(ctx context.Context, subject string, made time.Time, p
 		image, err = e.set.ReadFile(photo)
 	}
 	if err != nil {
-		return failed(photo, err), nil
+		return failedOutcome(photo, err), nil
 	}
 	template, err := e.api.enrol(ctx, e.Gallery, subject, made, image, map[string]string{
 		"quality_gate": e.QualityGate, "on_duplicate": e.OnDuplicate,
 	})
 	if err != nil {
-		if ends(err) {
+		if stopsEnrolment(err) {
 			return outcome{}, err
 		}
-		return failed(photo, err), nil
+		return failedOutcome(photo, err), nil
 	}
 	return outcome{photo: photo, template: template}, nil
 }
 
-// failed is the outcome of a photo that met an error.
-func failed(photo string, err error) outcome {
+// failedOutcome is the outcome of a photo that met an error.
+func failedOutcome(photo string, err error) outcome {
 	if p, ok := errors.AsType[*problem](err); ok {
 		return outcome{photo: photo, code: p.Code, detail: p.explain()}
 	}
@@ -234,9 +234,9 @@ func failed(photo string, err error) outcome {
 	return outcome{photo: photo, code: face.Internal.Code(), detail: err.Error()}
 }
 
-// ends reports whether an error would meet every other photo too: no way to
+// stopsEnrolment reports whether an error would meet every other photo too: no way to
 // the server, a key that it does not take, a gallery that is not there.
-func ends(err error) bool {
+func stopsEnrolment(err error) bool {
 	p, ok := errors.AsType[*problem](err)
 	if !ok {
 		return true

@@ -174,7 +174,7 @@ func TestEnrol(t *testing.T) {
 		"enrolled Ada/1.jpg", "enrolled Ada/2.jpg", "enrolled Grace/1.jpg", "enrolled Zoë Ω/1.jpg",
 		"internal Grace/3.jpg", "invalid_request stray.jpg", "low_quality Grace/2.jpg",
 	}
-	got := call(t.Context(), "enrol", "--server", server.URL, dir)
+	got := runTool(t.Context(), "enrol", "--server", server.URL, dir)
 	if diff := cmp.Diff(want, outcomes(got.stdout)); diff != "" {
 		t.Errorf("(-want +got)\n%s%s", diff, got.stderr)
 	}
@@ -189,7 +189,7 @@ func TestEnrol(t *testing.T) {
 
 	// The same again enrols nobody twice.
 	before := len(server.stored)
-	again := call(t.Context(), "enrol", "--server", server.URL, dir)
+	again := runTool(t.Context(), "enrol", "--server", server.URL, dir)
 	if diff := cmp.Diff(want, outcomes(again.stdout)); diff != "" {
 		t.Errorf("again (-want +got)\n%s", diff)
 	}
@@ -204,17 +204,17 @@ func TestEnrolWithKey(t *testing.T) {
 	dir := photoFolder(t, map[string]string{"Ada/1.jpg": "sharp", "Grace/1.jpg": "sharp"})
 	keys := photoFolder(t, map[string]string{"right": "lk_secret\n", "wrong": "lk_other\n", "odd": "lk\x00\n"})
 
-	if got := call(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, "right"), dir); got.code != exitOK {
+	if got := runTool(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, "right"), dir); got.code != exitOK {
 		t.Errorf("right key: %+v", got)
 	}
 	// A key that is not taken is one error, not one a photo.
 	for name, code := range map[string]int{"wrong": exitFailed, "odd": exitUsage} {
-		got := call(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, name), dir)
+		got := runTool(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, name), dir)
 		if got.code != code || got.stdout != "" || strings.Contains(got.stderr, "lk_") || name == "wrong" && !strings.Contains(got.stderr, "LIKENESS_KEY") {
 			t.Errorf("%s key: %+v", name, got)
 		}
 	}
-	got := call(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, "right"), "--gallery", "elsewhere", dir)
+	got := runTool(t.Context(), "enrol", "--server", server.URL, "--key-file", filepath.Join(keys, "right"), "--gallery", "elsewhere", dir)
 	if got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "elsewhere; POST /galleries") {
 		t.Errorf("no such gallery: %+v", got)
 	}
@@ -224,11 +224,11 @@ func TestEnrolWithoutServer(t *testing.T) {
 	t.Parallel()
 	dir := photoFolder(t, map[string]string{"Ada/1.jpg": "sharp"})
 	gone := httptest.NewServer(http.NotFoundHandler())
-	if got := call(t.Context(), "enrol", "--server", gone.URL, dir); got.code != exitFailed || !strings.Contains(got.stderr, "no Likeness server") {
+	if got := runTool(t.Context(), "enrol", "--server", gone.URL, dir); got.code != exitFailed || !strings.Contains(got.stderr, "no Likeness server") {
 		t.Errorf("something else answers: %+v", got)
 	}
 	gone.Close()
-	if got := call(t.Context(), "enrol", "--server", gone.URL, dir); got.code != exitFailed || !strings.Contains(got.stderr, "no server answers") {
+	if got := runTool(t.Context(), "enrol", "--server", gone.URL, dir); got.code != exitFailed || !strings.Contains(got.stderr, "no server answers") {
 		t.Errorf("nothing answers: %+v", got)
 	}
 }
@@ -245,7 +245,7 @@ func TestEnrolInterrupted(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	got := call(ctx, "enrol", "--server", server.URL, photoFolder(t, map[string]string{"Ada/1.jpg": "sharp"}))
+	got := runTool(ctx, "enrol", "--server", server.URL, photoFolder(t, map[string]string{"Ada/1.jpg": "sharp"}))
 	if got.code != exitFailed || !strings.Contains(got.stderr, "stopped before the end") {
 		t.Errorf("%+v", got)
 	}

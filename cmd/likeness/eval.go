@@ -63,7 +63,7 @@ func (c evalCmd) Run(t *tool) (err error) {
 		return usageError{fmt.Errorf("--labels: %s: %s", c.Labels, explain(err))}
 	}
 
-	pipeline, err := c.open(t.ctx)
+	pipeline, err := c.openPipeline(t.ctx)
 	if err != nil {
 		return err
 	}

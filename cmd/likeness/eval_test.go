@@ -21,20 +21,20 @@ import (
 	"github.com/likeness-id/likeness/pkg/measure"
 )
 
-// alone are the flags of a call that looks at no other model than what is
+// builtInOnly are the flags of a call that uses no other models than those that are
 // built in.
-func alone(t *testing.T) []string {
+func builtInOnly(t *testing.T) []string {
 	t.Helper()
 	orttest.Library(t)
 	return []string{"--data-dir", t.TempDir()}
 }
 
-// measured is a call of eval or calibrate on the real weights and photos of
+// runMeasured runs eval or calibrate on the real weights and photos of
 // ../shared.
-func measured(t *testing.T, args ...string) result {
+func runMeasured(t *testing.T, args ...string) result {
 	t.Helper()
 	weights := filepath.Dir(sharedtest.Path(t, "models/mobileface-v2.onnx"))
-	return call(t.Context(), append(append(args, "--models-dir", weights, "--detector=yunet_n"), alone(t)...)...)
+	return runTool(t.Context(), append(append(args, "--models-dir", weights, "--detector=yunet_n"), builtInOnly(t)...)...)
 }
 
 // firstPairs writes the first n mated and the first n impostor pairs to a file.
@@ -66,7 +66,7 @@ func TestEval(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	report, det := filepath.Join(dir, "report.json"), filepath.Join(dir, "det.png")
-	got := measured(t, "eval", "--encoder=mobileface-v2", "--pairs", firstPairs(t, 40), "--images", sharedtest.Path(t, "data/lfw-dev.tar"), "--json", report, "--det", det)
+	got := runMeasured(t, "eval", "--encoder=mobileface-v2", "--pairs", firstPairs(t, 40), "--images", sharedtest.Path(t, "data/lfw-dev.tar"), "--json", report, "--det", det)
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)
 	}
@@ -112,7 +112,7 @@ func TestEvalRefuses(t *testing.T) {
 		if err := os.WriteFile(pairs, []byte(tt.pairs), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := call(t.Context(), "eval", "--pairs", pairs, "--images", tt.images); got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
+		if got := runTool(t.Context(), "eval", "--pairs", pairs, "--images", tt.images); got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
@@ -175,7 +175,7 @@ func TestCalibrate(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "lfw", "readme.txt"), []byte("no photo"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got := measured(t, "calibrate", "--encoder=mobileface-v2", "--quality-gate=off", "--images", dir)
+	got := runMeasured(t, "calibrate", "--encoder=mobileface-v2", "--quality-gate=off", "--images", dir)
 	if got.code != exitOK || !strings.Contains(got.stderr, "1 of 91 1 unsupported_image") {
 		t.Fatalf("%+v", got)
 	}
@@ -263,7 +263,7 @@ func TestEvalIdentify(t *testing.T) {
 		}
 	}
 	out, html := filepath.Join(dir, "r.json"), filepath.Join(dir, "r.html")
-	got := measured(t, "eval", "--encoder=mobileface-v2", "--images", images, "--identify", "--one-shot", "--against", "mobileface-v2", "--json", out, "--html", html)
+	got := runMeasured(t, "eval", "--encoder=mobileface-v2", "--images", images, "--identify", "--one-shot", "--against", "mobileface-v2", "--json", out, "--html", html)
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)
 	}
@@ -307,7 +307,7 @@ func TestEvalWantsSomething(t *testing.T) {
 		"--against":          {"--identify", "--against", "x"},
 		"--det":              {"--identify", "--det", "x.png"},
 	} {
-		if got := call(t.Context(), append([]string{"eval", "--images", dir}, args...)...); got.code != exitUsage || !strings.Contains(got.stderr, says) {
+		if got := runTool(t.Context(), append([]string{"eval", "--images", dir}, args...)...); got.code != exitUsage || !strings.Contains(got.stderr, says) {
 			t.Errorf("%s: %+v", says, got)
 		}
 	}

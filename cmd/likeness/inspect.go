@@ -54,7 +54,7 @@ func (inspectCmd) Help() string {
 
 const (
 	defaultLayers = 6  // that are looked into when none is named
-	mostUnits     = 64 // that are drawn of a layer
+	maxUnits      = 64 // that are drawn of a layer
 )
 
 // Validate refuses what cannot be drawn.
@@ -63,7 +63,7 @@ func (c inspectCmd) Validate() error {
 		flag           string
 		n, least, most int
 	}{
-		{"--units", c.Units, 1, mostUnits},
+		{"--units", c.Units, 1, maxUnits},
 		{"--patches", c.Patches, 1, 32},
 		{"--photos", c.Photos, 1, 1 << 20},
 		{"--side", c.Side, 32, 1024},
@@ -74,8 +74,8 @@ func (c inspectCmd) Validate() error {
 			return fmt.Errorf("%s: %d is not within %d..%d", f.flag, f.n, f.least, f.most)
 		}
 	}
-	if len(c.Unit) > mostUnits {
-		return fmt.Errorf("--unit: %d units are more than %d", len(c.Unit), mostUnits)
+	if len(c.Unit) > maxUnits {
+		return fmt.Errorf("--unit: %d units are more than %d", len(c.Unit), maxUnits)
 	}
 	return nil
 }
@@ -87,8 +87,8 @@ func (c inspectCmd) threads() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// shown is a picture as the network is shown it.
-type shown struct {
+// picture is a picture as the network is picture it.
+type picture struct {
 	name string
 	img  func() (*image.RGBA, error)
 }
@@ -101,13 +101,13 @@ type inspectRun struct {
 	input    imaging.Planar
 	network  inspect.Network
 	layers   []inspect.Layer // those that are looked into
-	pictures []shown
+	pictures []picture
 	units    map[string][]*inspect.Unit
 	chosen   map[string][]*inspect.Unit // of them, those that are drawn
 }
 
 func (c inspectCmd) Run(t *tool) (err error) {
-	model, err := c.model()
+	model, err := c.findModel()
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (c inspectCmd) Run(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := r.open(data); err != nil {
+	if err := r.readModel(data); err != nil {
 		return err
 	}
 	set, err := photos.Open(c.Images)
@@ -137,7 +137,7 @@ func (c inspectCmd) Run(t *tool) (err error) {
 	}
 	defer func() { err = errors.Join(err, backend.Close()) }()
 	r.network.Backend = backend
-	if err := r.survey(t.ctx); err != nil {
+	if err := r.surveyUnits(t.ctx); err != nil {
 		return err
 	}
 	for _, draw := range []func(context.Context) error{r.writeTable, r.drawPatches, r.drawFilters, r.drawMaximised} {
@@ -148,11 +148,11 @@ func (c inspectCmd) Run(t *tool) (err error) {
 	return nil
 }
 
-// model finds what is looked into.
-func (c *inspectCmd) model() (embed.Model, error) {
+// findModel finds what is looked into.
+func (c *inspectCmd) findModel() (embed.Model, error) {
 	info, err := os.Stat(c.Model)
 	if err != nil || info.IsDir() {
-		registry, err := c.registry()
+		registry, err := c.openRegistry()
 		if err != nil {
 			return embed.Model{}, err
 		}
@@ -167,10 +167,10 @@ func (c *inspectCmd) model() (embed.Model, error) {
 	if err != nil {
 		return embed.Model{}, err
 	}
-	if !slices.ContainsFunc(c.all(), func(known string) bool { return sameFile(dir, known) }) {
+	if !slices.ContainsFunc(c.folders(), func(known string) bool { return sameFile(dir, known) }) {
 		c.ModelsDir = append(slices.Clip(c.ModelsDir), dir)
 	}
-	registry, err := c.registry()
+	registry, err := c.openRegistry()
 	if err != nil {
 		return embed.Model{}, err
 	}
@@ -182,8 +182,8 @@ func (c *inspectCmd) model() (embed.Model, error) {
 	return embed.Model{}, usageError{fmt.Errorf("--model: no manifest describes %s; put one beside it that names it as its file", c.Model)}
 }
 
-// open reads the model and finds its layers.
-func (r *inspectRun) open(data []byte) error {
+// readModel reads the model and finds its layers.
+func (r *inspectRun) readModel(data []byte) error {
 	in := r.manifest.Input
 	r.input = imaging.Planar{Width: in.Width, Height: in.Height, BGR: in.Order == "bgr", Mean: in.Mean, Scale: in.Scale}
 	if in.Width == 0 || in.Height == 0 {
@@ -208,7 +208,7 @@ func (r *inspectRun) open(data []byte) error {
 		names = append(names, l.Name)
 	}
 	if len(r.Layers) == 0 {
-		r.Layers = r.defaults(all)
+		r.Layers = r.defaultLayerNames(all)
 	}
 	for i, name := range r.Layers {
 		l, ok := named[name]
@@ -227,9 +227,9 @@ func (r *inspectRun) open(data []byte) error {
 	return nil
 }
 
-// defaults are the layers that style transfer compares, or some at even steps
+// defaultLayerNames are the layers that style transfer compares, or some at even steps
 // of depth and the embedding.
-func (r *inspectRun) defaults(all []inspect.Layer) []string {
+func (r *inspectRun) defaultLayerNames(all []inspect.Layer) []string {
 	if f := r.manifest.Features; f != nil {
 		known := maps.Clone(f.Style)
 		maps.Copy(known, f.Content)
@@ -279,12 +279,12 @@ func (r *inspectRun) chooseFaces(set photos.Set, names []string) (err error) {
 	pipeline, err := pipelineFlags{
 		modelFolders: r.modelFolders, Detector: r.Detector, Encoder: r.manifest.ID,
 		ORTLibrary: r.ORTLibrary, Provider: r.Provider, Parallel: r.Threads, Face: "largest",
-	}.open(r.t.ctx)
+	}.openPipeline(r.t.ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, pipeline.Close()) }()
-	found, err := acquireCrops(r.t.ctx, r.t.stderr, pipeline, r.threads(), "finding faces", set, names)
+	found, err := cropFaces(r.t.ctx, r.t.stderr, pipeline, r.threads(), "finding faces", set, names)
 	if err != nil {
 		return err
 	}
@@ -292,7 +292,7 @@ func (r *inspectRun) chooseFaces(set photos.Set, names []string) (err error) {
 		if f.Crop == nil {
 			continue
 		}
-		r.pictures = append(r.pictures, shown{names[i], func() (*image.RGBA, error) {
+		r.pictures = append(r.pictures, picture{names[i], func() (*image.RGBA, error) {
 			img, toSrc, err := embed.AlignCrop(f.Crop, r.manifest.Alignment)
 			if err != nil {
 				return nil, err
@@ -317,7 +317,7 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 		if err != nil {
 			return nil, err
 		}
-		return middle(img.RGBA, r.input.Width, r.input.Height), nil
+		return cropCentre(img.RGBA, r.input.Width, r.input.Height), nil
 	}
 	bar := newProgress(r.t.stderr, "reading photos", int64(len(names)), false)
 	defer bar.Close()
@@ -328,7 +328,7 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 		bar.Add(1)
 		switch _, err := read(name); {
 		case err == nil:
-			r.pictures = append(r.pictures, shown{name, func() (*image.RGBA, error) { return read(name) }})
+			r.pictures = append(r.pictures, picture{name, func() (*image.RGBA, error) { return read(name) }})
 		case !failsToAcquire(err):
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -336,8 +336,8 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 	return nil
 }
 
-// middle cuts the largest part of that shape out of a picture's middle.
-func middle(img *image.RGBA, width, height int) *image.RGBA {
+// cropCentre cuts the largest part of that shape out of a picture's cropCentre.
+func cropCentre(img *image.RGBA, width, height int) *image.RGBA {
 	w, h := float64(img.Rect.Dx()), float64(img.Rect.Dy())
 	step := min(w/float64(width), h/float64(height))
 	out := image.NewRGBA(image.Rect(0, 0, width, height))
@@ -348,8 +348,8 @@ func middle(img *image.RGBA, width, height int) *image.RGBA {
 	return out
 }
 
-// survey shows the network all pictures and chooses the units to draw.
-func (r *inspectRun) survey(ctx context.Context) (err error) {
+// surveyUnits shows the network all pictures and chooses the units to draw.
+func (r *inspectRun) surveyUnits(ctx context.Context) (err error) {
 	var names []string
 	for _, l := range r.layers {
 		names = append(names, l.Name)
@@ -385,8 +385,8 @@ func (r *inspectRun) survey(ctx context.Context) (err error) {
 	return nil
 }
 
-// write makes a file of the folder and says so.
-func (r *inspectRun) write(name string, content func() ([]byte, error)) error {
+// writeFile makes a file of the folder and says so.
+func (r *inspectRun) writeFile(name string, content func() ([]byte, error)) error {
 	name = filepath.Join(r.Out, name)
 	data, err := content()
 	if err == nil {
@@ -412,15 +412,15 @@ func (r *inspectRun) writeTable(context.Context) error {
 			})
 		}
 	}
-	return r.write("units.csv", func() ([]byte, error) {
+	return r.writeFile("units.csv", func() ([]byte, error) {
 		var b bytes.Buffer
 		err := csv.NewWriter(&b).WriteAll(rows)
 		return b.Bytes(), err
 	})
 }
 
-// numbers are the least and the highest number of each of the input's planes.
-func (r *inspectRun) numbers() (low, high []float32) {
+// inputRange are the least and the highest number of each of the input's planes.
+func (r *inspectRun) inputRange() (low, high []float32) {
 	for i, mean := range r.input.Mean {
 		a, b := -mean*r.input.Scale[i], (255-mean)*r.input.Scale[i]
 		low, high = append(low, min(a, b)), append(high, max(a, b))
@@ -428,10 +428,10 @@ func (r *inspectRun) numbers() (low, high []float32) {
 	return low, high
 }
 
-// maximised are the pictures that excite the units that are drawn, a row for
+// maximise are the pictures that excite the units that are drawn, a row for
 // each layer.
-func (r *inspectRun) maximised(ctx context.Context) ([][]*image.RGBA, error) {
-	low, high := r.numbers()
+func (r *inspectRun) maximise(ctx context.Context) ([][]*image.RGBA, error) {
+	low, high := r.inputRange()
 	total := 0
 	for _, l := range r.layers {
 		total += len(r.chosen[l.Name])
@@ -448,7 +448,7 @@ func (r *inspectRun) maximised(ctx context.Context) ([][]*image.RGBA, error) {
 			if err != nil {
 				return nil, err
 			}
-			rows[i] = append(rows[i], r.picture(tensor, r.input.Width, r.input.Height, func(plane int, v float32) float32 {
+			rows[i] = append(rows[i], r.renderPlanes(tensor, r.input.Width, r.input.Height, func(plane int, v float32) float32 {
 				return v/r.input.Scale[plane] + r.input.Mean[plane]
 			}))
 			bar.Add(1)
@@ -457,8 +457,8 @@ func (r *inspectRun) maximised(ctx context.Context) ([][]*image.RGBA, error) {
 	return rows, nil
 }
 
-// picture makes pixels of three planes; value gives 0..255.
-func (r *inspectRun) picture(tensor []float32, width, height int, value func(plane int, v float32) float32) *image.RGBA {
+// renderPlanes makes pixels of three planes; value gives 0..255.
+func (r *inspectRun) renderPlanes(tensor []float32, width, height int, value func(plane int, v float32) float32) *image.RGBA {
 	out := image.NewRGBA(image.Rect(0, 0, width, height))
 	for i := range width * height {
 		for plane := range 3 {

@@ -110,7 +110,7 @@ func TestInspect(t *testing.T) {
 	t.Parallel()
 	orttest.Library(t)
 	out := filepath.Join(t.TempDir(), "new", "folder")
-	got := call(t.Context(), "inspect", "--model", dotsNetwork(t), "--images", dottedPhotos(t), "--out", out,
+	got := runTool(t.Context(), "inspect", "--model", dotsNetwork(t), "--images", dottedPhotos(t), "--out", out,
 		"--layers=dots/seen,pool", "--side=32", "--steps=20", "--patches=2", "--data-dir", t.TempDir())
 	if got.code != exitOK || !strings.Contains(got.stderr, "1 of 4 files are left out") {
 		t.Fatalf("%+v", got)
@@ -188,7 +188,7 @@ func TestInspectRefuses(t *testing.T) {
 		{"--model=" + model + " --patches=33 --images=" + photos, "--patches"},
 		{"--model=" + model + " --unit=" + strings.Repeat("0,", 64) + "0 --images=" + photos, "65 units are more than 64"},
 	} {
-		got := call(t.Context(), append([]string{"inspect", "--data-dir", none, "--out", out}, strings.Fields(tt.args)...)...)
+		got := runTool(t.Context(), append([]string{"inspect", "--data-dir", none, "--out", out}, strings.Fields(tt.args)...)...)
 		if got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%s: %+v, want it to say %q", tt.args, got, tt.says)
 		}
@@ -199,7 +199,7 @@ func TestInspectRefuses(t *testing.T) {
 func TestInspectEncoder(t *testing.T) {
 	t.Parallel()
 	out := t.TempDir()
-	got := measured(t, "inspect", "--model=mobileface-v2", "--images", sharedtest.Path(t, "data/lfw-dev.tar"), "--out", out,
+	got := runMeasured(t, "inspect", "--model=mobileface-v2", "--images", sharedtest.Path(t, "data/lfw-dev.tar"), "--out", out,
 		"--photos=4", "--layers=_minimumscalar5,fc5_bn", "--unit=3,5", "--patches=2", "--steps=2")
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)

@@ -28,35 +28,35 @@ type keyStore struct {
 	PasswordFile string `name:"database-password-file" env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File with the password of the Postgres, when its URL does not hold it."`
 }
 
-func (s keyStore) place() app.Place {
+func (s keyStore) location() app.Place {
 	return app.Place{DatabaseURL: s.DatabaseURL, PasswordFile: s.PasswordFile, DataDir: s.DataDir}
 }
 
-// name is what to call the store, and whether it is there.
-func (s keyStore) name() (name string, there bool, err error) {
-	name, there, err = s.place().Name()
+// describe is what to call the store, and whether it is there.
+func (s keyStore) describe() (name string, there bool, err error) {
+	name, there, err = s.location().Name()
 	if errors.Is(err, face.Invalid) {
 		err = usageError{fmt.Errorf("--database-url: %s", explain(err))}
 	}
 	return name, there, err
 }
 
-// mustBeThere is an error for a store that is not. A mistyped folder must not
+// requireExisting is an error for a store that is not. A mistyped folder must not
 // become a new, empty store: it would say that there are no keys.
-func (s keyStore) mustBeThere() error {
-	name, there, err := s.name()
+func (s keyStore) requireExisting() error {
+	name, there, err := s.describe()
 	if err == nil && !there {
 		err = fmt.Errorf("there is no store at %s; name the server's folder with --data-dir or LIKENESS_DATA_DIR", name)
 	}
 	return err
 }
 
-// open opens the keys of a store that is there.
-func (s keyStore) open(ctx context.Context) (app.KeyStore, error) {
-	if err := s.mustBeThere(); err != nil {
+// openKeys opens the keys of a store that is there.
+func (s keyStore) openKeys(ctx context.Context) (app.KeyStore, error) {
+	if err := s.requireExisting(); err != nil {
 		return nil, err
 	}
-	return app.OpenKeys(ctx, s.place())
+	return app.OpenKeys(ctx, s.location())
 }
 
 type keysCreate struct {
@@ -71,7 +71,7 @@ type keysCreate struct {
 func (c keysCreate) Validate() error {
 	for _, s := range c.Scopes {
 		if !slices.Contains(face.Scopes(), face.Scope(s)) {
-			return fmt.Errorf("--scopes: %q is none of %s", s, join(face.Scopes()))
+			return fmt.Errorf("--scopes: %q is none of %s", s, joinWords(face.Scopes()))
 		}
 	}
 	if !face.ValidID(c.Tenant) {
@@ -84,11 +84,11 @@ func (c keysCreate) Validate() error {
 }
 
 func (c keysCreate) Run(t *tool) (err error) {
-	store, _, err := c.name()
+	store, _, err := c.describe()
 	if err != nil {
 		return err
 	}
-	keys, err := app.OpenKeys(t.ctx, c.place())
+	keys, err := app.OpenKeys(t.ctx, c.location())
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (c keysCreate) Run(t *tool) (err error) {
 		return err
 	}
 	fmt.Fprintf(t.stderr, "key %s for tenant %s may %s; expires: %s; good for a server whose store is %s\nthis is its secret, shown only now:\n",
-		key.ID, key.Tenant, join(key.Scopes), orNever(key.ExpiresAt), store)
+		key.ID, key.Tenant, joinWords(key.Scopes), formatTime(key.ExpiresAt), store)
 	_, err = fmt.Fprintln(t.stdout, secret)
 	return err
 }
@@ -119,7 +119,7 @@ type keysList struct {
 }
 
 func (c keysList) Run(t *tool) (err error) {
-	keys, err := c.open(t.ctx)
+	keys, err := c.openKeys(t.ctx)
 	if err != nil {
 		return err
 	}
@@ -135,12 +135,12 @@ func (c keysList) Run(t *tool) (err error) {
 		state := "live"
 		switch {
 		case !k.RevokedAt.IsZero():
-			state = "revoked " + orNever(k.RevokedAt)
+			state = "revoked " + formatTime(k.RevokedAt)
 		case !k.Live(now):
 			state = "expired"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			k.ID, k.Tenant, printable(k.Name), join(k.Scopes), orNever(k.CreatedAt), orNever(k.ExpiresAt), state)
+			k.ID, k.Tenant, printable(k.Name), joinWords(k.Scopes), formatTime(k.CreatedAt), formatTime(k.ExpiresAt), state)
 	}
 	return w.Flush()
 }
@@ -154,7 +154,7 @@ func (c keysRevoke) Run(t *tool) (err error) {
 	if strings.HasPrefix(c.ID, "lk_") {
 		return usageError{errors.New("that is a secret, not an id; `likeness keys list` shows the ids")}
 	}
-	keys, err := c.open(t.ctx)
+	keys, err := c.openKeys(t.ctx)
 	if err != nil {
 		return err
 	}
@@ -197,14 +197,14 @@ func (l *lifetime) UnmarshalText(text []byte) error {
 	return nil
 }
 
-func orNever(t time.Time) string {
+func formatTime(t time.Time) string {
 	if t.IsZero() {
 		return "never"
 	}
 	return t.UTC().Format("2006-01-02 15:04Z")
 }
 
-func join[S ~string](words []S) string {
+func joinWords[S ~string](words []S) string {
 	out := make([]string, len(words))
 	for i, w := range words {
 		out[i] = string(w)

@@ -17,7 +17,7 @@ import (
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "not", "there", "yet")
-	made := call(t.Context(), "keys", "create", "--data-dir", dir, "--name", "front door", "--scopes", "identify,read,read", "--expires", "90d")
+	made := runTool(t.Context(), "keys", "create", "--data-dir", dir, "--name", "front door", "--scopes", "identify,read,read", "--expires", "90d")
 	if made.code != exitOK {
 		t.Fatalf("create: %+v", made)
 	}
@@ -49,30 +49,30 @@ func TestKeys(t *testing.T) {
 		t.Errorf("expires in %v", left)
 	}
 
-	listed := call(t.Context(), "keys", "list", "--data-dir", dir)
+	listed := runTool(t.Context(), "keys", "list", "--data-dir", dir)
 	if listed.code != exitOK || !regexp.MustCompile(key.ID+` +default +front door +identify,read .* live`).MatchString(listed.stdout) {
 		t.Errorf("list: %+v", listed)
 	}
 	if strings.Contains(listed.stdout, secret) {
 		t.Error("the list shows the secret")
 	}
-	if other := call(t.Context(), "keys", "list", "--data-dir", dir, "--tenant", "other"); strings.Contains(other.stdout, key.ID) {
+	if other := runTool(t.Context(), "keys", "list", "--data-dir", dir, "--tenant", "other"); strings.Contains(other.stdout, key.ID) {
 		t.Errorf("another tenant's list: %+v", other)
 	}
 
-	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, key.ID); got.code != exitOK {
+	if got := runTool(t.Context(), "keys", "revoke", "--data-dir", dir, key.ID); got.code != exitOK {
 		t.Errorf("revoke: %+v", got)
 	}
 	if key, err = keys.KeyByHash(t.Context(), key.Hash); err != nil || key.Live(time.Now()) {
 		t.Errorf("after revoke: %+v, %v", key, err)
 	}
-	if got := call(t.Context(), "keys", "list", "--data-dir", dir); !strings.Contains(got.stdout, "revoked 20") {
+	if got := runTool(t.Context(), "keys", "list", "--data-dir", dir); !strings.Contains(got.stdout, "revoked 20") {
 		t.Errorf("list after revoke: %+v", got)
 	}
-	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "no key of that id") {
+	if got := runTool(t.Context(), "keys", "revoke", "--data-dir", dir, "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "no key of that id") {
 		t.Errorf("revoke of nothing: %+v", got)
 	}
-	if got := call(t.Context(), "keys", "revoke", "--data-dir", dir, secret); got.code != exitUsage || !strings.Contains(got.stderr, "not an id") || strings.Contains(got.stderr, secret) {
+	if got := runTool(t.Context(), "keys", "revoke", "--data-dir", dir, secret); got.code != exitUsage || !strings.Contains(got.stderr, "not an id") || strings.Contains(got.stderr, secret) {
 		t.Errorf("revoke of a secret: %+v", got)
 	}
 }
@@ -83,14 +83,14 @@ func TestKeysStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	other := filepath.Join(dir, "elsewhere", "other.db")
-	if got := call(t.Context(), "keys", "create", "--data-dir", dir, "--database-url", "sqlite:"+other, "--name", "x", "--scopes", "read"); got.code != exitOK || !strings.Contains(got.stderr, other) {
+	if got := runTool(t.Context(), "keys", "create", "--data-dir", dir, "--database-url", "sqlite:"+other, "--name", "x", "--scopes", "read"); got.code != exitOK || !strings.Contains(got.stderr, other) {
 		t.Errorf("create: %+v", got)
 	}
-	if got := call(t.Context(), "keys", "list", "--data-dir", dir, "--database-url", "sqlite:"+other); got.code != exitOK || !strings.Contains(got.stdout, "live") {
+	if got := runTool(t.Context(), "keys", "list", "--data-dir", dir, "--database-url", "sqlite:"+other); got.code != exitOK || !strings.Contains(got.stdout, "live") {
 		t.Errorf("list: %+v", got)
 	}
 	for _, command := range [][]string{{"keys", "list"}, {"keys", "revoke", "nobody"}} {
-		got := call(t.Context(), append(command, "--data-dir", dir)...)
+		got := runTool(t.Context(), append(command, "--data-dir", dir)...)
 		if got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "there is no store at "+dir) {
 			t.Errorf("%v without a store: %+v", command, got)
 		}
@@ -98,7 +98,7 @@ func TestKeysStore(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "likeness.db")); err == nil {
 		t.Error("looking for keys made a store")
 	}
-	if got := call(t.Context(), "keys", "list", "--database-url", "redis://u:secret@h/d"); got.code != exitUsage || strings.Contains(got.stderr, "secret") {
+	if got := runTool(t.Context(), "keys", "list", "--database-url", "redis://u:secret@h/d"); got.code != exitUsage || strings.Contains(got.stderr, "secret") {
 		t.Errorf("another store: %+v", got)
 	}
 }

@@ -72,12 +72,12 @@ func main() {
 	// The first signal ends the work in order, the second ends the process.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(runCommand(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run is the whole command: results go to stdout, everything else to stderr,
+// runCommand is the whole command: results go to stdout, everything else to stderr,
 // and the exit code comes back.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	complain := func(err error, code int) int {
 		fmt.Fprintln(stderr, "likeness:", explain(err))
 		return code
@@ -164,4 +164,4 @@ type modelFolders struct {
 	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with models of your own, separated by commas; the defaults need none."`
 }
 
-func (m modelFolders) all() []string { return app.ModelFolders(m.DataDir, m.ModelsDir) }
+func (m modelFolders) folders() []string { return app.ModelFolders(m.DataDir, m.ModelsDir) }

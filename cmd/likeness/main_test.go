@@ -20,7 +20,7 @@ const childEnv = "LIKENESS_TEST_TOOL"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
-		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+		os.Exit(runCommand(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}
 	goleak.VerifyTestMain(pgtest.M{M: m})
 }
@@ -31,9 +31,9 @@ type result struct {
 	stdout, stderr string
 }
 
-func call(ctx context.Context, args ...string) result {
+func runTool(ctx context.Context, args ...string) result {
 	var stdout, stderr bytes.Buffer
-	code := run(ctx, args, &stdout, &stderr)
+	code := runCommand(ctx, args, &stdout, &stderr)
 	return result{code, stdout.String(), stderr.String()}
 }
 
@@ -46,15 +46,15 @@ func TestUsage(t *testing.T) {
 		"export", "import", "audit verify", "audit list", "store check", "migrate-store",
 		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",
 	} {
-		got := call(t.Context(), append(strings.Fields(command), "--help")...)
+		got := runTool(t.Context(), append(strings.Fields(command), "--help")...)
 		if got.code != exitOK || !strings.Contains(got.stdout, "Usage: likeness "+command) || got.stderr != "" {
 			t.Errorf("%s --help: %+v", command, got)
 		}
 	}
-	if got := call(t.Context()); got.code != exitOK || !strings.Contains(got.stdout, "Commands:") {
+	if got := runTool(t.Context()); got.code != exitOK || !strings.Contains(got.stdout, "Commands:") {
 		t.Errorf("no arguments: %+v", got)
 	}
-	if got := call(t.Context(), "--version"); got.code != exitOK || got.stdout != version+"\n" {
+	if got := runTool(t.Context(), "--version"); got.code != exitOK || got.stdout != version+"\n" {
 		t.Errorf("--version: %+v", got)
 	}
 
@@ -94,7 +94,7 @@ func TestUsage(t *testing.T) {
 		{"search-graph build --database-url=sqlite:x.db", "names no Postgres"},
 		{"models pull nonsense", `likeness: no model "nonsense"`},
 	} {
-		got := call(t.Context(), strings.Fields(tt.args)...)
+		got := runTool(t.Context(), strings.Fields(tt.args)...)
 		if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%s: %+v, want it to say %q", tt.args, got, tt.says)
 		}
@@ -103,18 +103,18 @@ func TestUsage(t *testing.T) {
 
 func TestModelsList(t *testing.T) {
 	t.Parallel()
-	got := call(t.Context(), "models", "list", "--data-dir", t.TempDir(), "--models-dir", t.TempDir())
+	got := runTool(t.Context(), "models", "list", "--data-dir", t.TempDir(), "--models-dir", t.TempDir())
 	if got.code != exitOK || !strings.Contains(got.stdout, "likeness models pull sface") || !strings.Contains(got.stdout, "mobileface-v2") {
 		t.Errorf("%+v", got)
 	}
-	if got := call(t.Context(), "models", "verify", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitOK ||
+	if got := runTool(t.Context(), "models", "verify", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitOK ||
 		!strings.Contains(got.stdout, "ok\tbuiltin-encoder\tbuilt in\n") {
 		t.Errorf("what is built in: %+v", got)
 	}
-	if got := call(t.Context(), "models", "pull", "builtin-encoder", "--data-dir", t.TempDir()); got.code != exitOK || !strings.Contains(got.stderr, "built in") {
+	if got := runTool(t.Context(), "models", "pull", "builtin-encoder", "--data-dir", t.TempDir()); got.code != exitOK || !strings.Contains(got.stderr, "built in") {
 		t.Errorf("a model that is built in: %+v", got)
 	}
-	if got := call(t.Context(), "models", "pull", "mobileface-v2", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitFailed ||
+	if got := runTool(t.Context(), "models", "pull", "mobileface-v2", "--data-dir", t.TempDir(), "--models-dir", t.TempDir()); got.code != exitFailed ||
 		!strings.Contains(got.stderr, "source") {
 		t.Errorf("a model without an address: %+v", got)
 	}

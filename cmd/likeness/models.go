@@ -24,8 +24,8 @@ type modelsCmd struct {
 	Status  modelsStatus  `cmd:"" help:"Show how far that move is."`
 }
 
-func (m modelFolders) registry() (*embed.Registry, error) {
-	return embed.OpenRegistry(models.FS, m.all()...)
+func (m modelFolders) openRegistry() (*embed.Registry, error) {
+	return embed.OpenRegistry(models.FS, m.folders()...)
 }
 
 type modelsList struct {
@@ -33,14 +33,14 @@ type modelsList struct {
 }
 
 func (c modelsList) Run(t *tool) error {
-	registry, err := c.registry()
+	registry, err := c.openRegistry()
 	if err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tTASK\tSIZE\tLICENCE\tSOURCE\tOPERATING POINTS\tFILE")
 	for _, m := range registry.Models() {
-		file := place(m)
+		file := modelLocation(m)
 		switch {
 		case file == "" && m.URL != "":
 			file = "not here: likeness models pull " + m.ID
@@ -52,21 +52,21 @@ func (c modelsList) Run(t *tool) error {
 			size = m.Cut.Size
 		}
 		fmt.Fprintf(w, "%s\t%s\t%.1f MB\t%s\t%s\t%s\t%s\n",
-			m.ID, m.Task, float64(size)/1e6, m.License, m.Source, points(m), file)
+			m.ID, m.Task, float64(size)/1e6, m.License, m.Source, describePoints(m), file)
 	}
 	return w.Flush()
 }
 
-// place is where a model's file is, for people; empty: nowhere.
-func place(m embed.Model) string {
+// modelLocation is where a model's file is, for people; empty: nowhere.
+func modelLocation(m embed.Model) string {
 	if m.BuiltIn() {
 		return "built in"
 	}
 	return m.Path
 }
 
-// points are the operating points that a model supports, in words.
-func points(m embed.Model) string {
+// describePoints are the operating describePoints that a model supports, in words.
+func describePoints(m embed.Model) string {
 	switch {
 	case m.Task != embed.TaskEncoder:
 		return "-"
@@ -83,7 +83,7 @@ type modelsVerify struct {
 }
 
 func (c modelsVerify) Run(t *tool) error {
-	registry, err := c.registry()
+	registry, err := c.openRegistry()
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (c modelsVerify) Run(t *tool) error {
 			fmt.Fprintf(t.stdout, "wrong\t%s\t%s\n", m.ID, explain(err))
 			continue
 		}
-		fmt.Fprintf(t.stdout, "ok\t%s\t%s\n", m.ID, place(m))
+		fmt.Fprintf(t.stdout, "ok\t%s\t%s\n", m.ID, modelLocation(m))
 	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("these models cannot be used: %s", strings.Join(wrong, ", "))
@@ -119,7 +119,7 @@ type modelsPull struct {
 }
 
 func (c modelsPull) Run(t *tool) error {
-	registry, err := c.registry()
+	registry, err := c.openRegistry()
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type progress struct {
 // newProgress starts to show how much of total (of photos, or of bytes) is done.
 func newProgress(out io.Writer, what string, total int64, bytes bool) *progress {
 	p := &progress{out: out, what: what, total: total}
-	if terminal(out) {
+	if isTerminal(out) {
 		p.bar = progressbar.NewOptions64(total,
 			progressbar.OptionSetWriter(out),
 			progressbar.OptionSetDescription(what),
@@ -39,8 +39,8 @@ func newProgress(out io.Writer, what string, total int64, bytes bool) *progress 
 	return p
 }
 
-// terminal reports whether somebody looks at what is written.
-func terminal(w io.Writer) bool {
+// isTerminal reports whether somebody looks at what is written.
+func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

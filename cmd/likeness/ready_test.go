@@ -36,7 +36,7 @@ func TestReady(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var stdout, stderr bytes.Buffer
-			if code := run(t.Context(), []string{"ready", "--server", try.server}, &stdout, &stderr); code != try.code {
+			if code := runCommand(t.Context(), []string{"ready", "--server", try.server}, &stdout, &stderr); code != try.code {
 				t.Errorf("exit code %d, want %d: %s", code, try.code, stderr.String())
 			}
 			if !strings.Contains(stderr.String(), try.says) || stdout.Len() > 0 {

@@ -66,7 +66,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	}
 	enrol := func() (lines []string) {
 		t.Helper()
-		got := call(t.Context(), "enrol", "--server", server, dir)
+		got := runTool(t.Context(), "enrol", "--server", server, dir)
 		if got.code != exitOK || !strings.Contains(got.stderr, "3 of 3 photos of 2 subjects") {
 			t.Fatalf("%+v", got)
 		}
@@ -76,7 +76,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	}
 	templates := func() int {
 		t.Helper()
-		resp := ask(t, http.MethodGet, server+"/galleries/default")
+		resp := sendRequest(t, http.MethodGet, server+"/galleries/default")
 		defer resp.Body.Close()
 		var g struct{ Templates int }
 		if err := json.NewDecoder(resp.Body).Decode(&g); err != nil {
@@ -89,7 +89,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	if again := enrol(); !slices.Equal(first, again) || templates() != 3 {
 		t.Errorf("first:\n%v\nagain:\n%v\n%d templates", first, again, templates())
 	}
-	resp := ask(t, http.MethodDelete, server+"/galleries/default/subjects/person-1")
+	resp := sendRequest(t, http.MethodDelete, server+"/galleries/default/subjects/person-1")
 	if resp.Body.Close(); resp.StatusCode != http.StatusOK || templates() != 1 {
 		t.Fatalf("erase: %s, %d templates left", resp.Status, templates())
 	}
@@ -98,7 +98,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	}
 	// A line is the result, the photo and the template's id.
 	template := strings.Split(first[2], "\t")[2]
-	resp = ask(t, http.MethodDelete, server+"/galleries/default/subjects/person-2/templates/"+template)
+	resp = sendRequest(t, http.MethodDelete, server+"/galleries/default/subjects/person-2/templates/"+template)
 	if resp.Body.Close(); resp.StatusCode != http.StatusOK || templates() != 2 {
 		t.Fatalf("erase of a template: %s, %d templates left", resp.Status, templates())
 	}
@@ -107,7 +107,7 @@ func TestEnrolWithRealServer(t *testing.T) {
 	}
 }
 
-func ask(t *testing.T, method, url string) *http.Response {
+func sendRequest(t *testing.T, method, url string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {

@@ -26,10 +26,10 @@ func (storeCheck) Help() string {
 }
 
 func (c storeCheck) Run(t *tool) error {
-	if err := c.mustBeThere(); err != nil {
+	if err := c.requireExisting(); err != nil {
 		return err
 	}
-	name, _, err := c.name()
+	name, _, err := c.describe()
 	if err != nil {
 		return err
 	}
@@ -37,12 +37,12 @@ func (c storeCheck) Run(t *tool) error {
 		Store    string          `json:"store"`
 		Findings []store.Finding `json:"findings"`
 	}{name, []store.Finding{}}
-	err = app.CheckStore(t.ctx, c.place(), func(f store.Finding) error {
+	err = app.CheckStore(t.ctx, c.location(), func(f store.Finding) error {
 		report.Findings = append(report.Findings, f)
 		if c.JSON {
 			return nil
 		}
-		_, err := fmt.Fprintf(t.stdout, "%s: %s%s\n  mend: %s\n", f.Check, whose(f), printable(f.Detail), printable(f.Mend))
+		_, err := fmt.Fprintf(t.stdout, "%s: %s%s\n  mend: %s\n", f.Check, describeOwner(f), printable(f.Detail), printable(f.Mend))
 		return err
 	})
 	if err != nil {
@@ -60,8 +60,8 @@ func (c storeCheck) Run(t *tool) error {
 	return err
 }
 
-// whose names what a finding is about.
-func whose(f store.Finding) string {
+// describeOwner names what a finding is about.
+func describeOwner(f store.Finding) string {
 	var parts []string
 	for _, p := range [][2]string{{"tenant", f.Tenant}, {"gallery", f.Gallery}, {"subject", f.SubjectID}, {"template", f.TemplateID}} {
 		if p[1] != "" {

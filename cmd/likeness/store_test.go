@@ -33,8 +33,8 @@ func execute(t *testing.T, driver, where, statement string) {
 // that is not there.
 func TestStoreCheck(t *testing.T) {
 	t.Parallel()
-	path := filled(t)
-	sound := call(t.Context(), "store", "check", "--database-url", "sqlite:"+path)
+	path := newFilledStore(t)
+	sound := runTool(t.Context(), "store", "check", "--database-url", "sqlite:"+path)
 	if sound.code != exitOK || !strings.Contains(sound.stdout, "nothing is wrong") {
 		t.Errorf("sound: %+v", sound)
 	}
@@ -43,7 +43,7 @@ func TestStoreCheck(t *testing.T) {
 		Findings []store.Finding
 	},
 	) {
-		got := call(t.Context(), "store", "check", "--json", "--database-url", "sqlite:"+path)
+		got := runTool(t.Context(), "store", "check", "--json", "--database-url", "sqlite:"+path)
 		if err := json.Unmarshal([]byte(got.stdout), &report); err != nil {
 			t.Errorf("%v: %+v", err, got)
 		}
@@ -53,14 +53,14 @@ func TestStoreCheck(t *testing.T) {
 		t.Errorf("sound: %d, %+v", code, report)
 	}
 	execute(t, "sqlite", path, `UPDATE template SET embedding = zeroblob(8) WHERE row_id = (SELECT min(row_id) FROM template)`)
-	damaged := call(t.Context(), "store", "check", "--database-url", "sqlite:"+path)
+	damaged := runTool(t.Context(), "store", "check", "--database-url", "sqlite:"+path)
 	if damaged.code != exitFailed || !strings.Contains(damaged.stdout, "embedding: tenant ") || !strings.Contains(damaged.stdout, "mend: erase the template") {
 		t.Errorf("damaged: %+v", damaged)
 	}
 	if code, report := asJSON(path); code != exitFailed || len(report.Findings) != 1 || report.Findings[0].Check != store.CheckEmbedding {
 		t.Errorf("damaged: %d, %+v", code, report)
 	}
-	missing := call(t.Context(), "store", "check", "--data-dir", filepath.Join(t.TempDir(), "none"))
+	missing := runTool(t.Context(), "store", "check", "--data-dir", filepath.Join(t.TempDir(), "none"))
 	if missing.code == exitOK || !strings.Contains(missing.stderr, "there is no store") {
 		t.Errorf("missing: %+v", missing)
 	}
@@ -81,8 +81,8 @@ func TestStoreCheckPostgres(t *testing.T) {
 	if err := s.AwaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	fill(t, s)
-	if got := call(t.Context(), "store", "check", "--database-url", url); got.code != exitOK {
+	fillStore(t, s)
+	if got := runTool(t.Context(), "store", "check", "--database-url", url); got.code != exitOK {
 		t.Fatalf("sound: %+v", got)
 	}
 	for _, statement := range []string{
@@ -94,7 +94,7 @@ func TestStoreCheckPostgres(t *testing.T) {
 	} {
 		execute(t, "pgx", url, statement)
 	}
-	got := call(t.Context(), "store", "check", "--json", "--database-url", url)
+	got := runTool(t.Context(), "store", "check", "--json", "--database-url", url)
 	var report struct{ Findings []store.Finding }
 	if err := json.Unmarshal([]byte(got.stdout), &report); err != nil {
 		t.Fatalf("%v: %+v", err, got)
@@ -110,7 +110,7 @@ func TestStoreCheckPostgres(t *testing.T) {
 	if d := cmp.Diff([]string{store.CheckEmbedding, store.CheckCount, store.CheckCount, store.CheckCrop, store.CheckAudit}, checks); d != "" || got.code != exitFailed {
 		t.Errorf("%s%+v", d, got)
 	}
-	after := call(t.Context(), "store", "check", "--database-url", url)
+	after := runTool(t.Context(), "store", "check", "--database-url", url)
 	if strings.Contains(after.stdout, "count:") || strings.Contains(after.stdout, "crop:") {
 		t.Errorf("mended as it says: %+v", after)
 	}

@@ -171,7 +171,7 @@ func (c styleCmd) Run(t *tool) (err error) {
 	task := style.Task{Params: c.params()}
 	// Before any picture is decoded at a size that nobody can want.
 	if err := task.Params.Validate(len(c.Style)); err != nil {
-		return c.flagged(err)
+		return c.asUsageError(err)
 	}
 	if task.Content, err = t.readPicture("--content", c.Content, c.Size); err != nil {
 		return err
@@ -188,14 +188,14 @@ func (c styleCmd) Run(t *tool) (err error) {
 		if err != nil {
 			return err
 		}
-		task.Masks = append(task.Masks, gray(img))
+		task.Masks = append(task.Masks, toGray(img))
 	}
-	engine, done, err := c.engine()
+	engine, done, err := c.openEngine()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, done()) }()
-	return c.paint(t, engine, task)
+	return c.transferPicture(t, engine, task)
 }
 
 // maxPictureBytes bounds a file that an operator may give: more than what the
@@ -232,7 +232,7 @@ func readLimited(name string, limit int64) ([]byte, error) {
 	return os.ReadFile(name)
 }
 
-func gray(img *image.RGBA) *image.Gray {
+func toGray(img *image.RGBA) *image.Gray {
 	out := image.NewGray(img.Rect)
 	for y := range img.Rect.Dy() {
 		for x := range img.Rect.Dx() {
@@ -258,14 +258,14 @@ func writePicture(name string, img image.Image) error {
 	return replaceFile(name, b.Bytes())
 }
 
-// paint makes the picture and writes everything that was asked for.
-func (c styleCmd) paint(t *tool, engine style.Transferrer, task style.Task) error {
+// transferPicture makes the picture and writes everything that was asked for.
+func (c styleCmd) transferPicture(t *tool, engine style.Transferrer, task style.Task) error {
 	if err := engine.Check(task); err != nil {
-		return c.flagged(err)
+		return c.asUsageError(err)
 	}
 	s := &sheet{task: task, styles: c.Style}
 	var result *image.RGBA
-	err := c.follow(t, func(ctx context.Context, checkpoint []byte, observe func(style.Report) error) (err error) {
+	err := c.runTransfer(t, func(ctx context.Context, checkpoint []byte, observe func(style.Report) error) (err error) {
 		task.Checkpoint = checkpoint
 		result, err = engine.Transfer(ctx, task, func(r style.Report) error {
 			if c.Sheet != "" {
@@ -281,7 +281,7 @@ func (c styleCmd) paint(t *tool, engine style.Transferrer, task style.Task) erro
 		}
 		return err
 	})
-	return c.flagged(err)
+	return c.asUsageError(err)
 }
 
 // transferField changes a signal or a volume.
@@ -298,7 +298,7 @@ func (c styleCmd) transferField(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
-	engine, done, err := c.engine()
+	engine, done, err := c.openEngine()
 	if err != nil {
 		return err
 	}
@@ -306,7 +306,7 @@ func (c styleCmd) transferField(t *tool) (err error) {
 	params := c.params()
 	params.Features = cmp.Or(c.Features, style.Learned)
 	var result style.Field
-	return c.flagged(c.follow(t, func(ctx context.Context, _ []byte, observe func(style.Report) error) (err error) {
+	return c.asUsageError(c.runTransfer(t, func(ctx context.Context, _ []byte, observe func(style.Report) error) (err error) {
 		result, err = engine.TransferField(ctx, asField(content), asField(like), params, observe)
 		return err
 	}, func() error {
@@ -323,9 +323,9 @@ func (c styleCmd) transferField(t *tool) (err error) {
 // errStopped ends a run whose state was kept.
 var errStopped = errors.New("stopped")
 
-// follow runs a transfer: shows how far it is, keeps it when it is stopped,
+// runTransfer runs a transfer: shows how far it is, keeps it when it is stopped,
 // and then writes the results.
-func (c styleCmd) follow(t *tool, transfer func(ctx context.Context, checkpoint []byte, observe func(style.Report) error) error, write func() error) error {
+func (c styleCmd) runTransfer(t *tool, transfer func(ctx context.Context, checkpoint []byte, observe func(style.Report) error) error, write func() error) error {
 	var checkpoint []byte
 	if c.Checkpoint != "" {
 		data, err := os.ReadFile(c.Checkpoint)
@@ -414,8 +414,8 @@ func lossTable(history []style.Report) []byte {
 	return b
 }
 
-// flagged is an error about a field of a task in the words of the call.
-func (c styleCmd) flagged(err error) error {
+// asUsageError is an error about a field of a task in the words of the call.
+func (c styleCmd) asUsageError(err error) error {
 	e, ok := errors.AsType[*face.Error](err)
 	if !ok || e.Kind != face.Invalid {
 		return err

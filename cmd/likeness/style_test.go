@@ -76,9 +76,9 @@ func readImage(t *testing.T, name string) (img image.Image, format string) {
 
 func TestStyle(t *testing.T) {
 	t.Parallel()
-	flags := alone(t)
+	flags := builtInOnly(t)
 	path := paintings(t)
-	got := call(t.Context(), append([]string{
+	got := runTool(t.Context(), append([]string{
 		"style", "-c", path("content.png"), "-s", path("strokes.jpg"), "-s", path("grey.png"),
 		"--mask", path("half.png"), "--mask", path("content.png"), "-o", path("out.jpg"), "--size=64", "--iterations=5",
 		"--sheet", path("sheet.jpg"), "--curve", path("losses.png"), "--csv", path("losses.csv"), "--threads=1",
@@ -134,19 +134,19 @@ func (s *stopAt) Write(b []byte) (int, error) {
 // What is stopped and goes on gives the same picture as what never stopped.
 func TestStyleResume(t *testing.T) {
 	t.Parallel()
-	flags := alone(t)
+	flags := builtInOnly(t)
 	path := paintings(t)
 	args := func(out string, more ...string) []string {
 		return append([]string{
 			"style", "--content", path("content.png"), "--style", path("strokes.jpg"), "--out", path(out), "--size=64", "--iterations=6", "--threads=1", "--seed=7",
 		}, append(more, flags...)...)
 	}
-	if got := call(t.Context(), args("whole.png", "--checkpoint", path("not.there"))...); got.code != exitOK || !strings.Contains(got.stderr, "beginning anew") {
+	if got := runTool(t.Context(), args("whole.png", "--checkpoint", path("not.there"))...); got.code != exitOK || !strings.Contains(got.stderr, "beginning anew") {
 		t.Fatalf("%+v", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	stderr := &stopAt{words: "3/6", stop: cancel}
-	code := run(ctx, args("stopped.png"), &bytes.Buffer{}, stderr)
+	code := runCommand(ctx, args("stopped.png"), &bytes.Buffer{}, stderr)
 	kept := path("stopped.png.checkpoint")
 	if said := stderr.String(); code != exitFailed || !strings.Contains(said, "stopped at iteration 3 of 6") || !strings.Contains(said, "--checkpoint="+kept) {
 		t.Fatalf("%d\n%s", code, said)
@@ -155,11 +155,11 @@ func TestStyleResume(t *testing.T) {
 		t.Error("half a picture was written")
 	}
 	// Another run's state is refused, and stays.
-	got := call(t.Context(), args("stopped.png", "--checkpoint", kept, "--style-weight=2")...)
+	got := runTool(t.Context(), args("stopped.png", "--checkpoint", kept, "--style-weight=2")...)
 	if got.code != exitUsage || !strings.Contains(got.stderr, "--checkpoint") {
 		t.Errorf("another run's: %+v", got)
 	}
-	got = call(t.Context(), args("stopped.png", "--checkpoint", kept)...)
+	got = runTool(t.Context(), args("stopped.png", "--checkpoint", kept)...)
 	if got.code != exitOK || strings.Contains(got.stderr, "3/6") || !strings.Contains(got.stderr, "4/6") {
 		t.Fatalf("%+v", got)
 	}
@@ -179,7 +179,7 @@ func TestStyleResume(t *testing.T) {
 	}
 
 	// Stopped before it began there is nothing to keep.
-	got = call(ctx, args("never.png")...)
+	got = runTool(ctx, args("never.png")...)
 	if got.code != exitFailed || !strings.Contains(got.stderr, "stopped before the end") {
 		t.Errorf("%+v", got)
 	}
@@ -233,9 +233,9 @@ func TestStyleRefuses(t *testing.T) {
 			t.Parallel()
 			args := append([]string{"style", "--size=64"}, tt.args...)
 			if tt.runtime {
-				args = append(args, alone(t)...)
+				args = append(args, builtInOnly(t)...)
 			}
-			got := call(t.Context(), args...)
+			got := runTool(t.Context(), args...)
 			if got.code != exitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {
 				t.Errorf("%+v, want it to say %q", got, tt.says)
 			}
@@ -290,7 +290,7 @@ func TestStyleField(t *testing.T) {
 				"--iterations=5", "--threads=1", "--data-dir", dir, "--csv", filepath.Join(dir, name+"-losses.csv"),
 				"--features=random", // to fit some takes long under the race detector
 			}
-			if got := call(t.Context(), args...); got.code != exitOK || !strings.Contains(got.stderr, "wrote "+out) {
+			if got := runTool(t.Context(), args...); got.code != exitOK || !strings.Contains(got.stderr, "wrote "+out) {
 				t.Fatalf("%+v", got)
 			}
 			b, err := os.ReadFile(out)
@@ -315,7 +315,7 @@ func TestStyleField(t *testing.T) {
 			// Stopped, it says so, and leaves nothing.
 			ctx, cancel := context.WithCancel(t.Context())
 			args[6] = filepath.Join(dir, name+"-stopped"+tt.extension)
-			code := run(ctx, args, &bytes.Buffer{}, &stopAt{words: "1/5", stop: cancel})
+			code := runCommand(ctx, args, &bytes.Buffer{}, &stopAt{words: "1/5", stop: cancel})
 			if _, err := os.Stat(args[6]); code != exitFailed || err == nil {
 				t.Errorf("stopped: %d, %v", code, err)
 			}
@@ -343,7 +343,7 @@ func TestStyleFieldRefuses(t *testing.T) {
 		{"--iterations: 0 is not", good, good, "--iterations=0"},
 		{"--features: \"vgg\" is neither", good, good, "--features=vgg"},
 	} {
-		got := call(t.Context(), "style", "--signal", tt.signal, "--style", tt.like, "--out", filepath.Join(dir, "out.csv"), "--data-dir", dir, tt.more)
+		got := runTool(t.Context(), "style", "--signal", tt.signal, "--style", tt.like, "--out", filepath.Join(dir, "out.csv"), "--data-dir", dir, tt.more)
 		if got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%+v, want it to say %q", got, tt.says)
 		}
@@ -406,7 +406,7 @@ func TestStyleFails(t *testing.T) {
 		if stopped {
 			stderr.words = "1/2 at 64x48: loss 1 = content 0 + style 0 + tv 0, 3 steps shrunk"
 		}
-		err := c.paint(&tool{ctx: ctx, stdout: &bytes.Buffer{}, stderr: stderr}, failing{diverged}, task)
+		err := c.transferPicture(&tool{ctx: ctx, stdout: &bytes.Buffer{}, stderr: stderr}, failing{diverged}, task)
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), "not finite") || stopped != strings.Contains(err.Error(), "could not be kept") {
 			t.Errorf("%s: %v", name, err)

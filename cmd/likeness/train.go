@@ -77,8 +77,8 @@ func (trainCmd) Help() string {
 		"Beside the crops it takes about 30 MB for each photo of a batch. The encoder that is written has no operating points: run likeness calibrate with it before it decides anything."
 }
 
-// trained is a photo of the set.
-type trained struct {
+// trainingPhoto is a photo of the set.
+type trainingPhoto struct {
 	Name    string
 	Person  string // empty: not known
 	Crop    []byte
@@ -87,7 +87,7 @@ type trained struct {
 
 // trainSet is the photos that are learnt from.
 type trainSet struct {
-	all       []trained
+	all       []trainingPhoto
 	person    []int
 	alignment [][2]float32
 }
@@ -102,7 +102,7 @@ func (s *trainSet) Photo(i int) (siamese.Photo, error) {
 }
 
 // newTrainSet numbers the people.
-func newTrainSet(all []trained, alignment [][2]float32) *trainSet {
+func newTrainSet(all []trainingPhoto, alignment [][2]float32) *trainSet {
 	s := &trainSet{all: all, alignment: alignment}
 	number := map[string]int{}
 	for _, p := range all {
@@ -127,11 +127,11 @@ func (c trainCmd) Run(t *tool) (err error) {
 	case c.ID == c.Base:
 		return usageError{fmt.Errorf("--id: %s is the encoder that is adapted, and stays as it is", c.ID)}
 	}
-	base, model, err := c.base()
+	base, model, err := c.loadBase()
 	if err != nil {
 		return err
 	}
-	if _, err := c.manifest(base, nil, 0); err != nil { // rather now than after the work
+	if _, err := c.describeEncoder(base, nil, 0); err != nil { // rather now than after the work
 		return usageError{err}
 	}
 	for _, dir := range []string{c.Run_, c.Out} {
@@ -139,11 +139,11 @@ func (c trainCmd) Run(t *tool) (err error) {
 			return err
 		}
 	}
-	all, err := c.crops(t)
+	all, err := c.loadCrops(t)
 	if err != nil {
 		return err
 	}
-	learn, measure := c.split(all)
+	learn, measure := c.splitByPerson(all)
 	set := newTrainSet(learn, base.Alignment)
 
 	runtime, err := likeness.OpenBackend(likeness.BackendOptions{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads(), Spin: true})
@@ -151,7 +151,7 @@ func (c trainCmd) Run(t *tool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, runtime.Close()) }()
-	options, err := c.options(base, model)
+	options, err := c.trainerOptions(base, model)
 	if err != nil {
 		return err
 	}
@@ -169,7 +169,7 @@ func (c trainCmd) Run(t *tool) (err error) {
 	}
 	fmt.Fprintf(t.stderr, "%s; measured on %d photos of people who are not among them; %d steps done\n",
 		trainer, len(measure), trainer.Done())
-	if err := run.learn(t.ctx); err != nil {
+	if err := run.takeSteps(t.ctx); err != nil {
 		return err
 	}
 	return run.export()
@@ -182,8 +182,8 @@ func (c trainCmd) threads() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// base is the encoder to begin with, and its manifest.
-func (c trainCmd) base() (embed.Manifest, *grad.Model, error) {
+// loadBase is the encoder to begin with, and its manifest.
+func (c trainCmd) loadBase() (embed.Manifest, *grad.Model, error) {
 	var manifest embed.Manifest
 	var data []byte
 	if c.From != "" {
@@ -200,7 +200,7 @@ func (c trainCmd) base() (embed.Manifest, *grad.Model, error) {
 			Dimension: c.Dim,
 		}
 	} else {
-		registry, err := c.registry()
+		registry, err := c.openRegistry()
 		if err != nil {
 			return manifest, nil, err
 		}
@@ -231,7 +231,7 @@ func (c trainCmd) base() (embed.Manifest, *grad.Model, error) {
 	return manifest, model, err
 }
 
-func (c trainCmd) options(base embed.Manifest, model *grad.Model) (siamese.Options, error) {
+func (c trainCmd) trainerOptions(base embed.Manifest, model *grad.Model) (siamese.Options, error) {
 	o := siamese.Options{
 		Model: model, Image: base.Input.Name, Embedding: base.Outputs[0].Name,
 		Input: imaging.Planar{
@@ -267,11 +267,11 @@ func (c trainCmd) options(base embed.Manifest, model *grad.Model) (siamese.Optio
 type foundCrops struct {
 	Data              []string
 	Detector, Teacher string
-	Photos            []trained
+	Photos            []trainingPhoto
 }
 
-// crops finds the faces, or reads what an earlier start of the run found.
-func (c trainCmd) crops(t *tool) (all []trained, err error) {
+// loadCrops finds the faces, or reads what an earlier start of the run found.
+func (c trainCmd) loadCrops(t *tool) (all []trainingPhoto, err error) {
 	cache := filepath.Join(c.Run_, "crops.gob")
 	if f, err := os.Open(cache); err == nil {
 		defer f.Close()
@@ -295,13 +295,13 @@ func (c trainCmd) crops(t *tool) (all []trained, err error) {
 	}
 	pipeline, err := pipelineFlags{
 		modelFolders: c.modelFolders, Detector: c.Detector, Encoder: encoder, ORTLibrary: c.ORTLibrary, Provider: c.Provider, Face: "largest",
-	}.open(t.ctx)
+	}.openPipeline(t.ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, pipeline.Close()) }()
 	for _, name := range c.Data {
-		more, err := c.cropsOf(t, pipeline, name)
+		more, err := c.findCrops(t, pipeline, name)
 		if err != nil {
 			return nil, err
 		}
@@ -314,7 +314,7 @@ func (c trainCmd) crops(t *tool) (all []trained, err error) {
 	return all, replaceFile(cache, b.Bytes())
 }
 
-func (c trainCmd) cropsOf(t *tool, pipeline *likeness.Pipeline, name string) (out []trained, err error) {
+func (c trainCmd) findCrops(t *tool, pipeline *likeness.Pipeline, name string) (out []trainingPhoto, err error) {
 	set, err := photos.Open(name)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--data: %w", err)}
@@ -325,7 +325,7 @@ func (c trainCmd) cropsOf(t *tool, pipeline *likeness.Pipeline, name string) (ou
 	for _, n := range names {
 		folders[path.Dir(n)] = true
 	}
-	found, err := acquireCrops(t.ctx, t.stderr, pipeline, c.threads(), "finding faces in "+filepath.Base(name), set, names)
+	found, err := cropFaces(t.ctx, t.stderr, pipeline, c.threads(), "finding faces in "+filepath.Base(name), set, names)
 	if err != nil {
 		return nil, err
 	}
@@ -333,7 +333,7 @@ func (c trainCmd) cropsOf(t *tool, pipeline *likeness.Pipeline, name string) (ou
 		if found[i].Crop == nil {
 			continue
 		}
-		photo := trained{Name: n, Crop: found[i].Crop}
+		photo := trainingPhoto{Name: n, Crop: found[i].Crop}
 		if c.Teacher != "" {
 			photo.Teacher = found[i].Embedding
 		}
@@ -345,9 +345,9 @@ func (c trainCmd) cropsOf(t *tool, pipeline *likeness.Pipeline, name string) (ou
 	return out, nil
 }
 
-// split keeps people apart: a person is on one side, whatever else the set
+// splitByPerson keeps people apart: a person is on one side, whatever else the set
 // holds, so that another run with other photos splits the same.
-func (c trainCmd) split(all []trained) (learn, measure []trained) {
+func (c trainCmd) splitByPerson(all []trainingPhoto) (learn, measure []trainingPhoto) {
 	for _, p := range all {
 		h := fnv.New64a()
 		h.Write([]byte(path.Base(p.Person)))
@@ -379,28 +379,28 @@ type curvePoint struct {
 	PhotosPerSecond            float64
 }
 
-func (r *trainRun) file(name string) string { return filepath.Join(r.Run_, name) }
+func (r *trainRun) runFile(name string) string { return filepath.Join(r.Run_, name) }
 
 // resume goes on from the last checkpoint.
 func (r *trainRun) resume() error {
-	data, err := os.ReadFile(r.file("checkpoint"))
+	data, err := os.ReadFile(r.runFile("checkpoint"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	} else if err != nil {
 		return err
 	}
 	if err := r.trainer.Load(bytes.NewReader(data)); err != nil {
-		return fmt.Errorf("%s: %w", r.file("checkpoint"), err)
+		return fmt.Errorf("%s: %w", r.runFile("checkpoint"), err)
 	}
-	rows, err := os.ReadFile(r.file("curve.json"))
+	rows, err := os.ReadFile(r.runFile("curve.json"))
 	if err != nil {
 		return err
 	}
 	if err := json.Unmarshal(rows, &r.curve); err != nil {
-		return fmt.Errorf("%s: %w", r.file("curve.json"), err)
+		return fmt.Errorf("%s: %w", r.runFile("curve.json"), err)
 	}
 	for i := range r.curve {
-		for _, x := range r.curve[i].unknown() {
+		for _, x := range r.curve[i].optionalNumbers() {
 			if *x < 0 {
 				*x = math.NaN()
 			}
@@ -410,11 +410,11 @@ func (r *trainRun) resume() error {
 	return nil
 }
 
-// learn makes the steps, with measurements, checkpoints and a line for each
+// takeSteps makes the steps, with measurements, checkpoints and a line for each
 // measurement.
-func (r *trainRun) learn(ctx context.Context) error {
+func (r *trainRun) takeSteps(ctx context.Context) error {
 	if r.trainer.Done() == 0 && len(r.curve) == 0 {
-		if err := r.measure(ctx, curvePoint{Loss: math.NaN(), Active: math.NaN()}); err != nil {
+		if err := r.addPoint(ctx, curvePoint{Loss: math.NaN(), Active: math.NaN()}); err != nil {
 			return err
 		}
 	}
@@ -439,7 +439,7 @@ func (r *trainRun) learn(ctx context.Context) error {
 				Step: r.trainer.Done(), Loss: sum.Loss / n, Active: sum.Active / n, Spread: sum.Spread / n, Rate: sum.Rate,
 				PhotosPerSecond: n * float64(r.photos) / time.Since(since).Seconds(),
 			}
-			if err := r.measure(ctx, point); err != nil {
+			if err := r.addPoint(ctx, point); err != nil {
 				return errors.Join(err, r.save())
 			}
 			left := time.Duration(float64(time.Since(began)) / float64(r.trainer.Done()-from) * float64(r.Steps-r.trainer.Done()))
@@ -460,8 +460,8 @@ func (r *trainRun) learn(ctx context.Context) error {
 	return r.save()
 }
 
-// unknown are the numbers that a point may lack.
-func (p *curvePoint) unknown() []*float64 { return []*float64{&p.Loss, &p.Active, &p.FNMR} }
+// optionalNumbers are the numbers that a point may lack.
+func (p *curvePoint) optionalNumbers() []*float64 { return []*float64{&p.Loss, &p.Active, &p.FNMR} }
 
 func (p curvePoint) String() string {
 	s := fmt.Sprintf("step %d: loss %.4f", p.Step, p.Loss)
@@ -477,9 +477,9 @@ func (p curvePoint) String() string {
 // measuredPhotos is how many photos a measurement looks at, at most.
 const measuredPhotos = 1500
 
-// measure adds a point to the curve, with the error rate on people who are not
+// addPoint adds a point to the curve, with the error rate on people who are not
 // learnt from: all comparisons among their photos.
-func (r *trainRun) measure(ctx context.Context, point curvePoint) error {
+func (r *trainRun) addPoint(ctx context.Context, point curvePoint) error {
 	point.FNMR = math.NaN()
 	v := r.validation
 	if n := min(measuredPhotos, v.Len()); n > 1 {
@@ -529,7 +529,7 @@ func (r *trainRun) save() error {
 	clean := slices.Clone(r.curve)
 	for i, p := range r.curve {
 		rows = append(rows, []string{strconv.Itoa(p.Step), number(p.Loss), number(p.Active), number(p.Spread), number(p.Rate), number(p.FNMR), number(p.PhotosPerSecond)})
-		for _, x := range clean[i].unknown() {
+		for _, x := range clean[i].optionalNumbers() {
 			if math.IsNaN(*x) {
 				*x = -1 // JSON has no word for it
 			}
@@ -544,15 +544,15 @@ func (r *trainRun) save() error {
 	}
 	// The curve first: what is newer than the checkpoint is cut off again.
 	return errors.Join(
-		replaceFile(r.file("curve.json"), text),
-		replaceFile(r.file("curve.csv"), table.Bytes()),
-		drawTraining(r.file("curve.png"), r.curve),
-		replaceFile(r.file("checkpoint"), b.Bytes()),
+		replaceFile(r.runFile("curve.json"), text),
+		replaceFile(r.runFile("curve.csv"), table.Bytes()),
+		drawTraining(r.runFile("curve.png"), r.curve),
+		replaceFile(r.runFile("checkpoint"), b.Bytes()),
 	)
 }
 
-// manifest describes the encoder as it is written.
-func (c trainCmd) manifest(base embed.Manifest, model []byte, steps int) ([]byte, error) {
+// describeEncoder describes the encoder as it is written.
+func (c trainCmd) describeEncoder(base embed.Manifest, model []byte, steps int) ([]byte, error) {
 	sum := sha256.Sum256(model)
 	m := base
 	m.ID, m.File, m.SHA256, m.Size = c.ID, c.ID+".onnx", hex.EncodeToString(sum[:]), max(1, int64(len(model)))
@@ -585,7 +585,7 @@ func (r *trainRun) export() error {
 	if err != nil {
 		return err
 	}
-	text, err := r.manifest(r.base, data, r.trainer.Done())
+	text, err := r.describeEncoder(r.base, data, r.trainer.Done())
 	if err != nil {
 		return err
 	}

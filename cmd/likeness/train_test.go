@@ -35,8 +35,8 @@ func trainArgs(t *testing.T, data, dir string, more ...string) []string {
 	}, more...)
 }
 
-// scratch are the flags of the smallest network.
-func scratch(steps int) []string {
+// untrainedFlags are the flags of the smallest network.
+func untrainedFlags(steps int) []string {
 	return []string{"--from", "plain", "--width", "0.25", "--dimension", "16", "--mining", "random", "--steps", fmt.Sprint(steps)}
 }
 
@@ -46,12 +46,12 @@ func TestTrainKill(t *testing.T) {
 	t.Parallel()
 	data, killed, whole := somePeople(t, testfaces.People), t.TempDir(), t.TempDir()
 	const steps = 20
-	want := trainArgs(t, data, whole, scratch(steps)...)
-	if got := call(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
+	want := trainArgs(t, data, whole, untrainedFlags(steps)...)
+	if got := runTool(t.Context(), want...); got.code != exitOK || !strings.Contains(got.stderr, "photos/s") {
 		t.Fatalf("%+v", got)
 	}
 
-	args := trainArgs(t, data, killed, scratch(steps)...)
+	args := trainArgs(t, data, killed, untrainedFlags(steps)...)
 	child := exec.CommandContext(t.Context(), os.Args[0], args...)
 	child.Env = append(os.Environ(), childEnv+"=1")
 	stderr, err := child.StderrPipe()
@@ -79,7 +79,7 @@ func TestTrainKill(t *testing.T) {
 		t.Fatal("it was done before it was killed")
 	}
 
-	got := call(t.Context(), args...)
+	got := runTool(t.Context(), args...)
 	if got.code != exitOK || strings.Contains(got.stderr, "; 0 steps done") {
 		t.Fatalf("it did not go on: %+v", got)
 	}
@@ -120,17 +120,17 @@ func TestTrainKill(t *testing.T) {
 		code int
 		says string
 	}{
-		{trainArgs(t, somePeople(t, 5), killed, scratch(steps)...), exitUsage, "of other photos"},
+		{trainArgs(t, somePeople(t, 5), killed, untrainedFlags(steps)...), exitUsage, "of other photos"},
 		{trainArgs(t, data, killed, "--from", "plain", "--width", "0.25", "--dimension", "32"), exitFailed, "another model"},
 	} {
-		if got := call(t.Context(), tt.args...); got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
+		if got := runTool(t.Context(), tt.args...); got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%+v, want it to say %q", got, tt.says)
 		}
 	}
 	if err := os.WriteFile(filepath.Join(killed, "run", "checkpoint"), []byte("torn"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := call(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "not a checkpoint") {
+	if got := runTool(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "not a checkpoint") {
 		t.Errorf("%+v", got)
 	}
 }
@@ -147,12 +147,12 @@ func TestTrainBase(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			got := call(t.Context(), trainArgs(t, data, dir, append(more, "--steps", "3")...)...)
+			got := runTool(t.Context(), trainArgs(t, data, dir, append(more, "--steps", "3")...)...)
 			if got.code != exitOK {
 				t.Fatalf("%+v", got)
 			}
 			// What was written is an encoder like any other.
-			again := call(t.Context(), "eval", "--one-shot", "--images", data, "--encoder", "ours", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t),
+			again := runTool(t.Context(), "eval", "--one-shot", "--images", data, "--encoder", "ours", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t),
 				"--models-dir", filepath.Join(dir, "models"))
 			if again.code != exitOK || !strings.Contains(again.stdout, "ours") {
 				t.Errorf("%+v", again)
@@ -186,7 +186,7 @@ func TestTrainRefuses(t *testing.T) {
 		{few, append(base, "--people", "9"), exitFailed, "two photos"},
 		{empty, base, exitFailed, "no photos"},
 	} {
-		got := call(t.Context(), trainArgs(t, tt.data, t.TempDir(), tt.args...)...)
+		got := runTool(t.Context(), trainArgs(t, tt.data, t.TempDir(), tt.args...)...)
 		if got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%q: %+v, want %d and %q", tt.args, got, tt.code, tt.says)
 		}

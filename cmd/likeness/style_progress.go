@@ -24,7 +24,7 @@ type lossLine struct {
 
 func newLossLine(out io.Writer) *lossLine {
 	l := &lossLine{out: out, tenth: -1}
-	if f, ok := out.(*os.File); ok && terminal(out) {
+	if f, ok := out.(*os.File); ok && isTerminal(out) {
 		l.width = 80
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 { //nolint:gosec // a file's number is small
 			l.width = width
@@ -40,14 +40,14 @@ func (l *lossLine) Show(r style.Report) {
 		// The first iteration says that it works, the tenths how far it is.
 		if tenth := r.Iteration * 10 / r.Iterations; tenth > l.tenth {
 			l.tenth = tenth
-			fmt.Fprintln(l.out, describe(r))
+			fmt.Fprintln(l.out, describeReport(r))
 		}
 		return
 	}
 	const often = 100 * time.Millisecond
 	if now := time.Now(); last || now.Sub(l.shown) >= often {
 		l.shown, l.line = now, true
-		text := describe(r)
+		text := describeReport(r)
 		fmt.Fprint(l.out, "\r\x1b[K"+text[:min(len(text), l.width-1)]) // a line that breaks cannot be taken back
 	}
 }
@@ -60,8 +60,8 @@ func (l *lossLine) Close() {
 	}
 }
 
-// describe is a report in words.
-func describe(r style.Report) string {
+// describeReport is a report in words.
+func describeReport(r style.Report) string {
 	var b strings.Builder
 	size := fmt.Sprint(r.Width)
 	if r.Height > 1 {

@@ -91,14 +91,14 @@ func (s *sheet) write(name string, result image.Image) error {
 		return err
 	}
 	p := s.task.Params
-	page.say(sheetGap, sheetTitle-14, page.Rect.Dx()-2*sheetGap, fmt.Sprintf("%s features, %d px, %d iterations of %s from %s, %s weights %g : %g : %g, seed %d",
+	page.drawText(sheetGap, sheetTitle-14, page.Rect.Dx()-2*sheetGap, fmt.Sprintf("%s features, %d px, %d iterations of %s from %s, %s weights %g : %g : %g, seed %d",
 		p.Features, p.Size, p.Iterations, p.Optimizer, p.Init, p.Weights, p.ContentWeight, p.StyleWeight, p.TVWeight, p.Seed))
 	y := sheetTitle
 	for i, row := range rows {
 		for j, c := range row {
 			x := sheetGap + j*(sheetCell+sheetGap)
-			page.put(c.img, image.Pt(x, y+(heights[i]-c.img.Bounds().Dy())/2))
-			page.say(x, y+heights[i]+18, sheetCell, c.label)
+			page.drawImage(c.img, image.Pt(x, y+(heights[i]-c.img.Bounds().Dy())/2))
+			page.drawText(x, y+heights[i]+18, sheetCell, c.label)
 		}
 		y += heights[i] + sheetLabel + sheetGap
 	}

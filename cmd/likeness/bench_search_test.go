@@ -67,7 +67,7 @@ func TestBenchSearch(t *testing.T) {
 	before := contents(t, url)
 	bench := func() result {
 		t.Helper()
-		got := call(t.Context(), "bench-search", "--database-url", url, "--probes", "40", "--clients", "1,2", "--seconds", "0.05")
+		got := runTool(t.Context(), "bench-search", "--database-url", url, "--probes", "40", "--clients", "1,2", "--seconds", "0.05")
 		if got.code != exitOK || !strings.Contains(got.stdout, "600 templates of 300 subjects, 32 dimensions (encoder-a); 40 probes") ||
 			!strings.Contains(got.stderr, "recall: 8") || !strings.Contains(got.stderr, "speed:") {
 			t.Fatalf("%+v", got)
@@ -93,12 +93,12 @@ func TestBenchSearch(t *testing.T) {
 		t.Errorf("a measurement changed the store: %s", diff)
 	}
 
-	built := call(t.Context(), "search-graph", "build", "--database-url", url, "--recall", "0.9", "--m", "8", "--ef-construction", "32")
+	built := runTool(t.Context(), "search-graph", "build", "--database-url", url, "--recall", "0.9", "--m", "8", "--ef-construction", "32")
 	if built.code != exitOK || !regexp.MustCompile(`^graph over 600 templates of default/default encoder-a: recall (1|0\.9)\d*`).MatchString(built.stdout) ||
 		!strings.Contains(built.stderr, "measuring, per mille: ") {
 		t.Fatalf("build: %+v", built)
 	}
-	listed := call(t.Context(), "search-graph", "list", "--database-url", url)
+	listed := runTool(t.Context(), "search-graph", "list", "--database-url", url)
 	if listed.code != exitOK || !regexp.MustCompile(`(?m)^default +default +encoder-a +600 +\d+ +0\.9 +`).MatchString(listed.stdout) {
 		t.Errorf("list: %+v", listed)
 	}
@@ -111,13 +111,13 @@ func TestBenchSearch(t *testing.T) {
 	if !regexp.MustCompile(`; the graph is [^.]+`).MatchString(got.stdout) {
 		t.Errorf("nothing said of the graph:\n%s", got.stdout)
 	}
-	if dropped := call(t.Context(), "search-graph", "drop", "--database-url", url); dropped.code != exitOK {
+	if dropped := runTool(t.Context(), "search-graph", "drop", "--database-url", url); dropped.code != exitOK {
 		t.Errorf("drop: %+v", dropped)
 	}
-	if again := call(t.Context(), "search-graph", "drop", "--database-url", url); again.code != exitFailed || !strings.Contains(again.stderr, "no graph") {
+	if again := runTool(t.Context(), "search-graph", "drop", "--database-url", url); again.code != exitFailed || !strings.Contains(again.stderr, "no graph") {
 		t.Errorf("drop of nothing: %+v", again)
 	}
-	if listed := call(t.Context(), "search-graph", "list", "--database-url", url); strings.Count(listed.stdout, "\n") != 1 {
+	if listed := runTool(t.Context(), "search-graph", "list", "--database-url", url); strings.Count(listed.stdout, "\n") != 1 {
 		t.Errorf("list of none: %+v", listed)
 	}
 }
@@ -155,7 +155,7 @@ func TestBenchSearchRefuses(t *testing.T) {
 		{"search-graph build --gallery=two --model=encoder-a --recall=2 --database-url=" + url, exitUsage, "recall"},
 		{"search-graph drop --gallery=two --model=encoder-a --database-url=" + url, exitFailed, "no graph"},
 	} {
-		got := call(t.Context(), strings.Fields(tt.args)...)
+		got := runTool(t.Context(), strings.Fields(tt.args)...)
 		if got.code != tt.code || got.stdout != "" || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%s: %+v, want it to say %q", tt.args, got, tt.says)
 		}
@@ -206,7 +206,7 @@ func TestAdvice(t *testing.T) {
 			"set --search=pgvector: an index takes 20 GiB of memory, more than half of this machine's; the graph is 20.0 times as fast as that and misses 1.00 % of the people.",
 		},
 	} {
-		if got := advice(h, 20<<30, tt.fits, tt.engines); got != tt.want {
+		if got := recommendSearch(h, 20<<30, tt.fits, tt.engines); got != tt.want {
 			t.Errorf("%s:\n%s\nwant\n%s", tt.name, got, tt.want)
 		}
 	}

@@ -28,8 +28,8 @@ const (
 	filterCell = 48
 )
 
-// drawn is a page as PNG.
-func (c *canvas) drawn() ([]byte, error) {
+// encodePNG is a page as PNG.
+func (c *canvas) encodePNG() ([]byte, error) {
 	var b bytes.Buffer
 	err := png.Encode(&b, c.RGBA)
 	return b.Bytes(), err
@@ -49,10 +49,10 @@ func enlarge(img *image.RGBA, cell int) *image.RGBA {
 	return out
 }
 
-// patch cuts out what a unit saw; what lies beyond the picture is grey. Where
+// cropPatch cuts out what a unit saw; what lies beyond the picture is grey. Where
 // a unit sees as far as the picture goes, all of that is shown along this axis,
 // and a ring says around which place it looks.
-func patch(img *image.RGBA, p inspect.Patch) *image.RGBA {
+func cropPatch(img *image.RGBA, p inspect.Patch) *image.RGBA {
 	window := image.Rect(int(p.X), int(p.Y), int(p.X+p.Width), int(p.Y+p.Height))
 	middle := image.Pt((window.Min.X+window.Max.X-1)/2, (window.Min.Y+window.Max.Y-1)/2)
 	whole := window == img.Rect
@@ -68,13 +68,13 @@ func patch(img *image.RGBA, p inspect.Patch) *image.RGBA {
 	out = enlarge(out, unitCell)
 	if wide := p.Width >= int64(img.Rect.Dx()) || p.Height >= int64(img.Rect.Dy()); wide && !whole {
 		scale := float64(unitCell) / float64(max(window.Dx(), window.Dy()))
-		ring(out, scale*(float64(middle.X-window.Min.X)+0.5), scale*(float64(middle.Y-window.Min.Y)+0.5))
+		drawRing(out, scale*(float64(middle.X-window.Min.X)+0.5), scale*(float64(middle.Y-window.Min.Y)+0.5))
 	}
 	return out
 }
 
-// ring draws a white ring with a dark rim.
-func ring(img *image.RGBA, x, y float64) {
+// drawRing draws a white drawRing with a dark rim.
+func drawRing(img *image.RGBA, x, y float64) {
 	for py := range img.Rect.Dy() {
 		for px := range img.Rect.Dx() {
 			switch d := math.Hypot(float64(px)+0.5-x, float64(py)+0.5-y); {
@@ -87,8 +87,8 @@ func ring(img *image.RGBA, x, y float64) {
 	}
 }
 
-// sees says how much of the input a layer sees.
-func sees(l inspect.Layer) string {
+// describeField says how much of the input a layer describeField.
+func describeField(l inspect.Layer) string {
 	if l.Stride == [2]int64{} {
 		return "sees everything"
 	}
@@ -122,13 +122,13 @@ func (r *inspectRun) drawPatches(ctx context.Context) error {
 			return err
 		}
 		pages[i] = page
-		page.say(unitGap, unitTitle-10, page.Rect.Dx()-2*unitGap, fmt.Sprintf("%s, layer %s, which %s; %d of %d units, %d photos",
-			r.manifest.ID, l.Name, sees(l), len(units), l.Channels, len(r.pictures)))
+		page.drawText(unitGap, unitTitle-10, page.Rect.Dx()-2*unitGap, fmt.Sprintf("%s, layer %s, which %s; %d of %d units, %d photos",
+			r.manifest.ID, l.Name, describeField(l), len(units), l.Channels, len(r.pictures)))
 		for row, u := range units {
 			y := unitTitle + row*(unitCell+unitLabel+unitGap)
-			page.say(unitGap, y+20, unitName-unitGap, fmt.Sprintf("unit %d", u.Channel))
-			page.say(unitGap, y+40, unitName-unitGap, fmt.Sprintf("mean %.3g ± %.3g", u.Mean, u.Deviation))
-			page.say(unitGap, y+60, unitName-unitGap, fmt.Sprintf("above 0: %.3g %%", 100*u.Active))
+			page.drawText(unitGap, y+20, unitName-unitGap, fmt.Sprintf("unit %d", u.Channel))
+			page.drawText(unitGap, y+40, unitName-unitGap, fmt.Sprintf("mean %.3g ± %.3g", u.Mean, u.Deviation))
+			page.drawText(unitGap, y+60, unitName-unitGap, fmt.Sprintf("above 0: %.3g %%", 100*u.Active))
 			for column, p := range u.Strongest {
 				if p.Activation == 0 {
 					continue // nothing was seen there
@@ -147,12 +147,12 @@ func (r *inspectRun) drawPatches(ctx context.Context) error {
 		}
 		for _, at := range places {
 			x, y := unitName+at.column*(unitCell+unitGap), unitTitle+at.row*(unitCell+unitLabel+unitGap)
-			pages[at.layer].put(patch(img, at.patch), image.Pt(x, y))
-			pages[at.layer].say(x, y+unitCell+unitLabel-4, unitCell, fmt.Sprintf("%.3g", at.patch.Activation))
+			pages[at.layer].drawImage(cropPatch(img, at.patch), image.Pt(x, y))
+			pages[at.layer].drawText(x, y+unitCell+unitLabel-4, unitCell, fmt.Sprintf("%.3g", at.patch.Activation))
 		}
 	}
 	for i, l := range r.layers {
-		if err := r.write(fmt.Sprintf("patches-%d-%s.png", i+1, fileName(l.Name)), pages[i].drawn); err != nil {
+		if err := r.writeFile(fmt.Sprintf("patches-%d-%s.png", i+1, fileName(l.Name)), pages[i].encodePNG); err != nil {
 			return err
 		}
 	}
@@ -164,7 +164,7 @@ func (r *inspectRun) drawMaximised(ctx context.Context) error {
 	if r.Steps == 0 {
 		return nil
 	}
-	rows, err := r.maximised(ctx)
+	rows, err := r.maximise(ctx)
 	if err != nil {
 		return err
 	}
@@ -176,18 +176,18 @@ func (r *inspectRun) drawMaximised(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	page.say(unitGap, unitTitle-10, page.Rect.Dx()-2*unitGap, fmt.Sprintf("%s: pictures that excite units, %d steps of gradient ascent from noise", r.manifest.ID, r.Steps))
+	page.drawText(unitGap, unitTitle-10, page.Rect.Dx()-2*unitGap, fmt.Sprintf("%s: pictures that excite units, %d steps of gradient ascent from noise", r.manifest.ID, r.Steps))
 	for i, row := range rows {
 		l, y := r.layers[i], unitTitle+i*(unitCell+unitLabel+unitGap)
-		page.say(unitGap, y+20, unitName-unitGap, l.Name)
-		page.say(unitGap, y+40, unitName-unitGap, strings.ReplaceAll(sees(l), " pixels", ""))
+		page.drawText(unitGap, y+20, unitName-unitGap, l.Name)
+		page.drawText(unitGap, y+40, unitName-unitGap, strings.ReplaceAll(describeField(l), " pixels", ""))
 		for j, img := range row {
 			x := unitName + j*(unitCell+unitGap)
-			page.put(enlarge(img, unitCell), image.Pt(x, y))
-			page.say(x, y+unitCell+unitLabel-4, unitCell, fmt.Sprintf("unit %d", r.chosen[l.Name][j].Channel))
+			page.drawImage(enlarge(img, unitCell), image.Pt(x, y))
+			page.drawText(x, y+unitCell+unitLabel-4, unitCell, fmt.Sprintf("unit %d", r.chosen[l.Name][j].Channel))
 		}
 	}
-	return r.write("maximised.png", page.drawn)
+	return r.writeFile("maximised.png", page.encodePNG)
 }
 
 // drawFilters draws the weights of the first layer: grey is 0, and each filter
@@ -206,22 +206,22 @@ func (r *inspectRun) drawFilters(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	page.say(unitGap, unitTitle-10, page.Rect.Dx()-2*unitGap, fmt.Sprintf("%s, layer %s: %d filters of %d x %d pixels; grey is 0",
+	page.drawText(unitGap, unitTitle-10, page.Rect.Dx()-2*unitGap, fmt.Sprintf("%s, layer %s: %d filters of %d x %d pixels; grey is 0",
 		r.manifest.ID, l.Name, len(filters), l.Field[1], l.Field[0]))
 	for i, f := range filters {
 		var largest float32
 		for _, w := range f {
 			largest = max(largest, w, -w)
 		}
-		img := r.picture(f, int(l.Field[1]), int(l.Field[0]), func(_ int, w float32) float32 {
+		img := r.renderPlanes(f, int(l.Field[1]), int(l.Field[0]), func(_ int, w float32) float32 {
 			if largest == 0 {
 				return 128
 			}
 			return 128 + 127*w/largest
 		})
 		x, y := unitGap+i%columns*(filterCell+unitGap), unitTitle+i/columns*(filterCell+unitLabel)
-		page.put(enlarge(img, filterCell), image.Pt(x, y))
-		page.say(x, y+filterCell+13, filterCell, fmt.Sprint(i))
+		page.drawImage(enlarge(img, filterCell), image.Pt(x, y))
+		page.drawText(x, y+filterCell+13, filterCell, fmt.Sprint(i))
 	}
-	return r.write("filters.png", page.drawn)
+	return r.writeFile("filters.png", page.encodePNG)
 }

@@ -37,13 +37,13 @@ func TestMigrateWithRealServer(t *testing.T) {
 		t.Fatal(resp.Status)
 	}
 	for _, gallery := range []string{"kept", "default"} {
-		if got := call(t.Context(), "enrol", "--server", server, "--gallery", gallery, people); got.code != exitOK {
+		if got := runTool(t.Context(), "enrol", "--server", server, "--gallery", gallery, people); got.code != exitOK {
 			t.Fatalf("%+v", got)
 		}
 	}
 	models := func(code int, says string, args ...string) result {
 		t.Helper()
-		got := call(t.Context(), append([]string{"models"}, append(args, "--server", server)...)...)
+		got := runTool(t.Context(), append([]string{"models"}, append(args, "--server", server)...)...)
 		if got.code != code || !strings.Contains(strings.Join(strings.Fields(got.stdout), " "), says) {
 			t.Errorf("%v: %+v, want it to say %q", args, got, says)
 		}
@@ -60,5 +60,5 @@ func TestMigrateWithRealServer(t *testing.T) {
 	models(exitOK, "kept done 2 2 0 0 -", "migrate", orttest.Encoder, "--gallery", "kept", "--wait")
 	models(exitFailed, "", "migrate", "nonsense")
 	models(exitFailed, "", "migrate", orttest.Detector)
-	models(exitFailed, "", "migrate", "sface") // whose file is not there
+	models(exitFailed, "", "migrate", "sface") // describeOwner file is not there
 }

@@ -60,15 +60,15 @@ const (
 	noGraphs  = 1 << 62
 )
 
-// searched is the gallery and model that a search looks through.
-type searched struct {
+// searchTarget is the gallery and model that a search looks through.
+type searchTarget struct {
 	Tenant  string `default:"${tenant}" placeholder:"NAME" help:"Tenant of the gallery (default: ${tenant})."`
 	Gallery string `default:"${gallery}" placeholder:"NAME" help:"Gallery (default: ${gallery})."`
 	Model   string `placeholder:"ID" help:"Encoder whose templates are searched (default: the one that the gallery has templates of)."`
 }
 
-// find finds the holding that is meant, and the bytes of an index of all.
-func (c searched) find(t *tool, s *postgres.Store) (h postgres.Holding, all int64, err error) {
+// findHolding finds the holding that is meant, and the bytes of an index of all.
+func (c searchTarget) findHolding(t *tool, s *postgres.Store) (h postgres.Holding, all int64, err error) {
 	holdings, err := s.Holdings(t.ctx)
 	if err != nil {
 		return h, 0, err
@@ -93,7 +93,7 @@ func (c searched) find(t *tool, s *postgres.Store) (h postgres.Holding, all int6
 
 type benchSearchCmd struct {
 	postgresStore
-	searched
+	searchTarget
 	Probes  int     `default:"500" placeholder:"N" help:"How many searches the recall is measured over (default: 500)."`
 	Clients []int   `default:"1,8" placeholder:"N" help:"How many clients search at the same time, one run for each number (default: 1,8)."`
 	Seconds float64 `default:"5" placeholder:"S" help:"How long each engine is asked under each number of clients (default: 5)."`
@@ -124,7 +124,7 @@ func (benchSearchCmd) Help() string {
 }
 
 // The cosines of a probe with the template that it was made from.
-const leastMate, mostMate = 0.6, 0.75
+const minMatedCosine, maxMatedCosine = 0.6, 0.75
 
 // engine is one of those compared, with what was measured of it.
 type engine struct {
@@ -140,28 +140,28 @@ func (c benchSearchCmd) Run(t *tool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, exact.Close()) }()
-	h, all, err := c.find(t, exact)
+	h, all, err := c.findHolding(t, exact)
 	if err != nil {
 		return err
 	}
-	graph, ok, err := graphOf(t.ctx, exact, h)
+	graph, ok, err := findGraph(t.ctx, exact, h)
 	if err != nil {
 		return err
 	}
-	probes, err := c.probes(t.ctx, exact, h)
+	probes, err := c.drawProbes(t.ctx, exact, h)
 	if err != nil {
 		return err
 	}
-	engines := []*engine{{Engine: asked("pgvector, exact", exact, h)}}
+	engines := []*engine{{Engine: asEngine("pgvector, exact", exact, h)}}
 	if ok {
 		with, err := c.openWith(t, postgres.Options{Search: postgres.SearchPgvector, GraphAbove: allGraphs})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, with.Close()) }()
-		engines = append(engines, &engine{Engine: asked(fmt.Sprintf("pgvector, graph, ef_search %d", graph.EfSearch), with, h)})
+		engines = append(engines, &engine{Engine: asEngine(fmt.Sprintf("pgvector, graph, ef_search %d", graph.EfSearch), with, h)})
 	}
-	fmt.Fprintf(t.stderr, "an index of the whole store takes %s; loading it\n", size(all))
+	fmt.Fprintf(t.stderr, "an index of the whole store takes %s; loading it\n", formatBytes(all))
 	// As the server decides by itself: where the index does not fit, there is none.
 	memory, err := c.openWith(t, postgres.Options{Search: postgres.SearchAuto})
 	if err != nil {
@@ -170,23 +170,23 @@ func (c benchSearchCmd) Run(t *tool) (err error) {
 	defer func() { err = errors.Join(err, memory.Close()) }()
 	fits := memory.Engine() == postgres.SearchIndex
 	if fits {
-		engines = slices.Insert(engines, 0, &engine{Engine: asked("index in memory", memory, h)})
+		engines = slices.Insert(engines, 0, &engine{Engine: asEngine("index in memory", memory, h)})
 	}
 
 	if err := c.measure(t, exact, h, engines, probes); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.stdout, "%d templates of %d subjects, %d dimensions (%s); %d probes at a cosine of %g to %g\n\n",
-		h.Templates, h.Subjects, h.Dimension, h.ModelID, len(probes), leastMate, mostMate)
+		h.Templates, h.Subjects, h.Dimension, h.ModelID, len(probes), minMatedCosine, maxMatedCosine)
 	if err := c.print(t.stdout, engines); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(t.stdout, "\n"+advice(h, all, fits, engines))
+	_, err = fmt.Fprintln(t.stdout, "\n"+recommendSearch(h, all, fits, engines))
 	return err
 }
 
-// probes are templates of the gallery, moved.
-func (c benchSearchCmd) probes(ctx context.Context, s *postgres.Store, h postgres.Holding) ([]face.Embedding, error) {
+// drawProbes are templates of the gallery, moved.
+func (c benchSearchCmd) drawProbes(ctx context.Context, s *postgres.Store, h postgres.Holding) ([]face.Embedding, error) {
 	drawn, err := s.Draw(ctx, h.Tenant, h.Gallery, h.ModelID, c.Probes)
 	if err != nil {
 		return nil, err
@@ -196,13 +196,13 @@ func (c benchSearchCmd) probes(ctx context.Context, s *postgres.Store, h postgre
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	for i, v := range drawn {
-		drawn[i] = searchload.Near(rng, v, leastMate+rng.Float64()*(mostMate-leastMate))
+		drawn[i] = searchload.Near(rng, v, minMatedCosine+rng.Float64()*(maxMatedCosine-minMatedCosine))
 	}
 	return drawn, nil
 }
 
-// asked is a store as an engine.
-func asked(name string, s *postgres.Store, h postgres.Holding) searchload.Engine {
+// asEngine is a store as an engine.
+func asEngine(name string, s *postgres.Store, h postgres.Holding) searchload.Engine {
 	const k = 5 // as /recognize, when it is not told
 	return searchload.Engine{Name: name, Search: func(ctx context.Context, probe face.Embedding) (string, error) {
 		r, err := s.Search(ctx, h.Tenant, h.Gallery, h.ModelID, probe, k)
@@ -218,7 +218,7 @@ func (c benchSearchCmd) measure(t *tool, exact *postgres.Store, h postgres.Holdi
 	bar := newProgress(t.stderr, "recall", int64(len(probes)*(1+len(engines))), false)
 	defer bar.Close()
 	one := func() { bar.Add(1) }
-	truth, err := searchload.Answers(t.ctx, asked("", exact, h), probes, together, one)
+	truth, err := searchload.Answers(t.ctx, asEngine("", exact, h), probes, together, one)
 	if err != nil {
 		return err
 	}
@@ -253,17 +253,17 @@ func (c benchSearchCmd) print(out io.Writer, engines []*engine) error {
 	for _, e := range engines {
 		name, recall := e.Name, fmt.Sprintf("%.4f", e.recall)
 		for i, l := range e.loads {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%.2f\t%.2f\t%.1f\n", name, recall, c.Clients[i], ms(l.P50), ms(l.P95), l.QPS)
+			fmt.Fprintf(w, "%s\t%s\t%d\t%.2f\t%.2f\t%.1f\n", name, recall, c.Clients[i], milliseconds(l.P50), milliseconds(l.P95), l.QPS)
 			name, recall = "", ""
 		}
 	}
 	return w.Flush()
 }
 
-func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// advice is what to set, by what was measured, in a line.
-func advice(h postgres.Holding, all int64, fits bool, engines []*engine) string {
+// recommendSearch is what to set, by what was measured, in a line.
+func recommendSearch(h postgres.Holding, all int64, fits bool, engines []*engine) string {
 	best := engines[0] // the index, or the exact search
 	least := func(e *engine) time.Duration { return e.loads[0].P50 }
 	var graph *engine
@@ -273,9 +273,9 @@ func advice(h postgres.Holding, all int64, fits bool, engines []*engine) string 
 	say := "set --search=pgvector: "
 	if fits {
 		say = "set --search=index: "
-		say += fmt.Sprintf("it is exact and takes %s of memory in each server, %s of it for this gallery", size(all), size(h.IndexBytes()))
+		say += fmt.Sprintf("it is exact and takes %s of memory in each server, %s of it for this gallery", formatBytes(all), formatBytes(h.IndexBytes()))
 	} else {
-		say += fmt.Sprintf("an index takes %s of memory, more than half of this machine's", size(all))
+		say += fmt.Sprintf("an index takes %s of memory, more than half of this machine's", formatBytes(all))
 	}
 	const slow = 100 * time.Millisecond
 	switch {
@@ -294,16 +294,16 @@ func advice(h postgres.Holding, all int64, fits bool, engines []*engine) string 
 	return say + "."
 }
 
-// size is a number of bytes as operators read it.
-func size(n int64) string {
+// formatBytes is a number of bytes as operators read it.
+func formatBytes(n int64) string {
 	if n >= 10<<30 {
 		return fmt.Sprintf("%d GiB", n>>30)
 	}
 	return fmt.Sprintf("%d MiB", max(1, n>>20))
 }
 
-// graphOf finds the graph over what a gallery holds of a model.
-func graphOf(ctx context.Context, s *postgres.Store, h postgres.Holding) (postgres.Graph, bool, error) {
+// findGraph finds the graph over what a gallery holds of a model.
+func findGraph(ctx context.Context, s *postgres.Store, h postgres.Holding) (postgres.Graph, bool, error) {
 	graphs, err := s.Graphs(ctx)
 	for _, g := range graphs {
 		if g.Tenant == h.Tenant && g.Gallery == h.Gallery && g.ModelID == h.ModelID {
@@ -321,7 +321,7 @@ type searchGraphCmd struct {
 
 type searchGraphBuild struct {
 	postgresStore
-	searched
+	searchTarget
 	Recall         float64 `default:"0.99" placeholder:"R" help:"How often the first candidate must be that of the exact search (default: 0.99)."`
 	M              int     `name:"m" placeholder:"N" help:"Links of a node (default: 32)."`
 	EfConstruction int     `placeholder:"N" help:"Width of the search for them (default: 256)."`
@@ -340,14 +340,14 @@ func (c searchGraphBuild) Run(t *tool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	h, _, err := c.find(t, s)
+	h, _, err := c.findHolding(t, s)
 	if err != nil {
 		return err
 	}
 	show := &stepBar{out: t.stderr}
 	defer show.close()
 	g, err := s.BuildGraph(t.ctx, h.Tenant, h.Gallery, h.ModelID, postgres.GraphOptions{
-		Recall: c.Recall, M: c.M, EfConstruction: c.EfConstruction, Progress: show.step,
+		Recall: c.Recall, M: c.M, EfConstruction: c.EfConstruction, Progress: show.show,
 	})
 	if err != nil {
 		if errors.Is(err, face.Invalid) {
@@ -370,12 +370,12 @@ type stepBar struct {
 	bar *progress
 }
 
-func (s *stepBar) step(name string, done float64) {
+func (s *stepBar) show(name string, done float64) {
 	const whole = 1000
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if name != s.now {
-		s.end()
+		s.closeBar()
 		s.now, s.bar = name, newProgress(s.out, name+", per mille", whole, false)
 	}
 	s.bar.Set(int64(done * whole))
@@ -384,10 +384,10 @@ func (s *stepBar) step(name string, done float64) {
 func (s *stepBar) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.end()
+	s.closeBar()
 }
 
-func (s *stepBar) end() {
+func (s *stepBar) closeBar() {
 	if s.bar != nil {
 		s.bar.Close()
 		s.bar = nil
@@ -411,14 +411,14 @@ func (c searchGraphList) Run(t *tool) (err error) {
 	fmt.Fprintln(w, "TENANT\tGALLERY\tMODEL\tTEMPLATES\tEF_SEARCH\tASKED\tRECALL@1\tPROBES\tMEASURED")
 	for _, g := range graphs {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%g\t%.4f\t%d\t%s\n", g.Tenant, g.Gallery, g.ModelID, g.Templates,
-			g.EfSearch, float32(g.AskedRecall), g.Recall, g.Probes, orNever(g.MeasuredAt))
+			g.EfSearch, float32(g.AskedRecall), g.Recall, g.Probes, formatTime(g.MeasuredAt))
 	}
 	return w.Flush()
 }
 
 type searchGraphDrop struct {
 	postgresStore
-	searched
+	searchTarget
 }
 
 // Run implements the command.
@@ -428,7 +428,7 @@ func (c searchGraphDrop) Run(t *tool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	h, _, err := c.find(t, s)
+	h, _, err := c.findHolding(t, s)
 	if err != nil {
 		return err
 	}

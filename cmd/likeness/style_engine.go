@@ -10,9 +10,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// engine opens the runtime and what makes pictures on it; done closes them.
-func (c styleCmd) engine() (_ *style.Engine, done func() error, err error) {
-	registry, err := c.registry()
+// openEngine opens the runtime and what makes pictures on it; done closes them.
+func (c styleCmd) openEngine() (_ *style.Engine, done func() error, err error) {
+	registry, err := c.openRegistry()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -37,14 +37,14 @@ func (c migrateCmd) Run(t *tool) (err error) {
 		return usageError{errors.New("both are the same store")}
 	}
 	from, to := keyStore{DatabaseURL: c.From, PasswordFile: c.FromPassword}, keyStore{DatabaseURL: c.To, PasswordFile: c.ToPassword}
-	if err := from.mustBeThere(); err != nil {
+	if err := from.requireExisting(); err != nil {
 		return err
 	}
-	toName, _, err := to.name()
+	toName, _, err := to.describe()
 	if err != nil {
 		return err
 	}
-	fromName, _, err := from.name()
+	fromName, _, err := from.describe()
 	if err != nil {
 		return err
 	}
@@ -52,12 +52,12 @@ func (c migrateCmd) Run(t *tool) (err error) {
 		return usageError{errors.New("both are the same store")}
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	source, err := app.OpenStore(t.ctx, app.StoreOptions{Place: from.place(), Search: "pgvector", Logger: quiet})
+	source, err := app.OpenStore(t.ctx, app.StoreOptions{Place: from.location(), Search: "pgvector", Logger: quiet})
 	if err != nil {
 		return fmt.Errorf("%s: %s", fromName, explain(err))
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	target, err := app.OpenStore(t.ctx, app.StoreOptions{Place: to.place(), Search: "pgvector", Logger: quiet})
+	target, err := app.OpenStore(t.ctx, app.StoreOptions{Place: to.location(), Search: "pgvector", Logger: quiet})
 	if err != nil {
 		return fmt.Errorf("%s: %s", toName, explain(err))
 	}

@@ -48,9 +48,9 @@ func (f pipelineFlags) pick() embed.Pick {
 	return embed.PickLargest
 }
 
-func (f pipelineFlags) open(ctx context.Context) (*likeness.Pipeline, error) {
+func (f pipelineFlags) openPipeline(ctx context.Context) (*likeness.Pipeline, error) {
 	return app.OpenPipeline(ctx, likeness.Options{
-		ModelsDirs: f.all(), Detector: f.Detector, Encoder: f.Encoder,
+		ModelsDirs: f.folders(), Detector: f.Detector, Encoder: f.Encoder,
 		Library: f.ORTLibrary, Provider: f.Provider,
 		Slots: f.workers(), Queue: f.workers(), QueueTime: time.Hour, Limits: imaging.DefaultLimits(),
 	})
@@ -98,9 +98,9 @@ func embedPhotos(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, f 
 	return out, ctx.Err() // which may have ended before the first photo
 }
 
-// acquireCrops finds the largest face of each photo, as a crop of some 20 KB
+// cropFaces finds the largest face of each photo, as a crop of some 20 KB
 // that an encoder's input is made of later; nil where there is no face.
-func acquireCrops(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, workers int, what string, set photos.Set, names []string) ([]embed.Sample, error) {
+func cropFaces(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, workers int, what string, set photos.Set, names []string) ([]embed.Sample, error) {
 	out := make([]embed.Sample, len(names))
 	bar := newProgress(stderr, what, int64(len(names)), false)
 	defer bar.Close()

@@ -27,13 +27,13 @@ import (
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
-// filled is a new store with something of everything, at a path.
-func filled(t *testing.T) (path string) {
+// newFilledStore is a new store with something of everything, at a path.
+func newFilledStore(t *testing.T) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "from.db")
 	s := openFile(t, path)
 	defer closeStore(t, s)
-	fill(t, s)
+	fillStore(t, s)
 	return path
 }
 
@@ -56,7 +56,7 @@ func closeStore(t *testing.T, s store.Store) {
 	}
 }
 
-func fill(t *testing.T, s store.Store) {
+func fillStore(t *testing.T, s store.Store) {
 	t.Helper()
 	ctx := t.Context()
 	must := func(err error) {
@@ -121,8 +121,8 @@ func fill(t *testing.T, s store.Store) {
 	must(err)
 }
 
-// contents is all that a store holds, in words.
-func holds(t *testing.T, s store.Store) (all []string) {
+// contentsOf is everything that a store holds, as text.
+func contentsOf(t *testing.T, s store.Store) (all []string) {
 	t.Helper()
 	ctx := t.Context()
 	add := func(v any) {
@@ -163,17 +163,17 @@ func holds(t *testing.T, s store.Store) (all []string) {
 
 func sameContents(t *testing.T, a, b store.Store) {
 	t.Helper()
-	if from, to := holds(t, a), holds(t, b); !slices.Equal(from, to) { // much faster than a diff
+	if from, to := contentsOf(t, a), contentsOf(t, b); !slices.Equal(from, to) { // much faster than a diff
 		t.Errorf("(-from +to)\n%.4000s", cmp.Diff(from, to))
 	}
 }
 
 func TestMigrateStore(t *testing.T) {
 	t.Parallel()
-	path := filled(t)
+	path := newFilledStore(t)
 	to := filepath.Join(t.TempDir(), "sub", "to.db")
 	args := []string{"migrate-store", "sqlite:" + path, "sqlite:" + to}
-	got := call(t.Context(), args...)
+	got := runTool(t.Context(), args...)
 	if got.code != exitOK || !strings.Contains(got.stdout, "3 API keys, 6 audit records; 100 subjects compared") {
 		t.Fatalf("%+v", got)
 	}
@@ -187,16 +187,16 @@ func TestMigrateStore(t *testing.T) {
 	if n, err := target.VerifyAudit(t.Context()); n != 6 || err != nil {
 		t.Errorf("the audit chain: %d, %v", n, err)
 	}
-	if got := call(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "another process") {
+	if got := runTool(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "another process") {
 		t.Errorf("beside a server: %+v", got)
 	}
 	// There is something now; going on with it is another matter.
 	closeStore(t, from)
 	closeStore(t, target)
-	if got := call(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "--resume") {
+	if got := runTool(t.Context(), args...); got.code != exitFailed || !strings.Contains(got.stderr, "--resume") {
 		t.Errorf("again: %+v", got)
 	}
-	if got := call(t.Context(), append(args, "--resume")...); got.code != exitOK {
+	if got := runTool(t.Context(), append(args, "--resume")...); got.code != exitOK {
 		t.Errorf("going on: %+v", got)
 	}
 	// What the target has of its own is not written over, and is told of.
@@ -205,7 +205,7 @@ func TestMigrateStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	closeStore(t, target)
-	if got := call(t.Context(), append(args, "--resume")...); got.code != exitFailed || !strings.Contains(got.stderr, "audit records of another store") {
+	if got := runTool(t.Context(), append(args, "--resume")...); got.code != exitFailed || !strings.Contains(got.stderr, "audit records of another store") {
 		t.Errorf("into one that went on by itself: %+v", got)
 	}
 
@@ -214,7 +214,7 @@ func TestMigrateStore(t *testing.T) {
 		{"sqlite:" + path, "redis://u:secret@h", "redis is not a store"},
 		{"sqlite:" + path, "sqlite:" + filepath.Dir(path) + "/./" + filepath.Base(path), ""},
 	} {
-		got := call(t.Context(), "migrate-store", tt.from, tt.to)
+		got := runTool(t.Context(), "migrate-store", tt.from, tt.to)
 		if got.code == exitOK || !strings.Contains(got.stderr, tt.says) || strings.Contains(got.stderr, "secret") {
 			t.Errorf("%v: %+v", tt, got)
 		}
@@ -244,7 +244,7 @@ func (l lossy) Import(ctx context.Context, tenant, gallery string, records []sto
 
 func TestMigrateStoreFaults(t *testing.T) {
 	t.Parallel()
-	from := openFile(t, filled(t))
+	from := openFile(t, newFilledStore(t))
 	defer closeStore(t, from)
 	var out bytes.Buffer
 	move := func(to store.Store, resume bool) error {
@@ -317,7 +317,7 @@ func (r rotten) Export(ctx context.Context, tenant, gallery, after string, emit 
 // TestMigrateStoreDamaged copies all that is sound, and names the rest.
 func TestMigrateStoreDamaged(t *testing.T) {
 	t.Parallel()
-	from := openFile(t, filled(t))
+	from := openFile(t, newFilledStore(t))
 	defer closeStore(t, from)
 	to := openFile(t, filepath.Join(t.TempDir(), "to.db"))
 	defer closeStore(t, to)
@@ -353,7 +353,7 @@ func TestMigrateStoreTells(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			from := openFile(t, filled(t))
+			from := openFile(t, newFilledStore(t))
 			defer closeStore(t, from)
 			to := openFile(t, filepath.Join(t.TempDir(), "to.db"))
 			defer closeStore(t, to)
@@ -372,7 +372,7 @@ func TestMigrateStoreToPostgres(t *testing.T) {
 		_, _, err := postgres.Migrate(context.Background(), url, "")
 		return err
 	})
-	from := openFile(t, filled(t))
+	from := openFile(t, newFilledStore(t))
 	defer closeStore(t, from)
 	pg, err := postgres.Open(t.Context(), postgres.Options{URL: url})
 	if err != nil {
@@ -393,15 +393,15 @@ func TestMigrateStoreToPostgres(t *testing.T) {
 
 func TestAudit(t *testing.T) {
 	t.Parallel()
-	path := filled(t)
+	path := newFilledStore(t)
 	url := "sqlite:" + path
 	server := openFile(t, path) // the tool looks beside it
 	defer closeStore(t, server)
-	got := call(t.Context(), "audit", "verify", "--database-url", url)
+	got := runTool(t.Context(), "audit", "verify", "--database-url", url)
 	if got.code != exitOK || !strings.HasPrefix(got.stdout, "6 records\nlast hash ") || len(got.stdout) != len("6 records\nlast hash \n")+64 {
 		t.Errorf("%+v", got)
 	}
-	got = call(t.Context(), "audit", "list", "--database-url", url)
+	got = runTool(t.Context(), "audit", "list", "--database-url", url)
 	lines := strings.Split(strings.TrimSuffix(got.stdout, "\n"), "\n")
 	if got.code != exitOK || len(lines) != 6 {
 		t.Fatalf("%+v", got)
@@ -410,10 +410,10 @@ func TestAudit(t *testing.T) {
 	if len(first) != 14 || first[0] != "1" || first[3] != "verify" || first[5] != "S0" || first[7] != "match" || last[3] != "subject.erase" || last[5] != "S7" || last[12] != "r" {
 		t.Errorf("%q\n%q", first, last)
 	}
-	if got := call(t.Context(), "audit", "list", "--since", "1h", "--database-url", url); got.stdout == "" {
+	if got := runTool(t.Context(), "audit", "list", "--since", "1h", "--database-url", url); got.stdout == "" {
 		t.Errorf("of the last hour: %+v", got)
 	}
-	if got := call(t.Context(), "audit", "list", "--since", time.Now().Add(time.Hour).UTC().Format(time.RFC3339), "--database-url", url); got.stdout != "" || got.code != exitOK {
+	if got := runTool(t.Context(), "audit", "list", "--since", time.Now().Add(time.Hour).UTC().Format(time.RFC3339), "--database-url", url); got.stdout != "" || got.code != exitOK {
 		t.Errorf("of the future: %+v", got)
 	}
 	db, err := sql.Open("sqlite", path)
@@ -426,18 +426,18 @@ func TestAudit(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	got = call(t.Context(), "audit", "verify", "--database-url", url)
+	got = runTool(t.Context(), "audit", "verify", "--database-url", url)
 	if got.code != exitFailed || got.stdout != "" || !strings.Contains(got.stderr, "audit record 4 is not the one that was written after record 3") {
 		t.Errorf("a changed record: %+v", got)
 	}
-	if got := call(t.Context(), "audit", "list", "--data-dir", t.TempDir()); got.code != exitFailed || !strings.Contains(got.stderr, "there is no store") {
+	if got := runTool(t.Context(), "audit", "list", "--data-dir", t.TempDir()); got.code != exitFailed || !strings.Contains(got.stderr, "there is no store") {
 		t.Errorf("no store: %+v", got)
 	}
 	empty := t.TempDir()
-	if got := call(t.Context(), "keys", "create", "--data-dir", empty, "--name", "x", "--scopes", "read"); got.code != exitOK {
+	if got := runTool(t.Context(), "keys", "create", "--data-dir", empty, "--name", "x", "--scopes", "read"); got.code != exitOK {
 		t.Fatal(got)
 	}
-	if got := call(t.Context(), "audit", "verify", "--data-dir", empty); got.code != exitOK || !strings.HasPrefix(got.stdout, "0 records\n") {
+	if got := runTool(t.Context(), "audit", "verify", "--data-dir", empty); got.code != exitOK || !strings.HasPrefix(got.stdout, "0 records\n") {
 		t.Errorf("an empty chain: %+v", got)
 	}
 }
@@ -488,12 +488,12 @@ func TestSameAnswersFromPostgres(t *testing.T) {
 
 	file := filepath.Join(dir, "people.ndjson")
 	server, stop := startServer(t, func(o *app.Options) { o.DatabaseURL = "sqlite:" + path })
-	if got := call(ctx, "export", "--server", server, "default", "-o", file); got.code != exitOK || !strings.Contains(got.stderr, fmt.Sprint(people, " subjects")) {
+	if got := runTool(ctx, "export", "--server", server, "default", "-o", file); got.code != exitOK || !strings.Contains(got.stderr, fmt.Sprint(people, " subjects")) {
 		t.Fatalf("%+v", got)
 	}
 	stop()
 	server, stop = startServer(t, func(o *app.Options) { o.DatabaseURL = url })
-	if got := call(ctx, "import", "--server", server, "default", file); got.code != exitOK || !strings.Contains(got.stderr, fmt.Sprint(people, " subjects created")) {
+	if got := runTool(ctx, "import", "--server", server, "default", file); got.code != exitOK || !strings.Contains(got.stderr, fmt.Sprint(people, " subjects created")) {
 		t.Fatalf("%+v", got)
 	}
 	stop()
