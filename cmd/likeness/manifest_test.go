@@ -34,7 +34,7 @@ func TestModelsManifest(t *testing.T) {
 		}
 		want := read(text)
 		want.Threshold, want.QualityThreshold, want.Notes = 0.5, 0.6, ""
-		got := call(t.Context(), "models", "manifest", filepath.Join(dir, want.File), "--decoder", "scrfd",
+		got := runTool(t.Context(), "models", "manifest", filepath.Join(dir, want.File), "--decoder", "scrfd",
 			"--license", want.License, "--source", want.Source, "--training-data", want.TrainingData)
 		if got.code != exitOK {
 			t.Fatalf("%+v", got)
@@ -45,11 +45,11 @@ func TestModelsManifest(t *testing.T) {
 		if err := os.WriteFile(path, []byte(got.stdout), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		list := call(t.Context(), "models", "list", "--data-dir", t.TempDir(), "--models-dir", dir)
+		list := runTool(t.Context(), "models", "list", "--data-dir", t.TempDir(), "--models-dir", dir)
 		if list.code != exitOK || !strings.Contains(list.stdout, id) {
 			t.Errorf("%+v", list)
 		}
-		if got := call(t.Context(), "models", "verify", id, "--data-dir", t.TempDir(), "--models-dir", dir); got.code != exitOK {
+		if got := runTool(t.Context(), "models", "verify", id, "--data-dir", t.TempDir(), "--models-dir", dir); got.code != exitOK {
 			t.Errorf("%+v", got)
 		}
 	}
@@ -64,10 +64,10 @@ func TestModelsManifest(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest := []string{"--license", "x", "--source", "x", "--training-data", "x"}
-	if got := call(t.Context(), append([]string{"models", "manifest", file, "--decoder", "scrfd"}, rest...)...); got.code != exitFailed || !strings.Contains(got.stderr, "12 outputs") {
+	if got := runTool(t.Context(), append([]string{"models", "manifest", file, "--decoder", "scrfd"}, rest...)...); got.code != exitFailed || !strings.Contains(got.stderr, "12 outputs") {
 		t.Errorf("%+v", got)
 	}
-	if got := call(t.Context(), append([]string{"models", "manifest", file, "--decoder", "yunet", "--id", "own"}, rest...)...); got.code != exitOK || !strings.Contains(got.stdout, `"cls_8"`) {
+	if got := runTool(t.Context(), append([]string{"models", "manifest", file, "--decoder", "yunet", "--id", "own"}, rest...)...); got.code != exitOK || !strings.Contains(got.stdout, `"cls_8"`) {
 		t.Errorf("%+v", got)
 	}
 }
