@@ -53,6 +53,11 @@ func TestModelsManifest(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}
+	dir := t.TempDir()
+	id := orttest.SCRFDDetector(t, dir, orttest.Detector, orttest.SCRFD{Anchors: 2})
+	if got := runTool(t.Context(), "models", "pull", id, "--data-dir", t.TempDir(), "--models-dir", dir); got.code != exitOK || !strings.Contains(got.stderr, "there already") {
+		t.Errorf("%+v", got)
+	}
 	// A file of another family is refused with what is wrong.
 	m := orttest.Model(t, orttest.Detector)
 	data, err := m.ReadVerified()

@@ -131,8 +131,12 @@ func (c modelsPull) Run(t *tool) error {
 		fmt.Fprintf(t.stderr, "%s is built in: there is nothing to fetch\n", m.ID)
 		return nil
 	}
-	if m.URL == "" {
-		return fmt.Errorf("%s cannot be fetched, for nobody publishes it at a known address: its source is %s", m.ID, m.Source)
+	switch {
+	case m.URL == "" && m.Path != "":
+		fmt.Fprintf(t.stderr, "%s is there already, and its manifest has no url to fetch it from: %s\n", m.ID, m.Path)
+		return nil
+	case m.URL == "":
+		return fmt.Errorf("%s cannot be fetched, because its manifest has no url: get %s from its source, %s, and put it into a models folder", m.ID, m.File, m.Source)
 	}
 	dir := app.PulledModels(c.DataDir)
 	path := filepath.Join(dir, m.File)
