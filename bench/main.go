@@ -17,7 +17,6 @@ import (
 
 	"github.com/alecthomas/kong"
 
-	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
@@ -88,8 +87,7 @@ func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, 
 // open is the bare pipeline: the yardstick, in this process, without HTTP.
 func (b *bench) open(ctx context.Context, observe func(string, float64)) (*likeness.Pipeline, error) {
 	return likeness.Open(ctx, likeness.Options{
-		ModelsDirs: b.ModelsDir, Detector: "builtin-detector", Encoder: "builtin-encoder",
-		Queue: 64, QueueTime: time.Hour, Limits: imaging.DefaultLimits(), Observe: observe,
+		ModelsDirs: b.ModelsDir, Observe: observe,
 	})
 }
 

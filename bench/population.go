@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,7 +20,6 @@ import (
 	"github.com/likeness-id/likeness/internal/searchload"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/likeness"
 )
 
@@ -93,7 +91,7 @@ func (b *bench) embeddings(ctx context.Context, encoder string) (*embedded, erro
 		return nil, err
 	}
 	p, err := likeness.Open(ctx, likeness.Options{
-		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: encoder, Queue: 64, QueueTime: time.Hour, Limits: imaging.DefaultLimits(),
+		ModelsDirs: b.ModelsDir, Detector: "yunet_n", Encoder: encoder,
 	})
 	if err != nil {
 		return nil, err

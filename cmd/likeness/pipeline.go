@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,7 +15,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/measure"
 )
@@ -52,7 +50,7 @@ func (f pipelineFlags) openPipeline(ctx context.Context) (*likeness.Pipeline, er
 	return app.OpenPipeline(ctx, likeness.Options{
 		ModelsDirs: f.folders(), Detector: f.Detector, Encoder: f.Encoder,
 		Library: f.ORTLibrary, Provider: f.Provider,
-		Slots: f.workers(), Queue: f.workers(), QueueTime: time.Hour, Limits: imaging.DefaultLimits(),
+		Slots: f.workers(),
 	})
 }
 

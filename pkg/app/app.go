@@ -6,6 +6,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/identity"
@@ -68,7 +70,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		ModelsDirs: ModelFolders(o.DataDir, o.ModelsDir),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
-		Slots: o.Slots, Queue: o.Queue, QueueTime: o.QueueTime, Limits: o.limits(),
+		Slots: o.Slots, Queue: cmp.Or(o.Queue, embed.DefaultQueue(cmp.Or(o.Slots, embed.DefaultOptions().Slots))), QueueTime: o.QueueTime, Limits: o.limits(),
 		Observe: m.stage, ObserveWait: m.gateWait.Observe,
 	})
 	if err != nil {

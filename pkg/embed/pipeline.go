@@ -119,19 +119,20 @@ type Options struct {
 func DefaultOptions() Options {
 	slots := runtime.GOMAXPROCS(0)
 	return Options{
-		Slots: slots, Queue: queuePerSlot * slots, MaxFaces: 100,
+		Slots: slots, Queue: DefaultQueue(slots), MaxFaces: 100,
 		Limits: imaging.DefaultLimits(), Quality: DefaultQualityLimits(),
 	}
 }
 
-// queuePerSlot is how many may wait for each slot.
-const queuePerSlot = 8
+// DefaultQueue is how many requests may wait when there are so many slots:
+// eight for each.
+func DefaultQueue(slots int) int { return 8 * slots }
 
 // withDefaults fills in what was left open and says which field is wrong.
 func (o Options) withDefaults() (Options, error) {
 	d := DefaultOptions()
 	o.Slots = cmp.Or(o.Slots, d.Slots)
-	o.Queue = max(0, cmp.Or(o.Queue, queuePerSlot*o.Slots))
+	o.Queue = max(0, cmp.Or(o.Queue, DefaultQueue(o.Slots)))
 	o.MaxFaces = cmp.Or(o.MaxFaces, d.MaxFaces)
 	o.Limits = cmp.Or(o.Limits, d.Limits)
 	o.Quality = cmp.Or(o.Quality, d.Quality)

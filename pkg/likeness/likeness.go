@@ -19,6 +19,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -69,13 +70,14 @@ type Options struct {
 	// its photos. Each slot uses one core. Default: one a core (GOMAXPROCS).
 	Slots int
 	// Queue is how many requests may wait for a slot; one more is refused as
-	// Overloaded. Default: eight a slot. Less than 0: none.
+	// Overloaded. Default: any number, each as long as its context allows, which
+	// is what a program with goroutines of its own wants. Less than 0: none. A
+	// server sets it: see [embed.DefaultQueue].
 	Queue int
 	// QueueTime is how long a request may wait for a slot while more requests
 	// arrive than can be served; one that would wait longer is refused as
-	// Overloaded at once. Default: half as long as a request takes, as
-	// measured. A program that works on a batch from more goroutines than
-	// there are slots sets it high.
+	// Overloaded at once. It counts only with a Queue. Default: half as long
+	// as a request takes, as measured.
 	QueueTime time.Duration
 	// Limits of one photo. Default: [imaging.DefaultLimits].
 	Limits imaging.Limits
@@ -94,7 +96,7 @@ func DefaultOptions() Options {
 		Detector: "builtin-detector", Encoder: "builtin-encoder",
 		Provider:       ort.DefaultOptions().Provider,
 		OperatingPoint: match.PointName(1e-4), AmbiguityMargin: 0.05,
-		Slots: e.Slots, Queue: e.Queue, Limits: e.Limits,
+		Slots: e.Slots, Limits: e.Limits,
 	}
 }
 
@@ -105,6 +107,9 @@ func (o Options) withDefaults() Options {
 	o.Provider = cmp.Or(o.Provider, d.Provider)
 	o.OperatingPoint = cmp.Or(o.OperatingPoint, d.OperatingPoint)
 	o.AmbiguityMargin = cmp.Or(o.AmbiguityMargin, d.AmbiguityMargin)
+	if o.Queue == 0 {
+		o.Queue, o.QueueTime = math.MaxInt, math.MaxInt64
+	}
 	return o // package embed fills in the others
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -208,6 +209,21 @@ func TestGallery(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, c.err, c.kind)
 		}
 	}
+}
+
+// TestQueue: many goroutines wait for the one slot, and none is refused.
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	p := open(t, likeness.Options{Slots: 1})
+	var all sync.WaitGroup
+	for range 40 {
+		all.Go(func() {
+			if _, err := p.Embed(t.Context(), testfaces.Photo(t, 1, 1), embed.PickOnly); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestClosed(t *testing.T) {
