@@ -18,56 +18,56 @@ import (
 // (flags over environment over file over default); this package reads neither
 // flags nor environment.
 type Options struct {
-	Listen      string `default:"127.0.0.1:8080" env:"LIKENESS_LISTEN" help:"Address to answer on, host:port."`
+	Listen      string `default:"127.0.0.1:8080" env:"LIKENESS_LISTEN" help:"Address to listen on, host:port."`
 	DataDir     string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" help:"Folder of the embedded store."`
-	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"Store to use: postgres://USER@HOST/NAME, or empty, or sqlite:PATH, for the embedded one."`
+	DatabaseURL string `env:"LIKENESS_DATABASE_URL" help:"The store: postgres://USER@HOST/NAME, or sqlite:PATH or empty for the embedded store."`
 
-	DiskReserve int64 `default:"67108864" env:"LIKENESS_DISK_RESERVE" help:"Bytes that the embedded store keeps free on its disk, so that people can be erased when it is full; 0: none."`
+	DiskReserve int64 `default:"67108864" env:"LIKENESS_DISK_RESERVE" help:"Bytes of its disk that the embedded store reserves, so that people can be erased even when the disk is full; 0 reserves none."`
 
-	DatabasePasswordFile string        `env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" help:"File with the password of the Postgres, when its URL does not hold it; read at each connection."`
-	DatabaseReadURLs     []string      `name:"database-read-urls" env:"LIKENESS_DATABASE_READ_URLS" help:"Streaming replicas of the Postgres that share the reading, separated by commas."`
-	DatabaseWait         time.Duration `default:"30s" env:"LIKENESS_DATABASE_WAIT" help:"How long to go on trying at the start while the Postgres cannot be reached; 0: one try."`
-	Migrate              bool          `env:"LIKENESS_MIGRATE" help:"Bring the schema of the Postgres up to date before answering, as the command migrate does."`
-	Search               string        `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What searches a Postgres: index, an exact one in memory; pgvector; or auto, the index as long as it fits into --search-memory."`
-	SearchMemory         int64         `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0: half of the machine's memory."`
+	DatabasePasswordFile string        `env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" help:"File with the password of Postgres, if the URL has none. It is read at each connection."`
+	DatabaseReadURLs     []string      `name:"database-read-urls" env:"LIKENESS_DATABASE_READ_URLS" help:"URLs of streaming replicas of Postgres that answer reads, separated by commas."`
+	DatabaseWait         time.Duration `default:"30s" env:"LIKENESS_DATABASE_WAIT" help:"How long to retry at the start if Postgres cannot be reached; 0 tries once."`
+	Migrate              bool          `env:"LIKENESS_MIGRATE" help:"Update the schema of Postgres at the start, as the command migrate does."`
+	Search               string        `default:"auto" enum:"index,pgvector,auto" env:"LIKENESS_SEARCH" help:"What answers searches with Postgres: index (exact, in memory), pgvector, or auto (the index while it fits into --search-memory)."`
+	SearchMemory         int64         `default:"0" env:"LIKENESS_SEARCH_MEMORY" help:"Most bytes of the index with --search=auto; 0 means half of the machine's memory."`
 
-	ModelsDir  []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas; the defaults need none."`
+	ModelsDir  []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas. The default models need none."`
 	Detector   string        `default:"builtin-detector" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
-	Encoder    string        `default:"builtin-encoder" env:"LIKENESS_ENCODER" help:"Id of the face encoder, which a gallery keeps once somebody is enrolled in it."`
-	ORTLibrary string        `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"ONNX Runtime's shared library, when it is not where it is looked for."`
+	Encoder    string        `default:"builtin-encoder" env:"LIKENESS_ENCODER" help:"Id of the face encoder. A gallery keeps its encoder once somebody is enrolled in it."`
+	ORTLibrary string        `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"Path of ONNX Runtime's shared library, if it is not found by itself."`
 	Provider   string        `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
-	Slots      int           `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are worked on at the same time; 0: one a core."`
-	Queue      int           `default:"0" env:"LIKENESS_QUEUE" help:"Requests that may wait for a slot at most; one more is answered 503 at once; 0: eight a slot."`
-	QueueTime  time.Duration `default:"0s" env:"LIKENESS_QUEUE_TIME" help:"How long a request may wait for a slot while more comes than can be done; one that would wait longer is answered 503 at once. 0: half as long as a request takes, as measured."`
+	Slots      int           `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are processed at the same time; 0 means one per core."`
+	Queue      int           `default:"0" env:"LIKENESS_QUEUE" help:"Most requests that may wait for a slot; further ones are answered 503 at once. 0 means eight per slot."`
+	QueueTime  time.Duration `default:"0s" env:"LIKENESS_QUEUE_TIME" help:"How long a request may wait for a slot during an overload; one that would wait longer is answered 503 at once. 0 means half of the measured time of a request."`
 
-	CropKeyFile []string `env:"LIKENESS_CROP_KEY_FILE" type:"path" help:"Files with the key that seals the images which galleries keep (32 bytes, as hex, base64 or raw), separated by commas: the first seals, all open."`
+	CropKeyFile []string `env:"LIKENESS_CROP_KEY_FILE" type:"path" help:"Files with keys that seal the images of galleries with store_images (32 bytes, as hex, base64 or raw), separated by commas. The first key seals, and all of them open."`
 
-	StyleWorkers   int           `default:"1" env:"LIKENESS_STYLE_WORKERS" help:"Style-transfer jobs that this server works on at the same time."`
-	StylePerTenant int           `default:"1" env:"LIKENESS_STYLE_PER_TENANT" help:"Style-transfer jobs of one tenant that all servers work on at the same time; the same on all of them."`
-	StyleQueue     int           `default:"100" env:"LIKENESS_STYLE_QUEUE" help:"Style-transfer jobs of one tenant that may wait; one more is answered 429."`
-	StyleBytes     int64         `default:"4294967296" env:"LIKENESS_STYLE_BYTES" help:"Most bytes of the pictures of one tenant's style-transfer jobs that wait or are kept; with more, a job is answered 429."`
-	StyleThreads   int           `default:"0" env:"LIKENESS_STYLE_THREADS" help:"Threads of one style-transfer job; 0: half of the cores."`
-	StyleDeadline  time.Duration `default:"30m" env:"LIKENESS_STYLE_DEADLINE" help:"A style-transfer job that is worked on for longer fails."`
-	StyleTTL       time.Duration `name:"style-ttl" default:"24h" env:"LIKENESS_STYLE_TTL" help:"How long style-transfer jobs and their pictures are kept after their end."`
+	StyleWorkers   int           `default:"1" env:"LIKENESS_STYLE_WORKERS" help:"Style-transfer jobs that this server runs at the same time."`
+	StylePerTenant int           `default:"1" env:"LIKENESS_STYLE_PER_TENANT" help:"Style-transfer jobs of one tenant that all servers together run at the same time. It must be the same on all servers."`
+	StyleQueue     int           `default:"100" env:"LIKENESS_STYLE_QUEUE" help:"Style-transfer jobs of one tenant that may wait; further ones are answered 429."`
+	StyleBytes     int64         `default:"4294967296" env:"LIKENESS_STYLE_BYTES" help:"Most bytes of pictures of one tenant's style-transfer jobs, waiting or kept; a job that would need more is answered 429."`
+	StyleThreads   int           `default:"0" env:"LIKENESS_STYLE_THREADS" help:"Threads of one style-transfer job; 0 means half of the cores."`
+	StyleDeadline  time.Duration `default:"30m" env:"LIKENESS_STYLE_DEADLINE" help:"Most time that a style-transfer job may run; then it fails."`
+	StyleTTL       time.Duration `name:"style-ttl" default:"24h" env:"LIKENESS_STYLE_TTL" help:"How long style-transfer jobs and their pictures are kept after they end."`
 	// Transferrer makes style transfers instead of our own; for tests.
 	Transferrer style.Transferrer `kong:"-"`
 
-	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off, which is accepted on a loopback address only."`
+	Auth            string        `default:"on" enum:"on,off" env:"LIKENESS_AUTH" help:"API keys: on, or off. off is accepted only on a loopback address."`
 	OperatingPoint  string        `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of requests that name none."`
-	Identification  string        `default:"comparison" enum:"comparison,search" env:"LIKENESS_IDENTIFICATION" help:"What the rate of an operating point is of in /recognize: comparison, as in /verify; or search, by a threshold that grows with the gallery, and a refusal where the calibration does not reach that far."`
-	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"Two subjects over the threshold whose scores are closer than this are ambiguous."`
-	AuditDecisions  bool          `default:"false" env:"LIKENESS_AUDIT_DECISIONS" help:"Record every decision about somebody enrolled in the audit chain before it is answered."`
-	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests a minute for each API key; 0: no limit."`
-	AuthFailures    int           `default:"300" env:"LIKENESS_AUTH_FAILURES" help:"Authentications that may fail a minute from one address; after that a key that is not good is answered 429. 0: no limit."`
-	TrustedProxies  []string      `env:"LIKENESS_TRUSTED_PROXIES" help:"Addresses of proxies whose X-Forwarded-For says where a request came from, such as 10.0.0.0/8, separated by commas; without any, nobody's does."`
-	CORSOrigins     []string      `name:"cors-origins" env:"LIKENESS_CORS_ORIGINS" help:"Origins of web pages whose scripts may call the server, such as https://app.example, separated by commas; without any, no page's may."`
-	PathPrefix      string        `env:"LIKENESS_PATH_PREFIX" help:"Path under which a proxy shows the server, such as /faces: its links begin with it. The proxy may take it off the paths of requests, or leave it."`
+	Identification  string        `default:"comparison" enum:"comparison,search" env:"LIKENESS_IDENTIFICATION" help:"What the false match rate of an operating point means in /recognize: comparison (of one comparison, as in /verify), or search (of the whole search: the threshold grows with the gallery, and a point that the calibration does not support is refused)."`
+	AmbiguityMargin float64       `default:"0.05" env:"LIKENESS_AMBIGUITY_MARGIN" help:"If the scores of two subjects above the threshold differ by less than this, the decision is ambiguous."`
+	AuditDecisions  bool          `default:"false" env:"LIKENESS_AUDIT_DECISIONS" help:"Record every decision about an enrolled subject in the audit chain before it is answered."`
+	RateLimit       int           `default:"600" env:"LIKENESS_RATE_LIMIT" help:"Requests per minute for each API key; 0 means no limit."`
+	AuthFailures    int           `default:"300" env:"LIKENESS_AUTH_FAILURES" help:"Failed authentications per minute and address, after which a wrong key is answered 429; 0 means no limit."`
+	TrustedProxies  []string      `env:"LIKENESS_TRUSTED_PROXIES" help:"Addresses of proxies whose X-Forwarded-For header is trusted, such as 10.0.0.0/8, separated by commas. If it is empty, the header is ignored."`
+	CORSOrigins     []string      `name:"cors-origins" env:"LIKENESS_CORS_ORIGINS" help:"Origins of web pages whose scripts may call the server, such as https://app.example, separated by commas. If it is empty, no other origin may."`
+	PathPrefix      string        `env:"LIKENESS_PATH_PREFIX" help:"Path under which a proxy serves this server, such as /faces. Links begin with it. The proxy may remove it from the paths of requests or keep it."`
 	MaxImageBytes   int64         `default:"10485760" env:"LIKENESS_MAX_IMAGE_BYTES" help:"Most bytes of one image."`
 	MaxMegapixels   float64       `default:"50" env:"LIKENESS_MAX_MEGAPIXELS" help:"Most megapixels of one image."`
-	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"A request that takes longer, once its body is in, is answered 504."`
-	UploadTimeout   time.Duration `default:"60s" env:"LIKENESS_UPLOAD_TIMEOUT" help:"A body that takes longer to arrive is answered 504."`
-	DrainTimeout    time.Duration `default:"20s" env:"LIKENESS_DRAIN_TIMEOUT" help:"How long requests under way may take after the first SIGTERM."`
-	PurgeInterval   time.Duration `default:"1h" env:"LIKENESS_PURGE_INTERVAL" help:"How often templates past their gallery's retention are erased."`
+	RequestTimeout  time.Duration `default:"15s" env:"LIKENESS_REQUEST_TIMEOUT" help:"Most time for a request after its body has arrived; then it is answered 504."`
+	UploadTimeout   time.Duration `default:"60s" env:"LIKENESS_UPLOAD_TIMEOUT" help:"Most time for a body to arrive; then the request is answered 504."`
+	DrainTimeout    time.Duration `default:"20s" env:"LIKENESS_DRAIN_TIMEOUT" help:"How long running requests may take after the first SIGTERM."`
+	PurgeInterval   time.Duration `default:"1h" env:"LIKENESS_PURGE_INTERVAL" help:"How often to erase templates that are older than their gallery's retention time."`
 }
 
 // Validate names everything that is wrong, each with its option.

@@ -20,72 +20,73 @@ type explanation struct {
 	meaning, remedy string
 }
 
-// explain explains a kind. The kinds whose status is 5xx have a constant detail,
-// their meaning, because their own may tell of the inside.
+// explain explains a kind. For a status of 5xx, the detail is always the
+// meaning, because the error's own detail may reveal internals.
 func explain(k face.Kind) explanation {
 	switch k {
 	case face.Invalid:
-		return explanation{400, "The request breaks the contract.", "See errors: each entry points at a field and says what is wrong with it. The contract is at /openapi.yaml."}
+		return explanation{400, "The request breaks the contract.", "Read the member errors: each entry points at a field and says what is wrong with it. The contract is at /openapi.yaml."}
 	case face.InvalidImage:
-		return explanation{400, "The image is of a supported type but cannot be decoded: it is cut short or damaged.", "Send the file as the camera wrote it, whole."}
+		return explanation{400, "The image is of a supported type but cannot be decoded: it is incomplete or damaged.", "Send the complete file as the camera wrote it."}
 	case face.Unauthenticated:
 		return explanation{401, "The request has no API key, or one that is unknown, revoked or expired.", "Send the key as Authorization: Bearer <key>, or as X-API-Key: <key>. The operator makes one with: likeness keys create."}
 	case face.Forbidden:
 		return explanation{403, "The API key lacks the scope that the operation needs.", "Ask the operator for a key with the scope that detail names."}
 	case face.NotFound:
-		return explanation{404, "The gallery, subject, template, job or route is not there, or belongs to another tenant.", "Check the path and the ids. A subject must be made before its templates."}
+		return explanation{404, "The gallery, subject, template, job or route does not exist, or belongs to another tenant.", "Check the path and the ids. Create a subject before its templates."}
 	case face.MethodNotAllowed:
-		return explanation{405, "The path is there, the method is not.", "Use a method that the Allow header names."}
+		return explanation{405, "The path exists, but not with this method.", "Use a method that the Allow header names."}
 	case face.Conflict:
-		return explanation{409, "The id is taken, or the Idempotency-Key belongs to another request or to one under way.", "Use another id or key, or read what is there."}
+		return explanation{409, "The id is in use, or the Idempotency-Key belongs to another request or to one that is still running.", "Use another id or key, or read the existing record."}
 	case face.ModelMismatch:
 		return explanation{409, "The embedding or the templates are of another model than the one in use; vectors of two models are never compared.", "Embed or enrol again with the model in use, which GET /models names."}
 	case face.Damaged:
-		return explanation{409, "What is stored of the subject is damaged, so that nothing can be compared with it.", "Erase the subject's templates that GET lists as damaged, and enrol again. The operator finds all of them with: likeness store check."}
+		return explanation{409, "The stored templates of the subject are damaged, so nothing can be compared with them.", "Erase the subject's templates that GET lists as damaged, and enrol again. The operator finds all of them with: likeness store check."}
 	case face.TooLarge:
 		return explanation{413, "The body, the bytes of an image or its pixels are over the limit.", "Scale the photo down: a face needs no more than a few hundred pixels."}
 	case face.UnsupportedImage:
-		return explanation{415, "The file is not an image of a type that is read.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF; detail names the type that was sent, where it is known."}
+		return explanation{415, "The file is not an image of a supported type.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF; detail names the type that was sent, if it is known."}
 	case face.UnsupportedMediaType:
-		return explanation{415, "The body is not of a media type that the route takes.", "Send application/json or, where an image is taken, multipart/form-data."}
+		return explanation{415, "The route does not accept the media type of the body.", "Send application/json or, if the route takes an image, multipart/form-data."}
 	case face.NoFace:
 		return explanation{422, "No face was found in the image.", "Send a photo that shows the face upright, lit and at least 40 pixels wide."}
 	case face.ManyFaces:
-		return explanation{422, "Several faces compete where one is asked for: none is clearly the one that the photo is of.", "Name a place inside the wanted face with face_at, ask for the largest with face=largest, or send another photo."}
+		return explanation{422, "The route needs one face, and the photo has several of which none is clearly the main one.", "Name a point inside the wanted face with face_at, ask for the largest with face=largest, or send another photo."}
 	case face.LowQuality:
-		return explanation{422, "The quality gate refuses the face; reasons say why.", "Take another photo, or enrol it all the same with quality_gate=off."}
+		return explanation{422, "The quality gate refuses the face; the member reasons says why.", "Take another photo, or enrol it anyway with quality_gate=off."}
 	case face.FramesDisagree:
-		return explanation{422, "The frames that were to be fused do not show one person, so no decision was made.", "Send frames of one person, or each frame alone."}
+		return explanation{422, "The frames to be fused do not all show the same person, so no decision was made.", "Send frames of one person, or each frame alone."}
 	case face.Duplicate:
-		return explanation{422, "The face matches somebody else who is enrolled, and the request asked for a refusal.", "Look at the subject that detail names, or enrol with on_duplicate=warn."}
+		return explanation{422, "The face matches another enrolled subject, and the request has on_duplicate=refuse.", "Look at the subject that detail names, or enrol with on_duplicate=warn."}
 	case face.OperatingPointUnsupported:
 		return explanation{422, "The model's calibration does not support the operating point: too few impostor comparisons were measured.", "Ask for an operating point that GET /models lists, or calibrate the model with more photos."}
 	case face.RateLimited:
 		return explanation{429, "The API key made too many requests, or authentication failed too often from the address.", "Wait as long as Retry-After says."}
 	case face.QueueFull:
-		return explanation{429, "As many style-transfer jobs of the tenant wait as may.", "Wait until some have ended, or cancel some: GET /style-transfer lists them."}
+		return explanation{429, "The tenant has the most style-transfer jobs that may wait.", "Wait until some have ended, or cancel some: GET /style-transfer lists them."}
 	case face.NotFinished:
-		return explanation{409, "The job waits or is worked on, and has no result yet.", "Look at GET /style-transfer/{id}, or follow its events, until it has succeeded."}
+		return explanation{409, "The job waits or runs, and has no result yet.", "Repeat GET /style-transfer/{id}, or follow its events, until it has succeeded."}
 	case face.Overloaded:
-		return explanation{503, "The server has more work than it takes in at once.", "Try again after Retry-After seconds, with growing pauses."}
+		return explanation{503, "The server is overloaded.", "Try again after Retry-After seconds, with growing pauses."}
 	case face.Unavailable:
 		return explanation{503, "The server is not ready yet, or is shutting down.", "Try again after Retry-After seconds. GET /readyz says when it is ready."}
 	case face.StorageFull:
-		return explanation{503, "The storage is full: nothing more is stored. Searching and erasing still work.", "Tell the operator, who has to make room on the disk; then send the request again."}
+		return explanation{503, "The storage is full: nothing more is stored. Searching and erasing still work.", "Ask the operator to make room on the disk, then send the request again."}
 	case face.Deadline:
-		return explanation{504, "The request was not done in time.", "Send a smaller photo, or try again when there is less load."}
+		return explanation{504, "The request took too long.", "Send a smaller photo, or try again when there is less load."}
 	case face.Canceled:
-		return explanation{499, "The caller went away before the answer.", "Wait longer for the answer."}
+		return explanation{499, "The caller closed the connection before the answer.", "Wait longer for the answer."}
 	default:
-		return explanation{500, "The server failed. Its log has the cause under this request id.", "Give the operator the instance of the problem, which is the request id."}
+		return explanation{500, "The server failed. Its log has the cause, with this request id.", "Give the operator the instance of the problem, which is the request id."}
 	}
 }
 
-// problemSlug is how a kind is called in the URL of its page.
+// problemSlug is the name of a kind in the URL of its page.
 func problemSlug(k face.Kind) string { return strings.ReplaceAll(k.Code(), "_", "-") }
 
-// fail answers a request with an error. It is the only place that does. What
-// is the server's fault is logged here, once, and its cause is told nobody else.
+// fail answers a request with an error. It is the only place that does. It logs
+// an error that is the server's fault, and does not show its cause to the
+// caller.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	kind := face.KindOf(err)
@@ -99,7 +100,8 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var e *face.Error
 	switch {
 	case errors.As(err, &e) && (about.status < 500 || kind == face.Unavailable):
-		// An Unavailable tells how far loading is, which is for everybody.
+		// The detail of Unavailable says how far loading is, which every caller
+		// may know.
 		p.Detail, p.Reasons = optionalText(e.Detail), e.Reasons
 		for _, f := range e.Fields {
 			p.Errors = append(p.Errors, api.FieldError{Pointer: f.Pointer, Detail: f.Detail})
@@ -158,7 +160,7 @@ const problemHTML = `<!doctype html>
 </html>
 `
 
-// problemPage explains a code: the page that a problem's type leads to.
+// problemPage is the page that explains a code; a problem's type links to it.
 func (s *server) problemPage(w http.ResponseWriter, r *http.Request) {
 	wanted := strings.ReplaceAll(chi.URLParam(r, "slug"), "_", "-") // a code leads there, too
 	for _, kind := range face.Kinds() {
