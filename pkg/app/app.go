@@ -132,20 +132,20 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	if o.Auth == "off" {
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
 	}
+	decisions, err := identity.New(identity.Options{
+		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Sealer: crops.sealer(),
+		OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
+		AuditDecisions: o.AuditDecisions, WakeMover: a.mover.Wake, Observe: m.stage, Registerer: registry,
+	})
+	if err != nil {
+		return nil, err
+	}
 	handler, err := handlers.New(handlers.Options{
-		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(),
-		Identity: identity.Options{
-			Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Sealer: crops.sealer(),
-			OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
-			AuditDecisions: o.AuditDecisions, WakeMover: a.mover.Wake, Observe: m.stage, Registerer: registry,
-		},
-		Auth:          o.Auth == "on",
+		Store: db, Pipeline: pipeline, Identity: decisions, Models: pipeline.Registry.Models(), Auth: o.Auth == "on",
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, AuthFailures: o.AuthFailures, TrustedProxies: o.TrustedProxies, CORSOrigins: o.CORSOrigins, PathPrefix: o.PathPrefix,
-		RequestTimeout:  o.RequestTimeout,
-		BulkIdleTimeout: o.UploadTimeout,
-		Logger:          log, Registerer: registry, Gatherer: registry,
-		Ready: a.ready, Mover: a.mover,
-		Jobs: a.queue(), Draining: a.draining,
+		RequestTimeout: o.RequestTimeout, BulkIdleTimeout: o.UploadTimeout,
+		Logger: log, Registerer: registry, Gatherer: registry,
+		Ready: a.ready, Mover: a.mover, Jobs: a.queue(), Draining: a.draining,
 	})
 	if err != nil {
 		return nil, err

@@ -558,7 +558,7 @@ func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequest
 	// At its beginning: what was cut off has left the building as well.
 	recording, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 	defer cancel()
-	if err := s.identity.Record(recording, callerOf(ctx), store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
+	if err := s.Identity.Record(recording, callerOf(ctx), store.Decision{Action: store.AuditExport, Gallery: r.Gallery}); err != nil {
 		return nil, deadlineError(recording, err)
 	}
 	return &subjectExport{s, ctx, r.Gallery, after, valueOr(r.Params.Crops, false)}, nil

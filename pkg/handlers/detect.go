@@ -12,7 +12,7 @@ import (
 
 // Detect lists the faces of a photo.
 func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.DetectResponseObject, error) {
-	found, err := s.identity.Detect(ctx, callerOf(ctx), identity.DetectRequest{Image: r.JSONBody.Image, MaxFaces: numberOf(r.JSONBody.MaxFaces)})
+	found, err := s.Identity.Detect(ctx, callerOf(ctx), identity.DetectRequest{Image: r.JSONBody.Image, MaxFaces: numberOf(r.JSONBody.MaxFaces)})
 	if err != nil {
 		return nil, err
 	}
@@ -26,7 +26,7 @@ func (s *server) Detect(ctx context.Context, r api.DetectRequestObject) (api.Det
 // Embed gives the embeddings of a photo's faces.
 func (s *server) Embed(ctx context.Context, r api.EmbedRequestObject) (api.EmbedResponseObject, error) {
 	b := r.JSONBody
-	found, err := s.identity.Embed(ctx, callerOf(ctx), identity.EmbedRequest{Image: b.Image, Face: identity.FaceRule(textOf(b.Face)), FaceAt: b.FaceAt})
+	found, err := s.Identity.Embed(ctx, callerOf(ctx), identity.EmbedRequest{Image: b.Image, Face: identity.FaceRule(textOf(b.Face)), FaceAt: b.FaceAt})
 	if err != nil {
 		return nil, err
 	}

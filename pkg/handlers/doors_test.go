@@ -250,6 +250,8 @@ func TestPages(t *testing.T) {
 		r.Header.Set("Accept", "application/json")
 		if p := good[api.ProblemPage](t, h.ask(t, r), 200); p.Meaning == "" || p.Remedy == "" || string(p.Code) != kind.Code() {
 			t.Errorf("%s: %+v", path, p)
+		} else if (p.Status >= 500) != kind.OfServer() {
+			t.Errorf("%s has the status %d, and OfServer is %v", path, p.Status, kind.OfServer())
 		}
 	}
 	page := h.do(t, http.MethodGet, "/docs")
@@ -646,7 +648,7 @@ func TestMetrics(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	_, err := handlers.New(handlers.Options{})
-	for _, field := range []string{"Store", "Pipeline"} {
+	for _, field := range []string{"Store", "Pipeline", "Identity"} {
 		if err == nil || !strings.Contains(err.Error(), "Options."+field) {
 			t.Errorf("Options.%s is missing, and the error is %v", field, err)
 		}

@@ -4,6 +4,7 @@
 package handlers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,62 +38,82 @@ type Pipeline interface {
 	Detector() embed.Manifest
 }
 
-// Options of the handler. Store, Pipeline and the required options of Identity
-// must be there; the rest has defaults.
+// Options of the handler. Store, Pipeline and Identity are required;
+// [DefaultOptions] has the defaults of the rest.
 type Options struct {
 	Store    store.Store
 	Pipeline Pipeline
-	Identity identity.Options // of what decides
-	Models   []embed.Model    // those that GET /models lists, and galleries may be moved to
+	Identity *identity.Service // decides, with the same store and pipeline
+	Models   []embed.Model     // those that GET /models lists, and that galleries may be moved to
 
-	// Mover makes templates for galleries on their way to another encoder. Nil:
-	// nobody does.
+	// Mover makes templates for galleries that are being moved to another
+	// encoder. Nil: no gallery gets anywhere.
 	Mover Mover
 
-	// Jobs makes style transfers. Nil: nobody does, and they are refused.
+	// Jobs makes style transfers. Nil: they are refused.
 	Jobs jobs.Queue
-	// Draining is closed when the server stops: whoever follows a job is let go.
+	// Draining is closed when the server stops; it ends the answers to those
+	// who follow a job. Nil: they are not ended.
 	Draining <-chan struct{}
 
-	// Auth asks for API keys. Without it every caller is the default tenant
+	// Auth requires API keys. Without it every caller is the default tenant
 	// with all scopes.
 	Auth bool
 
-	// MaxImageBytes bounds one image; 0 is 10 MiB. A body may have three times
+	// MaxImageBytes bounds one image; 0: 10 MiB. A body may have three times
 	// as much and 2 MiB, which is room for two images in base64.
 	MaxImageBytes int64
 	// MaxBodiesBytes bounds the bodies of all requests under way, so that
-	// uploads cannot exhaust the memory; 0 is room for 16 of the largest. With
+	// uploads cannot exhaust the memory; 0: room for 16 of the largest. With
 	// Auth each tenant and each key has a share of it.
 	MaxBodiesBytes int64
 	// RateLimit is the number of requests a minute of one API key; 0: no limit.
 	RateLimit int
-	// AuthFailures is how many authentications may fail a minute from one
-	// address (of IPv6, one /64); after that a request whose key is not good is
-	// answered 429. 0: no limit.
+	// AuthFailures is how many authentications may fail in a minute from one
+	// address (of IPv6, from one /64). After that, a request without a valid key
+	// is answered 429. 0: no limit.
 	AuthFailures int
 	// TrustedProxies are the addresses, as prefixes, of proxies whose
 	// X-Forwarded-For says which address a request came from.
 	TrustedProxies []string
 	// CORSOrigins are the origins of web pages, such as https://app.example,
-	// whose scripts may call the server. None: no page's may.
+	// whose scripts may call the server. None: no page may.
 	CORSOrigins []string
-	// PathPrefix is where a proxy has put the server, such as /faces: links
-	// begin with it, and it may be left on the paths of requests. Empty: nowhere.
+	// PathPrefix is the path at which a proxy shows the server, such as /faces.
+	// Links begin with it, and the proxy may leave it on the paths of requests.
+	// Empty: the root.
 	PathPrefix string
-	// RequestTimeout is when a request is answered 504, counted from when its
-	// body is in; 0 is 15 s.
+	// RequestTimeout is how long a request may take, from the end of its body,
+	// before it is answered 504; 0: 15 s.
 	RequestTimeout time.Duration
 	// BulkIdleTimeout is how long the other side of an import or an export may
-	// do nothing; 0 is a minute.
+	// send or read nothing; 0: a minute.
 	BulkIdleTimeout time.Duration
 
-	Logger     *slog.Logger                // nil: discard
-	Registerer prometheus.Registerer       // nil: metrics are counted for nobody
-	Gatherer   prometheus.Gatherer         // what GET /metrics shows; nil: the registry of the metrics here
+	Logger     *slog.Logger                // nil: nothing is logged
+	Registerer prometheus.Registerer       // of the metrics of this package; nil: a registry of its own
+	Gatherer   prometheus.Gatherer         // what GET /metrics shows; nil: the registry of its own
 	Ready      func(context.Context) error // what GET /readyz answers; nil: the store's Ready
 }
 
+// DefaultOptions are the options that zero fields stand for: API keys are not
+// required, an image has at most 10 MiB, a request may take 15 seconds, and the
+// other side of an import or an export may pause for a minute. There is no
+// limit of rates, no web page may call the server, and nothing is logged. Store,
+// Pipeline and Identity have no default.
+func DefaultOptions() Options {
+	o := Options{
+		MaxImageBytes: 10 << 20, RequestTimeout: 15 * time.Second, BulkIdleTimeout: time.Minute,
+		Logger: slog.New(slog.DiscardHandler), Mover: noMover{}, Jobs: noJobs{},
+	}
+	o.MaxBodiesBytes = maxBodies * o.maxBody()
+	return o
+}
+
+// maxBodies is how many of the largest bodies there is room for.
+const maxBodies = 16
+
+// withDefaults fills in what is left out, and says which field is wrong.
 func (o Options) withDefaults() (Options, error) {
 	var errs []error
 	missing := func(field string, is bool) {
@@ -102,12 +123,14 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	missing("Store", o.Store == nil)
 	missing("Pipeline", o.Pipeline == nil)
-	if o.MaxImageBytes == 0 {
-		o.MaxImageBytes = 10 << 20
-	}
-	if o.MaxBodiesBytes == 0 {
-		o.MaxBodiesBytes = 16 * o.maxBody()
-	}
+	missing("Identity", o.Identity == nil)
+	d := DefaultOptions()
+	o.MaxImageBytes = cmp.Or(o.MaxImageBytes, d.MaxImageBytes)
+	o.MaxBodiesBytes = cmp.Or(o.MaxBodiesBytes, maxBodies*o.maxBody())
+	o.RequestTimeout = cmp.Or(o.RequestTimeout, d.RequestTimeout)
+	o.BulkIdleTimeout = cmp.Or(o.BulkIdleTimeout, d.BulkIdleTimeout)
+	o.Logger = cmp.Or(o.Logger, d.Logger)
+	o.Mover, o.Jobs = cmp.Or(o.Mover, d.Mover), cmp.Or(o.Jobs, d.Jobs)
 	if o.MaxBodiesBytes < 2*o.maxBody() {
 		errs = append(errs, fmt.Errorf("Options.MaxBodiesBytes: %d is less than two bodies of %d", o.MaxBodiesBytes, o.maxBody()))
 	}
@@ -124,15 +147,6 @@ func (o Options) withDefaults() (Options, error) {
 	if err := CheckPathPrefix(o.PathPrefix); err != nil {
 		errs = append(errs, fmt.Errorf("Options.PathPrefix: %w", err))
 	}
-	if o.RequestTimeout == 0 {
-		o.RequestTimeout = 15 * time.Second
-	}
-	if o.BulkIdleTimeout == 0 {
-		o.BulkIdleTimeout = time.Minute
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
 	if o.Registerer == nil {
 		own := prometheus.NewRegistry()
 		o.Registerer = own
@@ -141,12 +155,6 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	missing("Gatherer", o.Gatherer == nil)
-	if o.Mover == nil {
-		o.Mover = noMover{}
-	}
-	if o.Jobs == nil {
-		o.Jobs = noJobs{}
-	}
 	if o.Ready == nil && o.Store != nil {
 		o.Ready = o.Store.Ready
 	}
@@ -165,7 +173,6 @@ type server struct {
 	origins   *http.CrossOriginProtection // of pages that may call a server without keys
 	importing importing
 	followers *shares
-	identity  *identity.Service
 	encoders  identity.Encoders
 
 	embeddings int64 // bytes of the largest body with embeddings and no photo
@@ -181,10 +188,7 @@ func New(o Options) (http.Handler, error) {
 		Options: o, failures: countFailures(o.AuthFailures),
 		bodies: newShares(o.MaxBodiesBytes, !o.Auth), followers: newShares(maxFollowers, !o.Auth),
 	}
-	if s.identity, err = identity.New(o.Identity); err != nil {
-		return nil, fmt.Errorf("Options.Identity: %w", err)
-	}
-	s.encoders = s.identity.Encoders()
+	s.encoders = o.Identity.Encoders()
 	s.embeddings = 2*int64(s.encoders.MaxDimension())*numberBytes + othersBytes
 	s.importing.keys = map[string]string{}
 	if s.metrics, err = newMetrics(o.Registerer, o.Store); err != nil {

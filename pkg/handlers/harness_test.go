@@ -138,7 +138,9 @@ func open(tb testing.TB, change func(*options)) *house {
 		change(&o)
 	}
 	o.Identity.Store, o.Identity.Pipeline, o.Identity.Models = o.Store, o.Pipeline, o.Models
-	o.Options.Identity = o.Identity
+	if o.Options.Identity, err = identity.New(o.Identity); err != nil {
+		tb.Fatal(err)
+	}
 	if h.Handler, err = handlers.New(o.Options); err != nil {
 		tb.Fatal(err)
 	}

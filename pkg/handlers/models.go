@@ -78,7 +78,7 @@ func (s *server) movable(ctx context.Context, modelID string) error {
 		return face.Errorf(face.Conflict, op, "The file of the model %s is not there.", modelID)
 	}
 	if enc, _ := s.encoders.Find(modelID); modelID != s.encoders.Default().ID {
-		if _, err := s.identity.DefaultPoint(enc); err != nil {
+		if _, err := s.Identity.DefaultPoint(enc); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 // Recognize searches a gallery with the faces of a photo.
 func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (api.RecognizeResponseObject, error) {
 	b := r.JSONBody
-	found, err := s.identity.Recognize(ctx, callerOf(ctx), identity.RecognizeRequest{
+	found, err := s.Identity.Recognize(ctx, callerOf(ctx), identity.RecognizeRequest{
 		Probe: b.Probe, ProbeEmbedding: b.ProbeEmbedding, ModelID: textOf(b.ModelID),
 		Gallery: textOf(b.Gallery), K: numberOf(b.K), OperatingPoint: textOf(b.OperatingPoint),
 		Faces: identity.FaceRule(textOf(b.Faces)), Fuse: b.Fuse,

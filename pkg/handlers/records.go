@@ -71,7 +71,7 @@ func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestOb
 }
 
 func (s *server) checkGallery(storeImages *bool) error {
-	if valueOr(storeImages, false) && !s.identity.KeepsCrops() {
+	if valueOr(storeImages, false) && !s.Identity.KeepsCrops() {
 		return api.InvalidField("store_images", "must be false: the server has no key to seal images with (LIKENESS_CROP_KEY_FILE)")
 	}
 	return nil

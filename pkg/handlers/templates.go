@@ -11,7 +11,7 @@ import (
 // being moved to another encoder.
 func (s *server) EnrolTemplate(ctx context.Context, r api.EnrolTemplateRequestObject) (api.EnrolTemplateResponseObject, error) {
 	b := r.JSONBody
-	e, err := s.identity.Enrol(ctx, callerOf(ctx), identity.EnrolRequest{
+	e, err := s.Identity.Enrol(ctx, callerOf(ctx), identity.EnrolRequest{
 		Gallery: r.Gallery, SubjectID: r.Subject, TemplateID: repeatableID(ctx),
 		Image: b.Image, Embedding: b.Embedding, ModelID: textOf(b.ModelID),
 		Face: identity.FaceRule(textOf(b.Face)), FaceAt: b.FaceAt,

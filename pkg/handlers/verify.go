@@ -11,7 +11,7 @@ import (
 // Verify compares a probe with a reference.
 func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.VerifyResponseObject, error) {
 	b := r.JSONBody
-	v, err := s.identity.Verify(ctx, callerOf(ctx), identity.VerifyRequest{
+	v, err := s.Identity.Verify(ctx, callerOf(ctx), identity.VerifyRequest{
 		Probe: b.Probe, ProbeEmbedding: b.ProbeEmbedding,
 		Reference: b.Reference, ReferenceEmbedding: b.ReferenceEmbedding, SubjectID: textOf(b.SubjectID), Gallery: textOf(b.Gallery),
 		ModelID: textOf(b.ModelID), OperatingPoint: textOf(b.OperatingPoint),
