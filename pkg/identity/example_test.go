@@ -13,8 +13,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
-// photo reads one of the drawn faces.
-func photo(name string) []byte {
+// drawnFace reads one of the drawn faces.
+func drawnFace(name string) []byte {
 	b, err := os.ReadFile("../../internal/testfaces/" + name)
 	if err != nil {
 		log.Fatal(err)
@@ -55,15 +55,15 @@ func Example() {
 	if _, err := s.CreateSubject(ctx, face.DefaultTenant, face.DefaultGallery, face.Subject{ID: "ada", Name: "Ada"}); err != nil {
 		log.Fatal(err)
 	}
-	if _, err := service.Enrol(ctx, by, identity.EnrolRequest{SubjectID: "ada", Image: photo("person-1-1.jpg")}); err != nil {
+	if _, err := service.Enrol(ctx, by, identity.EnrolRequest{SubjectID: "ada", Image: drawnFace("person-1-1.jpg")}); err != nil {
 		log.Fatal(err)
 	}
-	verified, err := service.Verify(ctx, by, identity.VerifyRequest{Probe: photo("person-1-2.jpg"), SubjectID: "ada"})
+	verified, err := service.Verify(ctx, by, identity.VerifyRequest{Probe: drawnFace("person-1-2.jpg"), SubjectID: "ada"})
 	if err != nil {
 		log.Fatal(err)
 	}
 	fmt.Println("is it Ada?", verified.Match)
-	recognized, err := service.Recognize(ctx, by, identity.RecognizeRequest{Probe: [][]byte{photo("person-1-3.jpg")}})
+	recognized, err := service.Recognize(ctx, by, identity.RecognizeRequest{Probe: [][]byte{drawnFace("person-1-3.jpg")}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/identity"
@@ -17,8 +16,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	modelID, dimension         = identitytest.ModelID, identitytest.Dimension
