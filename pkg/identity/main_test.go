@@ -1,13 +1,14 @@
 package identity_test
 
 import (
-	"os"
 	"testing"
+
+	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
 )
 
 func TestMain(m *testing.M) {
 	orttest.SkipExamples()
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
