@@ -13,11 +13,11 @@ import (
 )
 
 type auditCmd struct {
-	Verify auditVerify `cmd:"" help:"Check that the audit records are those that were written, all of them."`
+	Verify auditVerify `cmd:"" help:"Check that no audit record was changed or removed."`
 	List   auditList   `cmd:"" help:"List the audit records, separated by tabs."`
 }
 
-// openAudit opens the audit chain of a store that is there.
+// openAudit opens the audit chain of an existing store.
 func (s keyStore) openAudit(ctx context.Context) (app.AuditStore, error) {
 	if err := s.requireExisting(); err != nil {
 		return nil, err
@@ -31,7 +31,7 @@ type auditVerify struct {
 
 // Help is what --help says beside the flags.
 func (auditVerify) Help() string {
-	return "It works beside a running server. Keep the last hash elsewhere: somebody who may write to the store could make the whole chain anew, and only another last hash would tell."
+	return "The server may be running. Keep a copy of the last hash elsewhere: somebody with write access to the store could rewrite the whole chain, and only a different last hash would show it."
 }
 
 func (c auditVerify) Run(t *tool) (err error) {
@@ -42,7 +42,7 @@ func (c auditVerify) Run(t *tool) (err error) {
 	defer func() { err = errors.Join(err, audit.Close()) }()
 	n, err := audit.VerifyAudit(t.ctx)
 	if err != nil {
-		return fmt.Errorf("the audit chain is not whole: %s", explain(err))
+		return fmt.Errorf("the audit chain is broken: %s", explain(err))
 	}
 	var last []byte
 	if n > 0 {
@@ -64,12 +64,12 @@ func (c auditVerify) Run(t *tool) (err error) {
 
 type auditList struct {
 	keyStore
-	Since since `placeholder:"TIME" help:"Only what was done since then: 2026-11-23, 2026-11-23T09:30:00Z, or that long ago: 12h, 7d."`
+	Since since `placeholder:"TIME" help:"Only records since this time: 2026-11-23, 2026-11-23T09:30:00Z, or an age: 12h, 7d."`
 }
 
 // Help is what --help says beside the flags.
 func (auditList) Help() string {
-	return "The columns: number, time, tenant, action, gallery, subject, template, decision, subjects, templates and images erased, key id, request id, audit id. It works beside a running server."
+	return "The columns: number, time, tenant, action, gallery, subject, template, decision, subjects, templates and images erased, key id, request id, audit id. The server may be running."
 }
 
 func (c auditList) Run(t *tool) (err error) {
@@ -98,7 +98,7 @@ func (c auditList) Run(t *tool) (err error) {
 // since is a time in the past.
 type since time.Time
 
-// UnmarshalText reads a date, a time, or how long ago it was.
+// UnmarshalText reads a date, a time, or an age.
 func (s *since) UnmarshalText(text []byte) error {
 	for _, layout := range []string{time.DateOnly, time.RFC3339} {
 		if at, err := time.Parse(layout, string(text)); err == nil {
@@ -108,7 +108,7 @@ func (s *since) UnmarshalText(text []byte) error {
 	}
 	var l lifetime
 	if err := l.UnmarshalText(text); err != nil || l == 0 {
-		return fmt.Errorf("%q is no time: give 2026-11-23, 2026-11-23T09:30:00Z, 12h or 7d", text)
+		return fmt.Errorf("%q is not a time: use 2026-11-23, 2026-11-23T09:30:00Z, 12h or 7d", text)
 	}
 	*s = since(time.Now().Add(-time.Duration(l)))
 	return nil

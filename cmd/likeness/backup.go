@@ -14,14 +14,14 @@ import (
 
 type backupCmd struct {
 	keyStore
-	To        string `arg:"" type:"path" placeholder:"DIR" help:"Folder of the backup, which is made, such as backups/2026-11-30."`
-	Overwrite bool   `help:"Replace a backup that is there, once the new one is whole."`
+	To        string `arg:"" type:"path" placeholder:"DIR" help:"Folder of the backup, which is created, such as backups/2026-11-30."`
+	Overwrite bool   `help:"Replace an existing backup when the new one is complete."`
 }
 
 // Help is what --help says beside the flags.
 func (backupCmd) Help() string {
-	return "The copy is of one moment: all that was acknowledged before it is in it. It is read back before it gets its name: an integrity check, the rows of each table, the audit chain. " +
-		"It holds embeddings, pictures and key hashes: keep it locked away. Keys of --crop-key-file and models are not in it. A Postgres is backed up by pg_dump."
+	return "The copy shows one moment: it contains everything that was acknowledged before. It is checked before it gets its name: its integrity, the rows of each table, the audit chain. " +
+		"It contains embeddings, pictures and hashes of keys: protect it. It does not contain the keys of --crop-key-file and the models. Use pg_dump for a Postgres."
 }
 
 func (c backupCmd) Run(t *tool) error {
@@ -84,13 +84,13 @@ func (c *copied) close() {
 type restoreCmd struct {
 	keyStore
 	From    string `arg:"" type:"existingdir" placeholder:"DIR" help:"Folder that likeness backup made."`
-	Replace bool   `help:"Replace the store that is there. Its files are kept beside it."`
+	Replace bool   `help:"Replace an existing store. Its files are kept beside it."`
 }
 
 // Help is what --help says beside the flags.
 func (restoreCmd) Help() string {
-	return "The backup is read back first. Who was erased and which keys were revoked since it was made is read from the store that is there, done again, and listed; " +
-		"where that store is lost or damaged, nobody knows, and it is for you to erase and revoke again. Everything else is as it was then: style jobs and pictures deleted since are back, and settings too."
+	return "The backup is checked first. Erasures and revoked keys that are newer than the backup are read from the existing store, repeated, and listed. " +
+		"If that store is lost or damaged, they are not known, and you must repeat them. Everything else is as it was at the time of the backup: style jobs and pictures that were deleted later, and old settings, are back."
 }
 
 func (c restoreCmd) Run(t *tool) error {
@@ -108,7 +108,7 @@ func (c restoreCmd) Run(t *tool) error {
 		return err
 	}
 	if r.Aside != "" {
-		fmt.Fprintf(t.stdout, "the files that were there are in %s: remove them when they are no longer needed, for they hold people and pictures\n", r.Aside)
+		fmt.Fprintf(t.stdout, "the replaced files are in %s: remove them when they are no longer needed, because they contain personal data\n", r.Aside)
 	}
 	if r.Finished {
 		fmt.Fprintln(t.stdout, "a restore that was cut off is finished; to restore another backup, call this again")

@@ -150,7 +150,7 @@ func TestBenchSearchRefuses(t *testing.T) {
 		says string
 	}{
 		{"bench-search --database-url=" + url, exitFailed, "gallery default of tenant default has no templates"},
-		{"bench-search --gallery=two --database-url=" + url, exitUsage, "encoder-a, encoder-b; name one"},
+		{"bench-search --gallery=two --database-url=" + url, exitUsage, "encoder-a, encoder-b; choose one"},
 		{"bench-search --gallery=two --model=encoder-c --database-url=" + url, exitFailed, "no templates of encoder-c"},
 		{"search-graph build --gallery=two --model=encoder-a --recall=2 --database-url=" + url, exitUsage, "recall"},
 		{"search-graph drop --gallery=two --model=encoder-a --database-url=" + url, exitFailed, "no graph"},

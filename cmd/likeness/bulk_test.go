@@ -21,7 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// importLines is the lines of an import, each of a subject with a template.
+// importLines makes lines of an import, each of a subject with a template.
 func importLines(from, to int) string {
 	var b strings.Builder
 	for i := from; i < to; i++ {
@@ -114,7 +114,7 @@ func TestBulkWithRealServer(t *testing.T) {
 	}
 }
 
-// writePartialExport leaves what a stopped export would.
+// writePartialExport writes the files that a stopped export leaves.
 func writePartialExport(t *testing.T, out, content string, of *origin) {
 	t.Helper()
 	if err := os.WriteFile(out+".part", []byte(content), 0o600); err != nil {
@@ -132,8 +132,8 @@ func writePartialExport(t *testing.T, out, content string, of *origin) {
 	}
 }
 
-// An export goes on with one of the same alone: the lines of a file do not say
-// describeOwner they are.
+// An export continues only one of the same gallery, server and key: the lines of a
+// file do not say whose they are.
 func TestExportResumesItsOwn(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

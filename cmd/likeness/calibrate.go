@@ -20,31 +20,31 @@ import (
 
 type calibrateCmd struct {
 	pipelineFlags
-	Images      []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to compare with one another; may be given more than once."`
-	Write       string   `type:"path" placeholder:"FILE.json" help:"Put what was measured into this manifest of the encoder, which is made when it is not there, instead of printing it."`
-	Split       bool     `help:"Also calibrate on half of the people and count on the other half how often strangers pass at those thresholds, both ways round."`
-	Head        bool     `help:"Also train a verification head, which gives the API its probability, on the people of whom there are several photos."`
-	Reliability string   `type:"path" placeholder:"FILE.png" help:"Draw how far the head's probabilities can be believed; with --head."`
+	Images      []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Set of photos that are compared with one another. May be repeated."`
+	Write       string   `type:"path" placeholder:"FILE.json" help:"Write the calibration into this manifest of the encoder, instead of printing it. The file is created if it does not exist."`
+	Split       bool     `help:"Also calibrate on each half of the people, and count how often strangers of the other half pass at those thresholds."`
+	Head        bool     `help:"Also train a verification head, on the people with several photos. It gives the probability that the API returns."`
+	Reliability string   `type:"path" placeholder:"FILE.png" help:"With --head: draw how well the probabilities of the head agree with the truth."`
 
-	OperatingPoint string `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point that your server decides at (default: fmr_1e-4). Where the photos do not support it, calibrate says how many more people are needed."`
+	OperatingPoint string `default:"fmr_1e-4" env:"LIKENESS_OPERATING_POINT" help:"Operating point of your server (default: fmr_1e-4). If there are too few photos for it, calibrate says how many more people are needed."`
 }
 
 // Help is what --help says beside the flags.
 func (calibrateCmd) Help() string {
-	return "Everybody is compared with everybody else, and a threshold is named for each false match rate that at least " +
-		"30 false matches support. Two photos of one person must not be compared, so it must be known who is on them: " +
-		"in a set whose photos lie in several folders, a folder is a person. A set whose photos lie in one folder tells nobody apart: " +
-		"its photos are compared with those of the other sets only, which must show other people. " +
-		"Strangers of one set are more alike than those of two, so both are counted, those within a set and all, and a threshold " +
-		"keeps to its rate among either. " +
-		"The 95 % interval of each threshold's rate comes from drawing people, not comparisons. " +
-		"A photo takes about 1 KB of memory and a person 2 KB, however many comparisons that makes. " +
-		"A restart of the server takes what was written up; LIKENESS_MODELS_DIR may hold the manifest."
+	return "Everybody is compared with everybody else. A threshold is set for each false match rate for which there are at least " +
+		"30 false matches. Two photos of one person must not be compared, so it must be known who is on each photo. " +
+		"If the photos of a set are in several folders, each folder is one person. If they are all in one folder, nobody knows who is on them: " +
+		"they are compared only with the photos of the other sets, which must show other people. " +
+		"Strangers of one set are more alike than strangers of two sets. Comparisons within a set and all comparisons are therefore counted apart, " +
+		"and a threshold keeps its rate in both. " +
+		"The 95 % interval of the rate of a threshold comes from drawing people, not comparisons. " +
+		"A photo needs about 1 KB of memory and a person 2 KB; comparisons need none. " +
+		"A server uses the new manifest after a restart, if the manifest is in a folder of LIKENESS_MODELS_DIR."
 }
 
 func (c calibrateCmd) Run(t *tool) (err error) {
 	if c.Reliability != "" && !c.Head {
-		return usageError{errors.New("--reliability: only a head has probabilities, which --head trains")}
+		return usageError{errors.New("--reliability: needs --head, because only a head gives probabilities")}
 	}
 	if !slices.Contains(match.PointNames(), c.OperatingPoint) {
 		return usageError{fmt.Errorf("--operating-point: %q is none of %s", c.OperatingPoint, strings.Join(match.PointNames(), ", "))}
@@ -134,7 +134,7 @@ func describeShortfall(point string, cal face.Calibration, people int) string {
 	if !ok {
 		return ""
 	}
-	return fmt.Sprintf("\n%s is missing: it needs %d impostor comparisons, %d more than these. A server refuses to decide at it with this calibration.\n"+
+	return fmt.Sprintf("\n%s is missing: it needs %d impostor comparisons, %d more than these. With this calibration, a server refuses this operating point.\n"+
 		"Calibrate on about %d more people (strangers to one another, with as many photos each as these %d),\n"+
 		"or start the server with --operating-point=%s (LIKENESS_OPERATING_POINT), the strictest that is supported.\n\n",
 		point, s.Needed, s.Missing, s.MorePeople, people, s.Strictest)
@@ -159,11 +159,11 @@ func crossCheck(t *tool, c measure.Calibrator) error {
 	return w.Flush()
 }
 
-// gallerySizes are those that the 1:N table names.
+// gallerySizes are the columns of the table for 1:N search.
 func gallerySizes() []int { return []int{1, 10, 100, 1000, 10_000, 100_000} }
 
-// printGalleries says which threshold keeps a whole search of n templates to
-// the rate of each operating point: what LIKENESS_IDENTIFICATION=search uses.
+// printGalleries prints the threshold at which a whole search of n templates
+// keeps the rate of each operating point, as LIKENESS_IDENTIFICATION=search does.
 func printGalleries(w io.Writer, cal face.Calibration) {
 	policy := match.NewPolicy(&cal)
 	fmt.Fprint(w, "A WHOLE SEARCH OF")

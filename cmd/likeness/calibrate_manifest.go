@@ -15,7 +15,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// printCalibration writes the block as a manifest holds it: one point a line.
+// printCalibration writes the calibration as a manifest contains it: one point a
+// line.
 func printCalibration(w io.Writer, cal face.Calibration) error {
 	_, err := fmt.Fprintf(w, "%s\n", formatCalibration(cal, ""))
 	return err
@@ -69,9 +70,10 @@ func quoteJSON(s string) []byte {
 	return bytes.TrimSpace(b.Bytes())
 }
 
-// writeManifest puts the calibration, and the head if there is one, into the
-// manifest in a file and leaves the rest of its text alone. A file that is not there is made of the model's
-// manifest. The result is checked before it takes the file's place.
+// writeManifest writes the calibration, and the head if there is one, into the
+// manifest in a file, and leaves the rest of its text unchanged. A file that does
+// not exist is made from the model's manifest. The result is checked before it
+// replaces the file.
 func writeManifest(name string, model embed.Manifest, cal face.Calibration, head *face.Head) error {
 	text, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +92,7 @@ func writeManifest(name string, model embed.Manifest, cal face.Calibration, head
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	if old.ID != model.ID || old.SHA256 != model.SHA256 {
-		return fmt.Errorf("%s is the manifest of another model (%s): the scores of %s say nothing of it", name, old.ID, model.ID)
+		return fmt.Errorf("%s is the manifest of another model, %s; the scores of %s say nothing about it", name, old.ID, model.ID)
 	}
 	text, err = replaceMember(text, "calibration", formatCalibration(cal, "  "))
 	if err != nil {
@@ -102,7 +104,7 @@ func writeManifest(name string, model embed.Manifest, cal face.Calibration, head
 		}
 	}
 	if _, err := embed.ParseManifest(text); err != nil {
-		return fmt.Errorf("%s would not be a manifest any more: %w", name, err)
+		return fmt.Errorf("%s would no longer be a valid manifest: %w", name, err)
 	}
 	return replaceFile(name, text)
 }

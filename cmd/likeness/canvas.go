@@ -11,13 +11,13 @@ import (
 	"golang.org/x/image/math/fixed"
 )
 
-// canvas is a white page that pictures and words are put on.
+// canvas is a white page for pictures and text.
 type canvas struct {
 	*image.RGBA
 	text font.Face
 }
 
-// newCanvas makes a page whose letters are so many pixels high.
+// newCanvas makes a page with letters of that height, in pixels.
 func newCanvas(width, height int, letters float64) (*canvas, error) {
 	parsed, err := opentype.Parse(goregular.TTF)
 	if err != nil {
@@ -32,7 +32,7 @@ func newCanvas(width, height int, letters float64) (*canvas, error) {
 	return c, nil
 }
 
-// drawText writes a line, and leaves its end out where there is no room.
+// drawText draws a line of text, and shortens it if it is wider than width.
 func (c *canvas) drawText(x, y, width int, what string) {
 	d := font.Drawer{Dst: c, Src: image.NewUniform(color.Gray{40}), Face: c.text, Dot: fixed.P(x, y)}
 	for runes := []rune(what); d.MeasureString(what) > fixed.I(width) && len(runes) > 0; {
@@ -42,7 +42,7 @@ func (c *canvas) drawText(x, y, width int, what string) {
 	d.DrawString(what)
 }
 
-// drawImage draws a picture as it is.
+// drawImage draws a picture without scaling it.
 func (c *canvas) drawImage(img image.Image, at image.Point) {
 	size := img.Bounds()
 	draw.Draw(c, image.Rectangle{Min: at, Max: at.Add(size.Size())}, img, size.Min, draw.Src)

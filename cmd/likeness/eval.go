@@ -19,24 +19,24 @@ import (
 
 type evalCmd struct {
 	pipelineFlags
-	Images   string `required:"" type:"path" placeholder:"TAR|DIR" help:"Where the photos are; for --identify and --one-shot, each person's in a folder of their own."`
-	Pairs    string `type:"existingfile" placeholder:"FILE" help:"Verification on labelled pairs, one a line: probe reference 1|0, and the name of a fold if there are folds; or LFW's own pairs.txt."`
-	Identify bool   `help:"Open-set identification: one photo of half of the people is enrolled, and others of theirs and of everybody else are searched for."`
-	OneShot  bool   `help:"One-shot identification: who of N is this, from a single enrolled photo of each."`
-	Against  string `placeholder:"ID" help:"With --one-shot: a second encoder to put beside it, such as an untrained one."`
-	Labels   string `type:"existingfile" placeholder:"FILE.csv" help:"Lines of photo,group or person,group: the rates of each group, too."`
+	Images   string `required:"" type:"path" placeholder:"TAR|DIR" help:"The photos. For --identify and --one-shot, the photos of each person are in a folder of their own."`
+	Pairs    string `type:"existingfile" placeholder:"FILE" help:"Measure verification on the labelled pairs of this file. Each line is: probe reference 1|0, with the name of a fold if there are folds. LFW's own pairs.txt can be read, too."`
+	Identify bool   `help:"Measure open-set identification: one photo of each of half of the people is enrolled; their other photos, and those of everybody else, are searched for."`
+	OneShot  bool   `help:"Measure one-shot identification: which of N people is this, if one photo of each is enrolled?"`
+	Against  string `placeholder:"ID" help:"With --one-shot: a second encoder to compare with, such as an untrained one."`
+	Labels   string `type:"existingfile" placeholder:"FILE.csv" help:"Also report the rates of each group. Each line is: photo,group or person,group."`
 	JSON     string `name:"json" type:"path" placeholder:"FILE" help:"Also write the report, with the curves, as JSON."`
-	HTML     string `name:"html" type:"path" placeholder:"FILE" help:"Also write the report, with plots, as a page that needs nothing else."`
+	HTML     string `name:"html" type:"path" placeholder:"FILE" help:"Also write the report, with plots, as a self-contained HTML page."`
 	DET      string `name:"det" type:"path" placeholder:"FILE.png" help:"Also draw the DET curve of the pairs."`
 }
 
 // Help is what --help says beside the flags.
 func (evalCmd) Help() string {
-	return "Every photo goes through the server's own pipeline once; nothing is kept. " +
-		"A score at or above a threshold is a match. Rates are of the comparisons that took place; " +
-		"photos without a usable face are failures to acquire, counted by reason, and the report also says what the rates become " +
-		"when a pair that could not be compared counts as a non-match. " +
-		"Intervals at 95 % come from a bootstrap over people, or from counts (Clopper-Pearson) where the threshold was not chosen on these pairs."
+	return "Every photo goes through the server's own pipeline once. Nothing is stored. " +
+		"A score at or above a threshold is a match. Rates count the comparisons that took place. " +
+		"Photos without a usable face are failures to acquire and are counted by reason. The report also gives the rates " +
+		"for the case that a pair which could not be compared counts as a non-match. " +
+		"The 95 % intervals come from a bootstrap over people, or from the counts (Clopper-Pearson) where the threshold was not chosen on these pairs."
 }
 
 func (c evalCmd) Run(t *tool) (err error) {
@@ -44,9 +44,9 @@ func (c evalCmd) Run(t *tool) (err error) {
 	case c.Pairs == "" && !c.Identify && !c.OneShot:
 		return usageError{errors.New("nothing to measure: --pairs, --identify or --one-shot is missing")}
 	case c.Against != "" && !c.OneShot:
-		return usageError{errors.New("--against: a second encoder is for --one-shot")}
+		return usageError{errors.New("--against: needs --one-shot")}
 	case c.DET != "" && c.Pairs == "":
-		return usageError{errors.New("--det: the curve is of --pairs")}
+		return usageError{errors.New("--det: needs --pairs")}
 	}
 	set, err := photos.Open(c.Images)
 	if err != nil {
@@ -149,7 +149,7 @@ func (c evalCmd) readPairs(set photos.Set) (pairs []measure.Pair, people map[str
 	}
 	for name := range people {
 		if _, ok := slices.BinarySearch(set.Names(), name); !ok {
-			return nil, nil, fmt.Errorf("--images: %s has no %s, which the pairs name", c.Images, name)
+			return nil, nil, fmt.Errorf("--images: %s does not contain %s, which the pairs name", c.Images, name)
 		}
 	}
 	if c.Identify || c.OneShot {

@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// replaceFile writes a file so that it is the old one or the new one, whatever
-// happens in between.
+// replaceFile writes a file in one step: after a crash it is either the old one
+// or the new one.
 func replaceFile(name string, content []byte) error {
 	mode := fs.FileMode(0o644)
 	if info, err := os.Stat(name); err == nil {

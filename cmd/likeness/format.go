@@ -20,3 +20,11 @@ func formatRate(r measure.Rate) string {
 
 // formatInterval is an interval of a share in per cent, without brackets.
 func formatInterval(i face.Interval) string { return fmt.Sprintf("%.2f, %.2f", 100*i.Low, 100*i.High) }
+
+// formatBytes is a number of bytes in MiB or GiB.
+func formatBytes(n int64) string {
+	if n >= 10<<30 {
+		return fmt.Sprintf("%d GiB", n>>30)
+	}
+	return fmt.Sprintf("%d MiB", max(1, n>>20))
+}

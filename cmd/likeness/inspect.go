@@ -25,39 +25,39 @@ import (
 
 type inspectCmd struct {
 	modelFolders
-	Model  string `required:"" placeholder:"ID|FILE" help:"What is looked into: an encoder or a network of features, by its id or its file, which a manifest beside it describes."`
-	Images string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to show it."`
-	Out    string `short:"o" required:"" type:"path" placeholder:"DIR" help:"Folder that the pictures and the table are written into."`
+	Model  string `required:"" placeholder:"ID|FILE" help:"Model to inspect: the id of an encoder or feature network, or its file, with a manifest beside it."`
+	Images string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos that the model is shown."`
+	Out    string `short:"o" required:"" type:"path" placeholder:"DIR" help:"Folder for the pictures and the table."`
 
-	Layers  []string `sep:"," placeholder:"NAME" help:"Layers to look into, by their tensors' names (default: some at even steps of depth, or those that style transfer compares)."`
-	Units   int      `default:"8" placeholder:"N" help:"Units of each layer that are drawn, 1..64, at even steps among those that answer to anything (default: 8)."`
-	Unit    []int    `placeholder:"I" help:"Draw these units of each layer instead, by their numbers from 0."`
-	Patches int      `default:"9" placeholder:"N" help:"Patches of each unit, of as many photos, 1..32 (default: 9)."`
-	Photos  int      `default:"500" placeholder:"N" help:"Photos that are looked at, at most, at even steps through the set (default: 500)."`
-	Aligned bool     `help:"The photos of an encoder are aligned crops already: find no faces in them."`
-	Side    int      `default:"224" placeholder:"PX" help:"What a photo is scaled to for a network that takes any size, 32..1024 (default: 224). An encoder has a size of its own."`
-	Steps   int      `default:"150" placeholder:"N" help:"Steps of gradient ascent to the picture that excites a unit, 0 (none)..5000 (default: 150)."`
-	Seed    uint64   `default:"1" placeholder:"N" help:"Seed of the noise that the ascent begins with (default: 1)."`
+	Layers  []string `sep:"," placeholder:"NAME" help:"Layers to inspect, by the names of their tensors (default: some at even steps of depth, or those that style transfer compares)."`
+	Units   int      `default:"8" placeholder:"N" help:"How many units of each layer are drawn, 1..64, at even steps among those that respond to any photo (default: 8)."`
+	Unit    []int    `placeholder:"I" help:"Draw these units of each layer instead. They are numbered from 0."`
+	Patches int      `default:"9" placeholder:"N" help:"How many patches are drawn of each unit, each of another photo, 1..32 (default: 9)."`
+	Photos  int      `default:"500" placeholder:"N" help:"How many photos are used at most, at even steps through the set (default: 500)."`
+	Aligned bool     `help:"The photos are aligned crops of faces already: do not look for faces in them."`
+	Side    int      `default:"224" placeholder:"PX" help:"Size that photos are scaled to for a network that accepts any size, 32..1024 (default: 224). An encoder has a fixed size."`
+	Steps   int      `default:"150" placeholder:"N" help:"Steps of gradient ascent for the picture that excites a unit, 0..5000 (default: 150). 0 makes no pictures."`
+	Seed    uint64   `default:"1" placeholder:"N" help:"Seed of the noise that the ascent starts from (default: 1)."`
 
 	Detector   string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: builtin-detector)."`
-	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
-	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
-	Threads    int    `default:"0" placeholder:"N" help:"Threads to compute with (default: one a core)."`
+	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, if it is not in one of the usual places."`
+	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"Execution provider of ONNX Runtime (default: cpu)."`
+	Threads    int    `default:"0" placeholder:"N" help:"Number of threads (default: the number of cores)."`
 }
 
 // Help is what --help says beside the flags.
 func (inspectCmd) Help() string {
-	return "Writes patches-LAYER.png, whose rows are units and whose columns the patches that excite each most, cut out as wide as the unit sees; " +
-		"maximised.png, with pictures made by gradient ascent that excite the same units; filters.png, the weights of the first layer; " +
-		"and units.csv, with every unit of the layers. The patches are of your photos: treat the sheets as you treat those."
+	return "Writes four kinds of files. patches-LAYER.png has a row for each unit, with the patches of photos that excite it most, as large as its receptive field. " +
+		"maximised.png has pictures made by gradient ascent that excite the same units. filters.png has the weights of the first layer. " +
+		"units.csv has a row for every unit of the layers. The patches are parts of your photos: protect the files as you protect the photos."
 }
 
 const (
-	defaultLayers = 6  // that are looked into when none is named
-	maxUnits      = 64 // that are drawn of a layer
+	defaultLayers = 6  // inspected if none is named
+	maxUnits      = 64 // drawn of a layer, at most
 )
 
-// Validate refuses what cannot be drawn.
+// Validate refuses numbers that are out of range.
 func (c inspectCmd) Validate() error {
 	for _, f := range []struct {
 		flag           string
@@ -87,7 +87,7 @@ func (c inspectCmd) threads() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// picture is a picture as the network is picture it.
+// picture is a picture as the network sees it.
 type picture struct {
 	name string
 	img  func() (*image.RGBA, error)
@@ -100,10 +100,10 @@ type inspectRun struct {
 	manifest embed.Manifest
 	input    imaging.Planar
 	network  inspect.Network
-	layers   []inspect.Layer // those that are looked into
+	layers   []inspect.Layer // that are inspected
 	pictures []picture
 	units    map[string][]*inspect.Unit
-	chosen   map[string][]*inspect.Unit // of them, those that are drawn
+	chosen   map[string][]*inspect.Unit // the units that are drawn
 }
 
 func (c inspectCmd) Run(t *tool) (err error) {
@@ -148,7 +148,7 @@ func (c inspectCmd) Run(t *tool) (err error) {
 	return nil
 }
 
-// findModel finds what is looked into.
+// findModel finds the model that is inspected.
 func (c *inspectCmd) findModel() (embed.Model, error) {
 	info, err := os.Stat(c.Model)
 	if err != nil || info.IsDir() {
@@ -179,7 +179,7 @@ func (c *inspectCmd) findModel() (embed.Model, error) {
 			return m, nil
 		}
 	}
-	return embed.Model{}, usageError{fmt.Errorf("--model: no manifest describes %s; put one beside it that names it as its file", c.Model)}
+	return embed.Model{}, usageError{fmt.Errorf("--model: no manifest names the file %s; put one beside it", c.Model)}
 }
 
 // readModel reads the model and finds its layers.
@@ -217,7 +217,7 @@ func (r *inspectRun) readModel(data []byte) error {
 		}
 		for _, unit := range r.Unit {
 			if unit < 0 || unit >= l.Channels {
-				return usageError{fmt.Errorf("--unit: layer %s has the units 0 to %d, and no %d", name, l.Channels-1, unit)}
+				return usageError{fmt.Errorf("--unit: layer %s has the units 0 to %d, not %d", name, l.Channels-1, unit)}
 			}
 		}
 		if !slices.Contains(r.Layers[:i], name) {
@@ -249,8 +249,8 @@ func (r *inspectRun) defaultLayerNames(all []inspect.Layer) []string {
 	return names
 }
 
-// choosePictures takes photos at even steps through the set and finds their
-// faces, if the model wants faces. Only crops are kept in memory.
+// choosePictures chooses photos at even steps through the set, and finds their
+// faces if the model is an encoder. Only crops are kept in memory.
 func (r *inspectRun) choosePictures(set photos.Set) error {
 	all := set.Names()
 	names := make([]string, min(len(all), r.Photos))
@@ -267,10 +267,10 @@ func (r *inspectRun) choosePictures(set photos.Set) error {
 		return err
 	}
 	if len(r.pictures) == 0 {
-		return usageError{fmt.Errorf("--images: %s has no photo that can be used, of %d", r.Images, len(names))}
+		return usageError{fmt.Errorf("--images: none of the %[2]d photos of %[1]s can be used", r.Images, len(names))}
 	}
 	if less := len(names) - len(r.pictures); less > 0 {
-		fmt.Fprintf(r.t.stderr, "%d of %d files are left out: no picture, or no face in it\n", less, len(names))
+		fmt.Fprintf(r.t.stderr, "%d of %d files are left out: they are no pictures or show no face\n", less, len(names))
 	}
 	return nil
 }
@@ -305,8 +305,8 @@ func (r *inspectRun) chooseFaces(set photos.Set, names []string) (err error) {
 	return nil
 }
 
-// chooseWhole takes each photo's middle, as large as it fits the input. The
-// photos are read again when they are drawn.
+// chooseWhole uses the middle of each photo, as large as possible. The photos are
+// read again when they are drawn.
 func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 	read := func(name string) (*image.RGBA, error) {
 		data, err := set.ReadFile(name)
@@ -336,7 +336,8 @@ func (r *inspectRun) chooseWhole(set photos.Set, names []string) error {
 	return nil
 }
 
-// cropCentre cuts the largest part of that shape out of a picture's cropCentre.
+// cropCentre cuts the largest part of that shape out of the middle of a picture
+// and scales it.
 func cropCentre(img *image.RGBA, width, height int) *image.RGBA {
 	w, h := float64(img.Rect.Dx()), float64(img.Rect.Dy())
 	step := min(w/float64(width), h/float64(height))
@@ -348,7 +349,7 @@ func cropCentre(img *image.RGBA, width, height int) *image.RGBA {
 	return out
 }
 
-// surveyUnits shows the network all pictures and chooses the units to draw.
+// surveyUnits runs the network on all pictures and chooses the units to draw.
 func (r *inspectRun) surveyUnits(ctx context.Context) (err error) {
 	var names []string
 	for _, l := range r.layers {
@@ -385,7 +386,7 @@ func (r *inspectRun) surveyUnits(ctx context.Context) (err error) {
 	return nil
 }
 
-// writeFile makes a file of the folder and says so.
+// writeFile writes a file into the output folder and prints its name.
 func (r *inspectRun) writeFile(name string, content func() ([]byte, error)) error {
 	name = filepath.Join(r.Out, name)
 	data, err := content()
@@ -419,7 +420,7 @@ func (r *inspectRun) writeTable(context.Context) error {
 	})
 }
 
-// inputRange are the least and the highest number of each of the input's planes.
+// inputRange is the least and the greatest number of each plane of the input.
 func (r *inspectRun) inputRange() (low, high []float32) {
 	for i, mean := range r.input.Mean {
 		a, b := -mean*r.input.Scale[i], (255-mean)*r.input.Scale[i]
@@ -428,8 +429,8 @@ func (r *inspectRun) inputRange() (low, high []float32) {
 	return low, high
 }
 
-// maximise are the pictures that excite the units that are drawn, a row for
-// each layer.
+// maximise makes pictures that excite the units that are drawn, a row for each
+// layer.
 func (r *inspectRun) maximise(ctx context.Context) ([][]*image.RGBA, error) {
 	low, high := r.inputRange()
 	total := 0
@@ -457,7 +458,8 @@ func (r *inspectRun) maximise(ctx context.Context) ([][]*image.RGBA, error) {
 	return rows, nil
 }
 
-// renderPlanes makes pixels of three planes; value gives 0..255.
+// renderPlanes makes a picture of three planes; value maps their numbers to
+// 0..255.
 func (r *inspectRun) renderPlanes(tensor []float32, width, height int, value func(plane int, v float32) float32) *image.RGBA {
 	out := image.NewRGBA(image.Rect(0, 0, width, height))
 	for i := range width * height {

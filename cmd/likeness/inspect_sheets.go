@@ -22,21 +22,21 @@ const (
 	unitCell   = 96
 	unitGap    = 6
 	unitLabel  = 18
-	unitName   = 176 // room for what is said of a unit
+	unitName   = 176 // room for the text about a unit
 	unitTitle  = 30
 	unitPoints = 13
 	filterCell = 48
 )
 
-// encodePNG is a page as PNG.
+// encodePNG encodes the page as PNG.
 func (c *canvas) encodePNG() ([]byte, error) {
 	var b bytes.Buffer
 	err := png.Encode(&b, c.RGBA)
 	return b.Bytes(), err
 }
 
-// enlarge scales a picture into a cell: a small one with its pixels to be
-// seen, for those are what a unit of the first layers saw.
+// enlarge scales a picture into a cell. The pixels of a small one stay visible,
+// because they are what a unit of the first layers sees.
 func enlarge(img *image.RGBA, cell int) *image.RGBA {
 	b := img.Bounds()
 	scale := float64(cell) / float64(max(b.Dx(), b.Dy()))
@@ -49,9 +49,9 @@ func enlarge(img *image.RGBA, cell int) *image.RGBA {
 	return out
 }
 
-// cropPatch cuts out what a unit saw; what lies beyond the picture is grey. Where
-// a unit sees as far as the picture goes, all of that is shown along this axis,
-// and a ring says around which place it looks.
+// cropPatch cuts out what a unit sees; what is outside the picture is grey. Along
+// an axis where the unit sees more than the picture, the whole picture is shown,
+// and a ring marks the centre of the patch.
 func cropPatch(img *image.RGBA, p inspect.Patch) *image.RGBA {
 	window := image.Rect(int(p.X), int(p.Y), int(p.X+p.Width), int(p.Y+p.Height))
 	middle := image.Pt((window.Min.X+window.Max.X-1)/2, (window.Min.Y+window.Max.Y-1)/2)
@@ -73,7 +73,7 @@ func cropPatch(img *image.RGBA, p inspect.Patch) *image.RGBA {
 	return out
 }
 
-// drawRing draws a white drawRing with a dark rim.
+// drawRing draws a white ring with a dark rim.
 func drawRing(img *image.RGBA, x, y float64) {
 	for py := range img.Rect.Dy() {
 		for px := range img.Rect.Dx() {
@@ -87,7 +87,7 @@ func drawRing(img *image.RGBA, x, y float64) {
 	}
 }
 
-// describeField says how much of the input a layer describeField.
+// describeField describes the receptive field of a layer.
 func describeField(l inspect.Layer) string {
 	if l.Stride == [2]int64{} {
 		return "sees everything"
@@ -95,7 +95,7 @@ func describeField(l inspect.Layer) string {
 	return fmt.Sprintf("sees %d x %d pixels, every %d", l.Field[1], l.Field[0], l.Stride[1])
 }
 
-// fileName is a layer's name as a part of a file's.
+// fileName makes a part of a file name of the name of a layer.
 func fileName(layer string) string {
 	return strings.Map(func(c rune) rune {
 		if c == '_' || c == '.' || c < unicode.MaxASCII && (unicode.IsLetter(c) || unicode.IsDigit(c)) {
@@ -131,7 +131,7 @@ func (r *inspectRun) drawPatches(ctx context.Context) error {
 			page.drawText(unitGap, y+60, unitName-unitGap, fmt.Sprintf("above 0: %.3g %%", 100*u.Active))
 			for column, p := range u.Strongest {
 				if p.Activation == 0 {
-					continue // nothing was seen there
+					continue // the unit did not respond
 				}
 				wanted[p.Picture] = append(wanted[p.Picture], place{i, row, column, p})
 			}

@@ -177,13 +177,13 @@ func TestInspectRefuses(t *testing.T) {
 	}
 	for _, tt := range []struct{ args, says string }{
 		{"--model=nonsense --images=" + photos, "nonsense"},
-		{"--model=" + stray + " --images=" + photos, "no manifest describes"},
+		{"--model=" + stray + " --images=" + photos, "no manifest names"},
 		{"--model=" + model + " --images=" + photos + "/none", "--images"},
 		{"--model=" + model + " --images=" + none, "photo"},
 		{"--model=" + model + " --side=33 --images=" + photos, "multiples of 2"},
 		{"--model=" + model + " --layers=conv9 --images=" + photos, `no layer "conv9"; it has conv, dots/seen, pool`},
-		{"--model=" + model + " --unit=0,3 --images=" + photos, "the units 0 to 2, and no 3"},
-		{"--model=" + model + " --unit=-1 --images=" + photos, "and no -1"},
+		{"--model=" + model + " --unit=0,3 --images=" + photos, "the units 0 to 2, not 3"},
+		{"--model=" + model + " --unit=-1 --images=" + photos, "not -1"},
 		{"--model=" + model + " --units=0 --images=" + photos, "--units"},
 		{"--model=" + model + " --patches=33 --images=" + photos, "--patches"},
 		{"--model=" + model + " --unit=" + strings.Repeat("0,", 64) + "0 --images=" + photos, "65 units are more than 64"},

@@ -15,24 +15,24 @@ import (
 )
 
 type keysCmd struct {
-	Create keysCreate `cmd:"" help:"Make a key. Its secret is printed once, to stdout, and kept nowhere."`
-	List   keysList   `cmd:"" help:"List keys; no secret is among what is kept."`
-	Revoke keysRevoke `cmd:"" help:"Revoke a key. A running server refuses it from its next request."`
+	Create keysCreate `cmd:"" help:"Create a key. Its secret is printed once, to stdout, and is not stored."`
+	List   keysList   `cmd:"" help:"List keys. Secrets are not stored, so they cannot be listed."`
+	Revoke keysRevoke `cmd:"" help:"Revoke a key. A running server refuses it from the next request on."`
 }
 
-// keyStore is where the server keeps its keys: the same two settings say so
-// there, or a key would lie where no server looks.
+// keyStore says where the server's store is. The flags have the same names and
+// variables as the server's own, so that both use the same store.
 type keyStore struct {
 	dataDir
-	DatabaseURL  string `env:"LIKENESS_DATABASE_URL" placeholder:"URL" help:"Store of the server, when it is not in the data folder: postgres://USER@HOST/NAME or sqlite:PATH."`
-	PasswordFile string `name:"database-password-file" env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File with the password of the Postgres, when its URL does not hold it."`
+	DatabaseURL  string `env:"LIKENESS_DATABASE_URL" placeholder:"URL" help:"Store of the server, if it is not in the data folder: postgres://USER@HOST/NAME or sqlite:PATH."`
+	PasswordFile string `name:"database-password-file" env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File with the Postgres password, if the URL does not contain it."`
 }
 
 func (s keyStore) location() app.Place {
 	return app.Place{DatabaseURL: s.DatabaseURL, PasswordFile: s.PasswordFile, DataDir: s.DataDir}
 }
 
-// describe is what to call the store, and whether it is there.
+// describe returns a name of the store for people, and whether it exists.
 func (s keyStore) describe() (name string, there bool, err error) {
 	name, there, err = s.location().Name()
 	if errors.Is(err, face.Invalid) {
@@ -41,8 +41,8 @@ func (s keyStore) describe() (name string, there bool, err error) {
 	return name, there, err
 }
 
-// requireExisting is an error for a store that is not. A mistyped folder must not
-// become a new, empty store: it would say that there are no keys.
+// requireExisting returns an error for a store that does not exist. A mistyped
+// folder must not become a new, empty store without keys.
 func (s keyStore) requireExisting() error {
 	name, there, err := s.describe()
 	if err == nil && !there {
@@ -51,7 +51,7 @@ func (s keyStore) requireExisting() error {
 	return err
 }
 
-// openKeys opens the keys of a store that is there.
+// openKeys opens the keys of an existing store.
 func (s keyStore) openKeys(ctx context.Context) (app.KeyStore, error) {
 	if err := s.requireExisting(); err != nil {
 		return nil, err
@@ -61,13 +61,13 @@ func (s keyStore) openKeys(ctx context.Context) (app.KeyStore, error) {
 
 type keysCreate struct {
 	keyStore
-	Name    string   `required:"" placeholder:"NAME" help:"What you call it, such as the system that will use it."`
-	Scopes  []string `required:"" placeholder:"SCOPE" help:"What it may do, separated by commas: verify, identify, enrol, read, style; admin includes all."`
-	Tenant  string   `default:"${tenant}" placeholder:"NAME" help:"Tenant whose galleries it sees (default: ${tenant})."`
-	Expires lifetime `default:"never" placeholder:"90d" help:"How long it is good for: days (90d), hours (12h), or never (default)."`
+	Name    string   `required:"" placeholder:"NAME" help:"Name of the key, such as the system that will use it."`
+	Scopes  []string `required:"" placeholder:"SCOPE" help:"What the key may do, separated by commas: verify, identify, enrol, read, style. admin includes all of them."`
+	Tenant  string   `default:"${tenant}" placeholder:"NAME" help:"Tenant whose galleries the key may use (default: ${tenant})."`
+	Expires lifetime `default:"never" placeholder:"90d" help:"When the key expires: in days (90d), in hours (12h), or never (default)."`
 }
 
-// Validate refuses what the store would keep but nobody could use.
+// Validate refuses keys that could be stored but not be used.
 func (c keysCreate) Validate() error {
 	for _, s := range c.Scopes {
 		if !slices.Contains(face.Scopes(), face.Scope(s)) {
@@ -78,7 +78,7 @@ func (c keysCreate) Validate() error {
 		return fmt.Errorf("--tenant: %q is not 1 to 128 letters, digits and ._@-", c.Tenant)
 	}
 	if c.Name == "" || len([]rune(c.Name)) > face.MaxNameLength {
-		return fmt.Errorf("--name: say what you call the key, in 1 to %d letters", face.MaxNameLength)
+		return fmt.Errorf("--name: must have 1 to %d letters", face.MaxNameLength)
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (c keysCreate) Run(t *tool) (err error) {
 	if err := keys.CreateKey(t.ctx, key); err != nil {
 		return err
 	}
-	fmt.Fprintf(t.stderr, "key %s for tenant %s may %s; expires: %s; good for a server whose store is %s\nthis is its secret, shown only now:\n",
+	fmt.Fprintf(t.stderr, "key %s of tenant %s with scopes %s; expires: %s; valid for servers that use %s\nIts secret, which is shown only now:\n",
 		key.ID, key.Tenant, joinWords(key.Scopes), formatTime(key.ExpiresAt), store)
 	_, err = fmt.Fprintln(t.stdout, secret)
 	return err
@@ -152,7 +152,7 @@ type keysRevoke struct {
 
 func (c keysRevoke) Run(t *tool) (err error) {
 	if strings.HasPrefix(c.ID, "lk_") {
-		return usageError{errors.New("that is a secret, not an id; `likeness keys list` shows the ids")}
+		return usageError{errors.New("this is a secret, not an id; `likeness keys list` shows the ids")}
 	}
 	keys, err := c.openKeys(t.ctx)
 	if err != nil {
@@ -161,7 +161,7 @@ func (c keysRevoke) Run(t *tool) (err error) {
 	defer func() { err = errors.Join(err, keys.Close()) }()
 	if err := keys.RevokeKey(t.ctx, c.ID, time.Now().UTC()); err != nil {
 		if errors.Is(err, face.NotFound) {
-			return errors.New("there is no key of that id; `likeness keys list` shows them")
+			return errors.New("there is no key with this id; `likeness keys list` shows the ids")
 		}
 		return err
 	}
@@ -169,7 +169,7 @@ func (c keysRevoke) Run(t *tool) (err error) {
 	return err
 }
 
-// lifetime is how long a key is good for; 0 is for ever.
+// lifetime is how long a key is valid; 0 means that it never expires.
 type lifetime time.Duration
 
 // maxLifetime keeps a mistyped number from becoming a date that overflows.
@@ -191,12 +191,13 @@ func (l *lifetime) UnmarshalText(text []byte) error {
 		d = time.Duration(n) * 24 * time.Hour
 	}
 	if err != nil || d <= 0 || d > maxLifetime {
-		return fmt.Errorf("%q is no lifetime: give days (90d), hours (12h) or never", s)
+		return fmt.Errorf("%q is not a lifetime: use days (90d), hours (12h) or never", s)
 	}
 	*l = lifetime(d)
 	return nil
 }
 
+// formatTime is a time in UTC, or "never" for the zero time.
 func formatTime(t time.Time) string {
 	if t.IsZero() {
 		return "never"
@@ -204,6 +205,7 @@ func formatTime(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04Z")
 }
 
+// joinWords joins words with commas.
 func joinWords[S ~string](words []S) string {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -212,7 +214,8 @@ func joinWords[S ~string](words []S) string {
 	return strings.Join(out, ",")
 }
 
-// printable keeps what somebody typed long ago from moving the cursor today.
+// printable replaces control characters, so that stored text cannot move the
+// cursor of the terminal.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if strconv.IsPrint(r) {

@@ -69,7 +69,7 @@ func TestKeys(t *testing.T) {
 	if got := runTool(t.Context(), "keys", "list", "--data-dir", dir); !strings.Contains(got.stdout, "revoked 20") {
 		t.Errorf("list after revoke: %+v", got)
 	}
-	if got := runTool(t.Context(), "keys", "revoke", "--data-dir", dir, "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "no key of that id") {
+	if got := runTool(t.Context(), "keys", "revoke", "--data-dir", dir, "nobody"); got.code != exitFailed || !strings.Contains(got.stderr, "no key with this id") {
 		t.Errorf("revoke of nothing: %+v", got)
 	}
 	if got := runTool(t.Context(), "keys", "revoke", "--data-dir", dir, secret); got.code != exitUsage || !strings.Contains(got.stderr, "not an id") || strings.Contains(got.stderr, secret) {

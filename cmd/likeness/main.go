@@ -1,8 +1,13 @@
 // Command likeness is the operator's tool: API keys, models and the ONNX
 // Runtime, enrolment of a folder, and the measurements that decisions rest on.
 //
-// It exits with 0 when all went well, 1 when work failed, in part or whole,
-// and 2 when it was called wrongly.
+// It exits with 0 when everything succeeded, 1 when some or all of the work
+// failed, and 2 when it was called wrongly.
+//
+// A command is in the file of its name (eval.go), and its parts in files that
+// begin with it (eval_report.go). Files that several commands share are main.go
+// (parsing, errors), pipeline.go (photos to embeddings), postgres.go (flags of a
+// Postgres store), format.go, progress.go, plots.go, canvas.go and files.go.
 package main
 
 import (
@@ -33,28 +38,28 @@ const (
 )
 
 type cli struct {
-	Keys      keysCmd      `cmd:"" help:"Make, list and revoke API keys."`
+	Keys      keysCmd      `cmd:"" help:"Create, list and revoke API keys."`
 	Models    modelsCmd    `cmd:"" help:"List, fetch and check models."`
 	Runtime   runtimeCmd   `cmd:"" help:"Find or fetch ONNX Runtime, which runs the models."`
-	Ready     readyCmd     `cmd:"" help:"Ask a running server whether it is ready: a health check."`
+	Ready     readyCmd     `cmd:"" help:"Check whether a running server is ready (a health check)."`
 	Enrol     enrolCmd     `cmd:"" help:"Enrol a folder of photos with a running server, one sub-folder per subject."`
-	Eval      evalCmd      `cmd:"" help:"Measure error rates on labelled pairs of photos."`
-	Export    exportCmd    `cmd:"" help:"Write a gallery with its templates to a file, from a running server."`
-	Import    importCmd    `cmd:"" help:"Import what export wrote, through a running server."`
-	Audit     auditCmd     `cmd:"" help:"Check and list the audit chain of a store."`
-	Backup    backupCmd    `cmd:"" help:"Copy the embedded store and its style-transfer jobs into a folder, beside a running server."`
-	Restore   restoreCmd   `cmd:"" help:"Put a backup in the place of the embedded store, while no server runs."`
-	Store     storeCmd     `cmd:"" help:"Look for what is wrong with a store, and say how to mend it."`
-	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one."`
-	Train     trainCmd     `cmd:"" help:"Teach an encoder: adapt one to photos of yours, or begin from nothing."`
-	Calibrate calibrateCmd `cmd:"" help:"Measure an encoder's impostor scores and name its operating points."`
-	Inspect   inspectCmd   `cmd:"" help:"Show what the units of a model respond to: patches of photos, pictures that excite them, filters, statistics."`
-	Style     styleCmd     `cmd:"" help:"Paint a picture in the style of others; or change a signal or a volume."`
+	Eval      evalCmd      `cmd:"" help:"Measure error rates on labelled photos: verification and identification."`
+	Export    exportCmd    `cmd:"" help:"Export a gallery with its templates from a running server to a file."`
+	Import    importCmd    `cmd:"" help:"Import a file that export wrote into a running server."`
+	Audit     auditCmd     `cmd:"" help:"Check or list the audit records of a store."`
+	Backup    backupCmd    `cmd:"" help:"Copy the embedded store and its style-transfer jobs into a folder. The server may be running."`
+	Restore   restoreCmd   `cmd:"" help:"Replace the embedded store with a backup. The server must not be running."`
+	Store     storeCmd     `cmd:"" help:"Find damage in a store and say how to repair it."`
+	Migrate   migrateCmd   `cmd:"" name:"migrate-store" help:"Copy a whole store into another one, such as SQLite into Postgres."`
+	Train     trainCmd     `cmd:"" help:"Train an encoder: adapt one to your photos, or start from random weights."`
+	Calibrate calibrateCmd `cmd:"" help:"Measure how alike an encoder finds different people, and set its operating points."`
+	Inspect   inspectCmd   `cmd:"" help:"Show what the units of a model respond to: patches of photos, generated pictures, filters, statistics."`
+	Style     styleCmd     `cmd:"" help:"Transfer the style of pictures to a picture, or of a signal or volume to another."`
 
-	BenchSearch benchSearchCmd `cmd:"" help:"Measure recall and speed of the search engines on a gallery of yours, and say what to set."`
+	BenchSearch benchSearchCmd `cmd:"" help:"Measure recall and speed of the search engines on a gallery of yours, and recommend a setting."`
 	SearchGraph searchGraphCmd `cmd:"" help:"Build, list and drop graphs for approximate search in Postgres."`
 
-	Version kong.VersionFlag `help:"Print the version and leave."`
+	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
 // tool is what every command works with.
@@ -63,7 +68,7 @@ type tool struct {
 	stdout, stderr io.Writer
 }
 
-// usageError is a call that cannot be carried out as it was written.
+// usageError is an error in the way the command was called.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -75,8 +80,8 @@ func main() {
 	os.Exit(runCommand(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// runCommand is the whole command: results go to stdout, everything else to stderr,
-// and the exit code comes back.
+// runCommand runs the tool: results go to stdout, everything else to stderr. It
+// returns the exit code.
 func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	complain := func(err error, code int) int {
 		fmt.Fprintln(stderr, "likeness:", explain(err))
@@ -87,7 +92,7 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	parser, err := kong.New(&c,
 		kong.Name("likeness"),
 		kong.Description("The operator's tool of Likeness, a service that verifies and recognises faces. "+
-			"Flags may also be set in the environment, by the names given with them."),
+			"Flags may also be set by the environment variables that are shown beside them."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
@@ -104,7 +109,7 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	if exited >= 0 {
 		return exited
 	}
-	// The server's variables are known, too: both are told the same ones.
+	// The server's variables are known, too: both read the same environment.
 	server, serverErr := kong.New(&app.Options{})
 	if serverErr != nil {
 		return complain(serverErr, exitUsage)
@@ -125,13 +130,13 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	return complain(err, exitFailed)
 }
 
-// explain is an error in words for the operator, who may see causes.
+// explain describes an error to the operator, who may see its cause.
 func explain(err error) string {
 	if face.KindOf(err) == face.Canceled {
 		return "stopped before the end"
 	}
-	// Before words, the name of a function and a code only get in the way. An
-	// error that others are wrapped round or joined with stays as it is.
+	// The name of a function and a code do not help an operator, so they are left
+	// out. An error that is wrapped in or joined with others stays as it is.
 	e, ok := errors.AsType[*face.Error](err)
 	if !ok || e.Error() != err.Error() {
 		return err.Error()
@@ -152,16 +157,16 @@ func explain(err error) string {
 	return strings.Join(parts, ": ")
 }
 
-// dataDir is the folder that the server keeps its things in.
+// dataDir is the server's data folder.
 type dataDir struct {
 	DataDir string `default:"./data" env:"LIKENESS_DATA_DIR" type:"path" placeholder:"DIR" help:"Data folder of the server (default: ./data)."`
 }
 
-// modelFolders are the folders that models are looked for in: the one that
-// `models pull` writes to, once it is there, and those of the operator.
+// modelFolders are the folders that models are read from: the one that `models
+// pull` writes to, if it exists, and the operator's own.
 type modelFolders struct {
 	dataDir
-	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with models of your own, separated by commas; the defaults need none."`
+	ModelsDir []string `env:"LIKENESS_MODELS_DIR" type:"path" placeholder:"DIR" help:"Folders with your own models, separated by commas. The built-in models need none."`
 }
 
 func (m modelFolders) folders() []string { return app.ModelFolders(m.DataDir, m.ModelsDir) }

@@ -27,7 +27,7 @@ type migrateCmd struct {
 
 // Help is what --help says beside the flags.
 func (migrateCmd) Help() string {
-	return "Stop the servers of both stores first. It copies the galleries of all tenants with their settings, subjects, templates, sealed crops, API keys and the audit chain, " +
+	return "Stop the servers of both stores first. This command copies the galleries of all tenants with their settings, subjects, templates, sealed crops, API keys and the audit chain, " +
 		"and compares the counts and a hundred subjects at the end. " +
 		"Not copied are the answers kept under an Idempotency-Key, requests under way, and when the gallery `default` was made."
 }

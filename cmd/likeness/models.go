@@ -14,14 +14,14 @@ import (
 )
 
 type modelsCmd struct {
-	List   modelsList   `cmd:"" help:"List the models that are known, with licence, origin and operating points."`
-	Pull   modelsPull   `cmd:"" help:"Fetch a model into the data folder, where the server finds it. What was cut off goes on where it stopped."`
-	Verify modelsVerify `cmd:"" help:"Check size and SHA-256 of the models that are there."`
+	List   modelsList   `cmd:"" help:"List the known models, with licence, source and operating points."`
+	Pull   modelsPull   `cmd:"" help:"Download a model into the data folder, where the server finds it. An interrupted download continues where it stopped."`
+	Verify modelsVerify `cmd:"" help:"Check size and SHA-256 of the model files."`
 
 	Manifest modelsManifest `cmd:"" help:"Write the manifest of a detector's ONNX file, which a models folder needs beside the file."`
 
 	Migrate modelsMigrate `cmd:"" help:"Move galleries of a running server to another encoder."`
-	Status  modelsStatus  `cmd:"" help:"Show how far that move is."`
+	Status  modelsStatus  `cmd:"" help:"Show the progress of a move."`
 }
 
 func (m modelFolders) openRegistry() (*embed.Registry, error) {
@@ -48,7 +48,7 @@ func (c modelsList) Run(t *tool) error {
 			file = "not here: put " + m.File + " into a models folder"
 		}
 		size := m.Size
-		if size == 0 { // it is cut of what is fetched
+		if size == 0 { // it is cut out of a larger file that is downloaded
 			size = m.Cut.Size
 		}
 		fmt.Fprintf(w, "%s\t%s\t%.1f MB\t%s\t%s\t%s\t%s\n",
@@ -57,7 +57,7 @@ func (c modelsList) Run(t *tool) error {
 	return w.Flush()
 }
 
-// modelLocation is where a model's file is, for people; empty: nowhere.
+// modelLocation says where a model's file is; empty when it does not exist.
 func modelLocation(m embed.Model) string {
 	if m.BuiltIn() {
 		return "built in"
@@ -65,7 +65,7 @@ func modelLocation(m embed.Model) string {
 	return m.Path
 }
 
-// describePoints are the operating describePoints that a model supports, in words.
+// describePoints names the operating points that a model supports.
 func describePoints(m embed.Model) string {
 	switch {
 	case m.Task != embed.TaskEncoder:
@@ -79,7 +79,7 @@ func describePoints(m embed.Model) string {
 
 type modelsVerify struct {
 	modelFolders
-	IDs []string `arg:"" optional:"" name:"id" help:"Models to check (default: all whose file is there)."`
+	IDs []string `arg:"" optional:"" name:"id" help:"Models to check (default: all whose file exists)."`
 }
 
 func (c modelsVerify) Run(t *tool) error {
@@ -115,7 +115,7 @@ func (c modelsVerify) Run(t *tool) error {
 
 type modelsPull struct {
 	modelFolders
-	ID string `arg:"" help:"Model to fetch; models list shows which there are."`
+	ID string `arg:"" help:"Model to download; likeness models list shows the ids."`
 }
 
 func (c modelsPull) Run(t *tool) error {
@@ -128,7 +128,7 @@ func (c modelsPull) Run(t *tool) error {
 		return usageError{err}
 	}
 	if m.BuiltIn() {
-		fmt.Fprintf(t.stderr, "%s is built in: there is nothing to fetch\n", m.ID)
+		fmt.Fprintf(t.stderr, "%s is built in: there is nothing to download\n", m.ID)
 		return nil
 	}
 	switch {
@@ -144,7 +144,7 @@ func (c modelsPull) Run(t *tool) error {
 	if m.Cut != nil {
 		file.SHA256, file.MaxBytes, to = m.Cut.SHA256, m.Cut.Size, path+".whole"
 	}
-	bar := newProgress(t.stderr, "fetching "+m.ID, file.MaxBytes, true)
+	bar := newProgress(t.stderr, "downloading "+m.ID, file.MaxBytes, true)
 	defer bar.Close()
 	if err := fetch.NewClient().Get(t.ctx, file, to, func(done, _ int64) { bar.Set(done) }); err != nil {
 		return err

@@ -14,9 +14,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/grad"
 )
 
-// cutModel makes a model's file of the larger one that was fetched, whose hash
-// is checked, with a manifest beside it that has size and hash of what is
-// left. The larger file is removed.
+// cutModel cuts a model out of the larger file that was downloaded, whose hash
+// was checked. It writes a manifest beside it with the size and hash of the
+// smaller file, and removes the larger one.
 func cutModel(whole string, m embed.Manifest, dir string) error {
 	data, err := os.ReadFile(whole)
 	if err != nil {
@@ -43,7 +43,7 @@ func cutModel(whole string, m embed.Manifest, dir string) error {
 	if _, err := embed.ParseManifest(text); err != nil {
 		return err
 	}
-	// The file first: a manifest without it names a hash that nothing has.
+	// The file comes first, so that no manifest names a file that does not exist.
 	if err := replaceFile(filepath.Join(dir, m.File), small); err != nil {
 		return err
 	}

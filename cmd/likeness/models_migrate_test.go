@@ -60,5 +60,5 @@ func TestMigrateWithRealServer(t *testing.T) {
 	models(exitOK, "kept done 2 2 0 0 -", "migrate", orttest.Encoder, "--gallery", "kept", "--wait")
 	models(exitFailed, "", "migrate", "nonsense")
 	models(exitFailed, "", "migrate", orttest.Detector)
-	models(exitFailed, "", "migrate", "sface") // describeOwner file is not there
+	models(exitFailed, "", "migrate", "sface") // whose file is not there
 }

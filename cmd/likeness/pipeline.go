@@ -19,19 +19,19 @@ import (
 	"github.com/likeness-id/likeness/pkg/measure"
 )
 
-// pipelineFlags choose the pipeline that a measurement runs: the server's own.
+// pipelineFlags choose the pipeline of a measurement. It is the server's own.
 type pipelineFlags struct {
 	modelFolders
 	Detector    string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: builtin-detector)."`
 	Encoder     string `default:"builtin-encoder" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: builtin-encoder)."`
-	ORTLibrary  string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
-	Provider    string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
-	Parallel    int    `default:"0" placeholder:"N" help:"Photos worked on at the same time (default: one a core)."`
-	Face        string `default:"largest" enum:"largest,only" placeholder:"WHICH" help:"Which face of a photo counts: the largest (default), or only, which refuses a photo with a second face of similar size."`
-	QualityGate string `default:"auto" enum:"auto,off" placeholder:"WHAT" help:"What the quality gate refuses is a failure to acquire, as it is for the server (auto, the default), or is compared all the same (off)."`
+	ORTLibrary  string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, if it is not in one of the usual places."`
+	Provider    string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"Execution provider of ONNX Runtime (default: cpu)."`
+	Parallel    int    `default:"0" placeholder:"N" help:"How many photos are processed at the same time (default: the number of cores)."`
+	Face        string `default:"largest" enum:"largest,only" placeholder:"WHICH" help:"Which face of a photo is used: the largest (default); or only, which refuses photos with a second face of similar size."`
+	QualityGate string `default:"auto" enum:"auto,off" placeholder:"WHAT" help:"auto (default): photos that the quality gate refuses are failures to acquire, as for the server. off: they are compared, too."`
 }
 
-// workers is how many photos are worked on at the same time.
+// workers is how many photos are processed at the same time.
 func (f pipelineFlags) workers() int {
 	if f.Parallel > 0 {
 		return f.Parallel
@@ -96,8 +96,9 @@ func embedPhotos(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, f 
 	return out, ctx.Err() // which may have ended before the first photo
 }
 
-// cropFaces finds the largest face of each photo, as a crop of some 20 KB
-// that an encoder's input is made of later; nil where there is no face.
+// cropFaces finds the largest face of each photo, as a crop of about 20 KB from
+// which the input of an encoder is made later. The crop is nil where there is no
+// face.
 func cropFaces(ctx context.Context, stderr io.Writer, p *likeness.Pipeline, workers int, what string, set photos.Set, names []string) ([]embed.Sample, error) {
 	out := make([]embed.Sample, len(names))
 	bar := newProgress(stderr, what, int64(len(names)), false)

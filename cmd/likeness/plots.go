@@ -24,12 +24,12 @@ import (
 	"github.com/likeness-id/likeness/pkg/measure"
 )
 
-// plotDET draws the detection error trade-off. Both axes are stretched
-// by the normal deviate, as is the custom: two normal distributions of scores
-// then give a straight line, and small rates have room.
+// plotDET draws the detection error trade-off. Both axes are scaled by the normal
+// deviate, as usual (Martin et al., Eurospeech 1997): two normal distributions of
+// scores then give a straight line, and small rates have room.
 func plotDET(r *report) (*plot.Plot, error) {
-	// Rates of zero have no place on such an axis; a decade below the least
-	// rate that these pairs can show there is nothing to see.
+	// Such an axis has no rate of zero. It begins at half of the least rate that
+	// these pairs can show.
 	least := func(total int64) float64 { return math.Max(0.5/float64(total), 1e-6) }
 	low := math.Min(least(r.Impostor.Count), least(r.Mated.Count))
 	const high = 0.5
@@ -105,7 +105,7 @@ func renderSVG(p *plot.Plot) (template.HTML, error) {
 	return template.HTML("<svg" + element), nil //nolint:gosec // drawn here, its texts escaped by the canvas
 }
 
-// newPlot is an empty plot with a grid, in the style of all of them.
+// newPlot makes an empty plot with a grid, in the style of all plots here.
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
 	p.Title.Text = title
@@ -125,8 +125,7 @@ func newPlot(title, x, y string) *plot.Plot {
 	return p
 }
 
-// addLine adds a curve of that colour and name; without a name it is not in the
-// legend.
+// addLine adds a curve. Without a name it is not in the legend.
 func addLine(p *plot.Plot, name string, c color.Color, width vg.Length, points plotter.XYs) error {
 	l, err := plotter.NewLine(points)
 	if err != nil {
@@ -145,8 +144,8 @@ func curveColour() color.Color { return color.RGBA{R: 31, G: 95, B: 168, A: 255}
 func markColour() color.Color  { return color.RGBA{R: 192, G: 57, B: 43, A: 255} }
 func guideColour() color.Color { return color.Gray{150} }
 
-// plotReliability draws the share of mated pairs over the probability that a
-// head gave them: on the diagonal it can be taken at its word.
+// plotReliability draws the share of mated pairs over the probability that a head
+// gives. On the diagonal both are the same.
 func plotReliability(heads ...measure.HeadMeasurement) (*plot.Plot, error) {
 	p := newPlot("Reliability, for as many mated as impostor pairs", "Probability given", "Share of mated pairs")
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, 1, 0, 1
@@ -179,7 +178,7 @@ func plotReliability(heads ...measure.HeadMeasurement) (*plot.Plot, error) {
 	return p, nil
 }
 
-// withErrors is points with intervals, as the plotter wants them.
+// withErrors are points with intervals, in the form that the plotter needs.
 type withErrors struct {
 	plotter.XYs
 	plotter.YErrors
@@ -188,8 +187,8 @@ type withErrors struct {
 // normalDeviate maps a rate to its normal deviate.
 func normalDeviate(rate float64) float64 { return distuv.UnitNormal.Quantile(rate) }
 
-// staircase is the curve as the staircase that it is, as far as it lies in the
-// drawn range. Rates of zero are drawn at its edge.
+// staircase is the part of the curve inside the drawn range, as a staircase.
+// Rates of zero are drawn at the edge.
 func staircase(roc []measure.DETPoint, low, high float64) plotter.XYs {
 	at := func(v float64) float64 { return normalDeviate(math.Max(v, low)) }
 	var out plotter.XYs

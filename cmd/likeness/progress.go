@@ -10,9 +10,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// progress shows how far a long run is: a bar on a terminal, and elsewhere,
-// where a bar would fill a log, a line for every tenth. It is safe for
-// concurrent use.
+// progress shows how far a long task is: a bar on a terminal; elsewhere, where a
+// bar would fill a log, a line for every tenth. It is safe for concurrent use.
 type progress struct {
 	mu          sync.Mutex
 	out         io.Writer
@@ -39,7 +38,7 @@ func newProgress(out io.Writer, what string, total int64, bytes bool) *progress 
 	return p
 }
 
-// isTerminal reports whether somebody looks at what is written.
+// isTerminal reports whether a writer is a terminal that can show a bar.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -82,7 +81,7 @@ func (p *progress) Print(w io.Writer, format string, args ...any) {
 	fmt.Fprintf(w, format+"\n", args...)
 }
 
-// Close takes the bar away.
+// Close removes the bar.
 func (p *progress) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,7 +90,7 @@ func (p *progress) Close() {
 	}
 }
 
-// show gives the bar up when it cannot be drawn: it is no reason to fail.
+// show stops drawing the bar after an error, which is no reason to fail.
 func (p *progress) show(err error) {
 	if err != nil {
 		p.bar = nil

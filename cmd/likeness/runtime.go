@@ -9,8 +9,8 @@ import (
 )
 
 type runtimeCmd struct {
-	Path runtimePath `cmd:"" help:"Print where ONNX Runtime's library is."`
-	Pull runtimePull `cmd:"" help:"Fetch the pinned ONNX Runtime into the user's cache; it is checked before it is kept."`
+	Path runtimePath `cmd:"" help:"Print the path of ONNX Runtime's library."`
+	Pull runtimePull `cmd:"" help:"Download ONNX Runtime, of a fixed version, into the user's cache. Its hash is checked."`
 }
 
 type runtimePath struct{}
@@ -31,12 +31,12 @@ func (runtimePull) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
-	// npm, the second way to get it, tells nobody how far it is.
-	fmt.Fprintf(t.stderr, "getting ONNX Runtime %s, unless it is in %s already\n", fetch.RuntimeVersion, dir)
+	// npm, the second way to get it, reports no progress.
+	fmt.Fprintf(t.stderr, "downloading ONNX Runtime %s to %s, unless it is there\n", fetch.RuntimeVersion, dir)
 	var bar *progress
 	path, err := likeness.FetchRuntime(t.ctx, func(done, total int64) {
 		if bar == nil {
-			bar = newProgress(t.stderr, "fetching ONNX Runtime "+fetch.RuntimeVersion, total, true)
+			bar = newProgress(t.stderr, "downloading ONNX Runtime "+fetch.RuntimeVersion, total, true)
 		}
 		bar.Set(done)
 	})

@@ -10,7 +10,7 @@ import (
 )
 
 type storeCmd struct {
-	Check storeCheck `cmd:"" help:"Look at everything in a store and name what is damaged or does not fit together."`
+	Check storeCheck `cmd:"" help:"Check everything in a store, and name what is damaged or inconsistent."`
 }
 
 type storeCheck struct {
@@ -20,9 +20,9 @@ type storeCheck struct {
 
 // Help is what --help says beside the flags.
 func (storeCheck) Help() string {
-	return "It reads the whole store and changes nothing; it works beside a running server. " +
-		"It looks at the pages and indexes of an embedded store, at what rows refer to, at every embedding, at the counts of the galleries, at the crops and at the audit chain. " +
-		"Each finding comes with what mends it. The exit code is 0 when all is well and 1 when something is wrong or the check could not be carried out."
+	return "It reads the whole store and changes nothing. The server may be running. " +
+		"It checks the pages and indexes of an embedded store, references between rows, every embedding, the counts of the galleries, the crops and the audit chain. " +
+		"Each finding says how to repair it. The exit code is 0 if nothing is wrong, and 1 if something is wrong or the check failed."
 }
 
 func (c storeCheck) Run(t *tool) error {

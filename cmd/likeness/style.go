@@ -27,41 +27,41 @@ import (
 
 type styleCmd struct {
 	modelFolders
-	Content string   `short:"c" xor:"what" type:"existingfile" placeholder:"FILE" help:"Picture to paint: JPEG, PNG, WebP, GIF, BMP or TIFF."`
-	Signal  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Signal to change instead: .csv (a line is a moment, a column a channel), .wav (16-bit PCM, mono or stereo) or .npy (channels before moments)."`
-	Volume  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Volume to change instead: .npy, float32 or float64 in C order, of three axes, or four with channels first."`
-	Style   []string `short:"s" required:"" sep:"none" type:"existingfile" placeholder:"FILE" help:"What it is to be like, of the same kind; up to 4 times."`
-	Out     string   `short:"o" required:"" placeholder:"FILE" help:"Where the result goes: .png, .jpg or .jpeg for a picture, else as the input. It appears once it is whole."`
+	Content string   `short:"c" xor:"what" type:"existingfile" placeholder:"FILE" help:"Picture that is changed: JPEG, PNG, WebP, GIF, BMP or TIFF."`
+	Signal  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Signal that is changed instead: .csv (one line per sample, one column per channel), .wav (16-bit PCM, mono or stereo) or .npy (channels x samples)."`
+	Volume  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Volume that is changed instead: .npy, float32 or float64 in C order, with three axes, or four with the channels first."`
+	Style   []string `short:"s" required:"" sep:"none" type:"existingfile" placeholder:"FILE" help:"What gives the style, of the same kind. May be repeated up to 4 times."`
+	Out     string   `short:"o" required:"" placeholder:"FILE" help:"File of the result: .png, .jpg or .jpeg for a picture; otherwise the same type as the input. It is written when the run has ended."`
 
-	Mask       []string `sep:"none" type:"existingfile" placeholder:"FILE" help:"Where in the content a style applies: a picture, white where it does. None, or one for each --style."`
-	Sheet      string   `placeholder:"FILE" help:"Also write a contact sheet of the run: content, styles, pictures under way, result (.png, .jpg)."`
-	Curve      string   `placeholder:"FILE.png" help:"Also draw the losses."`
-	CSV        string   `name:"csv" placeholder:"FILE" help:"Also write the losses of every iteration."`
-	Checkpoint string   `placeholder:"FILE" help:"Where a run that is stopped (Ctrl-C) is kept (default: OUT.checkpoint). If FILE is there, the run goes on from it: everything else must be the same."`
+	Mask       []string `sep:"none" type:"existingfile" placeholder:"FILE" help:"Where in the content a style applies: a picture that is white there. Give none, or one for each --style."`
+	Sheet      string   `placeholder:"FILE" help:"Also write a contact sheet of the run, .png or .jpg: content, styles, intermediate pictures, result."`
+	Curve      string   `placeholder:"FILE.png" help:"Also draw the losses over the iterations."`
+	CSV        string   `name:"csv" placeholder:"FILE" help:"Also write the losses of every iteration as CSV."`
+	Checkpoint string   `placeholder:"FILE" help:"Where the state of a run is saved when it is stopped by Ctrl-C (default: OUT.checkpoint). If FILE exists, the run continues from it; all other flags must be the same."`
 
 	styleParams
-	Threads    int    `default:"0" placeholder:"N" help:"Threads to compute with (default: one a core)."`
-	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
-	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider (default: cpu)."`
+	Threads    int    `default:"0" placeholder:"N" help:"Number of threads (default: the number of cores)."`
+	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, if it is not in one of the usual places."`
+	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"Execution provider of ONNX Runtime (default: cpu)."`
 }
 
 // styleParams are [style.Params] as flags. Their defaults are those of
 // [style.DefaultParams]; a test holds them together.
 type styleParams struct {
-	Features      string             `placeholder:"ID" help:"Whose activations are compared: a model with the task features (default for a picture: builtin-features), or learned, filters fitted to these very inputs (default for a signal or a volume)."`
+	Features      string             `placeholder:"ID" help:"Network whose activations are compared: a model with the task features (default for a picture: builtin-features); or learned, which fits filters to these inputs (default for a signal or a volume)."`
 	Size          int                `default:"512" placeholder:"PX" help:"Long side of the result, 64..2048 (default: 512). Time grows with its square."`
 	Iterations    int                `default:"300" placeholder:"N" help:"Steps of the optimiser over all scales, 1..5000 (default: 300). More is sharper and closer to the style."`
-	Weights       string             `default:"auto" placeholder:"HOW" help:"auto (default): each loss is divided by its size, and the weights below are factors, 1 looking right. literal: they are alpha, beta and the factor of L_tv in the formulas."`
-	ContentWeight float64            `default:"1" placeholder:"X" help:"alpha, above 0 to 1e12 (default: 1): more keeps more of the content."`
-	StyleWeight   float64            `default:"1" placeholder:"X" help:"beta, above 0 to 1e12 (default: 1): more is more paint."`
-	TVWeight      float64            `name:"tv-weight" default:"1" placeholder:"X" help:"Total variation, 0..1e12 (default: 1): more is smoother, 0 leaves grain."`
+	Weights       string             `default:"auto" placeholder:"HOW" help:"auto (default): each loss is divided by its size at the start, so that weights of 1 look right. literal: the weights below are alpha, beta and the factor of L_tv in the formulas."`
+	ContentWeight float64            `default:"1" placeholder:"X" help:"Weight of the content (alpha), above 0 to 1e12 (default: 1). A larger one keeps more of the content."`
+	StyleWeight   float64            `default:"1" placeholder:"X" help:"Weight of the style (beta), above 0 to 1e12 (default: 1). A larger one takes more of the style."`
+	TVWeight      float64            `name:"tv-weight" default:"1" placeholder:"X" help:"Weight of the total variation, 0..1e12 (default: 1). A larger one gives a smoother result; 0 leaves grain."`
 	ContentLayers map[string]float64 `mapsep:"," placeholder:"LAYER=X,..." help:"Layers whose activations are compared, with weights above 0 (default: the network's own)."`
 	StyleLayers   map[string]float64 `mapsep:"," placeholder:"LAYER=X,..." help:"Layers whose Gram matrices are compared, with weights (lambda) above 0 (default: the network's own)."`
-	Optimizer     string             `default:"lbfgs" placeholder:"NAME" help:"lbfgs (default) or adam, which takes less memory and more steps."`
-	Init          string             `default:"content" placeholder:"WHAT" help:"What the optimiser starts from: content (default), or noise, which gives more paint and less photo."`
-	PreserveColor string             `default:"none" placeholder:"HOW" help:"none (default), luminance (the photo's own colours) or histogram (the style's colours are first moved to the photo's)."`
-	StyleScale    float64            `default:"1" placeholder:"X" help:"Size of a style image against the result, 0.25..4 (default: 1): larger makes larger strokes."`
-	StyleWeights  []float64          `placeholder:"X" help:"Shares of the style images, each above 0, one for each (default: equal)."`
+	Optimizer     string             `default:"lbfgs" placeholder:"NAME" help:"lbfgs (default), or adam, which needs less memory and more steps."`
+	Init          string             `default:"content" placeholder:"WHAT" help:"What the optimiser starts from: content (default), or noise, which takes more of the style and keeps less of the content."`
+	PreserveColor string             `default:"none" placeholder:"HOW" help:"none (default); luminance: keep the colours of the content; or histogram: first change the colours of the style to those of the content."`
+	StyleScale    float64            `default:"1" placeholder:"X" help:"Size of a style image relative to the result, 0.25..4 (default: 1). A larger one makes larger strokes."`
+	StyleWeights  []float64          `placeholder:"X" help:"Share of each style image, above 0, in the order of --style (default: equal)."`
 	Seed          uint64             `default:"0" placeholder:"N" help:"The same seed gives the same result on the same machine (default: 0)."`
 }
 
@@ -78,18 +78,19 @@ func (p styleParams) params() style.Params {
 // Help is what --help says beside the flags.
 func (styleCmd) Help() string {
 	return "Neural style transfer by Gram matrices, in this process. The result has the shape of the content. " +
-		"The first Ctrl-C ends the run after its iteration and keeps it in a checkpoint, the second at once. " +
-		"Of a signal or a volume nothing is kept, its features are learned or random (drawn by the seed), and --size, --style-scale and --preserve-color mean nothing. " +
-		"Losses that --curve and --csv show are weighted, as they are added; of a run that was resumed they begin there."
+		"The first Ctrl-C ends the run after the current iteration and saves its state in a checkpoint; the second ends it at once. " +
+		"For a signal or a volume no checkpoint is saved, the features are learned or random (drawn with the seed), and --size, --style-scale and --preserve-color have no effect. " +
+		"The losses of --curve and --csv are weighted. Those of a resumed run start at the checkpoint."
 }
 
-// Validate refuses calls that would fail after all the work, or spoil a file.
+// Validate refuses calls that would fail after all the work, or overwrite an
+// input.
 func (c styleCmd) Validate() error {
 	if c.Content+c.Signal+c.Volume == "" {
-		return errors.New("one of --content, --signal and --volume says what is to be changed")
+		return errors.New("one of --content, --signal and --volume is needed")
 	}
 	if len(c.Style) > style.MaxStyles {
-		return fmt.Errorf("--style: %d of them; at most %d", len(c.Style), style.MaxStyles)
+		return fmt.Errorf("--style: %d files; at most %d are allowed", len(c.Style), style.MaxStyles)
 	}
 	if c.Threads < 0 {
 		return fmt.Errorf("--threads: %d is below 0", c.Threads)
@@ -127,7 +128,7 @@ func (c styleCmd) Validate() error {
 		}
 		for _, other := range slices.Concat(inputs, outputs) {
 			if sameFile(o.name, other) {
-				return fmt.Errorf("%s: %s is another file of this call, and would be written over", o.flag, o.name)
+				return fmt.Errorf("%s: %s is also used by another flag of this call, and would be overwritten", o.flag, o.name)
 			}
 		}
 		outputs = append(outputs, o.name)
@@ -135,7 +136,7 @@ func (c styleCmd) Validate() error {
 	return nil
 }
 
-// sameFile reports whether two names are of one file, there or not.
+// sameFile reports whether two names are of the same file, which need not exist.
 func sameFile(a, b string) bool {
 	if b == "" {
 		return false
@@ -169,7 +170,7 @@ func (c styleCmd) Run(t *tool) (err error) {
 		return c.transferField(t)
 	}
 	task := style.Task{Params: c.params()}
-	// Before any picture is decoded at a size that nobody can want.
+	// Before any picture is decoded at a size that is out of range.
 	if err := task.Params.Validate(len(c.Style)); err != nil {
 		return c.asUsageError(err)
 	}
@@ -198,8 +199,7 @@ func (c styleCmd) Run(t *tool) (err error) {
 	return c.transferPicture(t, engine, task)
 }
 
-// maxPictureBytes bounds a file that an operator may give: more than what the
-// server takes from strangers.
+// maxPictureBytes bounds a file of the operator. The server's limit is lower.
 const maxPictureBytes = 64 << 20
 
 // readPicture decodes a picture for a long side.
@@ -227,7 +227,7 @@ func readLimited(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > limit {
-		return nil, face.Errorf(face.TooLarge, "style", "it has %d bytes; at most %d are read", info.Size(), limit)
+		return nil, face.Errorf(face.TooLarge, "style", "the file has %d bytes; at most %d are read", info.Size(), limit)
 	}
 	return os.ReadFile(name)
 }
@@ -258,7 +258,7 @@ func writePicture(name string, img image.Image) error {
 	return replaceFile(name, b.Bytes())
 }
 
-// transferPicture makes the picture and writes everything that was asked for.
+// transferPicture makes the picture and writes all output files.
 func (c styleCmd) transferPicture(t *tool, engine style.Transferrer, task style.Task) error {
 	if err := engine.Check(task); err != nil {
 		return c.asUsageError(err)
@@ -323,8 +323,8 @@ func (c styleCmd) transferField(t *tool) (err error) {
 // errStopped ends a run whose state was kept.
 var errStopped = errors.New("stopped")
 
-// runTransfer runs a transfer: shows how far it is, keeps it when it is stopped,
-// and then writes the results.
+// runTransfer runs a transfer: it shows the progress, saves the state when the
+// run is stopped, and writes the results at the end.
 func (c styleCmd) runTransfer(t *tool, transfer func(ctx context.Context, checkpoint []byte, observe func(style.Report) error) error, write func() error) error {
 	var checkpoint []byte
 	if c.Checkpoint != "" {
@@ -333,18 +333,18 @@ func (c styleCmd) runTransfer(t *tool, transfer func(ctx context.Context, checkp
 		case err == nil:
 			checkpoint = data
 		case errors.Is(err, os.ErrNotExist):
-			fmt.Fprintf(t.stderr, "%s is not there: beginning anew\n", c.Checkpoint)
+			fmt.Fprintf(t.stderr, "%s does not exist: starting from the beginning\n", c.Checkpoint)
 		default:
 			return fmt.Errorf("--checkpoint: %w", err)
 		}
 	}
-	// What is stopped is stopped between two iterations, when there is a
-	// state to keep; before the first one there is none, and nothing to wait for.
+	// A run is stopped between two iterations, if there is a state to save. Before
+	// the first iteration there is none, so the run is stopped at once.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.ctx))
 	defer cancel()
-	var under atomic.Bool // way, with a state that can be kept
+	var canSave atomic.Bool // there is a state that can be saved
 	defer context.AfterFunc(t.ctx, func() {
-		if !under.Load() {
+		if !canSave.Load() {
 			cancel()
 		}
 	})()
@@ -353,11 +353,11 @@ func (c styleCmd) runTransfer(t *tool, transfer func(ctx context.Context, checkp
 	var history []style.Report
 	kept := ""
 	err := transfer(ctx, checkpoint, func(r style.Report) error {
-		under.Store(r.Checkpoint != nil)
+		canSave.Store(r.Checkpoint != nil)
 		line.Show(r)
 		if err := t.ctx.Err(); err != nil {
 			if r.Checkpoint == nil {
-				return err // nothing to keep, and no step more
+				return err // there is nothing to save
 			}
 			state, err := r.Checkpoint()
 			if err == nil {
@@ -373,9 +373,9 @@ func (c styleCmd) runTransfer(t *tool, transfer func(ctx context.Context, checkp
 	line.Close()
 	if errors.Is(err, errStopped) && kept != "" {
 		if _, missing := os.Stat(c.checkpointFile()); missing != nil {
-			return fmt.Errorf("stopped at %s, which could not be kept: %w", kept, err)
+			return fmt.Errorf("stopped at %s; the state could not be saved: %w", kept, err)
 		}
-		return fmt.Errorf("stopped at %s, kept in %s: the same command with --checkpoint=%[2]s goes on from there", kept, c.checkpointFile())
+		return fmt.Errorf("stopped at %s, saved in %s: the same command with --checkpoint=%[2]s continues", kept, c.checkpointFile())
 	}
 	if err != nil {
 		return err
@@ -399,7 +399,7 @@ func (c styleCmd) runTransfer(t *tool, transfer func(ctx context.Context, checkp
 		}
 	}
 	if checkpoint != nil {
-		return os.Remove(c.Checkpoint) // it is of no more use
+		return os.Remove(c.Checkpoint) // the run is complete
 	}
 	return nil
 }
@@ -414,7 +414,7 @@ func lossTable(history []style.Report) []byte {
 	return b
 }
 
-// asUsageError is an error about a field of a task in the words of the call.
+// asUsageError turns an error about a field of a task into one about a flag.
 func (c styleCmd) asUsageError(err error) error {
 	e, ok := errors.AsType[*face.Error](err)
 	if !ok || e.Kind != face.Invalid {

@@ -16,8 +16,8 @@ import (
 )
 
 // drawLosses draws the losses over the iterations as a PNG, on a logarithmic
-// axis. Where a larger scale begins there is a line: it has targets of its
-// own, and its losses are not those of the scale before.
+// axis. A vertical line marks where a larger scale begins: its losses cannot be
+// compared with those of the scale before, because its targets are different.
 func drawLosses(name string, history []style.Report) error {
 	p := plot.New()
 	p.Title.Text = fmt.Sprintf("Losses over %d iterations", history[len(history)-1].Iteration)
@@ -44,7 +44,7 @@ func drawLosses(name string, history []style.Report) error {
 		{"style", func(l style.Loss) float64 { return l.Style }, color.RGBA{R: 192, G: 57, B: 43, A: 255}, vg.Points(1.5)},
 		{"tv", func(l style.Loss) float64 { return l.TV }, color.RGBA{R: 39, G: 134, B: 79, A: 255}, vg.Points(1.5)},
 	} {
-		// A line for each scale: between two there is no way that was gone.
+		// A line for each scale: they are not connected.
 		var line plotter.XYs
 		first := true
 		flush := func() error {
@@ -70,7 +70,7 @@ func drawLosses(name string, history []style.Report) error {
 					return err
 				}
 			}
-			// What is 0 has no place on such an axis.
+			// A logarithmic axis has no 0.
 			if v := part.of(r.Loss); v > 0 && !math.IsInf(v, 0) {
 				line = append(line, plotter.XY{X: float64(r.Iteration), Y: v})
 				low, high = min(low, v), max(high, v)

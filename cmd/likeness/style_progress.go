@@ -12,14 +12,14 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// lossLine shows how far a transfer is: one living line on a terminal, and
-// elsewhere a line for every tenth.
+// lossLine shows the progress of a transfer: one line on a terminal, which
+// changes, and elsewhere a line for every tenth.
 type lossLine struct {
 	out   io.Writer
 	width int // of the terminal, 0 where there is none
 	shown time.Time
 	tenth int
-	line  bool // one stands there
+	line  bool // a line is shown
 }
 
 func newLossLine(out io.Writer) *lossLine {
@@ -37,7 +37,7 @@ func newLossLine(out io.Writer) *lossLine {
 func (l *lossLine) Show(r style.Report) {
 	last := r.Iteration == r.Iterations
 	if l.width == 0 {
-		// The first iteration says that it works, the tenths how far it is.
+		// The first iteration shows that it works, every tenth how far it is.
 		if tenth := r.Iteration * 10 / r.Iterations; tenth > l.tenth {
 			l.tenth = tenth
 			fmt.Fprintln(l.out, describeReport(r))
@@ -48,11 +48,11 @@ func (l *lossLine) Show(r style.Report) {
 	if now := time.Now(); last || now.Sub(l.shown) >= often {
 		l.shown, l.line = now, true
 		text := describeReport(r)
-		fmt.Fprint(l.out, "\r\x1b[K"+text[:min(len(text), l.width-1)]) // a line that breaks cannot be taken back
+		fmt.Fprint(l.out, "\r\x1b[K"+text[:min(len(text), l.width-1)]) // a line that wraps cannot be removed
 	}
 }
 
-// Close takes the line away.
+// Close removes the line.
 func (l *lossLine) Close() {
 	if l.line {
 		fmt.Fprint(l.out, "\r\x1b[K")
@@ -60,7 +60,7 @@ func (l *lossLine) Close() {
 	}
 }
 
-// describeReport is a report in words.
+// describeReport is a report as text.
 func describeReport(r style.Report) string {
 	var b strings.Builder
 	size := fmt.Sprint(r.Width)

@@ -21,8 +21,8 @@ const (
 	sheetPoints = 15
 )
 
-// sheet is the contact sheet of a run: what went in, how it came about, and
-// what came out.
+// sheet is the contact sheet of a run: its inputs, intermediate pictures and the
+// result.
 type sheet struct {
 	task   style.Task
 	styles []string // names of the files
@@ -35,11 +35,11 @@ type cell struct {
 	label string
 }
 
-// sheetMoments are when a picture is taken, as parts of all iterations: most
-// happens in the beginning.
+// sheetMoments are when a picture is kept, as shares of all iterations. Most
+// changes happen at the beginning.
 func sheetMoments() []float64 { return []float64{0, 0.05, 0.12, 0.22, 0.38, 0.6, 0.8} }
 
-// observe keeps a picture when it is time for one.
+// observe keeps a picture at each of the moments.
 func (s *sheet) observe(r style.Report) {
 	due := false
 	for moments := sheetMoments(); s.seen < len(moments); s.seen++ {
@@ -62,7 +62,7 @@ func fitCell(img image.Image) image.Image {
 	return out
 }
 
-// write draws the sheet: a row of what went in, then the run, its result last.
+// write draws the sheet: a row of inputs, then the run with the result last.
 func (s *sheet) write(name string, result image.Image) error {
 	inputs := []cell{{fitCell(s.task.Content), "content"}}
 	for i, img := range s.task.Styles {

@@ -141,7 +141,7 @@ func TestStyleResume(t *testing.T) {
 			"style", "--content", path("content.png"), "--style", path("strokes.jpg"), "--out", path(out), "--size=64", "--iterations=6", "--threads=1", "--seed=7",
 		}, append(more, flags...)...)
 	}
-	if got := runTool(t.Context(), args("whole.png", "--checkpoint", path("not.there"))...); got.code != exitOK || !strings.Contains(got.stderr, "beginning anew") {
+	if got := runTool(t.Context(), args("whole.png", "--checkpoint", path("not.there"))...); got.code != exitOK || !strings.Contains(got.stderr, "starting from the beginning") {
 		t.Fatalf("%+v", got)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -197,13 +197,13 @@ func TestStyleRefuses(t *testing.T) {
 		{"one of --content", false, []string{style, out}},
 		{"--signal", false, []string{content, "--signal=" + path("signal.csv"), style, out}},
 		{"--style", false, []string{content, out}},
-		{"--style: 5 of them", false, []string{content, style, style, style, style, style, out}},
+		{"--style: 5 files", false, []string{content, style, style, style, style, style, out}},
 		{"--out", false, []string{content, style}},
 		{"none.png", false, []string{"--content=" + path("none.png"), style, out}},
 		{"--out: " + path("out.webp"), false, []string{content, style, "--out=" + path("out.webp")}},
 		{"--out: there is no folder", false, []string{content, style, "--out=" + path("none/out.png")}},
-		{"--out: " + path("content.png") + " is another file", false, []string{content, style, "--out=" + path("content.png")}},
-		{"--sheet: " + path("out.png") + " is another file", false, []string{content, style, out, "--sheet=" + path("out.png")}},
+		{"--out: " + path("content.png") + " is also used by another flag", false, []string{content, style, "--out=" + path("content.png")}},
+		{"--sheet: " + path("out.png") + " is also used by another flag", false, []string{content, style, out, "--sheet=" + path("out.png")}},
 		{"--curve: " + path("c.svg"), false, []string{content, style, out, "--curve=" + path("c.svg")}},
 		{"--csv: " + path("strokes.jpg"), false, []string{content, style, out, "--csv=" + path("strokes.jpg")}},
 		{"--threads", false, []string{content, style, out, "--threads=-1"}},
@@ -408,7 +408,7 @@ func TestStyleFails(t *testing.T) {
 		}
 		err := c.transferPicture(&tool{ctx: ctx, stdout: &bytes.Buffer{}, stderr: stderr}, failing{diverged}, task)
 		cancel()
-		if err == nil || !strings.Contains(err.Error(), "not finite") || stopped != strings.Contains(err.Error(), "could not be kept") {
+		if err == nil || !strings.Contains(err.Error(), "not finite") || stopped != strings.Contains(err.Error(), "could not be saved") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -35,32 +35,32 @@ import (
 type trainCmd struct {
 	modelFolders
 	Detector   string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector."`
-	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, when it is not where it is looked for."`
-	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"ONNX Runtime's execution provider."`
+	ORTLibrary string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, if it is not in one of the usual places."`
+	Provider   string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"Execution provider of ONNX Runtime."`
 
-	Data []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos; may be given more than once. Where they lie in several folders, a folder is a person; photos of one folder are nobody's in particular, and serve a teacher only."`
+	Data []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to learn from. May be repeated. If they are in several folders, each folder is one person. If they are all in one folder, they are not labelled and can be used only with --teacher."`
 	Base string   `xor:"begin" required:"" placeholder:"ID" help:"The encoder to adapt."`
-	From string   `xor:"begin" required:"" enum:"plain,mobile,residual," placeholder:"NAME" help:"Begin with random weights instead: plain (3x3 convolutions), mobile (depthwise ones) or residual (the built-in encoder's)."`
+	From string   `xor:"begin" required:"" enum:"plain,mobile,residual," placeholder:"NAME" help:"Start with random weights instead, in this architecture: plain (3x3 convolutions), mobile (depthwise convolutions) or residual (that of the built-in encoder)."`
 	Dim  int      `name:"dimension" default:"128" help:"Length of the embedding of --from, 8..1024."`
-	Wide float64  `name:"width" default:"1" help:"Factor to the channels of --from, 0.25..4."`
-	Run_ string   `name:"run" required:"" type:"path" placeholder:"DIR" help:"Where the run lives: checkpoints, curves, aligned crops. The same command with the same folder goes on where it stopped."`
-	Out  string   `required:"" type:"path" placeholder:"DIR" help:"Models folder that the encoder and its manifest are written into."`
-	ID   string   `name:"id" required:"" placeholder:"ID" help:"The new encoder's id."`
+	Wide float64  `name:"width" default:"1" help:"Factor for the number of channels of --from, 0.25..4."`
+	Run_ string   `name:"run" required:"" type:"path" placeholder:"DIR" help:"Folder of the run: checkpoints, curves, aligned crops. The same command with the same folder continues where it stopped."`
+	Out  string   `required:"" type:"path" placeholder:"DIR" help:"Models folder for the trained encoder and its manifest."`
+	ID   string   `name:"id" required:"" placeholder:"ID" help:"Id of the new encoder."`
 
-	Teacher   string  `placeholder:"ID" help:"Learn to say what this encoder says (distillation); needs no labels."`
-	Loss      string  `enum:"triplet,contrastive" default:"triplet" help:"What is learnt without a teacher: triplet (FaceNet) or contrastive."`
-	Margin    float64 `default:"0.3" help:"By how much more the negative must be away: squared distance 0..4 for triplets, distance for contrastive."`
-	Mining    string  `enum:"random,semi-hard,hard,retire" default:"semi-hard" help:"Triplets of a batch: random, semi-hard or hard negatives; retire serves triplets of the whole set until they are learnt."`
-	People    int     `default:"16" help:"People in a batch."`
-	Each      int     `default:"3" help:"Photos of each in a batch."`
-	Learn     string  `default:"all" placeholder:"all|last:N|head" help:"Which weights are learnt: all, those of the last N convolutions and products, or a new linear layer behind the encoder."`
-	BatchNorm bool    `help:"Normalise by each batch and follow its statistics. Always so with --from; fine-tuning is steadier without."`
+	Teacher   string  `placeholder:"ID" help:"Learn to give the embeddings of this encoder (distillation). This needs no labels."`
+	Loss      string  `enum:"triplet,contrastive" default:"triplet" help:"Loss without a teacher: triplet (FaceNet) or contrastive."`
+	Margin    float64 `default:"0.3" help:"How much farther away the negative must be: a squared distance, 0..4, for triplets; a distance for contrastive."`
+	Mining    string  `enum:"random,semi-hard,hard,retire" default:"semi-hard" help:"How triplets are chosen: random, semi-hard or hard negatives of the batch; or retire, which uses triplets of the whole set until they are learnt."`
+	People    int     `default:"16" help:"How many people are in a batch."`
+	Each      int     `default:"3" help:"How many photos of each person are in a batch."`
+	Learn     string  `default:"all" placeholder:"all|last:N|head" help:"Which weights are trained: all; last:N, those of the last N convolutions and matrix products; or head, a new linear layer behind the encoder."`
+	BatchNorm bool    `help:"Normalise with the statistics of each batch. This is always done with --from; fine-tuning is steadier without it."`
 
-	Steps       int           `default:"2000" help:"Steps in all; the learning rate falls towards the last."`
+	Steps       int           `default:"2000" help:"Number of steps. The learning rate falls towards the last one."`
 	WarmUp      int           `default:"50" help:"Steps over which the learning rate rises."`
-	Minutes     float64       `placeholder:"N" help:"Stop after so many minutes of learning (the run can be gone on with)."`
+	Minutes     float64       `placeholder:"N" help:"Stop after so many minutes. The run can be continued."`
 	Rate        float64       `default:"1e-3" help:"Highest learning rate."`
-	Optimizer   string        `enum:"adamw,sgd" default:"adamw" help:"adamw, or sgd with momentum."`
+	Optimizer   string        `enum:"adamw,sgd" default:"adamw" help:"adamw, or sgd, which has momentum."`
 	WeightDecay float64       `default:"1e-4" help:"Weight decay."`
 	MaxNorm     float64       `default:"5" help:"Longest gradient; longer ones are scaled down."`
 	Validate    float64       `default:"0.2" help:"Share of the people who are kept out of learning, to measure on: 0..0.9."`
@@ -125,13 +125,13 @@ func (c trainCmd) Run(t *tool) (err error) {
 	case c.Every < 1:
 		return usageError{fmt.Errorf("--every: %d is not a number of steps", c.Every)}
 	case c.ID == c.Base:
-		return usageError{fmt.Errorf("--id: %s is the encoder that is adapted, and stays as it is", c.ID)}
+		return usageError{fmt.Errorf("--id: %s is the encoder that is adapted; choose another id", c.ID)}
 	}
 	base, model, err := c.loadBase()
 	if err != nil {
 		return err
 	}
-	if _, err := c.describeEncoder(base, nil, 0); err != nil { // rather now than after the work
+	if _, err := c.describeEncoder(base, nil, 0); err != nil { // fail now rather than after the work
 		return usageError{err}
 	}
 	for _, dir := range []string{c.Run_, c.Out} {
@@ -167,7 +167,7 @@ func (c trainCmd) Run(t *tool) (err error) {
 	if err := run.resume(); err != nil {
 		return err
 	}
-	fmt.Fprintf(t.stderr, "%s; measured on %d photos of people who are not among them; %d steps done\n",
+	fmt.Fprintf(t.stderr, "%s; measured on %d photos of people who are not learnt from; %d steps done\n",
 		trainer, len(measure), trainer.Done())
 	if err := run.takeSteps(t.ctx); err != nil {
 		return err
@@ -182,7 +182,7 @@ func (c trainCmd) threads() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// loadBase is the encoder to begin with, and its manifest.
+// loadBase returns the encoder to start from and its manifest.
 func (c trainCmd) loadBase() (embed.Manifest, *grad.Model, error) {
 	var manifest embed.Manifest
 	var data []byte
@@ -209,7 +209,7 @@ func (c trainCmd) loadBase() (embed.Manifest, *grad.Model, error) {
 			return manifest, nil, err
 		}
 		if m.Task != embed.TaskEncoder {
-			return manifest, nil, usageError{fmt.Errorf("--base: %s is no encoder", c.Base)}
+			return manifest, nil, usageError{fmt.Errorf("--base: %s is not an encoder", c.Base)}
 		}
 		if data, err = m.ReadVerified(); err != nil {
 			return manifest, nil, err
@@ -263,14 +263,14 @@ func (c trainCmd) trainerOptions(base embed.Manifest, model *grad.Model) (siames
 	return o, nil
 }
 
-// foundCrops is crops.gob: what was found, in what.
+// foundCrops is the content of crops.gob: the crops, and what they were made from.
 type foundCrops struct {
 	Data              []string
 	Detector, Teacher string
 	Photos            []trainingPhoto
 }
 
-// loadCrops finds the faces, or reads what an earlier start of the run found.
+// loadCrops finds the faces, or reads those that the run found before.
 func (c trainCmd) loadCrops(t *tool) (all []trainingPhoto, err error) {
 	cache := filepath.Join(c.Run_, "crops.gob")
 	if f, err := os.Open(cache); err == nil {
@@ -280,7 +280,7 @@ func (c trainCmd) loadCrops(t *tool) (all []trainingPhoto, err error) {
 			return nil, fmt.Errorf("%s: %w", cache, err)
 		}
 		if !slices.Equal(found.Data, c.Data) || found.Detector != c.Detector || found.Teacher != c.Teacher {
-			return nil, usageError{fmt.Errorf("--run: %s is of other photos, another detector or another teacher; choose another folder", c.Run_)}
+			return nil, usageError{fmt.Errorf("--run: %s belongs to a run with other photos, another detector or another teacher; choose another folder", c.Run_)}
 		}
 		return found.Photos, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -291,7 +291,7 @@ func (c trainCmd) loadCrops(t *tool) (all []trainingPhoto, err error) {
 		encoder = c.Base
 	}
 	if encoder == "" {
-		encoder = "builtin-encoder" // it only has to be there: its embeddings are not looked at
+		encoder = "builtin-encoder" // a pipeline needs one; its embeddings are not used
 	}
 	pipeline, err := pipelineFlags{
 		modelFolders: c.modelFolders, Detector: c.Detector, Encoder: encoder, ORTLibrary: c.ORTLibrary, Provider: c.Provider, Face: "largest",
@@ -345,8 +345,8 @@ func (c trainCmd) findCrops(t *tool, pipeline *likeness.Pipeline, name string) (
 	return out, nil
 }
 
-// splitByPerson keeps people apart: a person is on one side, whatever else the set
-// holds, so that another run with other photos splits the same.
+// splitByPerson divides the photos by the name of the person, so that nobody is on
+// both sides, and another run with other photos divides people the same way.
 func (c trainCmd) splitByPerson(all []trainingPhoto) (learn, measure []trainingPhoto) {
 	for _, p := range all {
 		h := fnv.New64a()
@@ -360,7 +360,7 @@ func (c trainCmd) splitByPerson(all []trainingPhoto) (learn, measure []trainingP
 	return learn, measure
 }
 
-// trainRun is a run under way.
+// trainRun is one run of the command.
 type trainRun struct {
 	trainCmd
 	t          *tool
@@ -371,7 +371,7 @@ type trainRun struct {
 	curve      []curvePoint
 }
 
-// curvePoint is a row of curve.csv: the means of the steps since the last.
+// curvePoint is a row of curve.csv: the means of the steps since the last row.
 type curvePoint struct {
 	Step                       int
 	Loss, Active, Spread, Rate float64
@@ -381,7 +381,7 @@ type curvePoint struct {
 
 func (r *trainRun) runFile(name string) string { return filepath.Join(r.Run_, name) }
 
-// resume goes on from the last checkpoint.
+// resume continues from the last checkpoint.
 func (r *trainRun) resume() error {
 	data, err := os.ReadFile(r.runFile("checkpoint"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -410,7 +410,7 @@ func (r *trainRun) resume() error {
 	return nil
 }
 
-// takeSteps makes the steps, with measurements, checkpoints and a line for each
+// takeSteps trains, with measurements, checkpoints and a printed line for each
 // measurement.
 func (r *trainRun) takeSteps(ctx context.Context) error {
 	if r.trainer.Done() == 0 && len(r.curve) == 0 {
@@ -443,7 +443,7 @@ func (r *trainRun) takeSteps(ctx context.Context) error {
 				return errors.Join(err, r.save())
 			}
 			left := time.Duration(float64(time.Since(began)) / float64(r.trainer.Done()-from) * float64(r.Steps-r.trainer.Done()))
-			fmt.Fprintf(r.t.stderr, "%s; %s to go\n", r.curve[len(r.curve)-1], left.Round(time.Second))
+			fmt.Fprintf(r.t.stderr, "%s; %s left\n", r.curve[len(r.curve)-1], left.Round(time.Second))
 			sum, n, since = curvePoint{}, 0, time.Now()
 		}
 		if time.Since(saved) > r.Checkpoint || over {
@@ -453,14 +453,14 @@ func (r *trainRun) takeSteps(ctx context.Context) error {
 			saved = time.Now()
 		}
 		if over {
-			fmt.Fprintf(r.t.stderr, "stopped after %g minutes; the same command goes on\n", r.Minutes)
+			fmt.Fprintf(r.t.stderr, "stopped after %g minutes; the same command continues\n", r.Minutes)
 			break
 		}
 	}
 	return r.save()
 }
 
-// optionalNumbers are the numbers that a point may lack.
+// optionalNumbers are the numbers of a point that may be NaN.
 func (p *curvePoint) optionalNumbers() []*float64 { return []*float64{&p.Loss, &p.Active, &p.FNMR} }
 
 func (p curvePoint) String() string {
@@ -474,7 +474,7 @@ func (p curvePoint) String() string {
 	return s + fmt.Sprintf(", %.0f photos/s", p.PhotosPerSecond)
 }
 
-// measuredPhotos is how many photos a measurement looks at, at most.
+// measuredPhotos is how many photos a measurement uses, at most.
 const measuredPhotos = 1500
 
 // addPoint adds a point to the curve, with the error rate on people who are not
@@ -531,7 +531,7 @@ func (r *trainRun) save() error {
 		rows = append(rows, []string{strconv.Itoa(p.Step), number(p.Loss), number(p.Active), number(p.Spread), number(p.Rate), number(p.FNMR), number(p.PhotosPerSecond)})
 		for _, x := range clean[i].optionalNumbers() {
 			if math.IsNaN(*x) {
-				*x = -1 // JSON has no word for it
+				*x = -1 // JSON has no NaN
 			}
 		}
 	}
@@ -542,7 +542,8 @@ func (r *trainRun) save() error {
 	if err != nil {
 		return err
 	}
-	// The curve first: what is newer than the checkpoint is cut off again.
+	// The curve is written first: points after the checkpoint are removed when the
+	// run continues.
 	return errors.Join(
 		replaceFile(r.runFile("curve.json"), text),
 		replaceFile(r.runFile("curve.csv"), table.Bytes()),
@@ -551,12 +552,12 @@ func (r *trainRun) save() error {
 	)
 }
 
-// describeEncoder describes the encoder as it is written.
+// describeEncoder makes the manifest of the trained encoder.
 func (c trainCmd) describeEncoder(base embed.Manifest, model []byte, steps int) ([]byte, error) {
 	sum := sha256.Sum256(model)
 	m := base
 	m.ID, m.File, m.SHA256, m.Size = c.ID, c.ID+".onnx", hex.EncodeToString(sum[:]), max(1, int64(len(model)))
-	// Other weights, other scores: what was measured of the base is void.
+	// The scores of other weights are different, so the calibration does not hold.
 	m.URL, m.Calibration, m.Head = "", nil, nil
 	var sets []string
 	for _, d := range c.Data {

@@ -12,7 +12,7 @@ import (
 	"gonum.org/v1/plot/vg/vgimg"
 )
 
-// drawTraining draws the curves of a run as a PNG, one above the other.
+// drawTraining draws the curves of a run as a PNG, one below the other.
 func drawTraining(name string, curve []curvePoint) error {
 	panels := []struct {
 		title string

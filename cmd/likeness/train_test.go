@@ -120,7 +120,7 @@ func TestTrainKill(t *testing.T) {
 		code int
 		says string
 	}{
-		{trainArgs(t, somePeople(t, 5), killed, untrainedFlags(steps)...), exitUsage, "of other photos"},
+		{trainArgs(t, somePeople(t, 5), killed, untrainedFlags(steps)...), exitUsage, "with other photos"},
 		{trainArgs(t, data, killed, "--from", "plain", "--width", "0.25", "--dimension", "32"), exitFailed, "another model"},
 	} {
 		if got := runTool(t.Context(), tt.args...); got.code != tt.code || !strings.Contains(got.stderr, tt.says) {
@@ -173,14 +173,14 @@ func TestTrainRefuses(t *testing.T) {
 	}{
 		{few, nil, exitUsage, "--base"},
 		{few, []string{"--base", "nobody"}, exitFailed, "nobody"},
-		{few, []string{"--base", orttest.Detector}, exitUsage, "no encoder"},
+		{few, []string{"--base", orttest.Detector}, exitUsage, "not an encoder"},
 		{few, []string{"--from", "grand"}, exitUsage, "--from"},
 		{few, []string{"--from", "plain", "--width", "9"}, exitUsage, "width"},
 		{few, append(base, "--every", "0"), exitUsage, "--every"},
 		{few, append(base, "--validate", "1"), exitUsage, "--validate"},
 		{few, append(base, "--learn", "some"), exitUsage, "--learn"},
 		{few, append(base, "--id", "../up"), exitUsage, "/id"},
-		{few, append(base, "--id", orttest.Encoder), exitUsage, "stays as it is"},
+		{few, append(base, "--id", orttest.Encoder), exitUsage, "choose another id"},
 		{filepath.Join(empty, "none"), base, exitUsage, "none"},
 		{few, append(base, "--margin=-1"), exitFailed, "margin"},
 		{few, append(base, "--people", "9"), exitFailed, "two photos"},

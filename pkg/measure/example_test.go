@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 
+	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/measure"
 )
 
@@ -56,4 +57,45 @@ func ExampleReadPairs() {
 	// Output:
 	// ada/1.jpg ada/2.jpg true
 	// ada/1.jpg grace/1.jpg false
+}
+
+// Labelled pairs of photos, one of which shows no face.
+func ExampleVerifyPairs() {
+	pairs, err := measure.ReadPairs(strings.NewReader(`
+# probe reference same-person
+ada/1.jpg   ada/2.jpg   1
+ada/1.jpg   ada/3.jpg   1
+grace/1.jpg grace/2.jpg 1
+ada/1.jpg   grace/1.jpg 0
+ada/2.jpg   grace/2.jpg 0
+`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	people, err := measure.PeopleOnPhotos(pairs)
+	if err != nil {
+		log.Fatal(err)
+	}
+	embedding := func(e ...float32) measure.Photo { return measure.Photo{Embeddings: []face.Embedding{e}} }
+	photos := map[string]measure.Photo{
+		"ada/1.jpg": embedding(1, 0), "ada/2.jpg": embedding(0.8, 0.6), "ada/3.jpg": {Failure: face.NoFace.Code()},
+		"grace/1.jpg": embedding(0, 1), "grace/2.jpg": embedding(0, 1),
+	}
+	v, err := measure.VerifyPairs(pairs, people, photos, nil, measure.DefaultOptions())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("compared:", v.Mated, "mated,", v.Impostor, "impostor")
+	fmt.Println("accuracy:", v.Accuracy, "with failures as non-matches:", v.WithFailures.Accuracy)
+	// Output:
+	// compared: 2/3 mated, 2/2 impostor
+	// accuracy: 4/4 with failures as non-matches: 4/5
+}
+
+// A rate with its interval: no error among 300 does not mean that there are none.
+func ExampleRate_Interval() {
+	rate := measure.Rate{Count: 0, Total: 300}
+	interval := rate.Interval(0.95)
+	fmt.Printf("%s: at most %.1f %%\n", rate, 100*interval.High)
+	// Output: 0/300: at most 1.2 %
 }
