@@ -63,11 +63,12 @@ func rooms() map[string][]string {
 		"internal/testfaces":  {},
 		"pkg/jobs":            {"internal/ballast", "internal/pgdb", "internal/sqlitedb", "pkg/face", "pkg/imaging", "pkg/store", "pkg/style", "migrations"}, // pkg/store: pages and their cursors
 		"pkg/identity":        {"pkg/embed", "pkg/face", "pkg/match", "pkg/store"},
-		"pkg/handlers":        {"api", "pkg/face", "pkg/identity", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/store", "pkg/style"},
+		"pkg/move":            {"internal/seal", "pkg/embed", "pkg/face", "pkg/identity", "pkg/match", "pkg/store"},
+		"pkg/handlers":        {"api", "pkg/face", "pkg/identity", "pkg/imaging", "pkg/embed", "pkg/jobs", "pkg/move", "pkg/store", "pkg/style"},
 		"pkg/likeness":        {"internal/fetch", "internal/ort", "models", "pkg/embed", "pkg/face", "pkg/grad", "pkg/imaging", "pkg/index", "pkg/match", "pkg/style"},
 		"pkg/app": {
-			"internal/ballast", "internal/pgdb", "internal/seal", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/identity", "pkg/imaging",
-			"pkg/jobs", "pkg/likeness", "pkg/match", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
+			"internal/ballast", "internal/pgdb", "pkg/embed", "pkg/face", "pkg/handlers", "pkg/identity", "pkg/imaging",
+			"pkg/jobs", "pkg/likeness", "pkg/match", "pkg/move", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style",
 		},
 		"internal/testfaces/generate": {
 			"internal/artwork", "internal/photos", "pkg/embed", "pkg/face", "pkg/imaging", "pkg/likeness",

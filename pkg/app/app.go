@@ -26,6 +26,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/jobs"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/match"
+	"github.com/likeness-id/likeness/pkg/move"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -35,7 +36,7 @@ type App struct {
 	listener net.Listener
 	server   *http.Server
 	store    store.Store
-	mover    *mover
+	mover    *move.Mover
 	jobs     *jobs.Service // nil: no style transfers
 	failed   chan error    // the accept loop's end, when nobody asked for it
 	cut      func()        // ends what requests are at work on
@@ -116,14 +117,24 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		return nil, err
 	}
 
-	crops, err := openCrops(o.CropKeyFile)
+	crops, err := move.OpenCrops(o.CropKeyFile...)
+	if err != nil {
+		return nil, fmt.Errorf("--crop-key-file: %w", err)
+	}
+	var sealer identity.Sealer // nil without a key
+	if crops.HasKey() {
+		sealer = crops
+	}
+	a.mover, err = move.New(move.Options{
+		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Crops: crops,
+		OperatingPoint: o.OperatingPoint, Logger: log, Registerer: registry,
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := servable(ctx, db, pipeline, crops, log); err != nil {
-		return nil, err
+	if err := a.mover.CheckGalleries(ctx); err != nil {
+		return nil, galleryError(err)
 	}
-	a.mover = newMover(db, pipeline, crops, log, registry)
 
 	if err := a.openJobs(ctx, o, pipeline, room, registry); err != nil {
 		return nil, err
@@ -133,7 +144,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		log.Warn("API keys are off: every caller on this machine may do everything", "listen", o.Listen)
 	}
 	decisions, err := identity.New(identity.Options{
-		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Sealer: crops.sealer(),
+		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Sealer: sealer,
 		OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
 		AuditDecisions: o.AuditDecisions, WakeMover: a.mover.Wake, Observe: m.stage, Registerer: registry,
 	})
@@ -187,7 +198,7 @@ func (a *App) Start() {
 	background, stop := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { a.purge(background) })
-	running.Go(func() { a.mover.run(background) })
+	running.Go(func() { a.mover.Run(background) })
 	a.undo.push("background work", func(context.Context) error {
 		stop()
 		running.Wait()
@@ -261,7 +272,7 @@ func (a *App) ready(ctx context.Context) error {
 	if err := a.store.Ready(ctx); err != nil {
 		return err
 	}
-	return a.mover.ready()
+	return a.mover.Ready()
 }
 
 // purge erases what is past its gallery's retention, at once and then at

@@ -10,6 +10,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/likeness"
+	"github.com/likeness-id/likeness/pkg/move"
 )
 
 // OpenPipeline is [likeness.Open] for the commands: its errors name the flag
@@ -49,6 +50,18 @@ func howToGet(m embed.Model) string {
 		return fmt.Sprintf("run `likeness models pull %s`", m.ID)
 	}
 	return fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)
+}
+
+// galleryError is an error about what a gallery needs, with what an operator
+// can do.
+func galleryError(err error) error {
+	if errors.Is(err, move.ErrNoKey) {
+		return fmt.Errorf("--crop-key-file: %w", err)
+	}
+	if missing, ok := errors.AsType[*move.MissingFileError](err); ok {
+		return fmt.Errorf("%w: %s", err, howToGet(missing.Model))
+	}
+	return err
 }
 
 // PulledModels is the folder, within the data folder, that `likeness models

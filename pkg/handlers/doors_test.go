@@ -648,7 +648,7 @@ func TestMetrics(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	_, err := handlers.New(handlers.Options{})
-	for _, field := range []string{"Store", "Pipeline", "Identity"} {
+	for _, field := range []string{"Store", "Pipeline", "Identity", "Mover"} {
 		if err == nil || !strings.Contains(err.Error(), "Options."+field) {
 			t.Errorf("Options.%s is missing, and the error is %v", field, err)
 		}

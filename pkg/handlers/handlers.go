@@ -29,26 +29,21 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// Pipeline gives requests their slots, and prepares encoders that galleries
-// are moved to; [embed.Pipeline] is one.
+// Pipeline gives requests their slots; [embed.Pipeline] is one.
 type Pipeline interface {
 	identity.Pipeline
 	Reserve() (*embed.Reservation, error)
-	Prepare(ctx context.Context, encoders ...string) error
 	Detector() embed.Manifest
 }
 
-// Options of the handler. Store, Pipeline and Identity are required;
+// Options of the handler. Store, Pipeline, Identity and Mover are required;
 // [DefaultOptions] has the defaults of the rest.
 type Options struct {
 	Store    store.Store
 	Pipeline Pipeline
 	Identity *identity.Service // decides, with the same store and pipeline
-	Models   []embed.Model     // those that GET /models lists, and that galleries may be moved to
-
-	// Mover makes templates for galleries that are being moved to another
-	// encoder. Nil: no gallery gets anywhere.
-	Mover Mover
+	Mover    Mover             // moves galleries of the same store to other encoders
+	Models   []embed.Model     // those that GET /models lists
 
 	// Jobs makes style transfers. Nil: they are refused.
 	Jobs jobs.Queue
@@ -100,11 +95,11 @@ type Options struct {
 // required, an image has at most 10 MiB, a request may take 15 seconds, and the
 // other side of an import or an export may pause for a minute. There is no
 // limit of rates, no web page may call the server, and nothing is logged. Store,
-// Pipeline and Identity have no default.
+// Pipeline, Identity and Mover have no default.
 func DefaultOptions() Options {
 	o := Options{
 		MaxImageBytes: 10 << 20, RequestTimeout: 15 * time.Second, BulkIdleTimeout: time.Minute,
-		Logger: slog.New(slog.DiscardHandler), Mover: noMover{}, Jobs: noJobs{},
+		Logger: slog.New(slog.DiscardHandler), Jobs: noJobs{},
 	}
 	o.MaxBodiesBytes = maxBodies * o.maxBody()
 	return o
@@ -124,13 +119,14 @@ func (o Options) withDefaults() (Options, error) {
 	missing("Store", o.Store == nil)
 	missing("Pipeline", o.Pipeline == nil)
 	missing("Identity", o.Identity == nil)
+	missing("Mover", o.Mover == nil)
 	d := DefaultOptions()
 	o.MaxImageBytes = cmp.Or(o.MaxImageBytes, d.MaxImageBytes)
 	o.MaxBodiesBytes = cmp.Or(o.MaxBodiesBytes, maxBodies*o.maxBody())
 	o.RequestTimeout = cmp.Or(o.RequestTimeout, d.RequestTimeout)
 	o.BulkIdleTimeout = cmp.Or(o.BulkIdleTimeout, d.BulkIdleTimeout)
 	o.Logger = cmp.Or(o.Logger, d.Logger)
-	o.Mover, o.Jobs = cmp.Or(o.Mover, d.Mover), cmp.Or(o.Jobs, d.Jobs)
+	o.Jobs = cmp.Or(o.Jobs, d.Jobs)
 	if o.MaxBodiesBytes < 2*o.maxBody() {
 		errs = append(errs, fmt.Errorf("Options.MaxBodiesBytes: %d is less than two bodies of %d", o.MaxBodiesBytes, o.maxBody()))
 	}

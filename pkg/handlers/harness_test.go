@@ -28,6 +28,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/identity"
 	"github.com/likeness-id/likeness/pkg/identity/identitytest"
+	"github.com/likeness-id/likeness/pkg/move"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
@@ -140,6 +141,14 @@ func open(tb testing.TB, change func(*options)) *house {
 	o.Identity.Store, o.Identity.Pipeline, o.Identity.Models = o.Store, o.Pipeline, o.Models
 	if o.Options.Identity, err = identity.New(o.Identity); err != nil {
 		tb.Fatal(err)
+	}
+	if o.Mover == nil { // one that does no work
+		o.Mover, err = move.New(move.Options{
+			Store: o.Store, Pipeline: o.Pipeline.(move.Pipeline), Models: o.Models, OperatingPoint: o.Identity.OperatingPoint,
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
 	}
 	if h.Handler, err = handlers.New(o.Options); err != nil {
 		tb.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/move"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -25,28 +26,19 @@ func (bag) SealCrop(tenant, gallery, sample string, crop []byte) []byte {
 	return []byte(strings.Join([]string{tenant, gallery, sample, string(crop)}, "|"))
 }
 
-// mover is told of work and does none.
-type mover struct {
-	woken atomic.Int64
-	known handlers.Progress
-}
-
-func (m *mover) Wake()                                             { m.woken.Add(1) }
-func (m *mover) Progress(string, string, string) handlers.Progress { return m.known }
-
-// openMoving is a house that keeps crops and has a mover.
-func openMoving(tb testing.TB, change func(*options)) (*house, *mover) {
+// openMoving is a house that keeps crops, and knows encoders that galleries
+// cannot be moved to.
+func openMoving(tb testing.TB, change func(*options)) *house {
 	tb.Helper()
-	m := &mover{}
 	return open(tb, func(o *options) {
-		o.Identity.Sealer, o.Identity.WakeMover, o.Mover = bag{}, m.Wake, m
+		o.Identity.Sealer = bag{}
 		o.Models = append(o.Models,
 			embed.Model{Manifest: embed.Manifest{ID: "not-here", Task: embed.TaskEncoder, Dimension: 8, Calibration: calibration()}},
 			embed.Model{Manifest: embed.Manifest{ID: "not-calibrated", Task: embed.TaskEncoder, Dimension: 8}, Path: "z"})
 		if change != nil {
 			change(o)
 		}
-	}), m
+	})
 }
 
 func (h *house) move(tb testing.TB, gallery, model string) {
@@ -86,7 +78,7 @@ func TestStoreImages(t *testing.T) {
 	bad(t, without.ask(t, fields{"store_images": true}.json(t, http.MethodPatch, "/galleries/default")), face.Invalid, "/store_images")
 	good[api.Gallery](t, without.post(t, "/galleries", fields{"name": "bare", "store_images": false}), 201)
 
-	h, _ := openMoving(t, nil)
+	h := openMoving(t, nil)
 	if g := good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "kept", "store_images": true}), 201); !g.StoreImages || g.ModelID != modelID {
 		t.Errorf("made %+v", g)
 	}
@@ -113,7 +105,7 @@ func TestStoreImages(t *testing.T) {
 
 func TestMigrateRefusals(t *testing.T) {
 	t.Parallel()
-	h, m := openMoving(t, nil)
+	h := openMoving(t, nil)
 	for model, kind := range map[string]face.Kind{
 		"nonsense": face.NotFound, "another": face.Invalid, "not-here": face.Conflict, "not-calibrated": face.OperatingPointUnsupported,
 	} {
@@ -127,15 +119,15 @@ func TestMigrateRefusals(t *testing.T) {
 	bad(t, h.do(t, http.MethodGet, "/galleries/default/uncovered?model_id=nonsense"), face.Invalid, "model_id")
 	bad(t, h.do(t, http.MethodGet, "/galleries/default/uncovered?cursor=nonsense"), face.Invalid, "cursor")
 	bad(t, h.do(t, http.MethodGet, "/galleries/nobody/uncovered"), face.NotFound, "")
-	if g := good[api.Gallery](t, h.do(t, http.MethodGet, "/galleries/default"), 200); g.NextModelID != nil || m.woken.Load() > 2 {
-		t.Errorf("after refusals %+v, woken %d times", g, m.woken.Load())
+	if g := good[api.Gallery](t, h.do(t, http.MethodGet, "/galleries/default"), 200); g.NextModelID != nil {
+		t.Errorf("after refusals %+v", g)
 	}
 }
 
 // TestMigrateStates has a gallery go through all that a move can be.
 func TestMigrateStates(t *testing.T) {
 	t.Parallel()
-	h, m := openMoving(t, nil)
+	h := openMoving(t, nil)
 	good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "kept", "store_images": true}), 201)
 	h.enrolled(t, "kept", "ada", person{number: 1})
 	h.enrolled(t, "default", "ada", person{number: 1})
@@ -155,25 +147,9 @@ func TestMigrateStates(t *testing.T) {
 	if d := cmp.Diff(want, list.Items); d != "" || list.ModelID != nextModelID {
 		t.Error(list.ModelID, d)
 	}
-	if m.woken.Load() == 0 {
-		t.Error("nobody was told")
+	if got := good[api.MigrationList](t, h.do(t, http.MethodGet, at+"?gallery=kept"), 200).Items; len(got) != 1 || got[0].Gallery != "kept" {
+		t.Errorf("of one gallery: %+v", got)
 	}
-	m.known.PerSecond = 2
-	if got := status(); got[1].EtaSeconds == nil || *got[1].EtaSeconds != 0.5 || got[0].EtaSeconds != nil {
-		t.Errorf("with a known pace: %+v", got)
-	}
-	m.known = handlers.Progress{UnusableCrops: 1, Uncovered: []string{"ada"}}
-	got := good[api.MigrationList](t, h.do(t, http.MethodGet, at+"?gallery=kept"), 200).Items
-	if len(got) != 1 || got[0].State != api.MigrationStateWaitingForPhotos || got[0].Pending != 0 || got[0].Uncovered != 1 {
-		t.Errorf("with a crop of no use: %+v", got)
-	}
-	for gallery, reason := range map[string]api.UncoveredReason{"kept": api.UncoveredReasonCropUnusable} {
-		list := good[api.UncoveredList](t, h.do(t, http.MethodGet, "/galleries/"+gallery+"/uncovered"), 200)
-		if d := cmp.Diff([]api.Uncovered{{SubjectID: "ada", Reason: reason}}, list.Items); d != "" {
-			t.Error(d)
-		}
-	}
-	m.known = handlers.Progress{}
 	if list := good[api.UncoveredList](t, h.do(t, http.MethodGet, "/galleries/default/uncovered?limit=1"), 200); len(list.Items) != 1 ||
 		list.Items[0].Reason != api.UncoveredReasonNoCrop || list.NextCursor != nil {
 		t.Errorf("uncovered: %+v", list)
@@ -204,11 +180,62 @@ func TestMigrateStates(t *testing.T) {
 	}
 }
 
+// scriptedMover answers what a test wants.
+type scriptedMover struct {
+	handlers.Mover
+	migrations []move.Migration
+	uncovered  []move.Uncovered
+}
+
+func (m scriptedMover) Migrations(context.Context, string, string, string) ([]move.Migration, error) {
+	return m.migrations, nil
+}
+
+func (m scriptedMover) ListUncovered(context.Context, string, string, string, store.Page) ([]move.Uncovered, string, error) {
+	return m.uncovered, "next", nil
+}
+
+// TestMigrationAnswers holds every field of an answer about a move.
+func TestMigrationAnswers(t *testing.T) {
+	t.Parallel()
+	seconds := 1.5
+	h := open(t, func(o *options) {
+		o.Mover = scriptedMover{
+			migrations: []move.Migration{
+				{Gallery: "kept", State: move.StateRunning, Subjects: 9, Covered: 4, Pending: 3, Uncovered: 2, ETASeconds: &seconds},
+				{Gallery: "bare", State: move.StateWaitingForPhotos, Subjects: 1, Uncovered: 1},
+			},
+			uncovered: []move.Uncovered{{SubjectID: "ada"}, {SubjectID: "bob", CropUnusable: true}},
+		}
+	})
+	list := good[api.MigrationList](t, h.do(t, http.MethodGet, "/models/"+nextModelID+"/migrate"), 200)
+	want := api.MigrationList{ModelID: nextModelID, Items: []api.Migration{
+		{Gallery: "kept", State: api.MigrationStateRunning, Subjects: 9, Covered: 4, Pending: 3, Uncovered: 2, EtaSeconds: &seconds},
+		{Gallery: "bare", State: api.MigrationStateWaitingForPhotos, Subjects: 1, Uncovered: 1},
+	}}
+	if d := cmp.Diff(want, list); d != "" {
+		t.Error(d)
+	}
+	uncovered := good[api.UncoveredList](t, h.do(t, http.MethodGet, "/galleries/default/uncovered"), 200)
+	if d := cmp.Diff([]api.Uncovered{
+		{SubjectID: "ada", Reason: api.UncoveredReasonNoCrop}, {SubjectID: "bob", Reason: api.UncoveredReasonCropUnusable},
+	}, uncovered.Items); d != "" || valueOf(uncovered.NextCursor) != "next" {
+		t.Error(valueOf(uncovered.NextCursor), d)
+	}
+}
+
+func valueOf(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return *text
+}
+
 // TestEachGalleryItsEncoder asks galleries of two encoders, one of them on
 // its way, for the same people.
 func TestEachGalleryItsEncoder(t *testing.T) {
 	t.Parallel()
-	h, _ := openMoving(t, nil)
+	h := openMoving(t, nil)
 	good[api.Gallery](t, h.post(t, "/galleries", fields{"name": "moved"}), 201)
 	h.move(t, "moved", nextModelID)
 	h.cutOver(t, "moved", nextModelID) // nobody is in it
@@ -271,7 +298,7 @@ func TestCutOverMeanwhile(t *testing.T) {
 	t.Parallel()
 	var h *house
 	var once atomic.Bool
-	h, _ = openMoving(t, func(o *options) {
+	h = openMoving(t, func(o *options) {
 		o.Pipeline = pipeline{Before: func(ctx context.Context) error {
 			if !once.CompareAndSwap(false, true) {
 				return nil
@@ -335,7 +362,7 @@ func TestEmbeddingAfterCutOver(t *testing.T) {
 		}, true},
 		"in time": {modelID, vector(1, 0), func(context.Context, store.Store) error { return nil }, false},
 	} {
-		h, _ := openMoving(t, func(o *options) {
+		h := openMoving(t, func(o *options) {
 			o.Store = interrupted{Store: o.Store, before: func(ctx context.Context, s store.Store, _ face.Template) error { return tt.meanwhile(ctx, s) }}
 		})
 		good[api.Subject](t, h.post(t, "/galleries/default/subjects", fields{"subject_id": "ada"}), 201)
@@ -354,7 +381,7 @@ func TestEmbeddingAfterCutOver(t *testing.T) {
 func TestErasedMeanwhile(t *testing.T) {
 	t.Parallel()
 	for name, storeImages := range map[string]bool{"kept": true, "bare": false} {
-		h, _ := openMoving(t, func(o *options) {
+		h := openMoving(t, func(o *options) {
 			o.Store = interrupted{Store: o.Store, after: func(ctx context.Context, s store.Store, stored face.Template) error {
 				_, err := s.DeleteTemplate(ctx, face.DefaultTenant, name, "ada", stored.ID, store.Actor{})
 				return err
@@ -391,7 +418,7 @@ func TestUnknownEncoderOfGallery(t *testing.T) {
 // TestMigrateOwnGalleriesOnly has two tenants with the same names.
 func TestMigrateOwnGalleriesOnly(t *testing.T) {
 	t.Parallel()
-	h, _ := openMoving(t, nil)
+	h := openMoving(t, nil)
 	if _, err := h.store.CreateGallery(t.Context(), "other", face.Gallery{ID: "staff"}); err != nil {
 		t.Fatal(err)
 	}

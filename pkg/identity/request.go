@@ -157,7 +157,13 @@ func (s *Service) point(e Encoder, name string) (p face.OperatingPoint, err erro
 // encoder's calibration does not support it, the error is
 // OperatingPointUnsupported and says what the operator can set.
 func (s *Service) DefaultPoint(e Encoder) (face.OperatingPoint, error) {
-	p, err := e.Policy.Point(s.o.OperatingPoint)
+	return e.DefaultPoint(s.o.OperatingPoint)
+}
+
+// DefaultPoint is the operating point of that name, which is the server's: see
+// [Service.DefaultPoint].
+func (e Encoder) DefaultPoint(name string) (face.OperatingPoint, error) {
+	p, err := e.Policy.Point(name)
 	if known, ok := errors.AsType[*face.Error](err); ok && len(e.Policy.Points()) > 0 {
 		return p, face.Errorf(known.Kind, known.Op,
 			"%s; a request that names no operating_point gets the server's, which --operating-point (LIKENESS_OPERATING_POINT) sets", known.Detail)

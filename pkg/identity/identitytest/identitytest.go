@@ -104,8 +104,8 @@ type slot struct {
 // Leave implements [embed.Slot].
 func (s slot) Leave() { s.leave() }
 
-// EmbedCrop implements [embed.Slot]; no request has a crop.
-func (slot) EmbedCrop(context.Context, []byte, string) (face.Embedding, error) {
+// EmbedCrop fails: no request has a crop.
+func (Pipeline) EmbedCrop(context.Context, []byte, string) (face.Embedding, error) {
 	return nil, face.Errorf(face.Internal, "test", "a request encodes no crop")
 }
 

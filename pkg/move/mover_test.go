@@ -1,9 +1,8 @@
-package app
+package move
 
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"github.com/likeness-id/likeness/internal/seal"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
-	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/store"
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
@@ -41,14 +39,31 @@ func (r cropReader) EmbedCrop(_ context.Context, crop []byte, _ string) (face.Em
 	return face.Embedding{0, 1}, r.embed(string(crop))
 }
 
+// models are the encoders of a village, and models that no gallery can be moved
+// to.
+func models() []embed.Model {
+	calibration := &face.Calibration{
+		Comparisons: 3e6,
+		Points:      []face.OperatingPoint{{Name: "fmr_1e-4", FMR: 1e-4, Threshold: 0.6}},
+		Curve:       []face.CurvePoint{{Score: 0, FMR: 0.5}, {Score: 0.6, FMR: 1e-4}},
+	}
+	return []embed.Model{
+		{Manifest: embed.Manifest{ID: "old", Task: embed.TaskEncoder, Dimension: 2}, Path: "x"},
+		{Manifest: embed.Manifest{ID: "new", Task: embed.TaskEncoder, Dimension: 2, Calibration: calibration}, Path: "y"},
+		{Manifest: embed.Manifest{ID: "not-here", Task: embed.TaskEncoder, Dimension: 2, Calibration: calibration}},
+		{Manifest: embed.Manifest{ID: "not-calibrated", Task: embed.TaskEncoder, Dimension: 2}, Path: "z"},
+		{Manifest: embed.Manifest{ID: "detector", Task: embed.TaskDetector}, Path: "d"},
+	}
+}
+
 // village is a gallery on its way from the encoder "old" to "new".
 type village struct {
-	*mover
+	*Mover
 	db store.Store
 }
 
 // newVillage has subjects with one crop each, which shows their name.
-func newVillage(t *testing.T, p cropEncoder, subjects ...string) village {
+func newVillage(t *testing.T, p Pipeline, subjects ...string) village {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "likeness.db")
 	db, err := sqlite.Open(t.Context(), sqlite.Options{Path: path})
@@ -64,7 +79,11 @@ func newVillage(t *testing.T, p cropEncoder, subjects ...string) village {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := village{newMover(db, p, crops{keys}, slog.New(slog.DiscardHandler), prometheus.NewPedanticRegistry()), db}
+	m, err := New(Options{Store: db, Pipeline: p, Models: models(), Crops: Crops{keys}, Registerer: prometheus.NewPedanticRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := village{m, db}
 	if _, err := db.CreateGallery(t.Context(), face.DefaultTenant, face.Gallery{ID: "kept", ModelID: "old", NextModelID: "new", StoreImages: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +92,7 @@ func newVillage(t *testing.T, p cropEncoder, subjects ...string) village {
 		if err == nil {
 			_, err = db.Enrol(t.Context(), face.DefaultTenant, "kept", face.Template{
 				ID: "photo-of-" + id, SubjectID: id, ModelID: "old", Embedding: face.Embedding{1, 0},
-				Crop: v.crops.SealCrop(face.DefaultTenant, "kept", "photo-of-"+id, []byte(id)),
+				Crop: m.o.Crops.SealCrop(face.DefaultTenant, "kept", "photo-of-"+id, []byte(id)),
 			})
 		}
 		if err != nil {
@@ -83,7 +102,7 @@ func newVillage(t *testing.T, p cropEncoder, subjects ...string) village {
 	return v
 }
 
-func (v village) progress() handlers.Progress { return v.Progress(face.DefaultTenant, "kept", "new") }
+func (v village) progress() progress { return v.progressOf(face.DefaultTenant, "kept", "new") }
 
 // model is the encoder that the gallery is searched with.
 func (v village) model(t *testing.T) string {
@@ -121,13 +140,13 @@ func TestTakenTemplateID(t *testing.T) {
 			if err := v.pass(ctx); err != nil {
 				t.Fatal(err)
 			}
-			want, model := handlers.Progress{UnusableCrops: 1, Uncovered: []string{"ada"}}, "old"
+			want, model := progress{unusableCrops: 1, uncovered: []string{"ada"}}, "old"
 			if taken.ModelID == "new" { // which covers her
-				want, model = handlers.Progress{}, "new"
+				want, model = progress{}, "new"
 			}
 			got := v.progress()
-			got.PerSecond = 0
-			if d := cmp.Diff(want, got); d != "" || v.model(t) != model || reads != 2 {
+			got.perSecond = 0
+			if d := cmp.Diff(want, got, cmp.AllowUnexported(progress{})); d != "" || v.model(t) != model || reads != 2 {
 				t.Errorf("searched with %s after %d crops: %s", v.model(t), reads, d)
 			}
 		})
@@ -150,7 +169,7 @@ func TestDoubtedCrop(t *testing.T) {
 		if err := v.pass(t.Context()); errors.Is(err, face.Internal) != fails {
 			t.Errorf("the pass ends with %v", err)
 		}
-		if got := v.progress().UnusableCrops; got != unusable {
+		if got := v.progress().unusableCrops; got != unusable {
 			t.Errorf("%d unusable crops, want %d", got, unusable)
 		}
 	}
@@ -160,7 +179,7 @@ func TestDoubtedCrop(t *testing.T) {
 	pass(true, 0) // bob again, and cid
 	delete(broken, "cid")
 	pass(false, 1)
-	if d := cmp.Diff([]string{"bob"}, v.progress().Uncovered); d != "" || v.model(t) != "old" {
+	if d := cmp.Diff([]string{"bob"}, v.progress().uncovered); d != "" || v.model(t) != "old" {
 		t.Errorf("searched with %s: %s", v.model(t), d)
 	}
 }
@@ -178,10 +197,10 @@ func TestReadyForAllGalleries(t *testing.T) {
 	}})
 	look := func() error {
 		err := v.pass(t.Context())
-		if ready := v.ready(); !errors.Is(err, ready) {
+		if ready := v.Ready(); !errors.Is(err, ready) {
 			t.Errorf("the log says %v, readiness %v", err, ready)
 		}
-		return v.ready()
+		return v.Ready()
 	}
 	if _, err := v.db.CutOver(t.Context(), face.DefaultTenant, "kept", "new"); err != nil {
 		t.Fatal(err)
