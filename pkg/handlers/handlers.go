@@ -263,12 +263,13 @@ func (s *server) parameterError(w http.ResponseWriter, r *http.Request, err erro
 // parameter is an Invalid error about a path, query or header parameter.
 func parameter(name, detail string) *face.Error { return api.InvalidParameter(name, detail) }
 
-// checkURL refuses a query that the route does not have in the contract, and a
-// path that names nobody, since it is no text that a database takes.
+// checkURL refuses a query parameter that the contract does not give the route,
+// and a path that is not valid UTF-8 or has a zero byte: no id looks like that,
+// and a database would refuse it as text.
 func (s *server) checkURL(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !utf8.ValidString(r.URL.Path) || strings.ContainsRune(r.URL.Path, 0) {
-			s.fail(w, r, face.Errorf(face.NotFound, "handlers.checkURL", "There is nothing of such a name."))
+			s.fail(w, r, face.Errorf(face.NotFound, "handlers.checkURL", "The path is not valid text."))
 			return
 		}
 		if err := api.CheckQuery(r.Method, chi.RouteContext(r.Context()).RoutePattern(), r.URL.RawQuery); err != nil {

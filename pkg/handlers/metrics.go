@@ -25,7 +25,7 @@ func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, e
 		}, []string{"route", "code"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "likeness_http_requests_in_flight",
-			Help: "Requests under way, that for the metrics counted in.",
+			Help: "Requests under way, including the one for the metrics.",
 		}),
 	}
 	var errs []error
@@ -40,7 +40,7 @@ type templates struct{ store.Galleries }
 
 func (t templates) desc() *prometheus.Desc {
 	return prometheus.NewDesc("likeness_templates",
-		"Templates by gallery; another tenant's than the default one's is tenant/gallery.", []string{"gallery"}, nil)
+		"Templates by gallery. For a tenant other than the default one, the label is tenant/gallery.", []string{"gallery"}, nil)
 }
 
 // Describe implements [prometheus.Collector].

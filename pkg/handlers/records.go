@@ -22,7 +22,7 @@ func (s *server) ListGalleries(ctx context.Context, r api.ListGalleriesRequestOb
 	}
 	answer := api.ListGalleries200JSONResponse{Items: make([]api.Gallery, len(items)), NextCursor: optionalText(next)}
 	for i, g := range items {
-		answer.Items[i] = s.gallery(g)
+		answer.Items[i] = s.galleryAnswer(g)
 	}
 	return answer, nil
 }
@@ -44,14 +44,14 @@ func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestOb
 	}
 	return api.CreateGallery201JSONResponse{
 		Headers: api.CreateGallery201ResponseHeaders{Location: s.PathPrefix + "/galleries/" + g.ID},
-		Body:    s.gallery(g),
+		Body:    s.galleryAnswer(g),
 	}, nil
 }
 
 // GetGallery shows a gallery.
 func (s *server) GetGallery(ctx context.Context, r api.GetGalleryRequestObject) (api.GetGalleryResponseObject, error) {
 	g, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery)
-	return api.GetGallery200JSONResponse(s.gallery(g)), err
+	return api.GetGallery200JSONResponse(s.galleryAnswer(g)), err
 }
 
 // UpdateGallery changes a gallery.
@@ -61,13 +61,13 @@ func (s *server) UpdateGallery(ctx context.Context, r api.UpdateGalleryRequestOb
 	}
 	g, err := s.Store.UpdateGallery(ctx, tenant(ctx), r.Gallery,
 		store.GalleryChange{RetentionDays: r.Body.RetentionDays, StoreImages: r.Body.StoreImages})
-	return api.UpdateGallery200JSONResponse(s.gallery(g)), err
+	return api.UpdateGallery200JSONResponse(s.galleryAnswer(g)), err
 }
 
 // DeleteGallery erases a gallery.
 func (s *server) DeleteGallery(ctx context.Context, r api.DeleteGalleryRequestObject) (api.DeleteGalleryResponseObject, error) {
 	receipt, err := s.Store.DeleteGallery(ctx, tenant(ctx), r.Gallery, actorOf(ctx))
-	return api.DeleteGallery200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
+	return api.DeleteGallery200JSONResponse{ErasedJSONResponse: receiptAnswer(receipt)}, err
 }
 
 func (s *server) checkGallery(storeImages *bool) error {
@@ -87,7 +87,7 @@ func (s *server) ListSubjects(ctx context.Context, r api.ListSubjectsRequestObje
 	}
 	answer := api.ListSubjects200JSONResponse{Items: make([]api.Subject, len(items)), NextCursor: optionalText(next)}
 	for i, sub := range items {
-		answer.Items[i] = subject(sub)
+		answer.Items[i] = subjectAnswer(sub)
 	}
 	return answer, nil
 }
@@ -116,14 +116,14 @@ func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestOb
 	}
 	return api.CreateSubject201JSONResponse{
 		Headers: api.CreateSubject201ResponseHeaders{Location: s.PathPrefix + "/galleries/" + r.Gallery + "/subjects/" + sub.ID},
-		Body:    subject(sub),
+		Body:    subjectAnswer(sub),
 	}, nil
 }
 
 // GetSubject shows a subject.
 func (s *server) GetSubject(ctx context.Context, r api.GetSubjectRequestObject) (api.GetSubjectResponseObject, error) {
 	sub, err := s.Store.Subject(ctx, tenant(ctx), r.Gallery, r.Subject)
-	return api.GetSubject200JSONResponse(subject(sub)), err
+	return api.GetSubject200JSONResponse(subjectAnswer(sub)), err
 }
 
 // UpdateSubject changes a subject.
@@ -137,13 +137,13 @@ func (s *server) UpdateSubject(ctx context.Context, r api.UpdateSubjectRequestOb
 		change.Metadata = &b.Metadata
 	}
 	sub, err := s.Store.UpdateSubject(ctx, tenant(ctx), r.Gallery, r.Subject, change)
-	return api.UpdateSubject200JSONResponse(subject(sub)), err
+	return api.UpdateSubject200JSONResponse(subjectAnswer(sub)), err
 }
 
 // DeleteSubject erases a subject.
 func (s *server) DeleteSubject(ctx context.Context, r api.DeleteSubjectRequestObject) (api.DeleteSubjectResponseObject, error) {
 	receipt, err := s.Store.DeleteSubject(ctx, tenant(ctx), r.Gallery, r.Subject, actorOf(ctx))
-	return api.DeleteSubject200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
+	return api.DeleteSubject200JSONResponse{ErasedJSONResponse: receiptAnswer(receipt)}, err
 }
 
 // checkMetadata bounds metadata in bytes, which the contract can say in words only.
@@ -159,15 +159,16 @@ func pageOf(limit *int, cursor *string) store.Page {
 	return store.Page{Limit: valueOr(limit, 100), Cursor: valueOr(cursor, "")}
 }
 
-// cursorError points the store's complaint about a cursor at the parameter.
+// cursorError turns the store's error about a cursor into one that points at
+// the parameter.
 func cursorError(err error) error {
 	if errors.Is(err, face.Invalid) {
-		return parameter("cursor", "is none that came with a page")
+		return parameter("cursor", "must be the next_cursor of an earlier page of this list")
 	}
 	return err
 }
 
-// callerOf says on whose behalf a request is decided.
+// callerOf says on whose behalf identity carries out a request.
 func callerOf(ctx context.Context) identity.Caller {
 	c := callOf(ctx)
 	return identity.Caller{Tenant: c.key.Tenant, KeyID: c.key.ID, RequestID: c.id, Reservation: c.reservation}
@@ -179,21 +180,24 @@ func actorOf(ctx context.Context) store.Actor {
 	return store.Actor{KeyID: c.key.ID, RequestID: c.id}
 }
 
-func erased(r face.Receipt) api.ErasedJSONResponse {
+// receiptAnswer writes the receipt of an erasure as the contract does.
+func receiptAnswer(r face.Receipt) api.ErasedJSONResponse {
 	return api.ErasedJSONResponse{
 		Gallery: r.Gallery, SubjectID: optionalText(r.SubjectID), Subjects: r.Subjects,
 		Templates: r.Templates, Images: r.Images, AuditID: r.AuditID,
 	}
 }
 
-func (s *server) gallery(g face.Gallery) api.Gallery {
+// galleryAnswer writes a gallery as the contract does.
+func (s *server) galleryAnswer(g face.Gallery) api.Gallery {
 	return api.Gallery{
 		Name: g.ID, ModelID: s.encoders.IDOf(g), NextModelID: optionalText(g.NextModelID), RetentionDays: g.RetentionDays, StoreImages: g.StoreImages,
 		Subjects: g.Subjects, Templates: g.Templates, CreatedAt: g.CreatedAt,
 	}
 }
 
-func subject(s face.Subject) api.Subject {
+// subjectAnswer writes a subject as the contract does.
+func subjectAnswer(s face.Subject) api.Subject {
 	return api.Subject{
 		SubjectID: s.ID, Name: optionalText(s.Name), ExternalID: optionalText(s.ExternalID), Metadata: s.Metadata,
 		Templates: s.Templates, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt,

@@ -59,5 +59,5 @@ func (s *server) ListTemplates(ctx context.Context, r api.ListTemplatesRequestOb
 // DeleteTemplate erases a template.
 func (s *server) DeleteTemplate(ctx context.Context, r api.DeleteTemplateRequestObject) (api.DeleteTemplateResponseObject, error) {
 	receipt, err := s.Store.DeleteTemplate(ctx, tenant(ctx), r.Gallery, r.Subject, r.Template, actorOf(ctx))
-	return api.DeleteTemplate200JSONResponse{ErasedJSONResponse: erased(receipt)}, err
+	return api.DeleteTemplate200JSONResponse{ErasedJSONResponse: receiptAnswer(receipt)}, err
 }

@@ -63,18 +63,18 @@ type Options struct {
 	AuditDecisions bool
 
 	// WakeMover is called when somebody was enrolled in a gallery that is being
-	// moved to another encoder. Nil: nobody is woken.
+	// moved to another encoder. Nil: nothing is called.
 	WakeMover func()
-	// Observe is told how long each stage took; the only one is "search". Nil:
-	// nobody is told.
+	// Observe is called with the seconds that a stage took; the only stage is
+	// "search". Nil: nothing is called.
 	Observe func(stage string, seconds float64)
-	// Registerer takes the metrics. Nil: nobody sees them.
+	// Registerer of the metrics. Nil: a registry of its own, which nobody reads.
 	Registerer prometheus.Registerer
 }
 
-// DefaultOptions are the options of a server that is told nothing else:
-// a false match rate of 1 in 10,000 comparisons, and a margin of 0.05 below
-// which two candidates are ambiguous.
+// DefaultOptions are the defaults: one false match in 10,000 comparisons, and
+// two candidates are ambiguous if both reach the threshold with scores closer
+// than 0.05. Store and Pipeline have no default.
 func DefaultOptions() Options {
 	return Options{OperatingPoint: match.PointName(1e-4), AmbiguityMargin: 0.05}
 }
