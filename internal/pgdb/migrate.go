@@ -88,7 +88,8 @@ func withMigrations(ctx context.Context, url, passwordFile string, work func(*go
 	if err != nil {
 		return err
 	}
-	locker, err := lock.NewPostgresSessionLocker()
+	// For five minutes, as is usual, but each second.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io/fs"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,11 +21,22 @@ import (
 	"github.com/likeness-id/likeness/pkg/store/postgres"
 )
 
-// TestUpgradeScopesTemplateIDs migrates a database in which a template's id was
-// unique in the whole store: everything is there as it was, with its graph,
-// wherever an earlier attempt was cut off.
-func TestUpgradeScopesTemplateIDs(t *testing.T) {
+// TestUpgrade migrates databases of earlier programs: one in which a template's
+// id was unique in the whole store, and one in which the schema let a template
+// be in another gallery than its subject. Everything is there as it was, what is
+// damaged and the graph too, wherever an earlier attempt was cut off.
+func TestUpgrade(t *testing.T) {
 	t.Parallel()
+	for _, version := range []int64{3, 5} {
+		t.Run(fmt.Sprint("from ", version), func(t *testing.T) {
+			t.Parallel()
+			upgrade(t, version)
+		})
+	}
+}
+
+func upgrade(t *testing.T, version int64) {
+	t.Helper()
 	const people, dim = 300, 64
 	ctx, url := t.Context(), pgtest.Database(t, nil)
 	db, err := sql.Open("pgx", url)
@@ -40,7 +52,7 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.UpTo(ctx, 3); err != nil {
+	if _, err := p.UpTo(ctx, version); err != nil {
 		t.Fatal(err)
 	}
 	old, err := db.BeginTx(ctx, nil)
@@ -54,8 +66,20 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 		}
 	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+	addTemplate := func(tm face.Template, gallery, shelf, subject int) {
+		t.Helper()
+		exec(`INSERT INTO template (id, gallery_model, subject, sample, embedding, quality, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			tm.ID, shelf, subject, tm.SampleID, pgvector.NewVector(tm.Embedding), tm.Quality, tm.CreatedAt)
+	}
+	if version >= 4 {
+		addTemplate = func(tm face.Template, gallery, shelf, subject int) {
+			t.Helper()
+			exec(`INSERT INTO template (id, gallery, gallery_model, subject, sample, embedding, quality, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+				tm.ID, gallery, shelf, subject, tm.SampleID, pgvector.NewVector(tm.Embedding), tm.Quality, tm.CreatedAt)
+		}
+	}
 	exec(`INSERT INTO gallery (tenant, id, retention_days, store_images, created_at) VALUES ('acme', 'default', 0, true, now()), ('other', 'default', 0, false, now())`)
-	exec(`INSERT INTO gallery_model (gallery, model_id, dimension) VALUES (1, 'encoder-a', $1), (1, 'encoder-b', $2)`, dim, dim/2)
+	exec(`INSERT INTO gallery_model (gallery, model_id, dimension) VALUES (1, 'encoder-a', $1), (1, 'encoder-b', $2), (2, 'encoder-a', $1)`, dim, dim/2)
 	var want []store.Record
 	for i := range people {
 		r := store.Record{Subject: face.Subject{ID: fmt.Sprintf("s%04d", i), Name: fmt.Sprint("name of ", i), Templates: 2, CreatedAt: at, UpdatedAt: at}}
@@ -65,8 +89,7 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 				ID: fmt.Sprintf("t%04d-%d", i, n), SubjectID: r.Subject.ID, SampleID: fmt.Sprintf("t%04d-0", i), ModelID: m,
 				Embedding: embedding(2*i+n, dim>>n), Quality: 0.5, CreatedAt: at,
 			}
-			exec(`INSERT INTO template (id, gallery_model, subject, sample, embedding, quality, created_at) VALUES ($1, $2, $3, $4, $5, 0.5, $6)`,
-				tm.ID, n+1, i+1, tm.SampleID, pgvector.NewVector(tm.Embedding), at)
+			addTemplate(tm, 1, n+1, i+1)
 			if n == 0 && i%3 == 0 {
 				tm.Crop = fmt.Appendf(nil, "crop of %d", i)
 				exec(`INSERT INTO crop (gallery, subject, sample, quality, created_at, sealed) VALUES (1, $1, $2, 0.5, $3, $4)`, i+1, tm.SampleID, at, tm.Crop)
@@ -75,6 +98,14 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 		}
 		want = append(want, r)
 	}
+	// Two that are damaged: one is the template of nobody's face, the other is in
+	// another gallery than its subject.
+	exec(`INSERT INTO subject (gallery, id, name, external_id, created_at, updated_at) VALUES (2, 'ada', '', '', $1, $1)`, at)
+	broken := face.Template{ID: "broken", SubjectID: "ada", SampleID: "broken", ModelID: model, Embedding: make(face.Embedding, dim), Quality: 0.5, CreatedAt: at}
+	addTemplate(broken, 2, 3, people+1)
+	stray := face.Template{ID: "astray", SubjectID: "s0004", SampleID: "astray", ModelID: model, Embedding: embedding(-1, dim), Quality: 0.5, CreatedAt: at}
+	addTemplate(stray, 2, 3, 5)
+	want[4].Templates, want[4].Subject.Templates = append(want[4].Templates, stray), 3
 	exec(fmt.Sprintf(`CREATE INDEX graph_1 ON template USING hnsw ((embedding::halfvec(%d)) halfvec_ip_ops) WHERE gallery_model = 1`, dim))
 	exec(`INSERT INTO search_graph VALUES (1, 100, 0.9, 0.99, 100, now())`)
 	if err := old.Commit(); err != nil {
@@ -82,7 +113,7 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 	}
 
 	cut := 0
-	for limit := 10 * time.Millisecond; ; limit += 40 * time.Millisecond {
+	for limit := 10 * time.Millisecond; ; limit += limit / 4 {
 		short, cancel := context.WithTimeout(ctx, limit)
 		_, _, err := postgres.Migrate(short, url, "")
 		cancel()
@@ -92,6 +123,21 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 		cut++
 	}
 	t.Logf("cut off %d times", cut)
+	var findings []string
+	if err := postgres.Check(ctx, url, "", func(f store.Finding) error {
+		findings = append(findings, f.Check+" "+f.Gallery+" "+f.SubjectID+" "+f.TemplateID)
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]string{"embedding default ada broken", "reference default s0004 astray"}, findings); d != "" {
+		t.Error(d)
+	}
+	for _, table := range []string{"template", "crop"} {
+		if _, err := db.ExecContext(ctx, `UPDATE `+table+` SET gallery = 2 WHERE subject = 7`); !strings.Contains(fmt.Sprint(err), "subject_of_gallery") {
+			t.Errorf("a %s may be in another gallery than its subject: %v", table, err)
+		}
+	}
 	for from, engine := range []string{postgres.SearchIndex, postgres.SearchPgvector} {
 		s := open(t, postgres.Options{URL: url, Search: engine, GraphAbove: 1})
 		defer closing(t, s)
@@ -116,7 +162,7 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 		if _, err := s.CreateSubject(ctx, "other", face.DefaultGallery, face.Subject{ID: id}); err != nil {
 			t.Error(err)
 		}
-		theirs := face.Template{ID: want[from+1].Templates[0].ID, SubjectID: id, ModelID: model, Embedding: embedding(1, 8)}
+		theirs := face.Template{ID: want[from+1].Templates[0].ID, SubjectID: id, ModelID: model, Embedding: embedding(1, dim)}
 		if _, err := s.Enrol(ctx, "other", face.DefaultGallery, theirs); err != nil {
 			t.Error(err)
 		}
@@ -127,6 +173,15 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 		if _, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, gone.Subject.ID, store.Actor{}); err != nil {
 			t.Error(err)
 		}
+	}
+	// What strays goes with its subject.
+	s := open(t, postgres.Options{URL: url, Search: postgres.SearchPgvector})
+	defer closing(t, s)
+	if _, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, "s0004", store.Actor{}); err != nil {
+		t.Error(err)
+	}
+	if n := sqlInt(t, url, `SELECT count(*) FROM template WHERE id = 'astray'`); n != 0 {
+		t.Error("what strays outlives its subject")
 	}
 	counted(t, url)
 }

@@ -51,7 +51,7 @@ func TestImportOntoFullDisk(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	integrity(t, path)
+	wantIntegrity(t, path)
 }
 
 // TestOldAuditRecords: the chain of a file from before decisions were
@@ -69,7 +69,7 @@ func TestOldAuditRecords(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	sqlExec(t, path, "ALTER TABLE audit DROP COLUMN decision", "DROP INDEX subject_by_name", "DROP INDEX subject_by_external_id",
+	sqlExec(t, path, "ALTER TABLE audit DROP COLUMN decision", "DROP INDEX subject_by_name", "DROP INDEX subject_by_external_id", "DROP INDEX subject_of_gallery",
 		"DELETE FROM goose_db_version WHERE version_id >= 3")
 	s = open(t, path)
 	defer closing(t, s)

@@ -127,8 +127,7 @@ func (c checker) references() error {
 	err := c.each(func(rows *sql.Rows) error {
 		var table, parent string
 		var row sql.NullInt64
-		var key int
-		if err := rows.Scan(&table, &row, &parent, &key); err != nil {
+		if err := rows.Scan(&table, &row, &parent); err != nil {
 			return err
 		}
 		f := store.Finding{Check: store.CheckReference, Detail: fmt.Sprintf("a row of the table %s refers to a %s that is not there", table, parent), Mend: store.MendRestore}
@@ -137,7 +136,9 @@ func (c checker) references() error {
 			f.Mend = c.shell(fmt.Sprintf("PRAGMA secure_delete = ON; DELETE FROM %s WHERE rowid = %d", table, row.Int64)) + "; or " + store.MendRestore
 		}
 		return c.found(f)
-	}, "PRAGMA foreign_key_check")
+		// The keys of two columns say who is in another gallery, which others look for.
+	}, `SELECT "table", "rowid", parent FROM pragma_foreign_key_check AS c
+		WHERE (SELECT count(*) FROM pragma_foreign_key_list(c."table") WHERE id = c.fkid) = 1`)
 	if err != nil {
 		return err
 	}

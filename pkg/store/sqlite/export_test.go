@@ -58,6 +58,9 @@ var EncodeEmbedding = encodeEmbedding
 // Checksum is that of an embedding as it lies in the file.
 var Checksum = checksum
 
+// ScopeTemplateIDs is the fifth migration.
+var ScopeTemplateIDs = scopeTemplateIDs
+
 // ScrubPage is scrubPage.
 var ScrubPage = scrubPage
 

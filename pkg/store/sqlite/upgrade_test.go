@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,6 +37,7 @@ func schemaOf(t *testing.T, path string, version int64) *sql.DB {
 		t.Fatal(err)
 	}
 	p, err := goose.NewProvider(goose.DialectSQLite3, db, files,
+		goose.WithGoMigrations(goose.NewGoMigration(5, &goose.GoFunc{RunTx: sqlite.ScopeTemplateIDs}, nil)),
 		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		t.Fatal(err)
@@ -46,14 +48,25 @@ func schemaOf(t *testing.T, path string, version int64) *sql.DB {
 	return db
 }
 
-// TestUpgradeScopesTemplateIDs opens a file in which a template's id was
-// unique in the whole store: everything is there as it was, wherever an
-// earlier attempt was cut off.
-func TestUpgradeScopesTemplateIDs(t *testing.T) {
+// TestUpgrade opens files of earlier programs: one in which a template's id was
+// unique in the whole store, and one in which the schema let a template be in
+// another gallery than its subject. Everything is there as it was, what is
+// damaged too, wherever an earlier attempt was cut off.
+func TestUpgrade(t *testing.T) {
 	t.Parallel()
+	for _, version := range []int64{4, 5} {
+		t.Run(fmt.Sprint("from ", version), func(t *testing.T) {
+			t.Parallel()
+			upgrade(t, version)
+		})
+	}
+}
+
+func upgrade(t *testing.T, version int64) {
+	t.Helper()
 	const people, dim = 300, 64
 	ctx, path := t.Context(), filepath.Join(t.TempDir(), "likeness.db")
-	old := schemaOf(t, path, 4)
+	old := schemaOf(t, path, version)
 	exec := func(query string, args ...any) {
 		t.Helper()
 		if _, err := old.ExecContext(ctx, query, args...); err != nil {
@@ -61,6 +74,16 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 		}
 	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+	addTemplate := func(id string, gallery, subject int, shares, model string, embedding []byte) {
+		t.Helper()
+		if version < 5 {
+			exec(`INSERT INTO template (id, gallery, subject, shares_sample, model_id, embedding, quality, created_at) VALUES (?, ?, ?, ?, ?, ?, 0.5, ?)`,
+				id, gallery, subject, shares, model, embedding, at.UnixMicro())
+			return
+		}
+		exec(`INSERT INTO template (id, gallery, subject, shares_sample, model_id, embedding, checksum, quality, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0.5, ?)`,
+			id, gallery, subject, shares, model, embedding, sqlite.Checksum(embedding), at.UnixMicro())
+	}
 	exec(`INSERT INTO gallery (tenant, id, retention_days, store_images, created_at) VALUES ('acme', 'default', 0, 1, 1), ('other', 'default', 0, 0, 1)`)
 	exec("BEGIN")
 	var want []store.Record
@@ -81,14 +104,17 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 				exec(`INSERT INTO crop (gallery, subject, sample_id, quality, created_at, sealed) VALUES (1, ?, ?, 0.5, ?, ?)`,
 					i+1, tm.SampleID, at.UnixMicro(), tm.Crop)
 			}
-			exec(`INSERT INTO template (id, gallery, subject, shares_sample, model_id, embedding, quality, created_at) VALUES (?, 1, ?, ?, ?, ?, 0.5, ?)`,
-				tm.ID, i+1, shares, m, sqlite.EncodeEmbedding(tm.Embedding), at.UnixMicro())
+			addTemplate(tm.ID, 1, i+1, shares, m, sqlite.EncodeEmbedding(tm.Embedding))
 			r.Templates = append(r.Templates, tm)
 		}
 		want = append(want, r)
 	}
 	exec(`INSERT INTO subject (gallery, id, name, external_id, created_at, updated_at) VALUES (2, 'ada', '', '', 1, 1)`)
-	exec(`INSERT INTO template (id, gallery, subject, model_id, embedding, quality, created_at) SELECT 'erased', 2, max(row_id), 'encoder-a', x'0000803f', 0, 1 FROM subject`)
+	addTemplate("broken", 2, people+1, "", model, make([]byte, 4*dim))
+	stray := face.Template{ID: "astray", SubjectID: "s0001", SampleID: "astray", ModelID: model, Embedding: embedding(-1, dim), Quality: 0.5, CreatedAt: at}
+	addTemplate(stray.ID, 2, 2, "", model, sqlite.EncodeEmbedding(stray.Embedding)) // in the other gallery
+	want[1].Templates, want[1].Subject.Templates = append(want[1].Templates, stray), 3
+	addTemplate("erased", 2, people+1, "", model, make([]byte, 4*dim))
 	exec(`DELETE FROM template WHERE id = 'erased'`)
 	exec("COMMIT")
 	closing(t, old)
@@ -123,15 +149,35 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 			t.Errorf("found %+v, %v", r, err)
 		}
 	}
+	var found []string
+	if err := sqlite.Check(ctx, path, func(f store.Finding) error {
+		found = append(found, f.Check+" "+f.Gallery+" "+f.SubjectID+" "+f.TemplateID)
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]string{"reference default s0001 astray", "embedding default ada broken"}, found); d != "" {
+		t.Error(d)
+	}
+	// What strays goes with its subject, and nothing strays any more.
+	if _, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, "s0001", store.Actor{}); err != nil {
+		t.Error(err)
+	}
+	for _, table := range []string{"template", "crop"} {
+		err := strayInto(t, path, table)
+		if err == nil || !strings.Contains(err.Error(), "FOREIGN KEY constraint failed") {
+			t.Errorf("a %s may be in another gallery than its subject: %v", table, err)
+		}
+	}
 	// The id is free for another tenant; that row's number is not used again.
-	_, err := s.Enrol(ctx, "other", face.DefaultGallery, face.Template{ID: "t0000-0", SubjectID: "ada", ModelID: model, Embedding: embedding(1, 8)})
+	_, err := s.Enrol(ctx, "other", face.DefaultGallery, face.Template{ID: "t0000-0", SubjectID: "ada", ModelID: model, Embedding: embedding(1, dim)})
 	if err != nil {
 		t.Error(err)
 	}
 	if receipt, err := s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "s0000", "t0000-1", store.Actor{}); err != nil || receipt.Templates != 2 || receipt.Images != 1 {
 		t.Errorf("erased %+v, %v", receipt, err)
 	}
-	for gallery, templates := range map[string]int{tenant: 2*people - 2, "other": 1} {
+	for gallery, templates := range map[string]int{tenant: 2*people - 4, "other": 2} {
 		if g, err := s.Gallery(ctx, gallery, face.DefaultGallery); err != nil || g.Templates != templates {
 			t.Errorf("%s has %+v, %v", gallery, g, err)
 		}
@@ -140,8 +186,20 @@ func TestUpgradeScopesTemplateIDs(t *testing.T) {
 	if err != nil || n != 0 {
 		t.Errorf("purged %d, %v", n, err)
 	}
-	if last, err := s.LastTemplateRow(ctx); err != nil || last != 2*people+2 {
+	if last, err := s.LastTemplateRow(ctx); err != nil || last != 2*people+4 {
 		t.Errorf("the newest template has the row %d, %v", last, err)
 	}
 	integrity(t, path)
+}
+
+// strayInto tries to put a row into another gallery than its subject.
+func strayInto(t *testing.T, path, table string) error {
+	t.Helper()
+	db, err := sql.Open("sqlite", path+"?_pragma=foreign_keys(1)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, db)
+	_, err = db.ExecContext(t.Context(), `UPDATE `+table+` SET gallery = 2 WHERE subject = 7`)
+	return err
 }
