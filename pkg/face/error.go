@@ -12,35 +12,38 @@ import (
 // one stable code, which the HTTP contract, the CLI and the metrics share.
 type Kind uint8
 
+// NoError is the kind of no error. It has no code, and is not one of [Kinds].
+const NoError Kind = 0
+
 // The kinds. Their order is not part of any contract; their codes are.
 const (
-	Internal                  Kind = iota // a fault of the server; the cause is for the log only
-	Invalid                               // the request breaks the contract's schema
-	InvalidImage                          // an image of a supported type that cannot be decoded
-	Unauthenticated                       // no valid API key
-	Forbidden                             // the key lacks the scope
-	NotFound                              // gallery, subject, template or route is not there
-	MethodNotAllowed                      // the route exists, the method does not
-	Conflict                              // it exists already, or an idempotency key was reused
-	ModelMismatch                         // an embedding or template of another model
-	Damaged                               // what is stored for a subject can no longer be used
-	TooLarge                              // body, image bytes or pixels over the limit
-	UnsupportedImage                      // not an image type that we read
-	UnsupportedMediaType                  // a body that is neither JSON nor multipart
-	NoFace                                // no face in the image
-	ManyFaces                             // several faces where one was asked for
-	LowQuality                            // the quality gate refused the sample
-	FramesDisagree                        // frames to be fused show different people
-	Duplicate                             // enrolment refused: looks like somebody enrolled
-	OperatingPointUnsupported             // the calibration does not support this FMR
-	RateLimited                           // the key's rate limit
-	QueueFull                             // the tenant has as many jobs waiting as it may
-	NotFinished                           // a job has no result yet
-	Overloaded                            // the inference gate and its queue are full
-	Unavailable                           // not ready, or draining
-	StorageFull                           // nothing more can be stored, but erasing works
-	Deadline                              // not done in time
-	Canceled                              // the caller went away
+	Internal                  Kind = iota + 1 // a fault of the server; the cause is for the log only
+	Invalid                                   // the request breaks the contract's schema
+	InvalidImage                              // an image of a supported type that cannot be decoded
+	Unauthenticated                           // no valid API key
+	Forbidden                                 // the key lacks the scope
+	NotFound                                  // gallery, subject, template or route is not there
+	MethodNotAllowed                          // the route exists, the method does not
+	Conflict                                  // it exists already, or an idempotency key was reused
+	ModelMismatch                             // an embedding or template of another model
+	Damaged                                   // what is stored for a subject can no longer be used
+	TooLarge                                  // body, image bytes or pixels over the limit
+	UnsupportedImage                          // not an image type that we read
+	UnsupportedMediaType                      // a body that is neither JSON nor multipart
+	NoFace                                    // no face in the image
+	ManyFaces                                 // several faces where one was asked for
+	LowQuality                                // the quality gate refused the sample
+	FramesDisagree                            // frames to be fused show different people
+	Duplicate                                 // enrolment refused: looks like somebody enrolled
+	OperatingPointUnsupported                 // the calibration does not support this FMR
+	RateLimited                               // the key's rate limit
+	QueueFull                                 // the tenant has as many jobs waiting as it may
+	NotFinished                               // a job has no result yet
+	Overloaded                                // the inference gate and its queue are full
+	Unavailable                               // not ready, or draining
+	StorageFull                               // nothing more can be stored, but erasing works
+	Deadline                                  // not done in time
+	Canceled                                  // the caller went away
 )
 
 type kindText struct{ code, title string }
@@ -49,6 +52,7 @@ type kindText struct{ code, title string }
 // the same codes as api/openapi.yaml.
 func kinds() [Canceled + 1]kindText {
 	return [...]kindText{
+		NoError:                   {"", "No error"},
 		Internal:                  {"internal", "Internal error"},
 		Invalid:                   {"invalid_request", "Invalid request"},
 		InvalidImage:              {"invalid_image", "Image cannot be decoded"},
@@ -88,7 +92,8 @@ func Kinds() []Kind {
 	return out
 }
 
-// Code is the stable machine code of the kind, in snake_case.
+// Code is the stable machine code of the kind, in snake_case; empty for
+// [NoError].
 func (k Kind) Code() string { return kinds()[k].code }
 
 // Title is a short human title of the kind.
@@ -230,12 +235,15 @@ func Excerpt(text string) string {
 	return strings.ToValidUTF8(text, "\uFFFD")
 }
 
-// KindOf returns the kind of the outermost [Error] in err's chain. A bare end
-// of a context is Deadline or Canceled; anything else is Internal.
+// KindOf returns the kind of the outermost [Error] in err's chain, and [NoError]
+// for nil. A bare end of a context is Deadline or Canceled; anything else, an
+// Error without a kind too, is Internal.
 func KindOf(err error) Kind {
 	var e *Error
 	switch {
-	case errors.As(err, &e):
+	case err == nil:
+		return NoError
+	case errors.As(err, &e) && e.Kind != NoError:
 		return e.Kind
 	case errors.Is(err, context.DeadlineExceeded):
 		return Deadline

@@ -35,7 +35,9 @@ func TestErrors(t *testing.T) {
 		kind face.Kind
 		text string
 	}{
+		{"none", nil, face.NoError, ""},
 		{"plain", cause, face.Internal, "disk on fire"},
+		{"without a kind", fmt.Errorf("x: %w", &face.Error{Op: "op"}), face.Internal, ""},
 		{"detail", face.Errorf(face.NotFound, "store.Subject", "no subject %q", "a"), face.NotFound, `store.Subject: not_found: no subject "a"`},
 		{"wrapped", fmt.Errorf("later: %w", face.Wrap(face.Unavailable, "op", cause)), face.Unavailable, "later: op: unavailable: disk on fire"},
 		{"deadline", face.Wrap(face.Internal, "op", context.DeadlineExceeded), face.Deadline, ""},
@@ -53,8 +55,29 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
-	if face.Wrap(face.Internal, "op", nil) != nil {
+	diagnose := func(err error) (face.Kind, string) {
+		if errors.Is(err, cause) {
+			return face.StorageFull, "the storage is full"
+		}
+		return face.Internal, "what"
+	}
+	if face.Wrap(face.Internal, "op", nil) != nil || face.WrapDiagnosed("op", nil, diagnose) != nil {
 		t.Error("no error became one")
+	}
+	shared := face.Errorf(face.NotFound, "", "not there")
+	for _, tt := range []struct{ err, want error }{
+		{fmt.Errorf("x: %w", cause), &face.Error{Kind: face.StorageFull, Op: "op", Detail: "the storage is full"}},
+		{context.Canceled, &face.Error{Kind: face.Canceled, Op: "op"}},
+		{shared, &face.Error{Kind: face.NotFound, Op: "op", Detail: "not there"}},
+	} {
+		got, ok := errors.AsType[*face.Error](face.WrapDiagnosed("op", tt.err, diagnose))
+		want, _ := errors.AsType[*face.Error](tt.want)
+		if !ok || got.Kind != want.Kind || got.Op != want.Op || got.Detail != want.Detail || tt.err != error(shared) && !errors.Is(got, tt.err) {
+			t.Errorf("%v: %+v, want %+v", tt.err, got, want)
+		}
+	}
+	if shared.Op != "" {
+		t.Error("an error that others share was changed")
 	}
 	err := face.Wrap(face.Conflict, "op", cause)
 	if !errors.Is(err, face.Conflict) || errors.Is(err, face.NotFound) || !errors.Is(err, cause) {
