@@ -53,8 +53,8 @@ type dialect struct {
 	notify     string // a statement that tells other servers of a job, at the commit
 }
 
-// one scans the first row, if there is any.
-func one(ctx context.Context, q querier, dest []any, query string, args ...any) (found bool, err error) {
+// scanFirst scans the first row, if there is any.
+func scanFirst(ctx context.Context, q querier, dest []any, query string, args ...any) (found bool, err error) {
 	err = q.each(ctx, func(row scanner) error {
 		if found {
 			return nil

@@ -45,7 +45,7 @@ func TestNoRoom(t *testing.T) {
 	o, log := options()
 	g := newGate(12)
 	o.Transferrer = walker{step: g.step}
-	s := begun(t, place, o)
+	s := openAndStart(t, place, o)
 	r := request(15)
 	j := submit(t, s, r)
 	g.wait(t)
@@ -89,7 +89,7 @@ func TestDatabaseAway(t *testing.T) {
 	o, log := options()
 	g := newGate(12)
 	o.Transferrer = walker{step: g.step}
-	s := begun(t, url, o)
+	s := openAndStart(t, url, o)
 	r := request(15)
 	j := submit(t, s, r)
 	next := submit(t, s, r)
@@ -118,9 +118,9 @@ func TestEraseOnFullDisk(t *testing.T) {
 	if err := o.Room.Keep(); err != nil {
 		t.Fatal(err)
 	}
-	s := opened(t, place, o)
+	s := openUntilEnd(t, place, o)
 	r := request(12)
-	r.Content = noise(t)
+	r.Content = noisePicture(t)
 	first := submit(t, s, r)
 	var err error
 	for err == nil {
@@ -173,7 +173,7 @@ func TestEraseOnFullDisk(t *testing.T) {
 }
 
 // noise is a picture that takes as much room as it has pixels.
-func noise(t *testing.T) []byte {
+func noisePicture(t *testing.T) []byte {
 	t.Helper()
 	img := image.NewRGBA(image.Rect(0, 0, 400, 400))
 	_, _ = rand.NewChaCha8([32]byte{}).Read(img.Pix)

@@ -81,15 +81,15 @@ func options() (jobs.Options, *lines) {
 	return jobs.Options{Transferrer: walker{}, Beat: 50 * time.Millisecond, Nice: -1, Logger: slog.New(slog.NewTextHandler(log, nil))}, log
 }
 
-// begun opens and starts a service, which the test's end closes.
-func begun(t *testing.T, place string, o jobs.Options) *jobs.Service {
+// openAndStart opens and starts a service, which the test's end closes.
+func openAndStart(t *testing.T, place string, o jobs.Options) *jobs.Service {
 	t.Helper()
-	s := opened(t, place, o)
+	s := openUntilEnd(t, place, o)
 	s.Start()
 	return s
 }
 
-func opened(t *testing.T, place string, o jobs.Options) *jobs.Service {
+func openUntilEnd(t *testing.T, place string, o jobs.Options) *jobs.Service {
 	t.Helper()
 	s, err := open(t.Context(), place, o)
 	if err != nil {
@@ -121,8 +121,8 @@ func request(iterations int) jobs.Request {
 	return jobs.Request{Tenant: tenant, KeyID: "k", Content: picture(1, 40), Styles: [][]byte{picture(2, 40)}, Params: p}
 }
 
-// whole is the picture of a job that nothing interrupted.
-func whole(t *testing.T, r jobs.Request) *image.RGBA {
+// expectedPicture is the picture of a job that nothing interrupted.
+func expectedPicture(t *testing.T, r jobs.Request) *image.RGBA {
 	t.Helper()
 	var task style.Task
 	for i, data := range append([][]byte{r.Content}, r.Styles...) {
@@ -196,7 +196,7 @@ func checkPicture(t *testing.T, s jobs.Queue, j jobs.Job, r jobs.Request) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := whole(t, r)
+	want := expectedPicture(t, r)
 	for y := range 64 {
 		for x := range 64 {
 			wr, wg, wb, wa := want.At(x, y).RGBA()
@@ -259,7 +259,7 @@ func TestJob(t *testing.T) {
 				}
 				return want, nil
 			}
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			r := request(30)
 			r.Styles = append(r.Styles, picture(3, 50))
 			r.CheckIdentity, r.Params.Seed = true, 5
@@ -283,7 +283,7 @@ func TestJob(t *testing.T) {
 				t.Errorf("done: %+v", done)
 			}
 			checkPicture(t, s, j, r)
-			if n := counted(t, registry, "likeness_style_iterations_total"); n != 30 {
+			if n := counterValue(t, registry, "likeness_style_iterations_total"); n != 30 {
 				t.Errorf("%g iterations are counted", n)
 			}
 			if err := testutil.GatherAndCompare(registry, strings.NewReader(`
@@ -310,8 +310,8 @@ func TestJob(t *testing.T) {
 	}
 }
 
-// counted is the value of a counter.
-func counted(t *testing.T, g prometheus.Gatherer, name string) float64 {
+// counterValue is the value of a counter.
+func counterValue(t *testing.T, g prometheus.Gatherer, name string) float64 {
 	t.Helper()
 	families, err := g.Gather()
 	if err != nil {
@@ -335,7 +335,7 @@ func TestRefused(t *testing.T) {
 		}
 		return nil
 	}}
-	s := opened(t, filepath.Join(t.TempDir(), "jobs.db"), o)
+	s := openUntilEnd(t, filepath.Join(t.TempDir(), "jobs.db"), o)
 	for _, tt := range []struct {
 		name    string
 		change  func(*jobs.Request)
@@ -381,7 +381,7 @@ func TestRoom(t *testing.T) {
 			o, _ := options()
 			r := request(3)
 			o.MaxBytes = int64(len(r.Content) + len(r.Styles[0])) // one that waits, or a result
-			s := begun(t, place(t), o)
+			s := openAndStart(t, place(t), o)
 			j := awaitState(t, s, submit(t, s, r), jobs.Succeeded)
 			if _, err := s.Submit(t.Context(), r); !errors.Is(err, face.QueueFull) {
 				t.Errorf("beside the result: %v", err)
@@ -407,7 +407,7 @@ func TestChecksTakeTurns(t *testing.T) {
 		<-open
 		return nil
 	}}
-	s := opened(t, filepath.Join(t.TempDir(), "jobs.db"), o)
+	s := openUntilEnd(t, filepath.Join(t.TempDir(), "jobs.db"), o)
 	first := make(chan error)
 	go func() {
 		_, err := s.Submit(context.Background(), request(3))
@@ -433,7 +433,7 @@ func TestTenantsAndPages(t *testing.T) {
 			place := place(t)
 			o, _ := options()
 			o.MaxQueued = 5
-			s := opened(t, place, o) // nobody works
+			s := openUntilEnd(t, place, o) // nobody works
 			var want []string
 			for range 5 {
 				want = append([]string{submit(t, s, request(3)).ID}, want...)
@@ -500,7 +500,7 @@ func TestTurns(t *testing.T) {
 			o, _ := options()
 			g := newGate(1)
 			o.Transferrer, o.Workers = walker{step: g.step}, 2
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			var all []jobs.Job
 			for range 6 {
 				all = append(all, submit(t, s, request(2)))
@@ -533,11 +533,11 @@ func TestCancel(t *testing.T) {
 				o, _ := options()
 				g := newGate(15)
 				o.Transferrer = walker{step: g.step}
-				s := begun(t, place, o)
+				s := openAndStart(t, place, o)
 				ask := s
 				if elsewhere {
 					idle, _ := options()
-					ask = opened(t, place, idle)
+					ask = openUntilEnd(t, place, idle)
 				}
 				j := submit(t, s, request(100))
 				g.wait(t)
@@ -585,7 +585,7 @@ func TestBadJobs(t *testing.T) {
 				}
 				return nil
 			}}
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			for seed, want := range []*jobs.Problem{
 				1: {Code: "internal", Title: "Internal error"},
 				2: {Code: "internal", Title: "Internal error", Detail: "the loss is not finite"},
@@ -627,7 +627,7 @@ func TestStop(t *testing.T) {
 			o, _ := options()
 			g := newGate(17)
 			o.Transferrer = walker{step: g.step}
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			r := request(40)
 			j := submit(t, s, r)
 			g.wait(t)
@@ -642,7 +642,7 @@ func TestStop(t *testing.T) {
 				t.Error("a closed service answers")
 			}
 			o, log := options()
-			again := begun(t, place, o)
+			again := openAndStart(t, place, o)
 			awaitState(t, again, j, jobs.Succeeded)
 			checkPicture(t, again, j, r)
 			if strings.Contains(log.String(), "lost its worker") {
@@ -663,7 +663,7 @@ func TestCut(t *testing.T) {
 			o, _ := options()
 			g := newGate(17)
 			o.Transferrer = walker{step: g.step}
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			r := request(40)
 			j := submit(t, s, r)
 			g.wait(t)
@@ -671,7 +671,7 @@ func TestCut(t *testing.T) {
 				t.Fatal(err)
 			}
 			o, log := options()
-			again := begun(t, place, o)
+			again := openAndStart(t, place, o)
 			awaitState(t, again, j, jobs.Succeeded)
 			checkPicture(t, again, j, r)
 			if !strings.Contains(log.String(), "resumed") || !strings.Contains(log.String(), "iteration=10") {
@@ -688,7 +688,7 @@ func TestStaleCheckpoint(t *testing.T) {
 	o, _ := options()
 	g := newGate(12)
 	o.Transferrer = walker{step: g.step}
-	s := begun(t, place, o)
+	s := openAndStart(t, place, o)
 	r := request(20)
 	j := submit(t, s, r)
 	g.wait(t)
@@ -697,7 +697,7 @@ func TestStaleCheckpoint(t *testing.T) {
 	}
 	o, log := options()
 	o.Transferrer = refusing{}
-	again := begun(t, place, o)
+	again := openAndStart(t, place, o)
 	awaitState(t, again, j, jobs.Succeeded)
 	checkPicture(t, again, j, r)
 	if !strings.Contains(log.String(), "begins anew") {
@@ -722,7 +722,7 @@ func TestErase(t *testing.T) {
 			t.Parallel()
 			place := place(t)
 			o, _ := options()
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			j := awaitState(t, s, submit(t, s, request(3)), jobs.Succeeded)
 			if gone, err := s.Delete(t.Context(), tenant, j.ID); err != nil || gone.State != jobs.Succeeded {
 				t.Errorf("erased: %+v, %v", gone, err)
@@ -746,7 +746,7 @@ func TestErasedFromFile(t *testing.T) {
 	o, _ := options()
 	g := newGate(2)
 	o.Transferrer = walker{step: g.step}
-	s := begun(t, place, o)
+	s := openAndStart(t, place, o)
 	r := request(3)
 	there := func() bool {
 		for _, name := range []string{place, place + "-wal"} {
@@ -778,7 +778,7 @@ func TestPurge(t *testing.T) {
 			place := place(t)
 			o, _ := options()
 			o.TTL = 100 * time.Millisecond
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			j := submit(t, s, request(3))
 			deadline := time.Now().Add(patience)
 			tick := time.NewTicker(10 * time.Millisecond)
@@ -814,7 +814,7 @@ func TestPreview(t *testing.T) {
 				}
 				return nil
 			}}
-			s := begun(t, place, o)
+			s := openAndStart(t, place, o)
 			r := request(5000)
 			j := submit(t, s, r)
 			tick := time.NewTicker(10 * time.Millisecond)
@@ -844,7 +844,7 @@ func TestOneProcess(t *testing.T) {
 	t.Parallel()
 	place := filepath.Join(t.TempDir(), "jobs.db")
 	o, _ := options()
-	opened(t, place, o)
+	openUntilEnd(t, place, o)
 	if _, err := open(t.Context(), place, o); !errors.Is(err, face.Unavailable) {
 		t.Errorf("opened twice: %v", err)
 	}

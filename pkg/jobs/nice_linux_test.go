@@ -13,7 +13,7 @@ import (
 )
 
 // nice is the nice value of the calling thread.
-func nice(t *testing.T) int {
+func niceOf(t *testing.T) int {
 	t.Helper()
 	p, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid())
 	if err != nil {
@@ -27,15 +27,15 @@ func TestStepsBack(t *testing.T) {
 	t.Parallel()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	want := min(19, nice(t)+7)
+	want := min(19, niceOf(t)+7)
 	got := make(chan int, 1)
 	o, _ := options()
 	o.Nice = 7
 	o.Transferrer = walker{step: func(context.Context, style.Task, int) error {
-		got <- nice(t)
+		got <- niceOf(t)
 		return nil
 	}}
-	s := begun(t, filepath.Join(t.TempDir(), "jobs.db"), o)
+	s := openAndStart(t, filepath.Join(t.TempDir(), "jobs.db"), o)
 	awaitState(t, s, submit(t, s, request(1)), jobs.Succeeded)
 	if n := <-got; n != want {
 		t.Errorf("a job runs at nice %d, want %d", n, want)

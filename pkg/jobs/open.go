@@ -110,7 +110,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *sqlitedb.Lock
 	s.queue.erased.Store(true) // perhaps, by one who could not tidy up any more
 	// On a full disk the server is of use without: the jobs that were left are
 	// found by their silence.
-	err = s.sweep(ctx, 0)
+	err = s.requeueSilent(ctx, 0)
 	if err != nil && mayPass(err) {
 		s.o.Logger.Warn("style jobs: those that were left are taken up later", "error", err)
 		err = nil

@@ -86,8 +86,8 @@ func start(t *testing.T, place string) *child {
 	return c
 }
 
-// to lets the child go on until it is about to make an iteration.
-func (c *child) to(iteration int) {
+// runUntil lets the child go on until it is about to make an iteration.
+func (c *child) runUntil(iteration int) {
 	c.t.Helper()
 	for c.out.Scan() {
 		if c.out.Text() == fmt.Sprint(iteration) {
@@ -135,7 +135,7 @@ func TestKill(t *testing.T) {
 				}
 				for kill, at := range []int{15, 17, 29} {
 					c := start(t, place)
-					c.to(at)
+					c.runUntil(at)
 					c.kill()
 					if from := []string{"", "iteration=10 ", "iteration=10 "}[kill]; from != "" && !strings.Contains(c.log.String(), "resumed\" job_id="+j.ID+" "+from) {
 						t.Errorf("the server after kill %d did not resume at %s:\n%s", kill, from, c.log)
@@ -143,7 +143,7 @@ func TestKill(t *testing.T) {
 					kills++
 				}
 				o, log := options()
-				s := begun(t, place, o)
+				s := openAndStart(t, place, o)
 				awaitState(t, s, j, jobs.Succeeded)
 				checkPicture(t, s, j, r)
 				if !strings.Contains(log.String(), `resumed" job_id=`+j.ID+` iteration=20 `) {
@@ -174,10 +174,10 @@ func TestPoison(t *testing.T) {
 	}
 	for range 5 {
 		c := start(t, place)
-		c.to(2)
+		c.runUntil(2)
 		c.kill()
 	}
-	s := opened(t, place, o)
+	s := openUntilEnd(t, place, o)
 	if got, err := s.Job(t.Context(), tenant, j.ID); err != nil || got.State != jobs.Failed || got.Problem.Code != "internal" {
 		t.Errorf("after five deaths: %+v, %v", got, err)
 	}
@@ -189,7 +189,7 @@ func TestTwoServers(t *testing.T) {
 	place := pgtest.Database(t, migrate)
 	o, log := options()
 	o.PerTenant = 2
-	s := opened(t, place, o)
+	s := openUntilEnd(t, place, o)
 	var all []jobs.Job
 	for i := range 20 {
 		r := request(12)
@@ -197,7 +197,7 @@ func TestTwoServers(t *testing.T) {
 		all = append(all, submit(t, s, r))
 	}
 	c := start(t, place)
-	c.to(5)
+	c.runUntil(5)
 	s.Start()
 	awaitState(t, s, all[1], jobs.Succeeded)
 	c.kill()
@@ -220,11 +220,11 @@ func TestZombie(t *testing.T) {
 	t.Parallel()
 	place := pgtest.Database(t, migrate)
 	o, _ := options()
-	s := opened(t, place, o)
+	s := openUntilEnd(t, place, o)
 	r := request(12)
 	j := submit(t, s, r)
 	c := start(t, place)
-	c.to(12)
+	c.runUntil(12)
 	if err := c.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

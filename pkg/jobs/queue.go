@@ -70,7 +70,7 @@ func scanJob(row scanner, more ...any) (j Job, err error) {
 		return j, err
 	}
 	j.Canceling, j.CheckIdentity, j.ETA = cancel != 0 && !j.State.Final(), check != 0, time.Duration(eta)*time.Microsecond
-	j.CreatedAt, j.StartedAt, j.FinishedAt = moment(created), moment(started), moment(finished)
+	j.CreatedAt, j.StartedAt, j.FinishedAt = timeFromMicros(created), timeFromMicros(started), timeFromMicros(finished)
 	err = json.Unmarshal([]byte(params), &j.Params)
 	if err == nil && problem != "" {
 		err = json.Unmarshal([]byte(problem), &j.Problem)
@@ -81,7 +81,7 @@ func scanJob(row scanner, more ...any) (j Job, err error) {
 	return j, err
 }
 
-func moment(micros int64) time.Time {
+func timeFromMicros(micros int64) time.Time {
 	if micros == 0 {
 		return time.Time{}
 	}
@@ -129,7 +129,7 @@ func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 		}
 		for kind, list := range map[string][][]byte{"content": {r.Content}, "style": r.Styles, "mask": r.Masks} {
 			for i, data := range list {
-				if err := t.put(ctx, q, r.Tenant, r.ID, kind, i, data); err != nil {
+				if err := t.putBlob(ctx, q, r.Tenant, r.ID, kind, i, data); err != nil {
 					return err
 				}
 			}
@@ -139,7 +139,7 @@ func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 			return err
 		}
 		var queued int
-		if _, err := one(ctx, q, []any{&queued}, "SELECT count(*) FROM style_job WHERE tenant = ? AND state = 'queued'", r.Tenant); err != nil {
+		if _, err := scanFirst(ctx, q, []any{&queued}, "SELECT count(*) FROM style_job WHERE tenant = ? AND state = 'queued'", r.Tenant); err != nil {
 			return err
 		}
 		if queued > t.maxQueued {
@@ -147,7 +147,7 @@ func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 		}
 		// Pictures that nobody fetches must not take the room of what others store.
 		var bytes int64
-		if _, err := one(ctx, q, []any{&bytes}, `SELECT coalesce(sum(length(b.data)), 0) FROM style_job j
+		if _, err := scanFirst(ctx, q, []any{&bytes}, `SELECT coalesce(sum(length(b.data)), 0) FROM style_job j
 			JOIN style_blob b ON b.job = j.id WHERE j.tenant = ?`, r.Tenant); err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (t *queue) add(ctx context.Context, r Request) (j Job, err error) {
 	return j, err
 }
 
-func (t *queue) put(ctx context.Context, q querier, tenant, id, kind string, n int, data []byte) error {
+func (t *queue) putBlob(ctx context.Context, q querier, tenant, id, kind string, n int, data []byte) error {
 	_, err := t.exec(ctx, q, `INSERT INTO style_blob (job, tenant, kind, n, data) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (job, kind, n) DO UPDATE SET data = excluded.data`, id, tenant, kind, n, data)
 	return err
@@ -182,11 +182,11 @@ type claimed struct {
 	checkpoint []byte
 }
 
-// claim takes the job whose turn it is: the oldest of the tenants that have the
+// claimNext takes the job whose turn it is: the oldest of the tenants that have the
 // fewest at work. It is nil when there is none.
-func (t *queue) claim(ctx context.Context, owner string) (c *claimed, err error) {
+func (t *queue) claimNext(ctx context.Context, owner string) (c *claimed, err error) {
 	var n int // most looks find nothing, and need no lock for it
-	found, err := one(ctx, t.db, []any{&n}, t.sql("SELECT 1 FROM style_job WHERE "+runnable+" LIMIT 1"))
+	found, err := scanFirst(ctx, t.db, []any{&n}, t.sql("SELECT 1 FROM style_job WHERE "+runnable+" LIMIT 1"))
 	if err != nil || !found {
 		return nil, err
 	}
@@ -197,7 +197,7 @@ func (t *queue) claim(ctx context.Context, owner string) (c *claimed, err error)
 		}
 		const running = `(SELECT count(*) FROM style_job r WHERE r.tenant = j.tenant AND r.state = 'running')`
 		var tenant, id string
-		found, err := one(ctx, q, []any{&tenant, &id}, t.sql(`SELECT tenant, id FROM style_job j
+		found, err := scanFirst(ctx, q, []any{&tenant, &id}, t.sql(`SELECT tenant, id FROM style_job j
 			WHERE `+runnable+` AND `+running+` < ? ORDER BY `+running+`, created_at, id LIMIT 1`), t.perTenant)
 		if err != nil || !found {
 			return err
@@ -219,8 +219,8 @@ func (t *queue) claim(ctx context.Context, owner string) (c *claimed, err error)
 	return c, err
 }
 
-// load reads what a claimed job was given.
-func (t *queue) load(ctx context.Context, c *claimed) error {
+// loadInputs reads what a claimed job was given.
+func (t *queue) loadInputs(ctx context.Context, c *claimed) error {
 	c.inputs, c.checkpoint = inputs{}, nil
 	return t.db.each(ctx, func(row scanner) error {
 		var kind string
@@ -243,8 +243,8 @@ func (t *queue) load(ctx context.Context, c *claimed) error {
 		AND kind IN ('content', 'style', 'mask', 'checkpoint') ORDER BY kind, n`, c.Tenant, c.ID)
 }
 
-// own is the condition of whoever still has the job.
-const own = `tenant = ? AND id = ? AND attempt = ? AND state = 'running'`
+// ownedAttempt is the condition of whoever still has the job.
+const ownedAttempt = `tenant = ? AND id = ? AND attempt = ? AND state = 'running'`
 
 // setProgress are the columns that tell how far a job is.
 const setProgress = `beat_at = {now}, iteration = ?, iterations = ?, width = ?, height = ?, shrunk = ?,
@@ -253,24 +253,24 @@ const setProgress = `beat_at = {now}, iteration = ?, iterations = ?, width = ?, 
 func (c *claimed) progressArgs(p progress) []any {
 	return []any{
 		p.iteration, p.iterations, p.width, p.height, p.shrunk,
-		finite(p.loss.Total), finite(p.loss.Content), finite(p.loss.Style), finite(p.loss.TV), p.eta.Microseconds(), p.spent.Microseconds(),
+		finiteOrZero(p.loss.Total), finiteOrZero(p.loss.Content), finiteOrZero(p.loss.Style), finiteOrZero(p.loss.TV), p.eta.Microseconds(), p.spent.Microseconds(),
 	}
 }
 
-// finite is a number that a database and JSON take.
-func finite(x float64) float64 {
+// finiteOrZero is a number that a database and JSON take.
+func finiteOrZero(x float64) float64 {
 	if math.IsNaN(x) || math.IsInf(x, 0) {
 		return 0
 	}
 	return x
 }
 
-// beat says that the worker lives and how far it is. It returns whether the
+// writeBeat says that the worker lives and how far it is. It returns whether the
 // job was canceled, and whether somebody wants previews. errLost.
-func (t *queue) beat(ctx context.Context, c *claimed, p progress) (canceled, watched bool, err error) {
+func (t *queue) writeBeat(ctx context.Context, c *claimed, p progress) (canceled, watched bool, err error) {
 	var cancel, watch int
-	found, err := one(ctx, t.db, []any{&cancel, &watch}, t.sql(`UPDATE style_job SET `+setProgress+`
-		WHERE `+own+` RETURNING cancel, CASE WHEN watched_until > {now} THEN 1 ELSE 0 END`),
+	found, err := scanFirst(ctx, t.db, []any{&cancel, &watch}, t.sql(`UPDATE style_job SET `+setProgress+`
+		WHERE `+ownedAttempt+` RETURNING cancel, CASE WHEN watched_until > {now} THEN 1 ELSE 0 END`),
 		append(c.progressArgs(p), c.Tenant, c.ID, c.attempt)...)
 	if err == nil && !found {
 		err = errLost
@@ -278,10 +278,10 @@ func (t *queue) beat(ctx context.Context, c *claimed, p progress) (canceled, wat
 	return cancel != 0, watch != 0, err
 }
 
-// save keeps a checkpoint of the iteration that the progress tells. errLost.
-func (t *queue) save(ctx context.Context, c *claimed, p progress, checkpoint []byte) error {
+// saveCheckpoint keeps a checkpoint of the iteration that the progress tells. errLost.
+func (t *queue) saveCheckpoint(ctx context.Context, c *claimed, p progress, checkpoint []byte) error {
 	return t.db.transact(ctx, func(q querier) error {
-		n, err := t.exec(ctx, q, `UPDATE style_job SET `+setProgress+`, saved = ?, losses = 0 WHERE `+own,
+		n, err := t.exec(ctx, q, `UPDATE style_job SET `+setProgress+`, saved = ?, losses = 0 WHERE `+ownedAttempt,
 			append(c.progressArgs(p), p.iteration, c.Tenant, c.ID, c.attempt)...)
 		switch {
 		case err != nil:
@@ -289,21 +289,21 @@ func (t *queue) save(ctx context.Context, c *claimed, p progress, checkpoint []b
 		case n == 0:
 			return errLost
 		}
-		return t.put(ctx, q, c.Tenant, c.ID, "checkpoint", 0, checkpoint)
+		return t.putBlob(ctx, q, c.Tenant, c.ID, "checkpoint", 0, checkpoint)
 	})
 }
 
-// show keeps a preview. errLost.
-func (t *queue) show(ctx context.Context, c *claimed, png []byte) error {
+// savePreview keeps a preview. errLost.
+func (t *queue) savePreview(ctx context.Context, c *claimed, png []byte) error {
 	return t.db.transact(ctx, func(q querier) error {
-		n, err := t.exec(ctx, q, `UPDATE style_job SET preview = preview + 1 WHERE `+own, c.Tenant, c.ID, c.attempt)
+		n, err := t.exec(ctx, q, `UPDATE style_job SET preview = preview + 1 WHERE `+ownedAttempt, c.Tenant, c.ID, c.attempt)
 		switch {
 		case err != nil:
 			return err
 		case n == 0:
 			return errLost
 		}
-		return t.put(ctx, q, c.Tenant, c.ID, "preview", 0, png)
+		return t.putBlob(ctx, q, c.Tenant, c.ID, "preview", 0, png)
 	})
 }
 
@@ -325,7 +325,7 @@ type outcome struct {
 func (t *queue) settle(ctx context.Context, c *claimed, o outcome) (ended State, err error) {
 	err = t.db.transact(ctx, func(q querier) error {
 		var cancel int
-		found, err := one(ctx, q, []any{&cancel}, t.sql(`SELECT cancel FROM style_job WHERE `+own+` {for update}`), c.Tenant, c.ID, c.attempt)
+		found, err := scanFirst(ctx, q, []any{&cancel}, t.sql(`SELECT cancel FROM style_job WHERE `+ownedAttempt+` {for update}`), c.Tenant, c.ID, c.attempt)
 		switch {
 		case err != nil:
 			return err
@@ -344,10 +344,10 @@ func (t *queue) settle(ctx context.Context, c *claimed, o outcome) (ended State,
 			}
 			_, err = t.exec(ctx, q, `UPDATE style_job SET state = 'queued', owner = '', eta = 0, run_after = {now} + ?, faults = faults + ?, spent = ?,
 				saved = CASE WHEN ? = 1 THEN 0 ELSE saved END WHERE tenant = ? AND id = ?`,
-				o.after.Microseconds(), asInt(o.faulty), o.progress.spent.Microseconds(), asInt(o.afresh), c.Tenant, c.ID)
+				o.after.Microseconds(), boolToInt(o.faulty), o.progress.spent.Microseconds(), boolToInt(o.afresh), c.Tenant, c.ID)
 		} else {
 			if ended == Succeeded {
-				if err := t.put(ctx, q, c.Tenant, c.ID, "result", 0, o.result); err != nil {
+				if err := t.putBlob(ctx, q, c.Tenant, c.ID, "result", 0, o.result); err != nil {
 					return err
 				}
 			}
@@ -357,11 +357,11 @@ func (t *queue) settle(ctx context.Context, c *claimed, o outcome) (ended State,
 			if ended != Succeeded {
 				o.identity = nil
 			}
-			args := append(c.progressArgs(o.progress), ended, text(o.problem), text(o.identity), c.Tenant, c.ID)
+			args := append(c.progressArgs(o.progress), ended, toJSON(o.problem), toJSON(o.identity), c.Tenant, c.ID)
 			_, err = t.exec(ctx, q, `UPDATE style_job SET `+setProgress+`, state = ?, owner = '', finished_at = {now}, problem = ?, identity = ?
 				WHERE tenant = ? AND id = ?`, args...)
 			if err == nil {
-				err = t.forget(ctx, q, c.Tenant, c.ID)
+				err = t.eraseBlobs(ctx, q, c.Tenant, c.ID)
 			}
 		}
 		if err != nil {
@@ -372,15 +372,15 @@ func (t *queue) settle(ctx context.Context, c *claimed, o outcome) (ended State,
 	return ended, err
 }
 
-func asInt(b bool) int {
+func boolToInt(b bool) int {
 	if b {
 		return 1
 	}
 	return 0
 }
 
-// text is the JSON of what is there.
-func text[T any](v *T) string {
+// toJSON is the JSON of what is there.
+func toJSON[T any](v *T) string {
 	if v == nil {
 		return ""
 	}
@@ -391,15 +391,15 @@ func text[T any](v *T) string {
 	return string(b)
 }
 
-// forget erases what a job that ended needs no more: all but its result.
-func (t *queue) forget(ctx context.Context, q querier, tenant, id string) error {
+// eraseBlobs erases what a job that ended needs no more: all but its result.
+func (t *queue) eraseBlobs(ctx context.Context, q querier, tenant, id string) error {
 	t.erased.Store(true)
 	_, err := t.exec(ctx, q, "DELETE FROM style_blob WHERE tenant = ? AND job = ? AND kind <> 'result'", tenant, id)
 	return err
 }
 
-// remove is [Queue.Delete]; the worker of a running job has yet to be told.
-func (t *queue) remove(ctx context.Context, tenant, id string) (j Job, err error) {
+// cancelOrErase is [Queue.Delete]; the worker of a running job has yet to be told.
+func (t *queue) cancelOrErase(ctx context.Context, tenant, id string) (j Job, err error) {
 	err = t.db.urgent(ctx, func(q querier) error {
 		if j, err = t.job(ctx, q, tenant, id, true); err != nil {
 			return err
@@ -409,7 +409,7 @@ func (t *queue) remove(ctx context.Context, tenant, id string) (j Job, err error
 			if _, err := t.exec(ctx, q, "UPDATE style_job SET state = 'canceled', finished_at = {now} WHERE tenant = ? AND id = ?", tenant, id); err != nil {
 				return err
 			}
-			if err := t.forget(ctx, q, tenant, id); err != nil {
+			if err := t.eraseBlobs(ctx, q, tenant, id); err != nil {
 				return err
 			}
 			j, err = t.job(ctx, q, tenant, id, false)
@@ -456,20 +456,20 @@ func (t *queue) list(ctx context.Context, tenant string, p store.Page) (items []
 
 // blob reads a picture, nil when there is none.
 func (t *queue) blob(ctx context.Context, tenant, id, kind string) (data []byte, err error) {
-	_, err = one(ctx, t.db, []any{&data}, "SELECT data FROM style_blob WHERE tenant = ? AND job = ? AND kind = ? AND n = 0", tenant, id, kind)
+	_, err = scanFirst(ctx, t.db, []any{&data}, "SELECT data FROM style_blob WHERE tenant = ? AND job = ? AND kind = ? AND n = 0", tenant, id, kind)
 	return data, err
 }
 
-// watch has previews made until so long from now.
-func (t *queue) watch(ctx context.Context, tenant, id string, until time.Duration) error {
+// requestPreviews has previews made until so long from now.
+func (t *queue) requestPreviews(ctx context.Context, tenant, id string, until time.Duration) error {
 	_, err := t.exec(ctx, t.db, "UPDATE style_job SET watched_until = {now} + ? WHERE tenant = ? AND id = ? AND state IN ('queued', 'running')",
 		until.Microseconds(), tenant, id)
 	return err
 }
 
-// sweep puts jobs back whose workers were silent for so long. Those that are at
+// requeueSilent puts jobs back whose workers were silent for so long. Those that are at
 // work here live, however slow the machine is.
-func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent time.Duration) (lost []string, err error) {
+func (t *queue) requeueSilent(ctx context.Context, here func(id string) bool, silent time.Duration) (lost []string, err error) {
 	err = t.db.transact(ctx, func(q querier) error {
 		lost = nil
 		type orphan struct {
@@ -496,15 +496,15 @@ func (t *queue) sweep(ctx context.Context, here func(id string) bool, silent tim
 				state = Canceled
 			case o.losses+1 > maxLosses:
 				state = Failed
-				problem = text(&Problem{
+				problem = toJSON(&Problem{
 					Code: face.Internal.Code(), Title: face.Internal.Title(),
 					Detail: fmt.Sprintf("%d workers died of it one after another.", o.losses+1),
 				})
 			}
 			_, err := t.exec(ctx, q, `UPDATE style_job SET state = ?, owner = '', eta = 0, losses = losses + 1, problem = ?,
-				finished_at = CASE WHEN ? = 1 THEN {now} ELSE 0 END WHERE tenant = ? AND id = ?`, state, problem, asInt(state.Final()), o.tenant, o.id)
+				finished_at = CASE WHEN ? = 1 THEN {now} ELSE 0 END WHERE tenant = ? AND id = ?`, state, problem, boolToInt(state.Final()), o.tenant, o.id)
 			if err == nil && state.Final() {
-				err = t.forget(ctx, q, o.tenant, o.id)
+				err = t.eraseBlobs(ctx, q, o.tenant, o.id)
 			}
 			if err != nil {
 				return err

@@ -65,7 +65,7 @@ func (s *Service) Start() {
 	for range s.o.Workers {
 		s.workers.Go(s.serve)
 	}
-	s.background.Go(s.keep)
+	s.background.Go(s.housekeep)
 	s.background.Go(func() {
 		s.queue.db.listen(s.work, s.wake, func(err error) {
 			s.o.Logger.Warn("style jobs: not told of new ones; looking for them each second", "error", err)
@@ -138,14 +138,14 @@ func (s *Service) Close() error {
 	return s.endErr
 }
 
-// keep looks after jobs whose workers died, and after those past their time.
-func (s *Service) keep() {
+// housekeep looks after jobs whose workers died, and after those past their time.
+func (s *Service) housekeep() {
 	tick := time.NewTicker(2 * s.o.Beat)
 	defer tick.Stop()
 	purgeEvery := min(time.Minute, s.o.TTL)
 	var purged time.Time
 	for {
-		if err := s.sweep(s.work, leaseBeats*s.o.Beat); err != nil && s.work.Err() == nil {
+		if err := s.requeueSilent(s.work, leaseBeats*s.o.Beat); err != nil && s.work.Err() == nil {
 			s.o.Logger.Warn("style jobs: no look after those whose worker died", "error", err)
 		}
 		if time.Since(purged) >= purgeEvery {
@@ -170,8 +170,8 @@ func (s *Service) keep() {
 	}
 }
 
-func (s *Service) sweep(ctx context.Context, silent time.Duration) error {
-	lost, err := s.queue.sweep(ctx, func(id string) bool {
+func (s *Service) requeueSilent(ctx context.Context, silent time.Duration) error {
+	lost, err := s.queue.requeueSilent(ctx, func(id string) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.running[id] != nil
@@ -195,7 +195,7 @@ func (s *Service) Submit(ctx context.Context, r Request) (Job, error) {
 	r.ID = cmp.Or(r.ID, face.NewID())
 	j, err := s.queue.add(ctx, r)
 	s.wake()
-	return answer(op, j, err)
+	return result(op, j, err)
 }
 
 // check decodes the pictures as the work will. They may be a gigabyte then, so
@@ -214,7 +214,7 @@ func (s *Service) check(ctx context.Context, r Request) error {
 // Job implements [Queue].
 func (s *Service) Job(ctx context.Context, tenant, id string) (Job, error) {
 	j, err := s.queue.job(ctx, s.queue.db, tenant, id, false)
-	return answer("Job", j, err)
+	return result("Job", j, err)
 }
 
 // List implements [Queue].
@@ -225,7 +225,7 @@ func (s *Service) List(ctx context.Context, tenant string, p store.Page) ([]Job,
 
 // Delete implements [Queue].
 func (s *Service) Delete(ctx context.Context, tenant, id string) (Job, error) {
-	j, err := s.queue.remove(ctx, tenant, id)
+	j, err := s.queue.cancelOrErase(ctx, tenant, id)
 	if err == nil && j.Canceling {
 		s.mu.Lock()
 		if cancel := s.running[id]; cancel != nil {
@@ -236,7 +236,7 @@ func (s *Service) Delete(ctx context.Context, tenant, id string) (Job, error) {
 	if err == nil {
 		_ = s.queue.tidy(ctx) // what it cannot do now is done by and by
 	}
-	return answer("Delete", j, err)
+	return result("Delete", j, err)
 }
 
 // Result implements [Queue].
@@ -255,7 +255,7 @@ func (s *Service) Result(ctx context.Context, tenant, id string) ([]byte, error)
 	if err == nil && png == nil { // erased this moment
 		err = face.Errorf(face.NotFound, "", "There is no such job.")
 	}
-	return answer(op, png, err)
+	return result(op, png, err)
 }
 
 // previewFor is how long one question for a preview has more of them made.
@@ -264,7 +264,7 @@ const previewFor = 10 * time.Second
 // Preview implements [Queue].
 func (s *Service) Preview(ctx context.Context, tenant, id string, after int) ([]byte, int, error) {
 	const op = "Preview"
-	if err := s.queue.watch(ctx, tenant, id, previewFor); err != nil {
+	if err := s.queue.requestPreviews(ctx, tenant, id, previewFor); err != nil {
 		return nil, 0, wrap(op, err)
 	}
 	j, err := s.Job(ctx, tenant, id)
@@ -275,8 +275,8 @@ func (s *Service) Preview(ctx context.Context, tenant, id string, after int) ([]
 	return png, j.Preview, wrap(op, err)
 }
 
-// answer is what a method returns: a value, or an error alone.
-func answer[T any](op string, v T, err error) (T, error) {
+// result is what a method returns: a value, or an error alone.
+func result[T any](op string, v T, err error) (T, error) {
 	if err != nil {
 		var none T
 		return none, wrap(op, err)

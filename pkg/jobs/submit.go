@@ -33,12 +33,12 @@ func (s *Service) task(ctx context.Context, in inputs, p style.Params) (style.Ta
 		return t, invalid("/mask", fmt.Sprintf("%d masks for %d style images", len(in.masks), len(in.styles)))
 	}
 	if err := p.Validate(len(in.styles)); err != nil {
-		return t, ofParams(err)
+		return t, pointAtParam(err)
 	}
 	decode := func(field string, data []byte, side int) (*image.RGBA, error) {
 		img, err := imaging.Decode(ctx, data, s.o.Limits, side)
 		if err != nil {
-			return nil, pointed(err, field)
+			return nil, withPointer(err, field)
 		}
 		if min(img.Width, img.Height) < minSide {
 			return nil, invalid(field, fmt.Sprintf("has %d x %d pixels; %d along the shorter side are needed", img.Width, img.Height, minSide))
@@ -62,19 +62,19 @@ func (s *Service) task(ctx context.Context, in inputs, p style.Params) (style.Ta
 		if err != nil {
 			return t, err
 		}
-		t.Masks = append(t.Masks, grey(img))
+		t.Masks = append(t.Masks, toGray(img))
 	}
 	if err := s.o.Transferrer.Check(t); err != nil {
 		if face.KindOf(err) == face.Invalid {
-			return t, ofParams(err)
+			return t, pointAtParam(err)
 		}
 		return t, face.Wrap(face.KindOf(err), op, err)
 	}
 	return t, nil
 }
 
-// grey is the luma of an opaque picture.
-func grey(img *image.RGBA) *image.Gray {
+// toGray is the luma of an opaque picture.
+func toGray(img *image.RGBA) *image.Gray {
 	g := image.NewGray(img.Rect)
 	for y := img.Rect.Min.Y; y < img.Rect.Max.Y; y++ {
 		for x := img.Rect.Min.X; x < img.Rect.Max.X; x++ {
@@ -90,8 +90,8 @@ func invalid(pointer, detail string) *face.Error {
 	return e
 }
 
-// pointed is an error about a picture with the field it came in.
-func pointed(err error, field string) error {
+// withPointer is an error about a picture with the field it came in.
+func withPointer(err error, field string) error {
 	e := face.Error{Kind: face.KindOf(err), Op: "jobs.Submit", Err: err}
 	if known, ok := errors.AsType[*face.Error](err); ok {
 		e = *known
@@ -104,9 +104,9 @@ func pointed(err error, field string) error {
 	return &e
 }
 
-// ofParams turns the field that an error of package style begins with
+// pointAtParam turns the field that an error of package style begins with
 // ("params.layers.style.r11: ...") into a pointer.
-func ofParams(err error) error {
+func pointAtParam(err error) error {
 	e, ok := errors.AsType[*face.Error](err)
 	if !ok {
 		return err

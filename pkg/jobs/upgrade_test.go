@@ -110,7 +110,7 @@ func TestUpgradeDropsRiver(t *testing.T) {
 				}
 			}
 			o, _ := options()
-			s := begun(t, tt.place, o)
+			s := openAndStart(t, tt.place, o)
 			for id, state := range want {
 				j := awaitState(t, s, jobs.Job{Tenant: tenant, ID: id}, state)
 				switch id {

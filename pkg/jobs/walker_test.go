@@ -28,7 +28,7 @@ func (w walker) Check(t style.Task) error {
 	return nil
 }
 
-func begin(t style.Task) [32]byte {
+func initialState(t style.Task) [32]byte {
 	h := sha256.New()
 	h.Write(t.Content.Pix)
 	for _, s := range t.Styles {
@@ -50,7 +50,7 @@ func draw(state [32]byte) *image.RGBA {
 }
 
 func (w walker) Transfer(ctx context.Context, t style.Task, observe func(style.Report) error) (*image.RGBA, error) {
-	state, done := begin(t), 0
+	state, done := initialState(t), 0
 	first := state
 	if c := t.Checkpoint; c != nil {
 		if len(c) != 72 || [32]byte(c[:32]) != first {

@@ -81,7 +81,7 @@ func (s *Service) workOnNext() bool {
 		return false
 	default:
 	}
-	c, err := s.queue.claim(s.work, s.owner)
+	c, err := s.queue.claimNext(s.work, s.owner)
 	if s.work.Err() != nil {
 		return false
 	}
@@ -150,7 +150,7 @@ func (r *run) heartbeat(ctx context.Context, cancel context.CancelCauseFunc, end
 		case <-tick.C:
 		}
 		writing, free := context.WithTimeout(context.WithoutCancel(ctx), writeLimit)
-		canceled, watched, err := r.queue.beat(writing, r.c, r.now())
+		canceled, watched, err := r.queue.writeBeat(writing, r.c, r.now())
 		free()
 		r.watched.Store(watched)
 		switch {
@@ -174,14 +174,14 @@ func (r *run) carryOut(ctx context.Context) (o outcome) {
 		}
 	}()
 	if r.o.Deadline <= r.c.spent {
-		return r.failed(ctx, errDeadline)
+		return r.outcomeOf(ctx, errDeadline)
 	}
-	if err := r.queue.load(ctx, r.c); err != nil {
-		return r.failed(ctx, wrap("load", err))
+	if err := r.queue.loadInputs(ctx, r.c); err != nil {
+		return r.outcomeOf(ctx, wrap("load", err))
 	}
 	task, err := r.task(ctx, r.c.inputs, r.c.Params)
 	if err != nil {
-		return r.failed(ctx, err)
+		return r.outcomeOf(ctx, err)
 	}
 	if task.Checkpoint = r.c.checkpoint; task.Checkpoint != nil {
 		r.o.Logger.Info("style job resumed", "job_id", r.c.ID, "iteration", r.c.saved, "attempt", r.c.attempt)
@@ -195,20 +195,20 @@ func (r *run) carryOut(ctx context.Context) (o outcome) {
 			r.o.Logger.Warn("style job begins anew: its checkpoint is of no use", "job_id", r.c.ID, "error", err)
 			return outcome{state: Queued, afresh: true}
 		}
-		return r.failed(ctx, err)
+		return r.outcomeOf(ctx, err)
 	}
 	var b bytes.Buffer
 	if err := png.Encode(&b, img); err != nil {
-		return r.failed(ctx, err)
+		return r.outcomeOf(ctx, err)
 	}
 	o = outcome{state: Succeeded, result: b.Bytes()}
 	if r.c.CheckIdentity {
 		if r.o.Identify == nil {
-			return r.failed(ctx, face.Errorf(face.Unavailable, "jobs.carryOut", "this server cannot check identities"))
+			return r.outcomeOf(ctx, face.Errorf(face.Unavailable, "jobs.carryOut", "this server cannot check identities"))
 		}
 		identity, err := r.o.Identify(ctx, r.c.inputs.content, img)
 		if err != nil {
-			return r.failed(ctx, err)
+			return r.outcomeOf(ctx, err)
 		}
 		o.identity = &identity
 	}
@@ -234,32 +234,32 @@ func (r *run) observe(ctx context.Context, report style.Report) error {
 	}
 	select {
 	case <-r.stopping:
-		_ = r.save(ctx, report) // it said why; the job goes on from the one before
+		_ = r.saveCheckpoint(ctx, report) // it said why; the job goes on from the one before
 		return errStopping
 	default:
 	}
 	if report.Iteration-r.saved >= checkpointEvery && time.Now().After(r.nextSave) {
-		if err := r.save(ctx, report); errors.Is(err, errLost) {
+		if err := r.saveCheckpoint(ctx, report); errors.Is(err, errLost) {
 			return err
 		}
 	}
 	if r.watched.Load() && time.Since(r.previewed) >= previewEvery {
 		r.previewed = time.Now()
-		if err := r.show(ctx, report.Preview()); err != nil {
+		if err := r.savePreview(ctx, report.Preview()); err != nil {
 			r.o.Logger.Warn("style job: no preview", "job_id", r.c.ID, "error", err)
 		}
 	}
 	return nil
 }
 
-// save keeps a checkpoint. One that cannot be written now is tried again: the
+// saveCheckpoint keeps a checkpoint. One that cannot be written now is tried again: the
 // work goes on meanwhile.
-func (r *run) save(ctx context.Context, report style.Report) error {
+func (r *run) saveCheckpoint(ctx context.Context, report style.Report) error {
 	data, err := report.Checkpoint()
 	if err == nil {
 		writing, free := context.WithTimeout(ctx, writeLimit)
 		defer free()
-		err = r.queue.save(writing, r.c, r.now(), data)
+		err = r.queue.saveCheckpoint(writing, r.c, r.now(), data)
 	}
 	if err != nil {
 		r.nextSave = time.Now().Add(time.Second)
@@ -270,7 +270,7 @@ func (r *run) save(ctx context.Context, report style.Report) error {
 	return nil
 }
 
-func (r *run) show(ctx context.Context, img *image.RGBA) error {
+func (r *run) savePreview(ctx context.Context, img *image.RGBA) error {
 	if long := max(img.Rect.Dx(), img.Rect.Dy()); long > previewSide {
 		small := image.NewRGBA(image.Rect(0, 0, max(1, img.Rect.Dx()*previewSide/long), max(1, img.Rect.Dy()*previewSide/long)))
 		draw.ApproxBiLinear.Scale(small, small.Rect, img, img.Rect, draw.Src, nil)
@@ -280,11 +280,11 @@ func (r *run) show(ctx context.Context, img *image.RGBA) error {
 	if err := png.Encode(&b, img); err != nil {
 		return err
 	}
-	return r.queue.show(ctx, r.c, b.Bytes())
+	return r.queue.savePreview(ctx, r.c, b.Bytes())
 }
 
-// failed says what an error means for the job.
-func (r *run) failed(ctx context.Context, err error) outcome {
+// outcomeOf says what an error means for the job.
+func (r *run) outcomeOf(ctx context.Context, err error) outcome {
 	cause := context.Cause(ctx)
 	switch {
 	case errors.Is(cause, errLost), errors.Is(err, errLost):

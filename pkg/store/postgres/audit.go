@@ -126,10 +126,10 @@ func (s *Store) RecordDecision(ctx context.Context, tenant string, by store.Acto
 
 // AuditTrail implements [store.Audit].
 func (s *Store) AuditTrail(ctx context.Context, after int64, emit func(store.AuditRecord) error) error {
-	return s.db.call("AuditTrail", func() error { return s.trail(ctx, s.db.pool, after, emit) })
+	return s.db.call("AuditTrail", func() error { return s.eachAudit(ctx, s.db.pool, after, emit) })
 }
 
-func (s *Store) trail(ctx context.Context, q querier, after int64, emit func(store.AuditRecord) error) error {
+func (s *Store) eachAudit(ctx context.Context, q querier, after int64, emit func(store.AuditRecord) error) error {
 	rows, err := q.Query(ctx, `SELECT `+auditColumns+` FROM audit WHERE seq > $1 ORDER BY seq`, after)
 	return scanAll(rows, err, func(rows pgx.Rows) error {
 		var r store.AuditRecord
@@ -154,7 +154,7 @@ func (s *Store) VerifyAudit(ctx context.Context) (int64, error) {
 		if err := tx.QueryRow(ctx, `SELECT seq FROM audit_head`).Scan(&written); err != nil {
 			return err
 		}
-		if err := s.trail(ctx, tx, 0, chain.Next); err != nil {
+		if err := s.eachAudit(ctx, tx, 0, chain.Next); err != nil {
 			return err
 		}
 		if written != chain.Seq {

@@ -93,7 +93,7 @@ func (im *importing) run(ctx context.Context, tenant, gallery string) error {
 	if im.gallery, err = lockGallery(ctx, im.tx, im.op, tenant, gallery); err != nil {
 		return err
 	}
-	if err := im.look(ctx); err != nil {
+	if err := im.readExisting(ctx); err != nil {
 		return err
 	}
 	seen := make(map[string]bool, len(im.records))
@@ -108,8 +108,8 @@ func (im *importing) run(ctx context.Context, tenant, gallery string) error {
 	return im.write(ctx)
 }
 
-// look reads what is there of what the records name.
-func (im *importing) look(ctx context.Context) error {
+// readExisting reads what is there of what the records name.
+func (im *importing) readExisting(ctx context.Context) error {
 	var subjects, templates, samples []string
 	for _, r := range im.records {
 		subjects = append(subjects, r.Subject.ID)
@@ -151,7 +151,7 @@ func (im *importing) look(ctx context.Context) error {
 		var dimension int
 		var v pgvector.Vector
 		err := rows.Scan(&id, &k.subject, &k.model, &dimension, &v)
-		k.embedding, k.damaged = v.Slice(), sound(v.Slice(), dimension) != nil
+		k.embedding, k.damaged = v.Slice(), checkEmbedding(v.Slice(), dimension) != nil
 		im.known[id] = k
 		return err
 	}); err != nil {
@@ -372,7 +372,7 @@ func (s *Store) exportAfter(ctx context.Context, q querier, op, tenant, gallery,
 		if t.id == nil {
 			return nil
 		}
-		e := s.soundOrNone(tenant, gallery, sub.ID, *t.id, *t.model, t.v.Slice(), *t.dimension)
+		e := s.embeddingUnlessDamaged(tenant, gallery, sub.ID, *t.id, *t.model, t.v.Slice(), *t.dimension)
 		if with[*t.sample] || e == nil {
 			t.crop = nil
 		} else {

@@ -12,18 +12,18 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// sound says what is wrong with a stored embedding of a model of that
+// checkEmbedding says what is wrong with a stored embedding of a model of that
 // dimension, if anything is.
-func sound(e face.Embedding, dimension int) error {
+func checkEmbedding(e face.Embedding, dimension int) error {
 	if len(e) != dimension {
 		return fmt.Errorf("it has %d numbers, not the %d that its model gives", len(e), dimension)
 	}
 	return index.Validate(e)
 }
 
-// soundOrNone is a stored embedding; one that is damaged is noted, and none.
-func (s *Store) soundOrNone(tenant, gallery, subject, template, model string, e face.Embedding, dimension int) face.Embedding {
-	if err := sound(e, dimension); err != nil {
+// embeddingUnlessDamaged is a stored embedding; one that is damaged is noted, and none.
+func (s *Store) embeddingUnlessDamaged(tenant, gallery, subject, template, model string, e face.Embedding, dimension int) face.Embedding {
+	if err := checkEmbedding(e, dimension); err != nil {
 		s.damaged.Note(store.Place{Tenant: tenant, Gallery: gallery, SubjectID: subject, TemplateID: template, ModelID: model}, err)
 		return nil
 	}
@@ -58,7 +58,7 @@ func eachDamaged(ctx context.Context, q querier, models, where string, args []an
 		if err := rows.Scan(&at.Tenant, &at.Gallery, &at.ModelID, &dimension, &at.SubjectID, &at.TemplateID, &v); err != nil {
 			return err
 		}
-		if damage := sound(v.Slice(), dimension); damage != nil {
+		if damage := checkEmbedding(v.Slice(), dimension); damage != nil {
 			return note(at, damage)
 		}
 		return nil

@@ -63,7 +63,7 @@ func TestDamagedEmbedding(t *testing.T) {
 				said := &lines{}
 				s := open(t, postgres.Options{URL: db, Search: engine, Logger: slog.New(slog.NewTextHandler(said, nil))})
 				defer closing(t, s)
-				until(t, 10*time.Second, "both are known to be damaged", func() bool {
+				eventually(t, 10*time.Second, "both are known to be damaged", func() bool {
 					n, err := s.DamagedTemplates(ctx)
 					return err == nil && n == 2
 				})
@@ -123,7 +123,7 @@ func TestDamagedEmbedding(t *testing.T) {
 			if err := enrol(s, "t7", "s7", embedding(7, dim)); err != nil {
 				t.Fatal(err)
 			}
-			if ok, err := finds(ctx, s, 7, dim); err != nil || !ok {
+			if ok, err := isFound(ctx, s, 7, dim); err != nil || !ok {
 				t.Errorf("found again: %v, %v", ok, err)
 			}
 		})
@@ -167,12 +167,12 @@ func TestDamagedScanAgain(t *testing.T) {
 	populate(t, s, 0, 10, 32)
 	sqlExec(t, db, `UPDATE template SET embedding = subvector(embedding, 1, 31) WHERE id = 't7'`)
 	sqlExec(t, db, `ALTER TABLE subject RENAME TO away`)
-	until(t, 10*time.Second, "the look fails", func() bool {
+	eventually(t, 10*time.Second, "the look fails", func() bool {
 		_, err := s.DamagedTemplates(ctx)
 		return err == nil && strings.Contains(said.String(), "cannot look for damaged embeddings")
 	})
 	sqlExec(t, db, `ALTER TABLE away RENAME TO subject`)
-	until(t, 10*time.Second, "it is taken again", func() bool {
+	eventually(t, 10*time.Second, "it is taken again", func() bool {
 		n, err := s.DamagedTemplates(ctx)
 		return err == nil && n == 1
 	})

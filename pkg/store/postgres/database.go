@@ -152,8 +152,8 @@ func (d *database) transactWithin(ctx context.Context, limit time.Duration, repe
 	return d.write(ctx, limit, repeatable, func(ctx context.Context) error { return pgdb.InTransaction(ctx, d.pool, work) })
 }
 
-// once is a write of one statement, which is repeatable.
-func (d *database) once(ctx context.Context, work func(context.Context, querier) error) error {
+// writeOnce is a write of one statement, which is repeatable.
+func (d *database) writeOnce(ctx context.Context, work func(context.Context, querier) error) error {
 	return d.write(ctx, writeTimeout, true, func(ctx context.Context) error { return work(ctx, d.pool) })
 }
 

@@ -79,12 +79,12 @@ func TestKill(t *testing.T) {
 		}
 		for range kills {
 			goal := count() + 150
-			until(t, time.Minute, "enrolments", func() bool { return count() >= goal })
+			eventually(t, time.Minute, "enrolments", func() bool { return count() >= goal })
 			c.Kill()
 			c.Start()
 		}
 		goal := count() + 150
-		until(t, time.Minute, "enrolments after the restart", func() bool { return count() >= goal })
+		eventually(t, time.Minute, "enrolments after the restart", func() bool { return count() >= goal })
 		stop()
 		all.Wait()
 		check := func(s *postgres.Store, what string) {
@@ -93,7 +93,7 @@ func TestKill(t *testing.T) {
 				if err != nil || len(got) != 1 || got[0].ID != fmt.Sprint("t", seed) {
 					t.Fatalf("%s: %d was acknowledged and is not there: %v, %v", what, seed, got, err)
 				}
-				if ok, err := finds(t.Context(), s, seed, dim); err != nil || !ok {
+				if ok, err := isFound(t.Context(), s, seed, dim); err != nil || !ok {
 					t.Fatalf("%s: %d was acknowledged and is not found (%v)", what, seed, err)
 				}
 			}
@@ -106,14 +106,14 @@ func TestKill(t *testing.T) {
 		if err != nil || g.Templates < len(acked) {
 			t.Errorf("the gallery counts %d templates, %d were acknowledged (%v)", g.Templates, len(acked), err)
 		}
-		counted(t, url)
+		wantCounts(t, url)
 		closing(t, s)
 		t.Logf("%s: %d writers tried %d enrolments through %d kills; %d were acknowledged, all are found", engine, writers, tried.Load(), kills, len(acked))
 	}
 }
 
-// counted compares what the triggers counted with what is there.
-func counted(t *testing.T, url string) {
+// wantCounts compares what the triggers counted with what is there.
+func wantCounts(t *testing.T, url string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
@@ -146,7 +146,7 @@ func TestCutInCommit(t *testing.T) {
 	p.Swallow("commit")
 	_, err := s.CreateSubject(t.Context(), tenant, face.DefaultGallery, face.Subject{ID: "ada"})
 	wantKind(t, err, face.Unavailable, "not known")
-	until(t, 10*time.Second, "the commit is carried out", func() bool {
+	eventually(t, 10*time.Second, "the commit is carried out", func() bool {
 		_, err := s.Subject(t.Context(), tenant, face.DefaultGallery, "ada")
 		return err == nil
 	})
@@ -159,14 +159,14 @@ func TestCutInCommit(t *testing.T) {
 		if p.swallowing() {
 			t.Error("nothing was cut")
 		}
-		if ok, err := finds(t.Context(), s, i, 32); err != nil || !ok {
+		if ok, err := isFound(t.Context(), s, i, 32); err != nil || !ok {
 			t.Errorf("%d is not found (%v)", i, err)
 		}
 	}
 	if got, err := s.Templates(t.Context(), tenant, face.DefaultGallery, "ada", ""); err != nil || len(got) != 3 {
 		t.Errorf("%d templates are there, want 3 (%v)", len(got), err)
 	}
-	counted(t, url)
+	wantCounts(t, url)
 }
 
 // TestCutInTransaction ends the store's connections in the middle of its
@@ -210,7 +210,7 @@ func TestCutInTransaction(t *testing.T) {
 				switch err := enrol(s, fmt.Sprint("t", seed), id, embedding(seed, dim)); {
 				case err == nil:
 					acked.Add(1)
-					if ok, err := finds(ctx, s, seed, dim); !ok && !errors.Is(err, face.Unavailable) {
+					if ok, err := isFound(ctx, s, seed, dim); !ok && !errors.Is(err, face.Unavailable) {
 						t.Errorf("%s was acknowledged and is not found (%v)", id, err)
 					}
 				case !errors.Is(err, face.Unavailable) && !errors.Is(err, face.NotFound):
@@ -229,7 +229,7 @@ func TestCutInTransaction(t *testing.T) {
 	if err != nil || int64(g.Templates) < acked.Load() {
 		t.Errorf("%d templates, %d were acknowledged (%v)", g.Templates, acked.Load(), err)
 	}
-	counted(t, url)
+	wantCounts(t, url)
 	t.Logf("%d of %d were acknowledged through %d cuts", acked.Load(), writers*each, cuts)
 }
 
@@ -249,19 +249,19 @@ func TestAway(t *testing.T) {
 	defer closing(t, s)
 	populate(t, s, 0, 10, 32)
 	c.Stop(pgtest.Immediate)
-	until(t, 10*time.Second, "the index is too old", func() bool {
+	eventually(t, 10*time.Second, "the index is too old", func() bool {
 		return errors.Is(s.Ready(t.Context()), face.Unavailable) && s.Staleness() > bound
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	_, err = finds(ctx, s, 3, 32)
+	_, err = isFound(ctx, s, 3, 32)
 	wantKind(t, err, face.Unavailable, "behind the database")
 	if _, err := s.Templates(ctx, tenant, face.DefaultGallery, "s3", ""); !errors.Is(err, face.Unavailable) && !errors.Is(err, face.Deadline) {
 		t.Errorf("a read without a database: %v", err)
 	}
 	c.Start()
-	until(t, 10*time.Second, "the store is back", func() bool { return s.Ready(t.Context()) == nil })
-	if ok, err := finds(t.Context(), s, 3, 32); err != nil || !ok {
+	eventually(t, 10*time.Second, "the store is back", func() bool { return s.Ready(t.Context()) == nil })
+	if ok, err := isFound(t.Context(), s, 3, 32); err != nil || !ok {
 		t.Errorf("found %v, %v", ok, err)
 	}
 }
@@ -312,14 +312,14 @@ func TestDiskFull(t *testing.T) {
 	}
 	wantKind(t, full, face.StorageFull, "the storage is full")
 	for i := range n - 1 {
-		if ok, err := finds(t.Context(), s, i, dim); err != nil || !ok {
+		if ok, err := isFound(t.Context(), s, i, dim); err != nil || !ok {
 			t.Fatalf("%d was acknowledged and is not found (%v)", i, err)
 		}
 	}
-	counted(t, url)
+	wantCounts(t, url)
 	grow()
 	populate(t, s, n, n+50, dim)
-	if ok, err := finds(t.Context(), s, n+49, dim); err != nil || !ok {
+	if ok, err := isFound(t.Context(), s, n+49, dim); err != nil || !ok {
 		t.Errorf("with room again: %v, %v", ok, err)
 	}
 	t.Logf("the disk was full after %d people", n-1)

@@ -113,7 +113,7 @@ func (f *feed) run(ctx context.Context) {
 		f.look(ctx)
 	}
 	f.watchGraphs(ctx)
-	f.release(f.take(), errClosed)
+	f.release(f.takeWaiting(), errClosed)
 }
 
 // loadAnew loads the index until it succeeds or ctx ends. Meanwhile searches
@@ -151,7 +151,7 @@ func (f *feed) look(ctx context.Context) {
 	if ctx.Err() != nil || !f.ok.Load() {
 		return
 	}
-	waiting := f.take()
+	waiting := f.takeWaiting()
 	began := time.Now()
 	err := f.poll(ctx)
 	// More than a look can carry is better read anew, too.
@@ -166,7 +166,7 @@ func (f *feed) look(ctx context.Context) {
 		f.s.o.Logger.Warn("cannot look for changes", "error", err, "stale_seconds", f.staleness().Seconds())
 	}
 	f.release(waiting, err)
-	if err == nil && f.announces() {
+	if err == nil && f.takeNews() {
 		// Outside of the writes: it would have them commit one by one.
 		telling, cancel := context.WithTimeout(ctx, f.patience())
 		_, err := f.s.db.own.Exec(telling, `SELECT pg_notify($1, $2)`, channel, f.s.owner)
@@ -180,7 +180,7 @@ func (f *feed) look(ctx context.Context) {
 	}
 }
 
-func (f *feed) take() []chan error {
+func (f *feed) takeWaiting() []chan error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w := f.waiting
@@ -188,7 +188,7 @@ func (f *feed) take() []chan error {
 	return w
 }
 
-func (f *feed) announces() bool {
+func (f *feed) takeNews() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	news := f.news
@@ -355,7 +355,7 @@ type changes struct {
 
 func (c *changes) add(shelf int64, dimension int, e index.Entry) {
 	if len(e.Embedding) != dimension {
-		c.note(shelf, e, sound(e.Embedding, dimension))
+		c.note(shelf, e, checkEmbedding(e.Embedding, dimension))
 		return
 	}
 	if c.pending == nil {
@@ -506,7 +506,7 @@ func (f *feed) keepWithin() {
 		f.s.o.Logger.Warn("the index has outgrown its memory: pgvector answers searches from now on",
 			"templates", stats.Templates, "bytes", need, "search_memory", f.s.o.SearchMemory)
 		f.index.Store(nil)
-		f.release(f.take(), nil)
+		f.release(f.takeWaiting(), nil)
 	}
 }
 

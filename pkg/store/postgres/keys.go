@@ -83,7 +83,7 @@ func (k *Keys) ListKeys(ctx context.Context, tenant string) (keys []face.Key, er
 func (k *Keys) RevokeKey(ctx context.Context, id string, at time.Time) error {
 	const op = "RevokeKey"
 	return k.db.call(op, func() error {
-		return k.db.once(ctx, func(ctx context.Context, q querier) error {
+		return k.db.writeOnce(ctx, func(ctx context.Context, q querier) error {
 			tag, err := q.Exec(ctx, `UPDATE api_key SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1`, id, store.Stamp(at))
 			if err == nil && tag.RowsAffected() == 0 {
 				return face.Errorf(face.NotFound, op, "no such API key")

@@ -126,8 +126,8 @@ func populate(tb testing.TB, s store.Store, from, to, dim int) {
 	}
 }
 
-// finds reports whether a search for the embedding of a number gives that one.
-func finds(ctx context.Context, s store.Store, seed, dim int) (bool, error) {
+// isFound reports whether a search for the embedding of a number gives that one.
+func isFound(ctx context.Context, s store.Store, seed, dim int) (bool, error) {
 	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(seed, dim), 1)
 	if err != nil || len(r.Candidates) == 0 {
 		return false, err
@@ -136,8 +136,8 @@ func finds(ctx context.Context, s store.Store, seed, dim int) (bool, error) {
 	return c.TemplateID == fmt.Sprint("t", seed) && c.Score > 0.999, nil
 }
 
-// until waits for something to become so.
-func until(tb testing.TB, limit time.Duration, what string, so func() bool) time.Duration {
+// eventually waits for something to become so.
+func eventually(tb testing.TB, limit time.Duration, what string, so func() bool) time.Duration {
 	tb.Helper()
 	start := time.Now()
 	for tick := time.NewTicker(5 * time.Millisecond); ; <-tick.C {

@@ -37,7 +37,7 @@ func TestServers(t *testing.T) {
 			defer closing(t, a)
 			defer closing(t, b)
 			if !deaf {
-				until(t, 10*time.Second, "both listen", func() bool {
+				eventually(t, 10*time.Second, "both listen", func() bool {
 					return sqlInt(t, db, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'`) == 2
 				})
 			}
@@ -48,11 +48,11 @@ func TestServers(t *testing.T) {
 				if err := enrol(a, fmt.Sprint("t", i), id, embedding(i, dim)); err != nil {
 					t.Fatal(err)
 				}
-				if ok, err := finds(t.Context(), a, i, dim); err != nil || !ok {
+				if ok, err := isFound(t.Context(), a, i, dim); err != nil || !ok {
 					t.Fatalf("%d is not found by the server that enrolled it (%v)", i, err)
 				}
-				slowest = max(slowest, until(t, time.Second, id+" is found by the other", func() bool {
-					ok, err := finds(t.Context(), b, i, dim)
+				slowest = max(slowest, eventually(t, time.Second, id+" is found by the other", func() bool {
+					ok, err := isFound(t.Context(), b, i, dim)
 					return ok && err == nil
 				}))
 				if i%4 == 0 {
@@ -60,7 +60,7 @@ func TestServers(t *testing.T) {
 					if _, err := a.DeleteSubject(t.Context(), tenant, face.DefaultGallery, id, by); err != nil {
 						t.Fatal(err)
 					}
-					if ok, err := finds(t.Context(), b, i, dim); err != nil || ok {
+					if ok, err := isFound(t.Context(), b, i, dim); err != nil || ok {
 						t.Errorf("%d was erased by the other server and is found (%v)", i, err)
 					}
 				}
@@ -87,7 +87,7 @@ func TestCutOff(t *testing.T) {
 	b := open(t, postgres.Options{URL: p.url, Search: postgres.SearchIndex, PollInterval: 50 * time.Millisecond, MaxStaleness: time.Second})
 	defer closing(t, b)
 	populate(t, a, 0, people, dim)
-	until(t, 10*time.Second, "the other has all", func() bool { ok, _ := finds(t.Context(), b, people-1, dim); return ok })
+	eventually(t, 10*time.Second, "the other has all", func() bool { ok, _ := isFound(t.Context(), b, people-1, dim); return ok })
 	p.Cut()
 	start := time.Now()
 	for i := people; i < 2*people || time.Since(start) < long; i++ {
@@ -101,17 +101,17 @@ func TestCutOff(t *testing.T) {
 			}
 		}
 	}
-	until(t, 10*time.Second, "whoever is cut off says so", func() bool { return errors.Is(b.Ready(t.Context()), face.Unavailable) })
+	eventually(t, 10*time.Second, "whoever is cut off says so", func() bool { return errors.Is(b.Ready(t.Context()), face.Unavailable) })
 	cut := time.Since(start)
 	p.Mend()
-	took := until(t, 10*time.Second, "it is back", func() bool { return b.Ready(t.Context()) == nil })
+	took := eventually(t, 10*time.Second, "it is back", func() bool { return b.Ready(t.Context()) == nil })
 	all, err := a.Gallery(t.Context(), tenant, face.DefaultGallery)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range people + all.Subjects - people/2 {
 		want := i >= people/2
-		if ok, err := finds(t.Context(), b, i, dim); err != nil || ok != want {
+		if ok, err := isFound(t.Context(), b, i, dim); err != nil || ok != want {
 			t.Fatalf("%d: found %v, want %v (%v)", i, ok, want, err)
 		}
 	}
@@ -142,7 +142,7 @@ func TestLongTransaction(t *testing.T) {
 			<-release
 		})
 	}()
-	until(t, 10*time.Second, "the transaction has begun", func() bool {
+	eventually(t, 10*time.Second, "the transaction has begun", func() bool {
 		return sqlInt(t, db, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'`) == 1
 	})
 	// In another gallery, since the first one's count is locked.
@@ -158,7 +158,7 @@ func TestLongTransaction(t *testing.T) {
 	<-done
 	probe := make(face.Embedding, 32)
 	probe[4] = 1
-	until(t, time.Second, "the late one is found", func() bool {
+	eventually(t, time.Second, "the late one is found", func() bool {
 		r, err := s.Search(t.Context(), tenant, face.DefaultGallery, model, probe, 1)
 		return err == nil && len(r.Candidates) == 1 && r.Candidates[0].TemplateID == "late"
 	})
@@ -189,9 +189,9 @@ func TestReadReplicas(t *testing.T) {
 		}
 	}
 	before := reads()
-	until(t, 30*time.Second, "the replica is asked", func() bool {
+	eventually(t, 30*time.Second, "the replica is asked", func() bool {
 		for i := range 50 {
-			if ok, err := finds(t.Context(), s, i, dim); err != nil || !ok {
+			if ok, err := isFound(t.Context(), s, i, dim); err != nil || !ok {
 				t.Fatalf("%d: found %v (%v)", i, ok, err)
 			}
 		}
@@ -205,7 +205,7 @@ func TestReadReplicas(t *testing.T) {
 	}
 	standby.Kill()
 	for i := range 50 {
-		if ok, err := finds(t.Context(), s, i, dim); err != nil || !ok {
+		if ok, err := isFound(t.Context(), s, i, dim); err != nil || !ok {
 			t.Fatalf("%d without the replica: found %v (%v)", i, ok, err)
 		}
 	}
@@ -259,21 +259,21 @@ func TestFailover(t *testing.T) {
 			})
 		}
 		count := func() int { mu.Lock(); defer mu.Unlock(); return len(acked) }
-		until(t, 30*time.Second, "enrolments", func() bool { return count() > 100 })
+		eventually(t, 30*time.Second, "enrolments", func() bool { return count() > 100 })
 		c.Kill()
 		standby.Exec(`ALTER SYSTEM SET synchronous_standby_names = ''`)
 		standby.Promote()
 		standby.Exec(`SELECT pg_reload_conf()`)
 		goal := count() + 100
-		until(t, 30*time.Second, "enrolments with the new primary", func() bool { return count() > goal })
+		eventually(t, 30*time.Second, "enrolments with the new primary", func() bool { return count() > goal })
 		stop()
 		all.Wait()
-		until(t, 10*time.Second, "the index has the new timeline", func() bool {
-			ok, err := finds(t.Context(), s, acked[len(acked)-1], dim)
+		eventually(t, 10*time.Second, "the index has the new timeline", func() bool {
+			ok, err := isFound(t.Context(), s, acked[len(acked)-1], dim)
 			return ok && err == nil
 		})
 		for _, seed := range acked {
-			if ok, err := finds(t.Context(), s, seed, dim); err != nil || !ok {
+			if ok, err := isFound(t.Context(), s, seed, dim); err != nil || !ok {
 				t.Fatalf("%d was acknowledged and is not found (%v)", seed, err)
 			}
 		}

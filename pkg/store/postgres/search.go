@@ -274,7 +274,7 @@ func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe fac
 			if err := rows.Scan(&sh.templates, &sh.subjects, &sh.dimension, &id, &subject, &name, &v, &distance); err != nil || id == nil {
 				return err
 			}
-			e := s.soundOrNone(key.Tenant, key.Gallery, *subject, *id, key.ModelID, v.Slice(), len(probe))
+			e := s.embeddingUnlessDamaged(key.Tenant, key.Gallery, *subject, *id, key.ModelID, v.Slice(), len(probe))
 			r := foundRow{template: *id, subject: *subject, name: *name, distance: *distance, damaged: e == nil}
 			if !r.damaged {
 				r.score = probe.Cosine(e)

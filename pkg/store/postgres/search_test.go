@@ -49,7 +49,7 @@ func TestGraph(t *testing.T) {
 	before := scans()
 	missed := 0
 	for i := range 200 {
-		if ok, err := finds(ctx, s, i, dim); err != nil {
+		if ok, err := isFound(ctx, s, i, dim); err != nil {
 			t.Fatal(err)
 		} else if !ok {
 			missed++
@@ -58,16 +58,16 @@ func TestGraph(t *testing.T) {
 	if missed > 20 {
 		t.Errorf("%d of 200 were missed", missed)
 	}
-	until(t, 10*time.Second, "the graph was used", func() bool { return scans() > before })
+	eventually(t, 10*time.Second, "the graph was used", func() bool { return scans() > before })
 	// Somebody erased is not found, somebody new is.
 	if _, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, "s7", by); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := finds(ctx, s, 7, dim); ok || err != nil {
+	if ok, err := isFound(ctx, s, 7, dim); ok || err != nil {
 		t.Errorf("an erased subject is found (%v)", err)
 	}
 	populate(t, s, people, people+1, dim)
-	if ok, err := finds(ctx, s, people, dim); !ok || err != nil {
+	if ok, err := isFound(ctx, s, people, dim); !ok || err != nil {
 		t.Errorf("a new subject is not found (%v)", err)
 	}
 	// Other galleries do without, and are as exact as ever.
@@ -91,7 +91,7 @@ func TestGraph(t *testing.T) {
 	}
 	wantKind(t, s.DropGraph(ctx, tenant, face.DefaultGallery, model), face.NotFound, "")
 	for i := range 50 {
-		if ok, err := finds(ctx, s, i, dim); err != nil || ok != (i != 7) {
+		if ok, err := isFound(ctx, s, i, dim); err != nil || ok != (i != 7) {
 			t.Errorf("%d: found %v without the graph (%v)", i, ok, err)
 		}
 	}
@@ -110,7 +110,7 @@ func TestGraphThatMisses(t *testing.T) {
 	if n := sqlInt(t, db, `SELECT count(*) FROM pg_class WHERE relname LIKE 'graph_%'`); n != 0 {
 		t.Errorf("%d refused graphs are left", n)
 	}
-	if ok, err := finds(ctx, s, 5, dim); !ok || err != nil {
+	if ok, err := isFound(ctx, s, 5, dim); !ok || err != nil {
 		t.Errorf("not found (%v)", err)
 	}
 }
@@ -131,11 +131,11 @@ func TestAuto(t *testing.T) {
 		t.Errorf("a small store is searched by %s", s.Engine())
 	}
 	populate(t, s, 100, 3000, dim)
-	until(t, 10*time.Second, "the engine changes", func() bool { return s.Engine() == postgres.SearchPgvector })
+	eventually(t, 10*time.Second, "the engine changes", func() bool { return s.Engine() == postgres.SearchPgvector })
 	check := func(s *postgres.Store) {
 		t.Helper()
 		for i := range 100 {
-			if ok, err := finds(t.Context(), s, i*30, dim); err != nil || !ok {
+			if ok, err := isFound(t.Context(), s, i*30, dim); err != nil || !ok {
 				t.Fatalf("%d: found %v (%v)", i, ok, err)
 			}
 		}
@@ -179,7 +179,7 @@ func TestExact(t *testing.T) {
 	if _, err := x.Import(ctx, tenant, face.DefaultGallery, all); err != nil {
 		t.Fatal(err)
 	}
-	until(t, 5*time.Second, "both have all", func() bool {
+	eventually(t, 5*time.Second, "both have all", func() bool {
 		r, err := v.Search(ctx, tenant, face.DefaultGallery, model, embedding(0, dim), 1)
 		return err == nil && r.GallerySize == people
 	})

@@ -34,7 +34,7 @@ func (s *Store) Enrol(ctx context.Context, tenant, gallery string, t face.Templa
 			return err
 		}
 		t.SampleID, t.CreatedAt = sampleOf(t), store.Stamp(t.CreatedAt)
-		err := s.db.once(ctx, func(ctx context.Context, q querier) error {
+		err := s.db.writeOnce(ctx, func(ctx context.Context, q querier) error {
 			e := enrolment{q: q, op: op, tenant: tenant, gallery: gallery, t: &t}
 			err := e.add(ctx)
 			if !errors.Is(err, errFirst) {
@@ -110,7 +110,7 @@ func (e enrolment) add(ctx context.Context) error {
 	case *strangers:
 		return errSampleTaken(e.op)
 	case made == nil:
-		return e.same(ctx, *subject)
+		return e.checkSame(ctx, *subject)
 	}
 	return nil
 }
@@ -129,9 +129,9 @@ func (e enrolment) addFirst(ctx context.Context) error {
 	return err
 }
 
-// same replaces t by the stored template of its id, which must be the same
+// checkSame replaces t by the stored template of its id, which must be the same
 // but for quality and time.
-func (e enrolment) same(ctx context.Context, subject int64) error {
+func (e enrolment) checkSame(ctx context.Context, subject int64) error {
 	var old face.Template
 	var owner int64
 	var dimension int
@@ -146,7 +146,7 @@ func (e enrolment) same(ctx context.Context, subject int64) error {
 		return err
 	case !there: // erased since
 		return &face.Error{Kind: face.Unavailable, Op: e.op, Detail: "the template was erased at the same moment"}
-	case sound(v.Slice(), dimension) != nil:
+	case checkEmbedding(v.Slice(), dimension) != nil:
 		return errTemplateDamaged(e.op)
 	case owner != subject || old.ModelID != t.ModelID || !slices.Equal(v.Slice(), t.Embedding):
 		return errTemplateTaken(e.op)
@@ -199,7 +199,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 			if id != nil {
 				templates = append(templates, face.Template{
 					ID: *id, SubjectID: subject, SampleID: *sample, ModelID: *model,
-					Embedding: s.soundOrNone(tenant, gallery, subject, *id, *model, v.Slice(), *dimension), Quality: *quality, CreatedAt: created.UTC(),
+					Embedding: s.embeddingUnlessDamaged(tenant, gallery, subject, *id, *model, v.Slice(), *dimension), Quality: *quality, CreatedAt: created.UTC(),
 				})
 			}
 			return nil
@@ -312,7 +312,7 @@ func (s *Store) purgeRest(ctx context.Context, now time.Time) error {
 		{`DELETE FROM template_change WHERE seq IN (SELECT seq FROM template_change WHERE at < now() - $1::interval LIMIT $2)`, changesKept},
 	} {
 		for more := true; more; {
-			if err := s.db.once(ctx, func(ctx context.Context, q querier) error {
+			if err := s.db.writeOnce(ctx, func(ctx context.Context, q querier) error {
 				tag, err := q.Exec(ctx, what.query, what.until, restBatch)
 				more = tag.RowsAffected() == restBatch
 				return err

@@ -183,5 +183,5 @@ func upgrade(t *testing.T, version int64) {
 	if n := sqlInt(t, url, `SELECT count(*) FROM template WHERE id = 'astray'`); n != 0 {
 		t.Error("what strays outlives its subject")
 	}
-	counted(t, url)
+	wantCounts(t, url)
 }

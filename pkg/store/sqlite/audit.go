@@ -33,7 +33,7 @@ func OpenAudit(ctx context.Context, path string) (*Audit, error) {
 // openBeside opens a file without the lock that a server holds, and without
 // the index.
 func openBeside(ctx context.Context, op, path string) (*database, error) {
-	abs, err := absolute(path)
+	abs, err := absolutePath(path)
 	if err != nil {
 		return nil, wrapFile(op, path, err)
 	}
@@ -118,7 +118,7 @@ func (t *transaction) record(r store.AuditRecord) error {
 // auditEnd is the chain as it is up to its last record.
 func (s session) auditEnd() (store.AuditChain, error) {
 	end := store.AuditChain{Hash: []byte{}}
-	_, err := s.one([]any{&end.Seq, &end.Hash}, `SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1`)
+	_, err := s.scanFirst([]any{&end.Seq, &end.Hash}, `SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1`)
 	return end, err
 }
 
@@ -185,7 +185,7 @@ func (s session) verifyAudit() (int64, error) {
 		return 0, err
 	}
 	var written int64
-	if _, err := s.one([]any{&written}, `SELECT seq FROM sqlite_sequence WHERE name = 'audit'`); err != nil {
+	if _, err := s.scanFirst([]any{&written}, `SELECT seq FROM sqlite_sequence WHERE name = 'audit'`); err != nil {
 		return 0, err
 	}
 	if written != chain.Seq {

@@ -324,7 +324,7 @@ func scrubFile(path string) (err error) {
 
 // countRows counts the rows of each table.
 func countRows(ctx context.Context, conn *sql.Conn) (rows map[string]int64, err error) {
-	names, err := column(ctx, conn, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+	names, err := queryColumn(ctx, conn, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
 	rows = map[string]int64{}
 	for _, name := range names {
 		var n int64
@@ -336,8 +336,8 @@ func countRows(ctx context.Context, conn *sql.Conn) (rows map[string]int64, err 
 	return rows, err
 }
 
-// column is what a query of one column of text gives.
-func column(ctx context.Context, conn *sql.Conn, query string) (all []string, err error) {
+// queryColumn is what a query of one column of text gives.
+func queryColumn(ctx context.Context, conn *sql.Conn, query string) (all []string, err error) {
 	rows, err := conn.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
@@ -356,7 +356,7 @@ func column(ctx context.Context, conn *sql.Conn, query string) (all []string, er
 // describe checks a file that nobody changes and says what is in it.
 func describe(ctx context.Context, path string) (m ManifestFile, err error) {
 	err = readOnly(ctx, path, func(conn *sql.Conn) error {
-		faults, err := column(ctx, conn, "PRAGMA integrity_check")
+		faults, err := queryColumn(ctx, conn, "PRAGMA integrity_check")
 		if err == nil && !slices.Equal(faults, []string{"ok"}) {
 			err = fmt.Errorf("the integrity check finds %q", faults)
 		}

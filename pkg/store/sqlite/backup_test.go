@@ -32,7 +32,7 @@ func place(t *testing.T) sqlite.Files {
 	return f
 }
 
-func backUp(t *testing.T, f sqlite.Files) (dir string, m sqlite.Manifest) {
+func backUpToTemp(t *testing.T, f sqlite.Files) (dir string, m sqlite.Manifest) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "backup")
 	m, err := sqlite.Backup(t.Context(), sqlite.BackupOptions{Files: f, To: dir})
@@ -42,8 +42,8 @@ func backUp(t *testing.T, f sqlite.Files) (dir string, m sqlite.Manifest) {
 	return dir, m
 }
 
-// restored is a place to which a backup was restored.
-func restored(t *testing.T, from string) sqlite.Files {
+// restoreToTemp is a place to which a backup was restored.
+func restoreToTemp(t *testing.T, from string) sqlite.Files {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "new")
 	f := sqlite.Files{Store: filepath.Join(dir, "likeness.db"), Jobs: filepath.Join(dir, "jobs.db")}
@@ -53,8 +53,8 @@ func restored(t *testing.T, from string) sqlite.Files {
 	return f
 }
 
-// number is the one number that a query gives.
-func number(t *testing.T, path, query string) (n int) {
+// queryInt is the one number that a query gives.
+func queryInt(t *testing.T, path, query string) (n int) {
 	t.Helper()
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
@@ -218,10 +218,10 @@ func TestBackup(t *testing.T) {
 			t.Errorf("embedding %d, which was erased, is in the backup", i)
 		}
 	}
-	scrubbed(t, filepath.Join(dir, "b"))
+	wantScrubbed(t, filepath.Join(dir, "b"))
 
-	copied := restored(t, filepath.Join(dir, "b"))
-	pairs, inJobs := number(t, copied.Store, "SELECT count(*) FROM subject WHERE id LIKE 'pair%'"), number(t, copied.Jobs, "SELECT count(*) FROM job")
+	copied := restoreToTemp(t, filepath.Join(dir, "b"))
+	pairs, inJobs := queryInt(t, copied.Store, "SELECT count(*) FROM subject WHERE id LIKE 'pair%'"), queryInt(t, copied.Jobs, "SELECT count(*) FROM job")
 	if pairs != inJobs && pairs != inJobs+1 {
 		t.Errorf("the store is after %d changes and the jobs after %d", pairs, inJobs)
 	}
@@ -239,13 +239,13 @@ func TestBackupRefuses(t *testing.T) {
 	f := place(t)
 	s := open(t, f.Store)
 	addSubject(t, s, "a")
-	dir, _ := backUp(t, f)
+	dir, _ := backUpToTemp(t, f)
 	addSubject(t, s, "b")
 	o := sqlite.BackupOptions{Files: f, To: dir}
 	if _, err := sqlite.Backup(t.Context(), o); !errors.Is(err, face.Conflict) {
 		t.Errorf("over a backup: %v", err)
 	}
-	if n := number(t, filepath.Join(dir, "likeness.db"), "SELECT count(*) FROM subject"); n != 1 {
+	if n := queryInt(t, filepath.Join(dir, "likeness.db"), "SELECT count(*) FROM subject"); n != 1 {
 		t.Errorf("the backup has %d subjects", n)
 	}
 	o.Overwrite = true
@@ -257,7 +257,7 @@ func TestBackupRefuses(t *testing.T) {
 	if _, err := sqlite.Backup(t.Context(), o); err != nil {
 		t.Error(err)
 	}
-	if n := number(t, filepath.Join(dir, "likeness.db"), "SELECT count(*) FROM subject"); n != 2 {
+	if n := queryInt(t, filepath.Join(dir, "likeness.db"), "SELECT count(*) FROM subject"); n != 2 {
 		t.Errorf("the new backup has %d subjects", n)
 	}
 	none := sqlite.Files{Store: filepath.Join(t.TempDir(), "likeness.db")}
@@ -313,7 +313,7 @@ func TestBackupReplacesBackupsAlone(t *testing.T) {
 			return filepath.Dir(f.Store)
 		},
 		"a store behind a link": func(t *testing.T, f sqlite.Files) string {
-			dir, _ := backUp(t, f)
+			dir, _ := backUpToTemp(t, f)
 			for _, path := range []string{f.Store, f.Jobs} {
 				if err := errors.Join(os.Remove(path), os.Symlink(filepath.Join(dir, filepath.Base(path)), path)); err != nil {
 					t.Fatal(err)
@@ -322,16 +322,16 @@ func TestBackupReplacesBackupsAlone(t *testing.T) {
 			return dir
 		},
 		"the parent of backups": func(t *testing.T, f sqlite.Files) string {
-			dir, _ := backUp(t, f)
+			dir, _ := backUpToTemp(t, f)
 			return filepath.Dir(dir)
 		},
 		"a backup with something else": func(t *testing.T, f sqlite.Files) string {
-			dir, _ := backUp(t, f)
+			dir, _ := backUpToTemp(t, f)
 			write(t, filepath.Join(dir, "notes"))
 			return dir
 		},
 		"a backup with a folder": func(t *testing.T, f sqlite.Files) string {
-			dir, _ := backUp(t, f)
+			dir, _ := backUpToTemp(t, f)
 			path := filepath.Join(dir, "jobs.db")
 			if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
 				t.Fatal(err)
@@ -357,12 +357,12 @@ func TestBackupReplacesBackupsAlone(t *testing.T) {
 			addSubject(t, s, "a")
 			closing(t, s)
 			dir := to(t, f)
-			before := tree(t, dir)
+			before := listFiles(t, dir)
 			_, err := sqlite.Backup(t.Context(), sqlite.BackupOptions{Files: f, To: dir, Overwrite: true})
 			if !errors.Is(err, face.Conflict) || !strings.Contains(err.Error(), dir) {
 				t.Errorf("Backup: %v", err)
 			}
-			if d := cmp.Diff(before, tree(t, dir)); d != "" {
+			if d := cmp.Diff(before, listFiles(t, dir)); d != "" {
 				t.Error(d)
 			}
 		})
@@ -377,8 +377,8 @@ func write(t *testing.T, path string) {
 	}
 }
 
-// tree is all that is under a path, by its place.
-func tree(t *testing.T, path string) (all []string) {
+// listFiles is all that is under a path, by its place.
+func listFiles(t *testing.T, path string) (all []string) {
 	t.Helper()
 	if err := filepath.WalkDir(path, func(path string, _ fs.DirEntry, err error) error {
 		all = append(all, path)
@@ -422,7 +422,7 @@ func TestRestoreErasesAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	sqlExec(t, f.Jobs, "INSERT INTO job VALUES (1)")
-	dir, _ := backUp(t, f)
+	dir, _ := backUpToTemp(t, f)
 	sqlExec(t, f.Jobs, "INSERT INTO job VALUES (2)")
 
 	erase("keep1")
@@ -465,10 +465,10 @@ func TestRestoreErasesAgain(t *testing.T) {
 	if diff := cmp.Diff([]string{"subject.erase keep keep1 ", "template.erase keep keep2 keep2", "gallery.erase go  "}, again); diff != "" || r.Revoked != 1 {
 		t.Errorf("erased again, and %d keys revoked: %s", r.Revoked, diff)
 	}
-	if n := number(t, filepath.Join(r.Aside, "jobs.db"), "SELECT count(*) FROM job"); n != 2 {
+	if n := queryInt(t, filepath.Join(r.Aside, "jobs.db"), "SELECT count(*) FROM job"); n != 2 {
 		t.Errorf("the jobs that were set aside are %d", n)
 	}
-	if n := number(t, f.Jobs, "SELECT count(*) FROM job"); n != 1 {
+	if n := queryInt(t, f.Jobs, "SELECT count(*) FROM job"); n != 1 {
 		t.Errorf("there are %d jobs", n)
 	}
 	s = open(t, f.Store)
@@ -539,7 +539,7 @@ func TestRestoreUnknown(t *testing.T) {
 			if _, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, "b", store.Actor{}); err != nil {
 				t.Fatal(err)
 			}
-			dir, _ := backUp(t, f)
+			dir, _ := backUpToTemp(t, f)
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -615,28 +615,28 @@ func TestRestoreReadsBack(t *testing.T) {
 			f := place(t)
 			s := open(t, f.Store)
 			addSubject(t, s, "a")
-			dir, _ := backUp(t, f)
+			dir, _ := backUpToTemp(t, f)
 			addSubject(t, s, "b")
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
 			change(t, dir)
-			before := names(t, filepath.Dir(f.Store))
+			before := fileNames(t, filepath.Dir(f.Store))
 			if r, err := sqlite.Restore(t.Context(), sqlite.RestoreOptions{Files: f, From: dir, Replace: true}); err == nil {
 				t.Errorf("restored: %+v", r)
 			}
-			if diff := cmp.Diff(before, names(t, filepath.Dir(f.Store))); diff != "" {
+			if diff := cmp.Diff(before, fileNames(t, filepath.Dir(f.Store))); diff != "" {
 				t.Errorf("files: %s", diff)
 			}
-			if n := number(t, f.Store, "SELECT count(*) FROM subject"); n != 2 {
+			if n := queryInt(t, f.Store, "SELECT count(*) FROM subject"); n != 2 {
 				t.Errorf("there are %d subjects", n)
 			}
 		})
 	}
 }
 
-// names lists a folder, without the files that are only locked.
-func names(t *testing.T, dir string) (all []string) {
+// fileNames lists a folder, without the files that are only locked.
+func fileNames(t *testing.T, dir string) (all []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -668,7 +668,7 @@ func TestRestoreCutOff(t *testing.T) {
 			s := open(t, f.Store)
 			addSubject(t, s, "a")
 			sqlExec(t, f.Jobs, "INSERT INTO job VALUES (1)")
-			backup, _ := backUp(t, f)
+			backup, _ := backUpToTemp(t, f)
 			addSubject(t, s, "b")
 			sqlExec(t, f.Jobs, "INSERT INTO job VALUES (2)")
 			if err := s.Close(); err != nil {
@@ -699,7 +699,7 @@ func TestRestoreCutOff(t *testing.T) {
 			if err != nil || !r.Finished {
 				t.Fatalf("Restore: %+v, %v", r, err)
 			}
-			if n, m := number(t, f.Store, "SELECT count(*) FROM subject"), number(t, f.Jobs, "SELECT count(*) FROM job"); n != 1 || m != 1 {
+			if n, m := queryInt(t, f.Store, "SELECT count(*) FROM subject"), queryInt(t, f.Jobs, "SELECT count(*) FROM job"); n != 1 || m != 1 {
 				t.Errorf("there are %d subjects and %d jobs", n, m)
 			}
 			closing(t, open(t, f.Store))

@@ -138,7 +138,7 @@ func subjectOf(r store.Record) string { return r.Subject.ID }
 // nextRecord is the first subject of a gallery after an id, with its templates.
 func (s *Store) nextRecord(v session, key index.Key, gallery int64, after string) (r store.Record, found bool, err error) {
 	var row int64
-	found, err = v.one([]any{&row}, `SELECT row_id FROM subject WHERE gallery = ? AND id > ? ORDER BY id LIMIT 1`, gallery, after)
+	found, err = v.scanFirst([]any{&row}, `SELECT row_id FROM subject WHERE gallery = ? AND id > ? ORDER BY id LIMIT 1`, gallery, after)
 	if err != nil || !found {
 		return r, found, err
 	}

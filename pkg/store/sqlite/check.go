@@ -18,7 +18,7 @@ import (
 // another program or cannot be read at all. Conflict: its schema is that of
 // another version.
 func Check(ctx context.Context, path string, found func(store.Finding) error) error {
-	abs, err := absolute(path)
+	abs, err := absolutePath(path)
 	if err != nil {
 		return wrapFile("Check", path, err)
 	}
@@ -61,7 +61,7 @@ type galleryModel struct {
 }
 
 func (c checker) all(stopped func() bool) error {
-	if err := c.ours(); err != nil {
+	if err := c.checkOwnFile(); err != nil {
 		return err
 	}
 	for _, look := range []struct {
@@ -88,8 +88,8 @@ func (c checker) all(stopped func() bool) error {
 	return nil
 }
 
-// ours refuses a file that is not of this program, or of another version.
-func (c checker) ours() error {
+// checkOwnFile refuses a file that is not of this program, or of another version.
+func (c checker) checkOwnFile() error {
 	const op = "sqlite.Check"
 	id, err := c.count("PRAGMA application_id")
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/store/sqlite"
 )
 
-// checked makes a file with some people, their crops and an audit chain.
-func checked(t *testing.T) (path string, s *sqlite.Store) {
+// storeToCheck makes a file with some people, their crops and an audit chain.
+func storeToCheck(t *testing.T) (path string, s *sqlite.Store) {
 	t.Helper()
 	ctx, path := t.Context(), filepath.Join(t.TempDir(), "likeness.db")
 	s = open(t, path)
@@ -55,7 +55,7 @@ func findings(t *testing.T, path string) (all []store.Finding) {
 // leaves every byte as it is.
 func TestCheckSound(t *testing.T) {
 	t.Parallel()
-	path, s := checked(t)
+	path, s := storeToCheck(t)
 	files := func() map[string]string {
 		all := map[string]string{}
 		for _, suffix := range []string{"", "-wal"} {
@@ -190,7 +190,7 @@ func TestCheckFinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path, s := checked(t)
+			path, s := storeToCheck(t)
 			closing(t, s)
 			sqlExec(t, path, tt.damage...)
 			all := findings(t, path)
@@ -224,7 +224,7 @@ func TestCheckFinds(t *testing.T) {
 // A model that is not counted has as many numbers as most of its embeddings.
 func TestCheckUncountedModel(t *testing.T) {
 	t.Parallel()
-	path, s := checked(t)
+	path, s := storeToCheck(t)
 	closing(t, s)
 	sqlExec(t, path, `DELETE FROM gallery_model`, `UPDATE template SET embedding = zeroblob(8) WHERE id = 't7'`)
 	mends := 0
@@ -242,7 +242,7 @@ func TestCheckUncountedModel(t *testing.T) {
 func TestCheckDamagedPages(t *testing.T) {
 	t.Parallel()
 	const page = 16 << 10
-	path, s := checked(t)
+	path, s := storeToCheck(t)
 	closing(t, s)
 	sqlExec(t, path, "PRAGMA wal_checkpoint(TRUNCATE)")
 	whole, err := os.ReadFile(path)

@@ -404,8 +404,8 @@ func (s session) each(scan func(*sql.Rows) error, query string, args ...any) err
 	return rows.Err()
 }
 
-// one scans the first row, if there is any.
-func (s session) one(dest []any, query string, args ...any) (found bool, err error) {
+// scanFirst scans the first row, if there is any.
+func (s session) scanFirst(dest []any, query string, args ...any) (found bool, err error) {
 	err = s.each(func(rows *sql.Rows) error {
 		if found {
 			return nil
@@ -418,7 +418,7 @@ func (s session) one(dest []any, query string, args ...any) (found bool, err err
 
 // count is the one number that a query gives.
 func (s session) count(query string, args ...any) (n int, err error) {
-	_, err = s.one([]any{&n}, query, args...)
+	_, err = s.scanFirst([]any{&n}, query, args...)
 	return n, err
 }
 

@@ -184,7 +184,7 @@ func TestEraseOnFullDisk(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	integrity(t, path)
+	wantIntegrity(t, path)
 
 	// A server that is started on the full disk erases too, and goes on with
 	// everything once there is room.
@@ -281,7 +281,7 @@ func TestEraseGalleryInPart(t *testing.T) {
 	if _, err := s.Import(ctx, tenant, "large", records); err != nil {
 		t.Fatal(err)
 	}
-	backup, _ := backUp(t, f)
+	backup, _ := backUpToTemp(t, f)
 	left := func() map[string]bool {
 		ids := map[string]bool{}
 		if err := s.Export(ctx, tenant, "large", "", func(r store.Record) error {

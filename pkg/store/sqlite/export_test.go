@@ -18,10 +18,10 @@ func (s *Store) DeleteSubjects(ctx context.Context, tenant, gallery string, n in
 func (s *Store) LimitPages(ctx context.Context, more int) error {
 	return s.db.change(ctx, func(tx *transaction) error {
 		var pages int
-		if _, err := tx.one([]any{&pages}, "PRAGMA page_count"); err != nil {
+		if _, err := tx.scanFirst([]any{&pages}, "PRAGMA page_count"); err != nil {
 			return err
 		}
-		_, err := tx.one([]any{&pages}, fmt.Sprintf("PRAGMA max_page_count = %d", pages+more))
+		_, err := tx.scanFirst([]any{&pages}, fmt.Sprintf("PRAGMA max_page_count = %d", pages+more))
 		return err
 	})
 }
@@ -29,7 +29,7 @@ func (s *Store) LimitPages(ctx context.Context, more int) error {
 // Pragma reads a pragma of the connection that writes.
 func (s *Store) Pragma(ctx context.Context, name string) (value string, err error) {
 	err = s.db.change(ctx, func(tx *transaction) error {
-		_, err := tx.one([]any{&value}, "PRAGMA "+name)
+		_, err := tx.scanFirst([]any{&value}, "PRAGMA "+name)
 		return err
 	})
 	return value, err
@@ -42,7 +42,7 @@ func (s *Store) OpenSnapshot(ctx context.Context) (end func() error) {
 	go func() {
 		ended <- s.db.view(ctx, func(v session) error {
 			var n int
-			_, err := v.one([]any{&n}, "SELECT count(*) FROM gallery") // the snapshot begins with a read
+			_, err := v.scanFirst([]any{&n}, "SELECT count(*) FROM gallery") // the snapshot begins with a read
 			close(held)
 			<-release
 			return err

@@ -245,7 +245,7 @@ func (s *Store) inGallery(ctx context.Context, op, tenant, gallery string, read 
 	look := func(v session) error {
 		var row int64
 		var err error
-		found, err = v.one([]any{&row}, galleryByID, tenant, gallery)
+		found, err = v.scanFirst([]any{&row}, galleryByID, tenant, gallery)
 		if err != nil || !found {
 			return err
 		}
@@ -271,7 +271,7 @@ const galleryByID = `SELECT row_id FROM gallery WHERE tenant = ? AND id = ?`
 
 // gallery returns the row of a gallery, and makes the default one.
 func (t *transaction) gallery(op, tenant, gallery string) (row int64, err error) {
-	found, err := t.one([]any{&row}, galleryByID, tenant, gallery)
+	found, err := t.scanFirst([]any{&row}, galleryByID, tenant, gallery)
 	if err != nil || found {
 		return row, err
 	}
@@ -284,7 +284,7 @@ func (t *transaction) gallery(op, tenant, gallery string) (row int64, err error)
 	if _, err := t.addGallery(tenant, face.Gallery{ID: gallery}); err != nil {
 		return 0, err
 	}
-	_, err = t.one([]any{&row}, galleryByID, tenant, gallery)
+	_, err = t.scanFirst([]any{&row}, galleryByID, tenant, gallery)
 	return row, err
 }
 

@@ -23,12 +23,12 @@ type claimKey struct{ tenant, key string }
 // BeginRequest implements [store.Idempotency].
 func (s *Store) BeginRequest(ctx context.Context, tenant, key string, fingerprint []byte) (*store.Answer, error) {
 	const op = "BeginRequest"
-	if !s.claims.take(claimKey{tenant, key}, fingerprint) {
+	if !s.claims.claim(claimKey{tenant, key}, fingerprint) {
 		return nil, s.db.wrap(op, face.Errorf(face.Conflict, op, "a request with this Idempotency-Key is still under way"))
 	}
 	a, err := s.answered(ctx, op, tenant, key, fingerprint)
 	if a != nil || err != nil {
-		s.claims.drop(claimKey{tenant, key})
+		s.claims.release(claimKey{tenant, key})
 	}
 	return result(s.db, op, a, err)
 }
@@ -39,7 +39,7 @@ func (s *Store) answered(ctx context.Context, op, tenant, key string, fingerprin
 	var first []byte
 	var found bool
 	err := s.db.view(ctx, func(v session) (err error) {
-		found, err = v.one([]any{&first, &a.Status, &a.Location, &a.Body}, `
+		found, err = v.scanFirst([]any{&first, &a.Status, &a.Location, &a.Body}, `
 			SELECT fingerprint, status, location, body FROM idempotency
 			WHERE tenant = ? AND key = ? AND created_at >= ?`,
 			tenant, key, micros(time.Now().Add(-store.IdempotencyTTL)))
@@ -65,7 +65,7 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 	}
 	// A claim whose answer could not be stored is given up as well: it would
 	// block the caller's next try until the restart.
-	defer s.claims.drop(claimKey{tenant, key})
+	defer s.claims.release(claimKey{tenant, key})
 	if a == nil {
 		return nil
 	}
@@ -82,7 +82,7 @@ func (s *Store) EndRequest(ctx context.Context, tenant, key string, a *store.Ans
 		}
 		// They may have been erased since the request was carried out.
 		var one int
-		there, err := tx.one([]any{&one}, `SELECT 1 FROM subject s JOIN gallery g ON g.row_id = s.gallery
+		there, err := tx.scanFirst([]any{&one}, `SELECT 1 FROM subject s JOIN gallery g ON g.row_id = s.gallery
 			WHERE g.tenant = ? AND g.id = ? AND s.id = ?`, tenant, a.Gallery, a.Subject)
 		if err != nil || there {
 			return err
@@ -112,7 +112,7 @@ func (s *Store) purgeAnswers(ctx context.Context, now time.Time) error {
 	})
 }
 
-func (c *claims) take(k claimKey, fingerprint []byte) bool {
+func (c *claims) claim(k claimKey, fingerprint []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, taken := c.open[k]; taken {
@@ -132,7 +132,7 @@ func (c *claims) fingerprint(k claimKey) ([]byte, bool) {
 	return fp, ok
 }
 
-func (c *claims) drop(k claimKey) {
+func (c *claims) release(k claimKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.open, k)

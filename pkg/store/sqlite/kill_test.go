@@ -116,8 +116,8 @@ func TestKill(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		integrity(t, path)
-		scrubbed(t, filepath.Dir(path))
+		wantIntegrity(t, path)
+		wantScrubbed(t, filepath.Dir(path))
 	}
 	t.Logf("%d kills: %d enrolments were acknowledged, all are found", kills, len(acked))
 }

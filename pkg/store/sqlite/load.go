@@ -48,7 +48,7 @@ func (s *Store) startLoading(ctx context.Context) error {
 	var last int64
 	l := &s.loading
 	err := s.db.view(ctx, func(v session) error {
-		_, err := v.one([]any{&last, &l.total}, `SELECT coalesce(max(row_id), 0),
+		_, err := v.scanFirst([]any{&last, &l.total}, `SELECT coalesce(max(row_id), 0),
 			(SELECT coalesce(sum(templates), 0) FROM gallery_model) FROM template`)
 		return err
 	})

@@ -90,7 +90,7 @@ func restore(ctx context.Context, o RestoreOptions) (r Restored, err error) {
 	}
 	if _, err := os.Lstat(o.Store + restoring); err == nil {
 		r.Finished = true
-		return r, r.takePlace(o.Files)
+		return r, r.moveIntoPlace(o.Files)
 	}
 	if _, err := os.Lstat(o.Store); err == nil && !o.Replace {
 		return r, face.Errorf(face.Conflict, "", "%s is there already", o.Store)
@@ -101,7 +101,7 @@ func restore(ctx context.Context, o RestoreOptions) (r Restored, err error) {
 			err = errors.Join(err, removeDatabase(path))
 		}
 	}()
-	if err := stage(ctx, o, r.Manifest, staged); err != nil {
+	if err := copyAndVerify(ctx, o, r.Manifest, staged); err != nil {
 		return r, err
 	}
 	if err := r.eraseAgain(ctx, o.Store, staged[backupStore]); err != nil {
@@ -116,11 +116,11 @@ func restore(ctx context.Context, o RestoreOptions) (r Restored, err error) {
 	if err := os.Rename(staged[backupStore], o.Store+restoring); err != nil {
 		return r, err
 	}
-	return r, r.takePlace(o.Files)
+	return r, r.moveIntoPlace(o.Files)
 }
 
-// stage copies the files of the backup and checks the copies.
-func stage(ctx context.Context, o RestoreOptions, m Manifest, staged map[string]string) error {
+// copyAndVerify copies the files of the backup and checks the copies.
+func copyAndVerify(ctx context.Context, o RestoreOptions, m Manifest, staged map[string]string) error {
 	var total, done int64
 	for _, f := range m.Files {
 		total += f.Bytes
@@ -188,9 +188,9 @@ func copyFile(ctx context.Context, from, to string, progress func(int64)) (err e
 // eraseAgain carries out on the copy what the store that is there has erased
 // and revoked since, and takes over the records of it.
 func (r *Restored) eraseAgain(ctx context.Context, path, copied string) error {
-	records, revoked, err := since(ctx, path, r.Manifest)
-	if err != nil {
-		r.Unknown = err
+	var records []store.AuditRecord
+	var revoked map[string]int64
+	if records, revoked, r.Unknown = readSince(ctx, path, r.Manifest); r.Unknown != nil {
 		return nil
 	}
 	if len(records) == 0 && len(revoked) == 0 {
@@ -251,9 +251,9 @@ func (t *transaction) eraseAgain(r store.AuditRecord) (erased bool, err error) {
 	return n > 0, err
 }
 
-// since reads from a store what was done after a backup of it: the records of
+// readSince reads from a store what was done after a backup of it: the records of
 // the audit chain, and the keys that are revoked, with the times.
-func since(ctx context.Context, path string, m Manifest) (records []store.AuditRecord, revoked map[string]int64, err error) {
+func readSince(ctx context.Context, path string, m Manifest) (records []store.AuditRecord, revoked map[string]int64, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, nil, err
 	}
@@ -304,10 +304,10 @@ func since(ctx context.Context, path string, m Manifest) (records []store.AuditR
 	return records, revoked, rows.Err()
 }
 
-// takePlace moves the files that are there aside, and the restored ones into
+// moveIntoPlace moves the files that are there aside, and the restored ones into
 // their place: the store last, which until then holds servers off. It can be
 // done again where it was cut off.
-func (r *Restored) takePlace(f Files) error {
+func (r *Restored) moveIntoPlace(f Files) error {
 	dir := filepath.Dir(f.Store)
 	if err := syncFolder(dir); err != nil {
 		return err

@@ -90,7 +90,7 @@ func (s *Store) Coverage(ctx context.Context, tenant, gallery, modelID string) (
 	const op = "Coverage"
 	var c store.Coverage
 	err := s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
-		_, err := v.one([]any{&c.Subjects, &c.Covered, &c.Uncovered},
+		_, err := v.scanFirst([]any{&c.Subjects, &c.Covered, &c.Uncovered},
 			`SELECT count(*), coalesce(sum(covered), 0), coalesce(sum(NOT covered AND NOT EXISTS (`+cropOfSubject+`)), 0)
 			FROM (SELECT s.row_id, EXISTS (`+templateOfModel+`) AS covered
 				FROM subject s WHERE s.gallery = ? AND EXISTS (`+templateOfAny+`)) s`, modelID, row)

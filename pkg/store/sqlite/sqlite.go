@@ -69,7 +69,7 @@ type Store struct {
 // file cannot be written; the cause says which. Internal: the file is damaged,
 // of another program, or of a newer version.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	path, err := absolute(o.Path)
+	path, err := absolutePath(o.Path)
 	if err != nil {
 		return nil, wrapFile("Open", o.Path, err)
 	}
@@ -116,8 +116,8 @@ func (s *Store) Close() error {
 	return face.Wrap(face.Internal, "sqlite.Close", s.closeErr)
 }
 
-// absolute is the path whatever becomes of the working directory.
-func absolute(path string) (string, error) {
+// absolutePath is the path whatever becomes of the working directory.
+func absolutePath(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("no path of a database file")
 	}

@@ -112,7 +112,7 @@ func sqlExec(tb testing.TB, path string, statements ...string) {
 	}
 }
 
-func integrity(tb testing.TB, path string) {
+func wantIntegrity(tb testing.TB, path string) {
 	tb.Helper()
 	db, err := sql.Open("sqlite", path)
 	if err != nil {
@@ -232,7 +232,7 @@ func TestKeysBesideServer(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	integrity(t, path)
+	wantIntegrity(t, path)
 }
 
 func TestOpenRefuses(t *testing.T) {
@@ -410,7 +410,7 @@ func TestFullDisk(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	integrity(t, path)
+	wantIntegrity(t, path)
 	s = open(t, path)
 	defer closing(t, s)
 	verify(s)
@@ -682,12 +682,12 @@ func TestErasedBytesAreGone(t *testing.T) {
 	if got := left(); !slices.Equal(got, want[4:]) {
 		t.Errorf("%d embeddings are in the files after closing, want %d", len(got), len(want)-4)
 	}
-	scrubbed(t, dir)
+	wantScrubbed(t, dir)
 }
 
-// scrubbed checks that no page of a closed store holds what SQLite left in its
+// wantScrubbed checks that no page of a closed store holds what SQLite left in its
 // unused space: copies of rows that it moved.
-func scrubbed(t *testing.T, dir string) {
+func wantScrubbed(t *testing.T, dir string) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, "likeness.db"))
 	if err != nil {

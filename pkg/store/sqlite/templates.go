@@ -106,7 +106,7 @@ func (s *Store) enrol(tx *transaction, op, tenant, gallery string, t *face.Templ
 	var galleryRow int64
 	var storeImages bool
 	var subjectRow, dimension sql.NullInt64
-	found, err := tx.one([]any{&galleryRow, &storeImages, &subjectRow, &dimension}, `
+	found, err := tx.scanFirst([]any{&galleryRow, &storeImages, &subjectRow, &dimension}, `
 		SELECT g.row_id, g.store_images, s.row_id, m.dimension FROM gallery g
 		LEFT JOIN subject s ON s.gallery = g.row_id AND s.id = ?
 		LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = ?
@@ -203,7 +203,7 @@ func (s *Store) Templates(ctx context.Context, tenant, gallery, subject, modelID
 	var templates []face.Template
 	err := s.inGallery(ctx, op, tenant, gallery, func(v session, row int64) error {
 		var subjectRow int64
-		found, err := v.one([]any{&subjectRow}, `SELECT row_id FROM subject WHERE gallery = ? AND id = ?`, row, subject)
+		found, err := v.scanFirst([]any{&subjectRow}, `SELECT row_id FROM subject WHERE gallery = ? AND id = ?`, row, subject)
 		if err == nil && !found {
 			err = errNoSubject(op)
 		}
@@ -234,7 +234,7 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 			return err
 		}
 		var sample string
-		found, err := tx.one([]any{&sample}, `
+		found, err := tx.scanFirst([]any{&sample}, `
 			SELECT t.sample_id FROM template t JOIN subject s ON s.row_id = t.subject
 			WHERE t.gallery = ? AND t.id = ? AND s.id = ?`, row, template, subject)
 		if err == nil && !found {
@@ -309,7 +309,7 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 	owners := make(map[string]owner, len(hits)) // by template
 	err = s.db.view(ctx, func(v session) error {
 		var row int64
-		found, err := v.one([]any{&row}, galleryByID, key.Tenant, key.Gallery)
+		found, err := v.scanFirst([]any{&row}, galleryByID, key.Tenant, key.Gallery)
 		if err == nil && !found && key.Gallery != face.DefaultGallery {
 			err = errNoGallery(op)
 		}

@@ -189,7 +189,7 @@ func upgrade(t *testing.T, version int64) {
 	if last, err := s.LastTemplateRow(ctx); err != nil || last != 2*people+4 {
 		t.Errorf("the newest template has the row %d, %v", last, err)
 	}
-	integrity(t, path)
+	wantIntegrity(t, path)
 }
 
 // strayInto tries to put a row into another gallery than its subject.

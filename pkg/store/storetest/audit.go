@@ -16,10 +16,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// trail is the chain after a number, which is checked on the way.
-func trail(t *testing.T, s store.Audit, after int64) (all []store.AuditRecord) {
+// auditTrail is the chain after a number, which is checked on the way.
+func auditTrail(t *testing.T, s store.Audit, after int64) (all []store.AuditRecord) {
 	t.Helper()
-	check(t, s.AuditTrail(t.Context(), after, func(r store.AuditRecord) error {
+	noError(t, s.AuditTrail(t.Context(), after, func(r store.AuditRecord) error {
 		all = append(all, r)
 		return nil
 	}))
@@ -28,7 +28,7 @@ func trail(t *testing.T, s store.Audit, after int64) (all []store.AuditRecord) {
 	}
 	var chain store.AuditChain
 	for _, r := range all {
-		check(t, chain.Next(r))
+		noError(t, chain.Next(r))
 	}
 	if n := must(s.VerifyAudit(t.Context()))(t); n != int64(len(all)) {
 		t.Errorf("%d records verified, %d listed", n, len(all))
@@ -36,24 +36,24 @@ func trail(t *testing.T, s store.Audit, after int64) (all []store.AuditRecord) {
 	return all
 }
 
-func decision(subject string) store.Decision {
+func newDecision(subject string) store.Decision {
 	return store.Decision{Action: store.AuditVerify, Gallery: "staff", SubjectID: subject, Decision: "match"}
 }
 
 func auditRecords(t *testing.T, place Place) {
 	open, ctx := place(t), t.Context()
 	s := open()
-	if got := trail(t, s, 0); len(got) != 0 {
+	if got := auditTrail(t, s, 0); len(got) != 0 {
 		t.Errorf("a new store has the records %+v", got)
 	}
 	before := time.Now().Add(-time.Second)
-	check(t, s.RecordDecision(ctx, tenant, by, decision("ada")))
+	noError(t, s.RecordDecision(ctx, tenant, by, newDecision("ada")))
 	addSubject(t, s, "t2", face.DefaultGallery, "bob")
 	receipt := must(s.DeleteSubject(ctx, "t2", face.DefaultGallery, "bob", store.Actor{RequestID: "r2"}))(t)
-	check(t, s.RecordDecision(ctx, tenant, store.Actor{}, store.Decision{
+	noError(t, s.RecordDecision(ctx, tenant, store.Actor{}, store.Decision{
 		Action: store.AuditIdentify, Gallery: face.DefaultGallery, Decision: "unknown",
 	}))
-	got := trail(t, s, 0)
+	got := auditTrail(t, s, 0)
 	if len(got) != 3 {
 		t.Fatalf("%d records: %+v", len(got), got)
 	}
@@ -76,10 +76,10 @@ func auditRecords(t *testing.T, place Place) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff(want[2:], trail(t, s, 2)); d != "" {
+	if d := cmp.Diff(want[2:], auditTrail(t, s, 2)); d != "" {
 		t.Error(d)
 	}
-	if got := trail(t, s, 3); len(got) != 0 {
+	if got := auditTrail(t, s, 3); len(got) != 0 {
 		t.Errorf("after the last record: %+v", got)
 	}
 	// The trail ends with the first error of emit, and that is the one returned.
@@ -87,17 +87,17 @@ func auditRecords(t *testing.T, place Place) {
 	if err := s.AuditTrail(ctx, 0, func(store.AuditRecord) error { n++; return stop }); !errors.Is(err, stop) || n != 1 {
 		t.Errorf("after %d records: %v", n, err)
 	}
-	wantKind(t, s.RecordDecision(canceledContext(t), tenant, by, decision("ada")), face.Canceled)
+	wantKind(t, s.RecordDecision(canceledContext(t), tenant, by, newDecision("ada")), face.Canceled)
 
-	check(t, s.Close())
-	wantKind(t, s.RecordDecision(ctx, tenant, by, decision("ada")), face.Unavailable)
+	noError(t, s.Close())
+	wantKind(t, s.RecordDecision(ctx, tenant, by, newDecision("ada")), face.Unavailable)
 	s = open()
-	defer func() { check(t, s.Close()) }()
-	if d := cmp.Diff(want, trail(t, s, 0)); d != "" {
+	defer func() { noError(t, s.Close()) }()
+	if d := cmp.Diff(want, auditTrail(t, s, 0)); d != "" {
 		t.Error(d)
 	}
-	check(t, s.RecordDecision(ctx, tenant, by, decision("ada"))) // the chain goes on
-	if got := trail(t, s, 0); len(got) != 4 {
+	noError(t, s.RecordDecision(ctx, tenant, by, newDecision("ada"))) // the chain goes on
+	if got := auditTrail(t, s, 0); len(got) != 4 {
 		t.Errorf("%d records, want 4", len(got))
 	}
 }
@@ -105,22 +105,22 @@ func auditRecords(t *testing.T, place Place) {
 // auditConcurrent has many record and erase at the same time: nothing is
 // lost, and the chain holds.
 func auditConcurrent(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	const recorders, each, erasers = 50, 12, 10
 	var mu sync.Mutex
 	var receipts []string
-	together(recorders+erasers+1, func(w int) {
+	runTogether(recorders+erasers+1, func(w int) {
 		switch {
 		case w < recorders:
 			for i := range each {
-				check(t, s.RecordDecision(ctx, tenant, store.Actor{RequestID: number("r", w*each+i)}, decision(number("s", w))))
+				noError(t, s.RecordDecision(ctx, tenant, store.Actor{RequestID: numberedID("r", w*each+i)}, newDecision(numberedID("s", w))))
 			}
 		case w < recorders+erasers:
 			for i := range each {
-				id := number("s", w*each+i)
+				id := numberedID("s", w*each+i)
 				addSubject(t, s, tenant, face.DefaultGallery, id)
 				r, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, id, by)
-				check(t, err)
+				noError(t, err)
 				mu.Lock()
 				receipts = append(receipts, r.AuditID)
 				mu.Unlock()
@@ -128,13 +128,13 @@ func auditConcurrent(t *testing.T, place Place) {
 		default: // verifying meanwhile sees a whole chain, however long it is
 			for range 10 {
 				_, err := s.VerifyAudit(ctx)
-				check(t, err)
+				noError(t, err)
 			}
 		}
 	})
 	var erased, recorded []string
 	last := map[string]string{} // by recorder
-	for _, r := range trail(t, s, 0) {
+	for _, r := range auditTrail(t, s, 0) {
 		if r.Action != store.AuditVerify {
 			erased = append(erased, r.ID)
 			continue
@@ -156,15 +156,15 @@ func auditConcurrent(t *testing.T, place Place) {
 }
 
 func auditRestore(t *testing.T, place Place) {
-	from, to, ctx := start(t, place), start(t, place), t.Context()
-	together(60, func(w int) {
+	from, to, ctx := openReady(t, place), openReady(t, place), t.Context()
+	runTogether(60, func(w int) {
 		for i := range 20 {
-			check(t, from.RecordDecision(ctx, tenant, by, decision(number("s", 20*w+i))))
+			noError(t, from.RecordDecision(ctx, tenant, by, newDecision(numberedID("s", 20*w+i))))
 		}
 	})
 	addSubject(t, from, "t2", face.DefaultGallery, "bob")
 	must(from.DeleteSubject(ctx, "t2", face.DefaultGallery, "bob", by))(t)
-	all := trail(t, from, 0)
+	all := auditTrail(t, from, 0)
 
 	refuse := func(name string, records []store.AuditRecord) {
 		t.Helper()
@@ -180,7 +180,7 @@ func auditRestore(t *testing.T, place Place) {
 		change(records)
 		return records
 	}
-	check(t, to.RestoreAudit(ctx, nil))
+	noError(t, to.RestoreAudit(ctx, nil))
 	refuse("not the beginning", all[1:5])
 	refuse("a gap", changed(func(r []store.AuditRecord) { r[4] = all[5] }))
 	refuse("one changed", changed(func(r []store.AuditRecord) { r[9].SubjectID = "s-9999" }))
@@ -189,21 +189,21 @@ func auditRestore(t *testing.T, place Place) {
 	refuse("a hash changed", changed(func(r []store.AuditRecord) { r[9].Hash = bytes.Repeat([]byte{1}, 32) }))
 	// In parts, as they come.
 	all[0].Prev = nil // as empty as it was
-	check(t, to.RestoreAudit(ctx, all[:700]))
-	all[0].Prev = trail(t, to, 0)[0].Prev
+	noError(t, to.RestoreAudit(ctx, all[:700]))
+	all[0].Prev = auditTrail(t, to, 0)[0].Prev
 	if len(all[0].Prev) > 0 {
 		t.Errorf("the first record follows %x", all[0].Prev)
 	}
 	refuse("again", all[:700])
 	refuse("a part left out", all[701:])
-	check(t, to.RestoreAudit(ctx, all[700:]))
-	if got := trail(t, to, 0); !reflect.DeepEqual(all, got) { // much faster than a diff
+	noError(t, to.RestoreAudit(ctx, all[700:]))
+	if got := auditTrail(t, to, 0); !reflect.DeepEqual(all, got) { // much faster than a diff
 		t.Error(cmp.Diff(all, got))
 	}
 	// Both go on from there, and from then on they are two chains.
-	check(t, from.RecordDecision(ctx, tenant, by, decision("here")))
-	check(t, to.RecordDecision(ctx, tenant, by, decision("there")))
-	check(t, to.RecordDecision(ctx, tenant, by, decision("there")))
-	refuse("of another chain", trail(t, from, 1201))
-	trail(t, to, 0)
+	noError(t, from.RecordDecision(ctx, tenant, by, newDecision("here")))
+	noError(t, to.RecordDecision(ctx, tenant, by, newDecision("there")))
+	noError(t, to.RecordDecision(ctx, tenant, by, newDecision("there")))
+	refuse("of another chain", auditTrail(t, from, 1201))
+	auditTrail(t, to, 0)
 }

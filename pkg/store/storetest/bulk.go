@@ -19,8 +19,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// record is a subject with templates of the given embeddings.
-func record(id string, embeddings ...face.Embedding) store.Record {
+// newRecord is a subject with templates of the given embeddings.
+func newRecord(id string, embeddings ...face.Embedding) store.Record {
 	r := store.Record{Subject: face.Subject{ID: id, Name: "name of " + id}}
 	for _, e := range embeddings {
 		r.Templates = append(r.Templates, face.Template{
@@ -30,8 +30,8 @@ func record(id string, embeddings ...face.Embedding) store.Record {
 	return r
 }
 
-// imported imports into the default gallery what must not fail as a whole.
-func imported(t *testing.T, s store.Store, records ...store.Record) []store.Outcome {
+// importAll imports into the default gallery what must not fail as a whole.
+func importAll(t *testing.T, s store.Store, records ...store.Record) []store.Outcome {
 	t.Helper()
 	out := must(s.Import(t.Context(), tenant, face.DefaultGallery, records))(t)
 	if len(out) != len(records) {
@@ -40,16 +40,16 @@ func imported(t *testing.T, s store.Store, records ...store.Record) []store.Outc
 	return out
 }
 
-// outcome wants a record to have been taken.
-func outcome(t *testing.T, got store.Outcome, created bool, templates int) {
+// wantOutcome wants a record to have been taken.
+func wantOutcome(t *testing.T, got store.Outcome, created bool, templates int) {
 	t.Helper()
 	if d := cmp.Diff(store.Outcome{Created: created, Templates: templates}, got, cmpopts.EquateErrors()); d != "" {
 		t.Error(d)
 	}
 }
 
-// refused wants a record to have been refused, and nothing of it counted.
-func refused(t *testing.T, got store.Outcome, kind face.Kind) {
+// wantRefused wants a record to have been refused, and nothing of it counted.
+func wantRefused(t *testing.T, got store.Outcome, kind face.Kind) {
 	t.Helper()
 	wantKind(t, got.Err, kind)
 	if got.Created || got.Templates != 0 {
@@ -57,18 +57,18 @@ func refused(t *testing.T, got store.Outcome, kind face.Kind) {
 	}
 }
 
-// exported is all of a gallery after an id.
-func exported(t *testing.T, s store.Store, gallery, after string) (all []store.Record) {
+// exportRecords is all of a gallery after an id.
+func exportRecords(t *testing.T, s store.Store, gallery, after string) (all []store.Record) {
 	t.Helper()
-	check(t, s.Export(t.Context(), tenant, gallery, after, func(r store.Record) error {
+	noError(t, s.Export(t.Context(), tenant, gallery, after, func(r store.Record) error {
 		all = append(all, r)
 		return nil
 	}))
 	return all
 }
 
-// counted wants the gallery to hold so much.
-func counted(t *testing.T, s store.Store, subjects, templates int) {
+// wantCounts wants the gallery to hold so much.
+func wantCounts(t *testing.T, s store.Store, subjects, templates int) {
 	t.Helper()
 	g := must(s.Gallery(t.Context(), tenant, face.DefaultGallery))(t)
 	if g.Subjects != subjects || g.Templates != templates {
@@ -76,61 +76,61 @@ func counted(t *testing.T, s store.Store, subjects, templates int) {
 	}
 }
 
-// asSent leaves aside what a store may fill in.
-func asSent() cmp.Options {
+// ignoreStored leaves aside what a store may fill in.
+func ignoreStored() cmp.Options {
 	return cmp.Options{cmpopts.IgnoreFields(face.Template{}, "SampleID"), cmpopts.IgnoreFields(face.Subject{}, "Templates")}
 }
 
 func importNew(t *testing.T, place Place) {
-	s, rng := start(t, place), newRand(t)
+	s, rng := openReady(t, place), newRand(t)
 	at := time.Date(2025, 1, 2, 3, 4, 5, 6000, time.UTC)
-	ada := record("ada", unit(rng, 64), unit(rng, 64))
+	ada := newRecord("ada", randomEmbedding(rng, 64), randomEmbedding(rng, 64))
 	ada.Subject.Name, ada.Subject.ExternalID = "Ada Ünicode", "ext-1"
 	ada.Subject.Metadata = json.RawMessage(`{"badge": 7}`)
 	ada.Subject.CreatedAt, ada.Subject.UpdatedAt = at, at.Add(time.Hour)
 	ada.Templates[0].CreatedAt, ada.Templates[1].CreatedAt = at, at.Add(time.Minute)
-	ada.Templates[1].ModelID, ada.Templates[1].Embedding = "some.other-model", unit(rng, 128)
-	bare := record("bare")
-	out := imported(t, s, ada, bare)
-	outcome(t, out[0], true, 2)
-	outcome(t, out[1], true, 0)
-	counted(t, s, 2, 2)
+	ada.Templates[1].ModelID, ada.Templates[1].Embedding = "some.other-model", randomEmbedding(rng, 128)
+	bare := newRecord("bare")
+	out := importAll(t, s, ada, bare)
+	wantOutcome(t, out[0], true, 2)
+	wantOutcome(t, out[1], true, 0)
+	wantCounts(t, s, 2, 2)
 
-	got := exported(t, s, face.DefaultGallery, "")
+	got := exportRecords(t, s, face.DefaultGallery, "")
 	if len(got) != 2 {
 		t.Fatalf("exported %+v", got)
 	}
-	if d := cmp.Diff(ada, got[0], asSent()); d != "" {
+	if d := cmp.Diff(ada, got[0], ignoreStored()); d != "" {
 		t.Error(d)
 	}
 	if b := got[1]; b.Subject.ID != "bare" || len(b.Templates) != 0 || time.Since(b.Subject.CreatedAt) > time.Hour || !b.Subject.UpdatedAt.Equal(b.Subject.CreatedAt) {
 		t.Errorf("a subject without times or templates came back as %+v", b)
 	}
-	if ids := found(t, s, tenant, face.DefaultGallery, model, ada.Templates[0].Embedding, 5); !slices.Equal(ids, []string{"ada"}) {
+	if ids := searchIDs(t, s, tenant, face.DefaultGallery, model, ada.Templates[0].Embedding, 5); !slices.Equal(ids, []string{"ada"}) {
 		t.Errorf("found %v", ids)
 	}
-	if ids := found(t, s, tenant, face.DefaultGallery, "some.other-model", ada.Templates[1].Embedding, 5); !slices.Equal(ids, []string{"ada"}) {
+	if ids := searchIDs(t, s, tenant, face.DefaultGallery, "some.other-model", ada.Templates[1].Embedding, 5); !slices.Equal(ids, []string{"ada"}) {
 		t.Errorf("found %v", ids)
 	}
-	if out := imported(t, s); len(out) != 0 {
+	if out := importAll(t, s); len(out) != 0 {
 		t.Errorf("nothing became %+v", out)
 	}
 }
 
 func importAgain(t *testing.T, place Place) {
-	s, ctx, rng := start(t, place), t.Context(), newRand(t)
+	s, ctx, rng := openReady(t, place), t.Context(), newRand(t)
 	var all []store.Record
 	for i := range 50 {
-		all = append(all, record(number("s", i), unit(rng, 32), unit(rng, 32)))
+		all = append(all, newRecord(numberedID("s", i), randomEmbedding(rng, 32), randomEmbedding(rng, 32)))
 	}
-	for _, o := range imported(t, s, all...) {
-		outcome(t, o, true, 2)
+	for _, o := range importAll(t, s, all...) {
+		wantOutcome(t, o, true, 2)
 	}
-	before := exported(t, s, face.DefaultGallery, "")
-	for _, o := range imported(t, s, all...) {
-		outcome(t, o, false, 0)
+	before := exportRecords(t, s, face.DefaultGallery, "")
+	for _, o := range importAll(t, s, all...) {
+		wantOutcome(t, o, false, 0)
 	}
-	if d := cmp.Diff(before, exported(t, s, face.DefaultGallery, "")); d != "" {
+	if d := cmp.Diff(before, exportRecords(t, s, face.DefaultGallery, "")); d != "" {
 		t.Error(d)
 	}
 	// A subject that is there keeps what is known of it and gets what it lacks.
@@ -138,28 +138,28 @@ func importAgain(t *testing.T, place Place) {
 	kept := must(s.Subject(ctx, tenant, face.DefaultGallery, "s-0007"))(t)
 	more := all[7]
 	more.Subject.Name, more.Subject.ExternalID = "another name", "another id"
-	more.Templates = append(slices.Clone(more.Templates), record("s-0007", unit(rng, 32)).Templates...)
+	more.Templates = append(slices.Clone(more.Templates), newRecord("s-0007", randomEmbedding(rng, 32)).Templates...)
 	more.Templates[0].Quality = 0.9 // the stored one stays as it is
-	outcome(t, imported(t, s, more)[0], false, 1)
+	wantOutcome(t, importAll(t, s, more)[0], false, 1)
 	kept.Templates = 3
-	got := exported(t, s, face.DefaultGallery, "s-0006")[0]
+	got := exportRecords(t, s, face.DefaultGallery, "s-0006")[0]
 	if d := cmp.Diff(kept, got.Subject); d != "" {
 		t.Error(d)
 	}
 	if len(got.Templates) != 3 || got.Templates[0].Quality != 0.5 {
 		t.Errorf("templates afterwards: %+v", got.Templates)
 	}
-	counted(t, s, 50, 101)
+	wantCounts(t, s, 50, 101)
 }
 
 // importPoisoned has one bad record among good ones, each bad in its own way.
 func importPoisoned(t *testing.T, place Place) {
-	s, rng := start(t, place), newRand(t)
-	outcome(t, imported(t, s, record("first", unit(rng, 16)))[0], true, 1)
-	taken := exported(t, s, face.DefaultGallery, "")[0].Templates[0].ID
+	s, rng := openReady(t, place), newRand(t)
+	wantOutcome(t, importAll(t, s, newRecord("first", randomEmbedding(rng, 16)))[0], true, 1)
+	taken := exportRecords(t, s, face.DefaultGallery, "")[0].Templates[0].ID
 	nan, inf := float32(math.NaN()), float32(math.Inf(-1))
 	with := func(change func(*store.Record)) store.Record {
-		r := record("poison", unit(rng, 16), unit(rng, 16), unit(rng, 16))
+		r := newRecord("poison", randomEmbedding(rng, 16), randomEmbedding(rng, 16), randomEmbedding(rng, 16))
 		change(&r)
 		return r
 	}
@@ -180,39 +180,39 @@ func importPoisoned(t *testing.T, place Place) {
 		"infinite":      {with(func(r *store.Record) { r.Templates[2].Embedding[3] = inf }), face.Invalid},
 		"zeros":         {with(func(r *store.Record) { r.Templates[2].Embedding = make(face.Embedding, 16) }), face.Invalid},
 		"not of unit":   {with(func(r *store.Record) { r.Templates[2].Embedding[3] += 1 }), face.Invalid},
-		"dimension":     {with(func(r *store.Record) { r.Templates[2].Embedding = unit(rng, 17) }), face.ModelMismatch},
+		"dimension":     {with(func(r *store.Record) { r.Templates[2].Embedding = randomEmbedding(rng, 17) }), face.ModelMismatch},
 		"taken id":      {with(func(r *store.Record) { r.Templates[2].ID = taken }), face.Conflict},
 		"its own id":    {with(func(r *store.Record) { r.Templates[2].ID = r.Templates[0].ID }), face.Conflict},
 		"its own dimension": {with(func(r *store.Record) {
 			r.Templates[1].ModelID, r.Templates[2].ModelID = "new", "new"
-			r.Templates[2].Embedding = unit(rng, 17)
+			r.Templates[2].Embedding = randomEmbedding(rng, 17)
 		}), face.ModelMismatch},
 	} {
-		before, after := record(face.NewID(), unit(rng, 16)), record(face.NewID(), unit(rng, 16))
-		out := imported(t, s, before, c.bad, after)
-		outcome(t, out[0], true, 1)
-		refused(t, out[1], c.kind)
-		outcome(t, out[2], true, 1)
+		before, after := newRecord(face.NewID(), randomEmbedding(rng, 16)), newRecord(face.NewID(), randomEmbedding(rng, 16))
+		out := importAll(t, s, before, c.bad, after)
+		wantOutcome(t, out[0], true, 1)
+		wantRefused(t, out[1], c.kind)
+		wantOutcome(t, out[2], true, 1)
 		subjects, templates = subjects+2, templates+2
 		if t.Failed() {
 			t.Fatalf("that was %s", name)
 		}
 	}
-	counted(t, s, subjects, templates)
+	wantCounts(t, s, subjects, templates)
 	_, err := s.Subject(t.Context(), tenant, face.DefaultGallery, "poison")
 	wantKind(t, err, face.NotFound)
-	for _, r := range exported(t, s, face.DefaultGallery, "") {
+	for _, r := range exportRecords(t, s, face.DefaultGallery, "") {
 		if len(r.Templates) != 1 || r.Subject.ID == "poison" {
 			t.Errorf("%s has %d templates", r.Subject.ID, len(r.Templates))
 		}
 	}
-	if ids := found(t, s, tenant, face.DefaultGallery, model, unit(rng, 16), 1000); len(ids) != subjects || slices.Contains(ids, "poison") {
+	if ids := searchIDs(t, s, tenant, face.DefaultGallery, model, randomEmbedding(rng, 16), 1000); len(ids) != subjects || slices.Contains(ids, "poison") {
 		t.Errorf("%d of %d subjects are found: %v", len(ids), subjects, ids)
 	}
 	// What a refused record would have taken is free: ids, a new model's length.
-	outcome(t, imported(t, s, with(func(r *store.Record) {
+	wantOutcome(t, importAll(t, s, with(func(r *store.Record) {
 		for i := range r.Templates {
-			r.Templates[i].ModelID, r.Templates[i].Embedding = "new", unit(rng, 99)
+			r.Templates[i].ModelID, r.Templates[i].Embedding = "new", randomEmbedding(rng, 99)
 		}
 	}))[0], true, 3)
 }
@@ -220,48 +220,48 @@ func importPoisoned(t *testing.T, place Place) {
 // importPoisonsAnother: a refused record also leaves a subject alone that was
 // there before.
 func importPoisonsAnother(t *testing.T, place Place) {
-	s, rng := start(t, place), newRand(t)
-	imported(t, s, record("ada", unit(rng, 16)))
-	before := exported(t, s, face.DefaultGallery, "")
-	bad := record("ada", unit(rng, 16), unit(rng, 17))
-	refused(t, imported(t, s, bad)[0], face.ModelMismatch)
-	if d := cmp.Diff(before, exported(t, s, face.DefaultGallery, "")); d != "" {
+	s, rng := openReady(t, place), newRand(t)
+	importAll(t, s, newRecord("ada", randomEmbedding(rng, 16)))
+	before := exportRecords(t, s, face.DefaultGallery, "")
+	bad := newRecord("ada", randomEmbedding(rng, 16), randomEmbedding(rng, 17))
+	wantRefused(t, importAll(t, s, bad)[0], face.ModelMismatch)
+	if d := cmp.Diff(before, exportRecords(t, s, face.DefaultGallery, "")); d != "" {
 		t.Error(d)
 	}
 }
 
 func importDuplicates(t *testing.T, place Place) {
-	s, rng := start(t, place), newRand(t)
-	a, again, b := record("a", unit(rng, 8)), record("a", unit(rng, 8)), record("b", unit(rng, 8))
-	thief := record("c", unit(rng, 8))
+	s, rng := openReady(t, place), newRand(t)
+	a, again, b := newRecord("a", randomEmbedding(rng, 8)), newRecord("a", randomEmbedding(rng, 8)), newRecord("b", randomEmbedding(rng, 8))
+	thief := newRecord("c", randomEmbedding(rng, 8))
 	thief.Templates[0].ID = b.Templates[0].ID
-	twin := record("d", unit(rng, 8))
+	twin := newRecord("d", randomEmbedding(rng, 8))
 	twin.Templates = append(twin.Templates, twin.Templates[0])
-	out := imported(t, s, a, again, b, thief, twin)
-	outcome(t, out[0], true, 1)
-	refused(t, out[1], face.Conflict)
-	outcome(t, out[2], true, 1)
-	refused(t, out[3], face.Conflict)
-	outcome(t, out[4], true, 1) // the same template twice is one
-	counted(t, s, 3, 3)
+	out := importAll(t, s, a, again, b, thief, twin)
+	wantOutcome(t, out[0], true, 1)
+	wantRefused(t, out[1], face.Conflict)
+	wantOutcome(t, out[2], true, 1)
+	wantRefused(t, out[3], face.Conflict)
+	wantOutcome(t, out[4], true, 1) // the same template twice is one
+	wantCounts(t, s, 3, 3)
 }
 
 func importLimits(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	all := make([]store.Record, store.MaxImport+1)
 	for i := range all {
-		all[i] = record(number("s", i))
+		all[i] = newRecord(numberedID("s", i))
 	}
 	_, err := s.Import(ctx, tenant, face.DefaultGallery, all)
 	wantKind(t, err, face.Invalid)
 	_, err = s.Import(ctx, tenant, "nobody", all[:1])
 	wantKind(t, err, face.NotFound)
 	wantKind(t, s.Export(ctx, tenant, "nobody", "", func(store.Record) error { return nil }), face.NotFound)
-	counted(t, s, 0, 0)
-	for _, o := range imported(t, s, all[:store.MaxImport]...) {
-		outcome(t, o, true, 0)
+	wantCounts(t, s, 0, 0)
+	for _, o := range importAll(t, s, all[:store.MaxImport]...) {
+		wantOutcome(t, o, true, 0)
 	}
-	counted(t, s, store.MaxImport, 0)
+	wantCounts(t, s, store.MaxImport, 0)
 	ended := canceledContext(t)
 	_, err = s.Import(ended, tenant, face.DefaultGallery, all[:1])
 	wantKind(t, err, face.Canceled)
@@ -269,14 +269,14 @@ func importLimits(t *testing.T, place Place) {
 }
 
 func exportOrder(t *testing.T, place Place) {
-	s, ctx, rng := start(t, place), t.Context(), newRand(t)
+	s, ctx, rng := openReady(t, place), t.Context(), newRand(t)
 	ids := []string{"a", "B", "b", "Z", "a.b", "a_b", "a-b", "10", "9", "ab", "A"}
 	for _, id := range ids {
-		outcome(t, imported(t, s, record(id, unit(rng, 8)))[0], true, 1)
+		wantOutcome(t, importAll(t, s, newRecord(id, randomEmbedding(rng, 8)))[0], true, 1)
 	}
 	slices.Sort(ids) // by bytes, wherever the database comes from
 	list := func(after string) (got []string) {
-		for _, r := range exported(t, s, face.DefaultGallery, after) {
+		for _, r := range exportRecords(t, s, face.DefaultGallery, after) {
 			got = append(got, r.Subject.ID)
 		}
 		return got
@@ -304,34 +304,34 @@ func exportOrder(t *testing.T, place Place) {
 		t.Errorf("after %d records: %v", n, err)
 	}
 	// The store may be used meanwhile, by emit too.
-	check(t, s.Export(ctx, tenant, face.DefaultGallery, "", func(r store.Record) error {
+	noError(t, s.Export(ctx, tenant, face.DefaultGallery, "", func(r store.Record) error {
 		_, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, r.Subject.ID, by)
 		return err
 	}))
-	counted(t, s, 0, 0)
+	wantCounts(t, s, 0, 0)
 }
 
 // exportAll compares a whole gallery with what the other methods say of it.
 func exportAll(t *testing.T, place Place) {
-	s, ctx, rng := start(t, place), t.Context(), newRand(t)
+	s, ctx, rng := openReady(t, place), t.Context(), newRand(t)
 	const n = 1100 // more than one import
 	want := map[string][]face.Embedding{}
 	var batch []store.Record
 	for i := range n {
-		r := record(number("s", i))
+		r := newRecord(numberedID("s", i))
 		for j := range i % 4 {
-			e := unit(rng, 16)
-			r.Templates = append(r.Templates, record(r.Subject.ID, e).Templates...)
+			e := randomEmbedding(rng, 16)
+			r.Templates = append(r.Templates, newRecord(r.Subject.ID, e).Templates...)
 			r.Templates[j].CreatedAt = time.Date(2026, 1, 1, 0, 0, j, 0, time.UTC)
 			want[r.Subject.ID] = append(want[r.Subject.ID], e)
 		}
 		if batch = append(batch, r); len(batch) == store.MaxImport {
-			imported(t, s, batch...)
+			importAll(t, s, batch...)
 			batch = nil
 		}
 	}
-	imported(t, s, batch...)
-	got := exported(t, s, face.DefaultGallery, "")
+	importAll(t, s, batch...)
+	got := exportRecords(t, s, face.DefaultGallery, "")
 	if len(got) != n {
 		t.Fatalf("%d subjects were exported of %d", len(got), n)
 	}
@@ -362,10 +362,10 @@ func exportAll(t *testing.T, place Place) {
 			}
 		}
 		for _, o := range must(s.Import(ctx, tenant, "copy", part))(t) {
-			check(t, o.Err)
+			noError(t, o.Err)
 		}
 	}
-	for i, r := range exported(t, s, "copy", "") {
+	for i, r := range exportRecords(t, s, "copy", "") {
 		for j := range r.Templates {
 			r.Templates[j].SampleID = ""
 		}
@@ -378,11 +378,11 @@ func exportAll(t *testing.T, place Place) {
 // bulkCrops: a crop is given out once, with the first template of its sample,
 // and taken in where the gallery keeps images.
 func bulkCrops(t *testing.T, place Place) {
-	s, ctx, rng := start(t, place), t.Context(), newRand(t)
+	s, ctx, rng := openReady(t, place), t.Context(), newRand(t)
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "seen", StoreImages: true}))(t)
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "copy", StoreImages: true}))(t)
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	r := record("ada", unit(rng, 8), unit(rng, 8), unit(rng, 8), unit(rng, 8))
+	r := newRecord("ada", randomEmbedding(rng, 8), randomEmbedding(rng, 8), randomEmbedding(rng, 8), randomEmbedding(rng, 8))
 	for i := range r.Templates {
 		r.Templates[i].CreatedAt = at.Add(time.Duration(i) * time.Minute)
 	}
@@ -390,7 +390,7 @@ func bulkCrops(t *testing.T, place Place) {
 	r.Templates[1].SampleID, r.Templates[1].ModelID = "photo-1", "encoder-b"
 	r.Templates[2].Crop = []byte("sealed 2") // its own sample
 	crops := func(gallery string) (list []string) {
-		for _, r := range exported(t, s, gallery, "") {
+		for _, r := range exportRecords(t, s, gallery, "") {
 			for _, tm := range r.Templates {
 				list = append(list, tm.SampleID+" "+string(tm.Crop))
 			}
@@ -399,7 +399,7 @@ func bulkCrops(t *testing.T, place Place) {
 	}
 	import1 := func(gallery string, r store.Record) {
 		t.Helper()
-		outcome(t, must(s.Import(ctx, tenant, gallery, []store.Record{r}))(t)[0], true, len(r.Templates))
+		wantOutcome(t, must(s.Import(ctx, tenant, gallery, []store.Record{r}))(t)[0], true, len(r.Templates))
 	}
 	import1("seen", r)
 	want := []string{"photo-1 sealed 1", "photo-1 ", r.Templates[2].ID + " sealed 2", r.Templates[3].ID + " "}
@@ -409,7 +409,7 @@ func bulkCrops(t *testing.T, place Place) {
 	if got := must(s.Sample(ctx, tenant, "seen", "photo-1"))(t); string(got.Crop) != "sealed 1" || got.SubjectID != "ada" || got.Quality != 0.5 || !got.CreatedAt.Equal(at) {
 		t.Errorf("the sample is %+v", got)
 	}
-	back := exported(t, s, "seen", "")[0]
+	back := exportRecords(t, s, "seen", "")[0]
 	must(s.DeleteGallery(ctx, tenant, "seen", by))(t)
 	import1("copy", back)
 	if d := cmp.Diff(want, crops("copy")); d != "" {
@@ -424,27 +424,27 @@ func bulkCrops(t *testing.T, place Place) {
 		t.Error(d)
 	}
 	// A sample that is another subject's is refused, and the rest with it.
-	thief := record("thief", unit(rng, 8), unit(rng, 8))
+	thief := newRecord("thief", randomEmbedding(rng, 8), randomEmbedding(rng, 8))
 	thief.Templates[1].SampleID = "photo-1"
-	refused(t, imported(t, s, thief)[0], face.Conflict)
-	counted(t, s, 1, 4)
+	wantRefused(t, importAll(t, s, thief)[0], face.Conflict)
+	wantCounts(t, s, 1, 4)
 }
 
 func bulkTenants(t *testing.T, place Place) {
-	s, ctx, rng := start(t, place), t.Context(), newRand(t)
-	mine := record("ada", unit(rng, 8))
-	outcome(t, imported(t, s, mine)[0], true, 1)
-	theirs := record("ada", unit(rng, 8))
-	outcome(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{theirs}))(t)[0], true, 1)
+	s, ctx, rng := openReady(t, place), t.Context(), newRand(t)
+	mine := newRecord("ada", randomEmbedding(rng, 8))
+	wantOutcome(t, importAll(t, s, mine)[0], true, 1)
+	theirs := newRecord("ada", randomEmbedding(rng, 8))
+	wantOutcome(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{theirs}))(t)[0], true, 1)
 	// A template's id is unique in its gallery, and says nothing of anybody else's.
-	namesake := record("carl", unit(rng, 8))
+	namesake := newRecord("carl", randomEmbedding(rng, 8))
 	namesake.Templates[0].ID = mine.Templates[0].ID
-	outcome(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{record("bob"), namesake}))(t)[1], true, 1)
-	refused(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{{
+	wantOutcome(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{newRecord("bob"), namesake}))(t)[1], true, 1)
+	wantRefused(t, must(s.Import(ctx, "t2", face.DefaultGallery, []store.Record{{
 		Subject: face.Subject{ID: "thief"}, Templates: namesake.Templates,
 	}}))(t)[0], face.Conflict)
 	var ids []string
-	check(t, s.Export(ctx, "t2", face.DefaultGallery, "", func(r store.Record) error {
+	noError(t, s.Export(ctx, "t2", face.DefaultGallery, "", func(r store.Record) error {
 		ids = append(ids, r.Subject.ID)
 		for _, tm := range r.Templates {
 			if d := cmp.Diff(map[string]face.Embedding{
@@ -458,7 +458,7 @@ func bulkTenants(t *testing.T, place Place) {
 	if d := cmp.Diff([]string{"ada", "bob", "carl"}, ids); d != "" {
 		t.Error(d)
 	}
-	counted(t, s, 1, 1)
+	wantCounts(t, s, 1, 1)
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "mine"}))(t)
 	_, err := s.Import(ctx, "t2", "mine", []store.Record{theirs})
 	wantKind(t, err, face.NotFound)
@@ -470,20 +470,20 @@ func copyGallery(t *testing.T, place Place) {
 	s, ctx := startWithPhotos(t, place), t.Context()
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "copy", StoreImages: true}))(t)
 	for i := range 20 {
-		addSubject(t, s, tenant, photos, number("s", i))
-		addSample(t, s, photos, number("s", i), "crop of "+number("s", i), model, "encoder-b")
-		addTemplate(t, s, tenant, photos, number("s", i), model, unit(rand.New(rand.NewPCG(uint64(i), 1)), 8))
+		addSubject(t, s, tenant, photos, numberedID("s", i))
+		addSample(t, s, photos, numberedID("s", i), "crop of "+numberedID("s", i), model, "encoder-b")
+		addTemplate(t, s, tenant, photos, numberedID("s", i), model, randomEmbedding(rand.New(rand.NewPCG(uint64(i), 1)), 8))
 	}
-	all := exported(t, s, photos, "")
+	all := exportRecords(t, s, photos, "")
 	for range 2 { // and once more, as after a cut connection
 		for _, o := range must(s.Import(ctx, tenant, "copy", all))(t) {
-			check(t, o.Err)
+			noError(t, o.Err)
 		}
-		if d := cmp.Diff(all, exported(t, s, "copy", "")); d != "" {
+		if d := cmp.Diff(all, exportRecords(t, s, "copy", "")); d != "" {
 			t.Fatal(d)
 		}
 	}
-	probe := unit(newRand(t), 8)
+	probe := randomEmbedding(newRand(t), 8)
 	candidates := func(gallery string) []face.Candidate {
 		return must(s.Search(ctx, tenant, gallery, model, probe, 100))(t).Candidates
 	}
@@ -491,7 +491,7 @@ func copyGallery(t *testing.T, place Place) {
 		t.Error(d)
 	}
 	sample := all[0].Templates[0].SampleID
-	third := face.Template{ID: face.NewID(), SubjectID: "s-0000", SampleID: sample, ModelID: "encoder-c", Embedding: axis(4, 0, 0)}
+	third := face.Template{ID: face.NewID(), SubjectID: "s-0000", SampleID: sample, ModelID: "encoder-c", Embedding: axisEmbedding(4, 0, 0)}
 	must(s.AddToSample(ctx, tenant, "copy", third))(t)
 	must(s.AddToSample(ctx, tenant, photos, third))(t)
 	receipt := must(s.DeleteTemplate(ctx, tenant, photos, "s-0000", all[0].Templates[0].ID, by))(t)
@@ -505,7 +505,7 @@ func copyGallery(t *testing.T, place Place) {
 		t.Errorf("%d templates of s-0000 are left in the copy", len(left))
 	}
 	must(s.DeleteGallery(ctx, tenant, photos, by))(t)
-	if d := cmp.Diff(all[1:], exported(t, s, "copy", "s-0000")); d != "" {
+	if d := cmp.Diff(all[1:], exportRecords(t, s, "copy", "s-0000")); d != "" {
 		t.Error(d)
 	}
 	if got := len(candidates("copy")); got != 20 {
@@ -516,10 +516,12 @@ func copyGallery(t *testing.T, place Place) {
 // bulkConcurrent imports from several sides, some of it the same, while
 // searches, enrolments, erases and exports run.
 func bulkConcurrent(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	const importers, batches, size, dim = 6, 5, 20, 32
-	embeddingOf := func(i, j int) face.Embedding { return unit(rand.New(rand.NewPCG(uint64(i), uint64(j))), dim) }
-	together(2*importers+2, func(w int) {
+	embeddingOf := func(i, j int) face.Embedding {
+		return randomEmbedding(rand.New(rand.NewPCG(uint64(i), uint64(j))), dim)
+	}
+	runTogether(2*importers+2, func(w int) {
 		switch {
 		case w < 2*importers: // each batch is imported twice, at about the same time
 			w /= 2
@@ -527,14 +529,14 @@ func bulkConcurrent(t *testing.T, place Place) {
 				var rs []store.Record
 				for i := range size {
 					n := (w*batches+b)*size + i
-					r := record(number("s", n), embeddingOf(n, 0), embeddingOf(n, 1))
-					r.Templates[0].ID, r.Templates[1].ID = number("t0", n), number("t1", n)
+					r := newRecord(numberedID("s", n), embeddingOf(n, 0), embeddingOf(n, 1))
+					r.Templates[0].ID, r.Templates[1].ID = numberedID("t0", n), numberedID("t1", n)
 					rs = append(rs, r)
 				}
 				out, err := s.Import(ctx, tenant, face.DefaultGallery, rs)
-				check(t, err)
+				noError(t, err)
 				for _, o := range out {
-					check(t, o.Err)
+					noError(t, o.Err)
 				}
 				// Read your write.
 				r, err := s.Search(ctx, tenant, face.DefaultGallery, model, rs[3].Templates[1].Embedding, 1)
@@ -544,15 +546,15 @@ func bulkConcurrent(t *testing.T, place Place) {
 			}
 		case w == 2*importers:
 			for i := range 40 {
-				id := number("x", i)
+				id := numberedID("x", i)
 				addSubject(t, s, tenant, face.DefaultGallery, id)
 				addTemplate(t, s, tenant, face.DefaultGallery, id, model, embeddingOf(i, 9))
 				_, err := s.DeleteSubject(ctx, tenant, face.DefaultGallery, id, by)
-				check(t, err)
+				noError(t, err)
 			}
 		default:
 			for range 10 {
-				check(t, s.Export(ctx, tenant, face.DefaultGallery, "", func(r store.Record) error {
+				noError(t, s.Export(ctx, tenant, face.DefaultGallery, "", func(r store.Record) error {
 					// Never half of somebody.
 					if r.Subject.ID[0] == 's' && len(r.Templates) != 2 {
 						t.Errorf("%s was exported with %d templates", r.Subject.ID, len(r.Templates))
@@ -563,11 +565,11 @@ func bulkConcurrent(t *testing.T, place Place) {
 		}
 	})
 	const all = importers * batches * size
-	counted(t, s, all, 2*all)
-	if got := exported(t, s, face.DefaultGallery, ""); len(got) != all {
+	wantCounts(t, s, all, 2*all)
+	if got := exportRecords(t, s, face.DefaultGallery, ""); len(got) != all {
 		t.Errorf("%d subjects are exported, want %d", len(got), all)
 	}
-	if ids := found(t, s, tenant, face.DefaultGallery, model, embeddingOf(0, 0), 1000); len(ids) != all {
+	if ids := searchIDs(t, s, tenant, face.DefaultGallery, model, embeddingOf(0, 0), 1000); len(ids) != all {
 		t.Errorf("%d subjects are found, want %d", len(ids), all)
 	}
 }
@@ -578,19 +580,19 @@ func bulkReopen(t *testing.T, place Place) {
 	s := open()
 	var all []store.Record
 	for i := range 300 {
-		all = append(all, record(number("s", i), unit(rng, 16)))
+		all = append(all, newRecord(numberedID("s", i), randomEmbedding(rng, 16)))
 	}
-	imported(t, s, all...)
-	before := exported(t, s, face.DefaultGallery, "")
-	check(t, s.Close())
+	importAll(t, s, all...)
+	before := exportRecords(t, s, face.DefaultGallery, "")
+	noError(t, s.Close())
 	_, err := s.Import(t.Context(), tenant, face.DefaultGallery, all)
 	wantKind(t, err, face.Unavailable)
 	s = open()
-	defer func() { check(t, s.Close()) }()
-	if d := cmp.Diff(before, exported(t, s, face.DefaultGallery, "")); d != "" {
+	defer func() { noError(t, s.Close()) }()
+	if d := cmp.Diff(before, exportRecords(t, s, face.DefaultGallery, "")); d != "" {
 		t.Error(d)
 	}
-	if ids := found(t, s, tenant, face.DefaultGallery, model, all[77].Templates[0].Embedding, 1); !slices.Equal(ids, []string{"s-0077"}) {
+	if ids := searchIDs(t, s, tenant, face.DefaultGallery, model, all[77].Templates[0].Embedding, 1); !slices.Equal(ids, []string{"s-0077"}) {
 		t.Errorf("found %v", ids)
 	}
 }

@@ -16,16 +16,16 @@ import (
 func nameChange(name string) store.SubjectChange { return store.SubjectChange{Name: &name} }
 
 func keys(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	at := time.Date(2026, 5, 6, 7, 8, 9, 0, time.UTC)
 	var want []face.Key
 	for i, tn := range []string{"t1", "t2", "t1"} {
-		_, k := face.NewKey(tn, number("door", i), []face.Scope{face.ScopeVerify, face.ScopeIdentify}, time.Time{})
+		_, k := face.NewKey(tn, numberedID("door", i), []face.Scope{face.ScopeVerify, face.ScopeIdentify}, time.Time{})
 		k.CreatedAt = at.Add(-time.Duration(i) * time.Hour) // the last made is the oldest
 		if i == 1 {
 			k.ExpiresAt, k.Scopes = at.Add(time.Hour), nil
 		}
-		check(t, s.CreateKey(ctx, k))
+		noError(t, s.CreateKey(ctx, k))
 		want = append([]face.Key{k}, want...)
 	}
 	if d := cmp.Diff(want, must(s.ListKeys(ctx, ""))(t)); d != "" {
@@ -50,8 +50,8 @@ func keys(t *testing.T, place Place) {
 	same.Hash = face.HashSecret("another")
 	wantKind(t, s.CreateKey(ctx, same), face.Conflict)
 
-	check(t, s.RevokeKey(ctx, want[0].ID, at))
-	check(t, s.RevokeKey(ctx, want[0].ID, at.Add(time.Hour)))
+	noError(t, s.RevokeKey(ctx, want[0].ID, at))
+	noError(t, s.RevokeKey(ctx, want[0].ID, at.Add(time.Hour)))
 	wantKind(t, s.RevokeKey(ctx, "nobody", at), face.NotFound)
 	got := must(s.KeyByHash(ctx, want[0].Hash))(t)
 	if !got.RevokedAt.Equal(at) || got.Live(at) {
@@ -76,7 +76,7 @@ func idempotency(t *testing.T, place Place) {
 	wantKind(t, err, face.Conflict) // still under way
 	_, err = s.BeginRequest(ctx, tenant, "k1", []byte("other"))
 	wantKind(t, err, face.Conflict)
-	check(t, s.EndRequest(ctx, tenant, "k1", answer))
+	noError(t, s.EndRequest(ctx, tenant, "k1", answer))
 	for range 2 {
 		if d := cmp.Diff(answer, begin(tenant, "k1", print)); d != "" {
 			t.Error(d)
@@ -92,9 +92,9 @@ func idempotency(t *testing.T, place Place) {
 	}
 	// A claim given up is free, also for another request.
 	begin(tenant, "k2", print)
-	check(t, s.EndRequest(ctx, tenant, "k2", nil))
+	noError(t, s.EndRequest(ctx, tenant, "k2", nil))
 	begin(tenant, "k2", []byte("other"))
-	check(t, s.EndRequest(ctx, tenant, "k2", &store.Answer{Status: 204}))
+	noError(t, s.EndRequest(ctx, tenant, "k2", &store.Answer{Status: 204}))
 	if a := begin(tenant, "k2", []byte("other")); a == nil || a.Status != 204 || len(a.Body) != 0 {
 		t.Errorf("an answer without a body comes back as %+v", a)
 	}
@@ -103,13 +103,13 @@ func idempotency(t *testing.T, place Place) {
 	}
 	// Of many at once, one carries the request out.
 	var first atomic.Int64
-	together(50, func(int) {
+	runTogether(50, func(int) {
 		switch a, err := s.BeginRequest(ctx, tenant, "k3", print); {
 		case err != nil:
 			wantKind(t, err, face.Conflict)
 		case a == nil:
 			first.Add(1)
-			check(t, s.EndRequest(ctx, tenant, "k3", answer))
+			noError(t, s.EndRequest(ctx, tenant, "k3", answer))
 		}
 	})
 	if first.Load() != 1 {
@@ -128,26 +128,26 @@ func idempotency(t *testing.T, place Place) {
 	}
 	must(s.CreateSubject(ctx, tenant, gallery, face.Subject{ID: "ada"}))(t)
 	begin(tenant, "tells", print)
-	check(t, s.EndRequest(ctx, tenant, "tells", tells))
+	noError(t, s.EndRequest(ctx, tenant, "tells", tells))
 	if d := cmp.Diff(tells, begin(tenant, "tells", print), cmpopts.IgnoreFields(store.Answer{}, "Gallery", "Subject")); d != "" {
 		t.Error(d)
 	}
 	begin(tenant, "late", print)
 	must(s.DeleteSubject(ctx, tenant, gallery, "ada", store.Actor{}))(t)
-	check(t, s.EndRequest(ctx, tenant, "late", tells))
+	noError(t, s.EndRequest(ctx, tenant, "late", tells))
 	gone("tells")
 	gone("late")
 	must(s.CreateSubject(ctx, tenant, gallery, face.Subject{ID: "ada"}))(t)
 	gone("tells") // another Ada, not told of then
 	begin(tenant, "gallery", print)
-	check(t, s.EndRequest(ctx, tenant, "gallery", tells))
+	noError(t, s.EndRequest(ctx, tenant, "gallery", tells))
 	must(s.DeleteGallery(ctx, tenant, gallery, store.Actor{}))(t)
 	gone("gallery")
 
 	begin(tenant, "open", print)
-	check(t, s.Close())
+	noError(t, s.Close())
 	s = open()
-	defer func() { check(t, s.Close()) }()
+	defer func() { noError(t, s.Close()) }()
 	if a := begin(tenant, "open", []byte("other")); a != nil { // free after the restart
 		t.Errorf("an open claim became the answer %+v", a)
 	}

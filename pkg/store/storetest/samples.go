@@ -24,7 +24,7 @@ const photos = "photos"
 // startWithPhotos opens a store with a gallery that keeps crops.
 func startWithPhotos(t *testing.T, place Place) store.Store {
 	t.Helper()
-	s := start(t, place)
+	s := openReady(t, place)
 	must(s.CreateGallery(t.Context(), tenant, face.Gallery{ID: photos, StoreImages: true}))(t)
 	return s
 }
@@ -35,14 +35,14 @@ func addSample(tb testing.TB, s store.Store, gallery, subject, crop string, mode
 	tb.Helper()
 	for i, m := range models {
 		t := face.Template{
-			ID: face.NewID(), SubjectID: subject, SampleID: id, ModelID: m, Embedding: axis(8, i, 0.1), Quality: 0.5,
+			ID: face.NewID(), SubjectID: subject, SampleID: id, ModelID: m, Embedding: axisEmbedding(8, i, 0.1), Quality: 0.5,
 			CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 		}
 		if crop != "" {
 			t.Crop = []byte(crop)
 		}
 		stored, err := s.Enrol(tb.Context(), tenant, gallery, t)
-		check(tb, err)
+		noError(tb, err)
 		id = stored.SampleID
 	}
 	return id
@@ -84,10 +84,10 @@ func samplesShared(t *testing.T, place Place) {
 		if d := cmp.Diff(want, r); d != "" {
 			t.Error(d)
 		}
-		if got := found(t, s, tenant, gallery, newModel, axis(8, 1, 0), 5); got != nil {
+		if got := searchIDs(t, s, tenant, gallery, newModel, axisEmbedding(8, 1, 0), 5); got != nil {
 			t.Errorf("%s: the other template of the photo is still found: %v", gallery, got)
 		}
-		if got := found(t, s, tenant, gallery, oldModel, axis(8, 0, 0), 5); len(got) != 1 {
+		if got := searchIDs(t, s, tenant, gallery, oldModel, axisEmbedding(8, 0, 0), 5); len(got) != 1 {
 			t.Errorf("%s: the other photo is not found any more", gallery)
 		}
 		_, err := s.DeleteTemplate(ctx, tenant, gallery, "a", sample, by)
@@ -100,7 +100,7 @@ func sampleOfAnother(t *testing.T, place Place) {
 	addSubject(t, s, tenant, photos, "a")
 	addSubject(t, s, tenant, photos, "b")
 	sample := addSample(t, s, photos, "a", "crop", oldModel)
-	stolen := face.Template{ID: face.NewID(), SubjectID: "b", SampleID: sample, ModelID: newModel, Embedding: axis(8, 0, 0), Crop: []byte("x")}
+	stolen := face.Template{ID: face.NewID(), SubjectID: "b", SampleID: sample, ModelID: newModel, Embedding: axisEmbedding(8, 0, 0), Crop: []byte("x")}
 	_, err := s.Enrol(ctx, tenant, photos, stolen)
 	if err == nil {
 		t.Error("one photo was enrolled for two people")
@@ -109,12 +109,12 @@ func sampleOfAnother(t *testing.T, place Place) {
 	if got := must(s.Templates(ctx, tenant, photos, "b", ""))(t); len(got) != 0 {
 		t.Errorf("the refused template is there: %+v", got)
 	}
-	if got := found(t, s, tenant, photos, newModel, axis(8, 0, 0), 5); got != nil {
+	if got := searchIDs(t, s, tenant, photos, newModel, axisEmbedding(8, 0, 0), 5); got != nil {
 		t.Errorf("the refused template is found: %v", got)
 	}
 	// Nor may a template take the name of somebody's sample.
-	must(s.Enrol(ctx, tenant, photos, face.Template{ID: "t-1", SubjectID: "a", SampleID: "photo-1", ModelID: oldModel, Embedding: axis(8, 0, 0)}))(t)
-	_, err = s.Enrol(ctx, tenant, photos, face.Template{ID: "photo-1", SubjectID: "b", ModelID: oldModel, Embedding: axis(8, 0, 0)})
+	must(s.Enrol(ctx, tenant, photos, face.Template{ID: "t-1", SubjectID: "a", SampleID: "photo-1", ModelID: oldModel, Embedding: axisEmbedding(8, 0, 0)}))(t)
+	_, err = s.Enrol(ctx, tenant, photos, face.Template{ID: "photo-1", SubjectID: "b", ModelID: oldModel, Embedding: axisEmbedding(8, 0, 0)})
 	if err == nil {
 		t.Error("a template of one subject has the sample of another")
 	}
@@ -126,7 +126,7 @@ func addToSample(t *testing.T, place Place) {
 	addSubject(t, s, tenant, photos, "a")
 	addSubject(t, s, tenant, photos, "b")
 	sample, bare := addSample(t, s, photos, "a", "crop", oldModel), addSample(t, s, photos, "a", "", oldModel)
-	more := face.Template{ID: "more", SubjectID: "a", SampleID: sample, ModelID: newModel, Embedding: axis(8, 0, 0), Quality: 0.5}
+	more := face.Template{ID: "more", SubjectID: "a", SampleID: sample, ModelID: newModel, Embedding: axisEmbedding(8, 0, 0), Quality: 0.5}
 	stored := must(s.AddToSample(ctx, tenant, photos, more))(t)
 	more.CreatedAt = stored.CreatedAt
 	if d := cmp.Diff(more, stored); d != "" {
@@ -145,7 +145,7 @@ func addToSample(t *testing.T, place Place) {
 		"subject":         {photos, func(t *face.Template) { t.SubjectID = "c" }, face.NotFound},
 		"another subject": {photos, func(t *face.Template) { t.SubjectID = "b" }, face.Conflict},
 		"gallery":         {"nobody", func(*face.Template) {}, face.NotFound},
-		"length":          {photos, func(t *face.Template) { t.Embedding = axis(4, 0, 0) }, face.ModelMismatch},
+		"length":          {photos, func(t *face.Template) { t.Embedding = axisEmbedding(4, 0, 0) }, face.ModelMismatch},
 		"numbers":         {photos, func(t *face.Template) { t.Embedding = face.Embedding{1, 1} }, face.Invalid},
 	} {
 		bad := more
@@ -161,7 +161,7 @@ func addToSample(t *testing.T, place Place) {
 	if stored := must(s.AddToSample(ctx, tenant, photos, plain))(t); stored.SampleID != bare {
 		t.Errorf("stored %+v", stored)
 	}
-	if got := found(t, s, tenant, photos, newModel, more.Embedding, 5); len(got) != 1 {
+	if got := searchIDs(t, s, tenant, photos, newModel, more.Embedding, 5); len(got) != 1 {
 		t.Errorf("found at once: %v", got)
 	}
 	for _, erased := range []face.Template{more, plain} {
@@ -181,18 +181,18 @@ func addToSampleWhileErasing(t *testing.T, place Place) {
 	const n = 50
 	samples := make([]string, n)
 	for i := range samples {
-		addSubject(t, s, tenant, photos, number("s", i))
-		samples[i] = addSample(t, s, photos, number("s", i), []string{"crop", ""}[i%2], oldModel)
+		addSubject(t, s, tenant, photos, numberedID("s", i))
+		samples[i] = addSample(t, s, photos, numberedID("s", i), []string{"crop", ""}[i%2], oldModel)
 	}
-	together(2*n, func(i int) {
-		subject := number("s", i/2)
+	runTogether(2*n, func(i int) {
+		subject := numberedID("s", i/2)
 		if i%2 == 0 {
 			_, err := s.DeleteTemplate(ctx, tenant, photos, subject, samples[i/2], by)
-			check(t, err)
+			noError(t, err)
 			return
 		}
 		_, err := s.AddToSample(ctx, tenant, photos, face.Template{
-			ID: number("new", i), SubjectID: subject, SampleID: samples[i/2], ModelID: newModel, Embedding: axis(8, 0, 0),
+			ID: numberedID("new", i), SubjectID: subject, SampleID: samples[i/2], ModelID: newModel, Embedding: axisEmbedding(8, 0, 0),
 		})
 		if err != nil {
 			wantKind(t, err, face.NotFound)
@@ -201,7 +201,7 @@ func addToSampleWhileErasing(t *testing.T, place Place) {
 	if g := must(s.Gallery(ctx, tenant, photos))(t); g.Templates != 0 {
 		t.Errorf("%d templates of erased photos are left", g.Templates)
 	}
-	if got := found(t, s, tenant, photos, newModel, axis(8, 0, 0), 5); got != nil {
+	if got := searchIDs(t, s, tenant, photos, newModel, axisEmbedding(8, 0, 0), 5); got != nil {
 		t.Errorf("of erased photos are found: %v", got)
 	}
 }
@@ -230,11 +230,11 @@ func cropsKept(t *testing.T, place Place) {
 	}
 	// A second one of the same photo is not needed.
 	must(s.Enrol(ctx, tenant, photos, face.Template{
-		ID: face.NewID(), SubjectID: "b", SampleID: sample, ModelID: newModel, Embedding: axis(8, 0, 0), Crop: []byte("another"),
+		ID: face.NewID(), SubjectID: "b", SampleID: sample, ModelID: newModel, Embedding: axisEmbedding(8, 0, 0), Crop: []byte("another"),
 	}))(t)
-	check(t, s.Close())
+	noError(t, s.Close())
 	s = open()
-	defer func() { check(t, s.Close()) }()
+	defer func() { noError(t, s.Close()) }()
 	if d := cmp.Diff(want, must(s.Sample(ctx, tenant, photos, sample))(t)); d != "" {
 		t.Error(d)
 	}
@@ -271,13 +271,13 @@ func cropsErased(t *testing.T, place Place) {
 }
 
 func cropsPurged(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: photos, StoreImages: true, RetentionDays: 1}))(t)
 	addSubject(t, s, tenant, photos, "a")
 	enrol := func(id, sample, model string, age time.Duration) {
 		must(s.Enrol(ctx, tenant, photos, face.Template{
-			ID: id, SubjectID: "a", SampleID: sample, ModelID: model, Embedding: axis(8, 0, 0), CreatedAt: now.Add(-age), Crop: []byte("crop of " + id),
+			ID: id, SubjectID: "a", SampleID: sample, ModelID: model, Embedding: axisEmbedding(8, 0, 0), CreatedAt: now.Add(-age), Crop: []byte("crop of " + id),
 		}))(t)
 	}
 	enrol("old", "", oldModel, 25*time.Hour)
@@ -325,16 +325,16 @@ func pendingSamples(t *testing.T, place Place) {
 	s, ctx := startWithPhotos(t, place), t.Context()
 	var want []string
 	for i := range 25 {
-		id := number("s", i)
+		id := numberedID("s", i)
 		addSubject(t, s, tenant, photos, id)
-		sample := number("photo", 24-i)
+		sample := numberedID("photo", 24-i)
 		must(s.Enrol(ctx, tenant, photos, face.Template{
-			ID: sample, SubjectID: id, ModelID: oldModel, Embedding: axis(8, 0, 0), Quality: 0.25, Crop: []byte("crop"),
+			ID: sample, SubjectID: id, ModelID: oldModel, Embedding: axisEmbedding(8, 0, 0), Quality: 0.25, Crop: []byte("crop"),
 		}))(t)
 		want = append([]string{sample}, want...)
 	}
-	addSample(t, s, photos, number("s", 0), "", oldModel)               // no crop
-	addSample(t, s, photos, number("s", 0), "crop", oldModel, newModel) // done
+	addSample(t, s, photos, numberedID("s", 0), "", oldModel)               // no crop
+	addSample(t, s, photos, numberedID("s", 0), "crop", oldModel, newModel) // done
 	var got []string
 	for after := ""; ; {
 		list := must(s.PendingSamples(ctx, tenant, photos, newModel, after, 7))(t)
@@ -355,7 +355,7 @@ func pendingSamples(t *testing.T, place Place) {
 	// What is done is not pending any more.
 	first := must(s.PendingSamples(ctx, tenant, photos, newModel, "", 1))(t)[0]
 	must(s.Enrol(ctx, tenant, photos, face.Template{
-		ID: face.NewID(), SubjectID: first.SubjectID, SampleID: first.ID, ModelID: newModel, Embedding: axis(8, 0, 0),
+		ID: face.NewID(), SubjectID: first.SubjectID, SampleID: first.ID, ModelID: newModel, Embedding: axisEmbedding(8, 0, 0),
 	}))(t)
 	if next := must(s.PendingSamples(ctx, tenant, photos, newModel, "", 1))(t); len(next) != 1 || next[0].ID != want[1] {
 		t.Errorf("after the first was done, the next is %+v, want %s", next, want[1])
@@ -390,7 +390,7 @@ func coverage(t *testing.T, place Place) {
 	addSample(t, s, photos, "new-alone", "", newModel)
 	is("mixed", store.Coverage{Subjects: 5, Covered: 2, Pending: 3, Uncovered: 1})
 	must(s.Enrol(ctx, tenant, photos, face.Template{
-		ID: face.NewID(), SubjectID: "two-crops", SampleID: first, ModelID: newModel, Embedding: axis(8, 0, 0),
+		ID: face.NewID(), SubjectID: "two-crops", SampleID: first, ModelID: newModel, Embedding: axisEmbedding(8, 0, 0),
 	}))(t)
 	is("one of two samples done", store.Coverage{Subjects: 5, Covered: 3, Pending: 2, Uncovered: 1})
 	addSample(t, s, photos, "no-crop", "", newModel)
@@ -401,7 +401,7 @@ func uncovered(t *testing.T, place Place) {
 	s, ctx := startWithPhotos(t, place), t.Context()
 	var want []string
 	for i := range 12 {
-		id := number("s", i)
+		id := numberedID("s", i)
 		addSubject(t, s, tenant, photos, id)
 		switch i % 3 {
 		case 0:
@@ -435,7 +435,7 @@ func uncovered(t *testing.T, place Place) {
 		}
 	}
 	_, next, err := s.Uncovered(ctx, tenant, photos, newModel, store.Page{Limit: 1})
-	check(t, err)
+	noError(t, err)
 	_, _, err = s.Uncovered(ctx, tenant, photos, oldModel, store.Page{Limit: 1, Cursor: next})
 	wantKind(t, err, face.Invalid)
 	_, _, err = s.Uncovered(ctx, tenant, photos, newModel, store.Page{})
@@ -470,14 +470,14 @@ func galleryModels(t *testing.T, place Place) {
 		_, err := s.CreateGallery(ctx, tenant, g)
 		wantKind(t, err, face.Invalid)
 	}
-	check(t, s.Close())
+	noError(t, s.Close())
 	s = open()
-	defer func() { check(t, s.Close()) }()
+	defer func() { noError(t, s.Close()) }()
 	if d := cmp.Diff(got, must(s.Gallery(ctx, tenant, "staff"))(t)); d != "" {
 		t.Error(d)
 	}
 	list, _, err := s.ListGalleries(ctx, tenant, store.Page{Limit: 10})
-	check(t, err)
+	noError(t, err)
 	if d := cmp.Diff(got, list[len(list)-1]); d != "" {
 		t.Error(d)
 	}
@@ -504,7 +504,7 @@ func cutOver(t *testing.T, place Place) {
 	sample := addSample(t, s, photos, "a", "crop", oldModel)
 	refused("pending", newModel)
 	must(s.Enrol(ctx, tenant, photos, face.Template{
-		ID: face.NewID(), SubjectID: "a", SampleID: sample, ModelID: newModel, Embedding: axis(8, 0, 0),
+		ID: face.NewID(), SubjectID: "a", SampleID: sample, ModelID: newModel, Embedding: axisEmbedding(8, 0, 0),
 	}))(t)
 	g := must(s.CutOver(ctx, tenant, photos, newModel))(t)
 	if g.ModelID != newModel || g.NextModelID != "" || g.Subjects != 2 || g.Templates != 2 {
@@ -529,17 +529,17 @@ func cutOver(t *testing.T, place Place) {
 // cutOverWhileEnrolling has people come in with one template at a time while
 // others try to cut over: whenever that succeeds, nobody is left behind.
 func cutOverWhileEnrolling(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	const people = 40
 	next := newModel
 	must(s.UpdateGallery(ctx, tenant, face.DefaultGallery, store.GalleryChange{NextModelID: &next}))(t)
 	done := make(chan struct{})
-	together(2, func(i int) {
+	runTogether(2, func(i int) {
 		if i == 0 {
 			defer close(done)
 			for j := range people {
-				addSubject(t, s, tenant, face.DefaultGallery, number("s", j))
-				addSample(t, s, face.DefaultGallery, number("s", j), "", oldModel, newModel)
+				addSubject(t, s, tenant, face.DefaultGallery, numberedID("s", j))
+				addSample(t, s, face.DefaultGallery, numberedID("s", j), "", oldModel, newModel)
 			}
 			return
 		}
@@ -555,7 +555,7 @@ func cutOverWhileEnrolling(t *testing.T, place Place) {
 				continue
 			}
 			_, err = s.UpdateGallery(ctx, tenant, face.DefaultGallery, store.GalleryChange{NextModelID: &next})
-			check(t, err)
+			noError(t, err)
 		}
 	})
 	if c := must(s.Coverage(ctx, tenant, face.DefaultGallery, newModel))(t); c.Subjects != people || c.Covered != people {
@@ -565,13 +565,13 @@ func cutOverWhileEnrolling(t *testing.T, place Place) {
 
 // samplesIsolation has two galleries of two tenants with the same names.
 func samplesIsolation(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	next := newModel
 	for _, tn := range []string{"t1", "t2"} {
 		must(s.CreateGallery(ctx, tn, face.Gallery{ID: photos, StoreImages: true, NextModelID: newModel}))(t)
 		addSubject(t, s, tn, photos, "same")
 		must(s.Enrol(ctx, tn, photos, face.Template{
-			ID: tn + "-photo", SubjectID: "same", SampleID: "sample", ModelID: oldModel, Embedding: axis(8, 0, 0), Crop: []byte("crop of " + tn),
+			ID: tn + "-photo", SubjectID: "same", SampleID: "sample", ModelID: oldModel, Embedding: axisEmbedding(8, 0, 0), Crop: []byte("crop of " + tn),
 		}))(t)
 	}
 	for _, tn := range []string{"t1", "t2"} {

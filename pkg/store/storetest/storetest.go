@@ -108,16 +108,16 @@ const (
 
 var by = store.Actor{KeyID: "key-1", RequestID: "request-1"}
 
-// start opens a store that is closed after the test.
-func start(t *testing.T, place Place) store.Store {
+// openReady opens a store that is closed after the test.
+func openReady(t *testing.T, place Place) store.Store {
 	t.Helper()
 	s := place(t)()
-	t.Cleanup(func() { check(t, s.Close()) })
+	t.Cleanup(func() { noError(t, s.Close()) })
 	return s
 }
 
-// check fails the test, and may be called from any goroutine.
-func check(tb testing.TB, err error) {
+// noError fails the test, and may be called from any goroutine.
+func noError(tb testing.TB, err error) {
 	tb.Helper()
 	if err != nil {
 		tb.Error(err)
@@ -146,8 +146,8 @@ func wantKind(tb testing.TB, err error, kind face.Kind) {
 	}
 }
 
-// unit is a random vector of unit length.
-func unit(rng *rand.Rand, dim int) face.Embedding {
+// randomEmbedding is a random vector of unit length.
+func randomEmbedding(rng *rand.Rand, dim int) face.Embedding {
 	e := make(face.Embedding, dim)
 	for i := range e {
 		e[i] = float32(rng.NormFloat64())
@@ -159,9 +159,9 @@ func unit(rng *rand.Rand, dim int) face.Embedding {
 	return e
 }
 
-// axis is the unit vector along one axis, slightly towards the next one: the
+// axisEmbedding is the unit vector along one axis, slightly towards the next one: the
 // higher the tilt, the lower its score against the axis itself.
-func axis(dim, at int, tilt float64) face.Embedding {
+func axisEmbedding(dim, at int, tilt float64) face.Embedding {
 	e := make(face.Embedding, dim)
 	e[at] = float32(math.Cos(tilt))
 	e[(at+1)%dim] = float32(math.Sin(tilt))
@@ -176,7 +176,7 @@ func newRand(tb testing.TB) *rand.Rand {
 func addSubject(tb testing.TB, s store.Store, tenant, gallery, id string) {
 	tb.Helper()
 	_, err := s.CreateSubject(tb.Context(), tenant, gallery, face.Subject{ID: id, Name: "name of " + id})
-	check(tb, err)
+	noError(tb, err)
 }
 
 func addTemplate(tb testing.TB, s store.Store, tenant, gallery, subject, model string, e face.Embedding) face.Template {
@@ -184,12 +184,12 @@ func addTemplate(tb testing.TB, s store.Store, tenant, gallery, subject, model s
 	t, err := s.Enrol(tb.Context(), tenant, gallery, face.Template{
 		ID: face.NewID(), SubjectID: subject, ModelID: model, Embedding: e, Quality: 0.5,
 	})
-	check(tb, err)
+	noError(tb, err)
 	return t
 }
 
-// together runs n goroutines and waits for them.
-func together(n int, f func(i int)) {
+// runTogether runs n goroutines and waits for them.
+func runTogether(n int, f func(i int)) {
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() { f(i) })
@@ -197,11 +197,11 @@ func together(n int, f func(i int)) {
 	wg.Wait()
 }
 
-// found lists the subjects that a search finds.
-func found(tb testing.TB, s store.Store, tenant, gallery, model string, probe face.Embedding, k int) []string {
+// searchIDs lists the subjects that a search finds.
+func searchIDs(tb testing.TB, s store.Store, tenant, gallery, model string, probe face.Embedding, k int) []string {
 	tb.Helper()
 	r, err := s.Search(tb.Context(), tenant, gallery, model, probe, k)
-	check(tb, err)
+	noError(tb, err)
 	var ids []string
 	for _, c := range r.Candidates {
 		ids = append(ids, c.SubjectID)
@@ -209,7 +209,7 @@ func found(tb testing.TB, s store.Store, tenant, gallery, model string, probe fa
 	return ids
 }
 
-func number(prefix string, i int) string { return fmt.Sprintf("%s-%04d", prefix, i) }
+func numberedID(prefix string, i int) string { return fmt.Sprintf("%s-%04d", prefix, i) }
 
 func canceledContext(tb testing.TB) context.Context {
 	tb.Helper()

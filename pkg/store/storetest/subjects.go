@@ -14,7 +14,7 @@ import (
 )
 
 func galleries(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	before := time.Now().Add(-time.Second)
 	made := must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "staff", RetentionDays: 30, StoreImages: true}))(t)
 	if made.CreatedAt.Before(before) || made.CreatedAt.Location() != time.UTC ||
@@ -37,8 +37,8 @@ func galleries(t *testing.T, place Place) {
 	}
 	addSubject(t, s, tenant, "staff", "a")
 	addSubject(t, s, tenant, "staff", "b")
-	addTemplate(t, s, tenant, "staff", "a", model, axis(4, 0, 0))
-	addTemplate(t, s, tenant, "staff", "a", "encoder-b", axis(8, 0, 0))
+	addTemplate(t, s, tenant, "staff", "a", model, axisEmbedding(4, 0, 0))
+	addTemplate(t, s, tenant, "staff", "a", "encoder-b", axisEmbedding(8, 0, 0))
 	want.Subjects, want.Templates = 2, 2
 	if d := cmp.Diff(want, must(s.Gallery(ctx, tenant, "staff"))(t)); d != "" {
 		t.Error(d)
@@ -64,10 +64,10 @@ func galleries(t *testing.T, place Place) {
 }
 
 func defaultGallery(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	// Each first look is by another tenant and another method.
 	items, _, err := s.ListGalleries(ctx, "t1", store.Page{Limit: 10})
-	check(t, err)
+	noError(t, err)
 	if len(items) != 1 || items[0].ID != face.DefaultGallery {
 		t.Errorf("galleries of a new tenant: %+v", items)
 	}
@@ -75,13 +75,13 @@ func defaultGallery(t *testing.T, place Place) {
 	addSubject(t, s, "t3", face.DefaultGallery, "a")
 	_, err = s.Subject(ctx, "t4", face.DefaultGallery, "a")
 	wantKind(t, err, face.NotFound)
-	if got := found(t, s, "t5", face.DefaultGallery, model, axis(4, 0, 0), 1); got != nil {
+	if got := searchIDs(t, s, "t5", face.DefaultGallery, model, axisEmbedding(4, 0, 0), 1); got != nil {
 		t.Errorf("search in a new gallery found %v", got)
 	}
 	_, err = s.CreateGallery(ctx, "t6", face.Gallery{ID: face.DefaultGallery})
 	wantKind(t, err, face.Conflict)
 	_, err = s.Enrol(ctx, "t7", face.DefaultGallery, face.Template{
-		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, 0, 0),
+		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axisEmbedding(4, 0, 0),
 	})
 	wantKind(t, err, face.NotFound)
 	must(s.DeleteGallery(ctx, "t3", face.DefaultGallery, by))(t)
@@ -91,7 +91,7 @@ func defaultGallery(t *testing.T, place Place) {
 }
 
 func subjects(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "staff"}))(t)
 	sub := face.Subject{ID: "ann", Name: "Ann Ünicode", ExternalID: "ext-1", Metadata: json.RawMessage(`{"badge": 7}`)}
 	made := must(s.CreateSubject(ctx, tenant, "staff", sub))(t)
@@ -114,7 +114,7 @@ func subjects(t *testing.T, place Place) {
 		t.Errorf("after a change of the name: %+v", got)
 	}
 	must(s.UpdateSubject(ctx, tenant, "staff", "ann", store.SubjectChange{ExternalID: &external, Metadata: &none}))(t)
-	addTemplate(t, s, tenant, "staff", "ann", model, axis(4, 0, 0))
+	addTemplate(t, s, tenant, "staff", "ann", model, axisEmbedding(4, 0, 0))
 	got = must(s.Subject(ctx, tenant, "staff", "ann"))(t)
 	if got.Name != name || got.ExternalID != "" || got.Metadata != nil || got.Templates != 1 {
 		t.Errorf("after all changes: %+v", got)
@@ -138,7 +138,7 @@ func subjects(t *testing.T, place Place) {
 }
 
 func subjectLimits(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	long := strings.Repeat("é", face.MaxNameLength)
 	big := json.RawMessage(`"` + strings.Repeat("x", face.MaxMetadata-2) + `"`)
 	must(s.CreateSubject(ctx, tenant, face.DefaultGallery, face.Subject{ID: "a", Name: long, ExternalID: long, Metadata: big}))(t)
@@ -168,11 +168,11 @@ func subjectLimits(t *testing.T, place Place) {
 }
 
 func deleteTemplate(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
 	addSubject(t, s, tenant, face.DefaultGallery, "b")
-	keep := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 0, 0))
-	gone := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 2, 0))
+	keep := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 0, 0))
+	gone := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 2, 0))
 
 	_, err := s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "b", gone.ID, by)
 	wantKind(t, err, face.NotFound) // it is there, but not b's
@@ -192,26 +192,26 @@ func deleteTemplate(t *testing.T, place Place) {
 	if d := cmp.Diff([]face.Template{keep}, left); d != "" {
 		t.Error(d)
 	}
-	res := must(s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 2, 0), 5))(t)
+	res := must(s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 2, 0), 5))(t)
 	if len(res.Candidates) != 1 || res.Candidates[0].TemplateID != keep.ID || res.GallerySize != 1 {
 		t.Errorf("after the erase a search gives %+v", res)
 	}
 	must(s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "a", keep.ID, by))(t)
-	res = must(s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 0, 0), 5))(t)
+	res = must(s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 0, 0), 5))(t)
 	if len(res.Candidates) != 0 || res.GallerySize != 0 {
 		t.Errorf("after the last erase a search gives %+v", res)
 	}
 }
 
 func deleteSubject(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
 	addSubject(t, s, tenant, face.DefaultGallery, "b")
 	for i := range 3 {
-		addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, i, 0))
+		addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, i, 0))
 	}
-	addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axis(8, 0, 0))
-	addTemplate(t, s, tenant, face.DefaultGallery, "b", model, axis(4, 0, 0.5))
+	addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axisEmbedding(8, 0, 0))
+	addTemplate(t, s, tenant, face.DefaultGallery, "b", model, axisEmbedding(4, 0, 0.5))
 	r := must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, "a", by))(t)
 	want := face.Receipt{Gallery: face.DefaultGallery, SubjectID: "a", Subjects: 1, Templates: 4, AuditID: r.AuditID}
 	if d := cmp.Diff(want, r); d != "" || r.AuditID == "" {
@@ -221,10 +221,10 @@ func deleteSubject(t *testing.T, place Place) {
 	wantKind(t, err, face.NotFound)
 	_, err = s.Templates(ctx, tenant, face.DefaultGallery, "a", "")
 	wantKind(t, err, face.NotFound)
-	if d := cmp.Diff([]string{"b"}, found(t, s, tenant, face.DefaultGallery, model, axis(4, 0, 0), 5)); d != "" {
+	if d := cmp.Diff([]string{"b"}, searchIDs(t, s, tenant, face.DefaultGallery, model, axisEmbedding(4, 0, 0), 5)); d != "" {
 		t.Error(d)
 	}
-	if got := found(t, s, tenant, face.DefaultGallery, "encoder-b", axis(8, 0, 0), 5); got != nil {
+	if got := searchIDs(t, s, tenant, face.DefaultGallery, "encoder-b", axisEmbedding(8, 0, 0), 5); got != nil {
 		t.Errorf("search by the other model found %v", got)
 	}
 	if g := must(s.Gallery(ctx, tenant, face.DefaultGallery))(t); g.Subjects != 1 || g.Templates != 1 {
@@ -238,7 +238,7 @@ func deleteSubject(t *testing.T, place Place) {
 }
 
 func deleteGallery(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	audits := map[string]bool{}
 	for round := range 2 {
 		must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "visitors"}))(t)
@@ -246,9 +246,9 @@ func deleteGallery(t *testing.T, place Place) {
 			t.Errorf("round %d starts with %+v", round, g)
 		}
 		for i := range 5 {
-			addSubject(t, s, tenant, "visitors", number("s", i))
-			addTemplate(t, s, tenant, "visitors", number("s", i), model, axis(8, i, 0))
-			addTemplate(t, s, tenant, "visitors", number("s", i), model, axis(8, i, 0.1))
+			addSubject(t, s, tenant, "visitors", numberedID("s", i))
+			addTemplate(t, s, tenant, "visitors", numberedID("s", i), model, axisEmbedding(8, i, 0))
+			addTemplate(t, s, tenant, "visitors", numberedID("s", i), model, axisEmbedding(8, i, 0.1))
 		}
 		r := must(s.DeleteGallery(ctx, tenant, "visitors", by))(t)
 		want := face.Receipt{Gallery: "visitors", Subjects: 5, Templates: 10, AuditID: r.AuditID}
@@ -258,9 +258,9 @@ func deleteGallery(t *testing.T, place Place) {
 		audits[r.AuditID] = true
 		_, err := s.Gallery(ctx, tenant, "visitors")
 		wantKind(t, err, face.NotFound)
-		_, err = s.Search(ctx, tenant, "visitors", model, axis(8, 0, 0), 1)
+		_, err = s.Search(ctx, tenant, "visitors", model, axisEmbedding(8, 0, 0), 1)
 		wantKind(t, err, face.NotFound)
-		_, err = s.Subject(ctx, tenant, "visitors", number("s", 0))
+		_, err = s.Subject(ctx, tenant, "visitors", numberedID("s", 0))
 		wantKind(t, err, face.NotFound)
 	}
 	if len(audits) != 2 || audits[""] {
@@ -272,10 +272,10 @@ func deleteGallery(t *testing.T, place Place) {
 }
 
 func isolation(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	// Two tenants and two galleries with the same names and one face.
 	places := [][2]string{{"t1", "g1"}, {"t1", "g2"}, {"t2", "g1"}, {"t2", "g2"}}
-	e := axis(4, 0, 0)
+	e := axisEmbedding(4, 0, 0)
 	templates := map[[2]string]face.Template{}
 	for _, p := range places {
 		must(s.CreateGallery(ctx, p[0], face.Gallery{ID: p[1]}))(t)
@@ -297,7 +297,7 @@ func isolation(t *testing.T, place Place) {
 	wantKind(t, err, face.NotFound)
 	// The id of another's template is free here, and tells nothing.
 	namesake := templates[places[0]]
-	namesake.Embedding = axis(4, 2, 0)
+	namesake.Embedding = axisEmbedding(4, 2, 0)
 	must(s.Enrol(ctx, "t2", "g1", namesake))(t)
 	if d := cmp.Diff([]face.Template{templates[places[0]]}, must(s.Templates(ctx, "t1", "g1", "same", ""))(t)); d != "" {
 		t.Error(d)
@@ -305,12 +305,12 @@ func isolation(t *testing.T, place Place) {
 	must(s.DeleteSubject(ctx, "t1", "g1", "same", by))(t)
 	must(s.DeleteGallery(ctx, "t1", "g2", by))(t)
 	for _, p := range places[2:] {
-		if d := cmp.Diff([]string{"same"}, found(t, s, p[0], p[1], model, e, 10)); d != "" {
+		if d := cmp.Diff([]string{"same"}, searchIDs(t, s, p[0], p[1], model, e, 10)); d != "" {
 			t.Errorf("%v: %s", p, d)
 		}
 	}
 	items, _, err := s.ListGalleries(ctx, "t1", store.Page{Limit: 10})
-	check(t, err)
+	noError(t, err)
 	var names []string
 	for _, g := range items {
 		names = append(names, g.ID)
@@ -325,22 +325,22 @@ func reopen(t *testing.T, place Place) {
 	s := open()
 	var want []face.Template
 	for i := range 40 {
-		id := number("s", i)
+		id := numberedID("s", i)
 		addSubject(t, s, tenant, face.DefaultGallery, id)
-		want = append(want, addTemplate(t, s, tenant, face.DefaultGallery, id, model, unit(rng, 32)))
+		want = append(want, addTemplate(t, s, tenant, face.DefaultGallery, id, model, randomEmbedding(rng, 32)))
 	}
-	must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, number("s", 39), by))(t)
+	must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, numberedID("s", 39), by))(t)
 	want = want[:39]
 	_, key := face.NewKey(tenant, "door", face.Scopes(), time.Time{})
-	check(t, s.CreateKey(ctx, key))
-	probe := unit(rng, 32)
+	noError(t, s.CreateKey(ctx, key))
+	probe := randomEmbedding(rng, 32)
 	before := must(s.Search(ctx, tenant, face.DefaultGallery, model, probe, 10))(t)
-	check(t, s.Close())
+	noError(t, s.Close())
 
 	s = open()
-	defer func() { check(t, s.Close()) }()
+	defer func() { noError(t, s.Close()) }()
 	for i, w := range want {
-		got := must(s.Templates(ctx, tenant, face.DefaultGallery, number("s", i), model))(t)
+		got := must(s.Templates(ctx, tenant, face.DefaultGallery, numberedID("s", i), model))(t)
 		if d := cmp.Diff([]face.Template{w}, got); d != "" {
 			t.Error(d)
 		}
@@ -355,13 +355,13 @@ func reopen(t *testing.T, place Place) {
 	// Rows made after a restart do not take the place of earlier ones.
 	addSubject(t, s, tenant, face.DefaultGallery, "late")
 	addTemplate(t, s, tenant, face.DefaultGallery, "late", model, probe)
-	if got := found(t, s, tenant, face.DefaultGallery, model, probe, 1); len(got) != 1 || got[0] != "late" {
+	if got := searchIDs(t, s, tenant, face.DefaultGallery, model, probe, 1); len(got) != 1 || got[0] != "late" {
 		t.Errorf("found %v after the restart", got)
 	}
 }
 
 func purge(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	for _, g := range []face.Gallery{{ID: "short", RetentionDays: 1}, {ID: "long", RetentionDays: 30}, {ID: "ever"}} {
 		for _, tn := range []string{"t1", "t2"} {
@@ -369,7 +369,7 @@ func purge(t *testing.T, place Place) {
 			addSubject(t, s, tn, g.ID, "a")
 			for i, age := range []time.Duration{0, 24 * time.Hour, 24*time.Hour + time.Microsecond, 31 * 24 * time.Hour} {
 				must(s.Enrol(ctx, tn, g.ID, face.Template{
-					ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(8, i, 0), CreatedAt: now.Add(-age),
+					ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axisEmbedding(8, i, 0), CreatedAt: now.Add(-age),
 				}))(t)
 			}
 		}
@@ -382,7 +382,7 @@ func purge(t *testing.T, place Place) {
 			if got := must(s.Templates(ctx, tn, g, "a", ""))(t); len(got) != want {
 				t.Errorf("%s has %d templates left, want %d", g, len(got), want)
 			}
-			score := must(s.Search(ctx, tn, g, model, axis(8, 3, 0), 1))(t).Candidates[0].Score
+			score := must(s.Search(ctx, tn, g, model, axisEmbedding(8, 3, 0), 1))(t).Candidates[0].Score
 			if gone := score != 1; gone != (g != "ever") {
 				t.Errorf("%s: best score for an expired template is %v", g, score)
 			}
@@ -394,10 +394,10 @@ func purge(t *testing.T, place Place) {
 }
 
 func paging(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	var want []string
 	for i := range 25 {
-		want = append(want, number("s", i))
+		want = append(want, numberedID("s", i))
 	}
 	for _, i := range newRand(t).Perm(25) {
 		addSubject(t, s, tenant, face.DefaultGallery, want[i])
@@ -447,20 +447,20 @@ func listSubjects(t *testing.T, s store.Store, limit int) (ids []string) {
 }
 
 func pagingWhileInserting(t *testing.T, place Place) {
-	s := start(t, place)
+	s := openReady(t, place)
 	there := map[string]bool{}
 	for i := range 60 {
-		id := number("m", 2*i)
+		id := numberedID("m", 2*i)
 		there[id] = true
 		addSubject(t, s, tenant, face.DefaultGallery, id)
 	}
 	var got []string
-	together(2, func(i int) {
+	runTogether(2, func(i int) {
 		if i == 0 {
 			for j := range 60 { // before, between and after
-				addSubject(t, s, tenant, face.DefaultGallery, number("m", 2*j+1))
-				addSubject(t, s, tenant, face.DefaultGallery, number("a", j))
-				addSubject(t, s, tenant, face.DefaultGallery, number("z", j))
+				addSubject(t, s, tenant, face.DefaultGallery, numberedID("m", 2*j+1))
+				addSubject(t, s, tenant, face.DefaultGallery, numberedID("a", j))
+				addSubject(t, s, tenant, face.DefaultGallery, numberedID("z", j))
 			}
 			return
 		}
@@ -480,14 +480,14 @@ func pagingWhileInserting(t *testing.T, place Place) {
 }
 
 func cursors(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "other"}))(t)
 	for i := range 3 {
-		addSubject(t, s, tenant, face.DefaultGallery, number("s", i))
-		addSubject(t, s, tenant, "other", number("s", i))
+		addSubject(t, s, tenant, face.DefaultGallery, numberedID("s", i))
+		addSubject(t, s, tenant, "other", numberedID("s", i))
 	}
 	_, next, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 2})
-	check(t, err)
+	noError(t, err)
 	for _, cursor := range []string{"x", "!", next + "A", next[:len(next)-1], "A" + next[1:], strings.Repeat("A", 10000), "s-0001"} {
 		_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 2, Cursor: cursor})
 		wantKind(t, err, face.Invalid)
@@ -505,21 +505,21 @@ func cursors(t *testing.T, place Place) {
 		wantKind(t, err, face.Invalid)
 	}
 	// The place stays when what it names is gone.
-	must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, number("s", 1), by))(t)
+	must(s.DeleteSubject(ctx, tenant, face.DefaultGallery, numberedID("s", 1), by))(t)
 	items, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 2, Cursor: next})
-	check(t, err)
-	if len(items) != 1 || items[0].ID != number("s", 2) {
+	noError(t, err)
+	if len(items) != 1 || items[0].ID != numberedID("s", 2) {
 		t.Errorf("after the cursor come %+v", items)
 	}
 }
 
 func subjectFilters(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	for i, sub := range []face.Subject{
 		{Name: "Ada", ExternalID: "1"}, {Name: "Ada", ExternalID: "2"}, {Name: "ada", ExternalID: "1"},
 		{Name: "Ada ", ExternalID: "1"}, {Name: "Ada"}, {Name: "Zoë", ExternalID: "%"}, {},
 	} {
-		sub.ID = number("s", i)
+		sub.ID = numberedID("s", i)
 		must(s.CreateSubject(ctx, tenant, face.DefaultGallery, sub))(t)
 	}
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "other"}))(t)
@@ -539,11 +539,11 @@ func subjectFilters(t *testing.T, place Place) {
 	} {
 		var got, want []string
 		for _, i := range tt.want {
-			want = append(want, number("s", i))
+			want = append(want, numberedID("s", i))
 		}
 		for p := (store.Page{Limit: 2}); ; {
 			items, next, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, tt.filter, p)
-			check(t, err)
+			noError(t, err)
 			for _, sub := range items {
 				got = append(got, sub.ID)
 			}
@@ -564,7 +564,7 @@ func subjectFilters(t *testing.T, place Place) {
 	}
 	// Whoever changes their name is found by the new one.
 	name, none := "Grace", ""
-	must(s.UpdateSubject(ctx, tenant, face.DefaultGallery, number("s", 0), store.SubjectChange{Name: &name, ExternalID: &none}))(t)
+	must(s.UpdateSubject(ctx, tenant, face.DefaultGallery, numberedID("s", 0), store.SubjectChange{Name: &name, ExternalID: &none}))(t)
 	for _, tt := range []struct {
 		filter store.SubjectFilter
 		n      int

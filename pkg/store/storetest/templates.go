@@ -19,10 +19,10 @@ import (
 )
 
 func enrol(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
 	want := face.Template{
-		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: unit(newRand(t), 512), Quality: 0.73,
+		ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: randomEmbedding(newRand(t), 512), Quality: 0.73,
 		CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
 	}
 	stored := must(s.Enrol(ctx, tenant, face.DefaultGallery, want))(t)
@@ -30,7 +30,7 @@ func enrol(t *testing.T, place Place) {
 	if d := gocmp.Diff(want, stored); d != "" {
 		t.Error(d)
 	}
-	other := addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", unit(newRand(t), 128))
+	other := addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", randomEmbedding(newRand(t), 128))
 	if time.Since(other.CreatedAt) > time.Hour {
 		t.Errorf("a template without a time was given %v", other.CreatedAt)
 	}
@@ -47,10 +47,10 @@ func enrol(t *testing.T, place Place) {
 }
 
 func enrolAgain(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
 	addSubject(t, s, tenant, face.DefaultGallery, "b")
-	first := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 0, 0))
+	first := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 0, 0))
 	again := first
 	again.Quality, again.CreatedAt = 0.9, time.Time{}
 	if d := gocmp.Diff(first, must(s.Enrol(ctx, tenant, face.DefaultGallery, again))(t)); d != "" {
@@ -59,7 +59,7 @@ func enrolAgain(t *testing.T, place Place) {
 	for name, change := range map[string]func(*face.Template){
 		"subject":   func(t *face.Template) { t.SubjectID = "b" },
 		"model":     func(t *face.Template) { t.ModelID = "encoder-b" },
-		"embedding": func(t *face.Template) { t.Embedding = axis(4, 1, 0) },
+		"embedding": func(t *face.Template) { t.Embedding = axisEmbedding(4, 1, 0) },
 	} {
 		other := first
 		change(&other)
@@ -72,15 +72,15 @@ func enrolAgain(t *testing.T, place Place) {
 	if got := must(s.Templates(ctx, tenant, face.DefaultGallery, "a", ""))(t); len(got) != 1 {
 		t.Errorf("%d templates are there, want 1", len(got))
 	}
-	if res := must(s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 0, 0), 5))(t); res.GallerySize != 1 || len(res.Candidates) != 1 {
+	if res := must(s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 0, 0), 5))(t); res.GallerySize != 1 || len(res.Candidates) != 1 {
 		t.Errorf("a search gives %+v", res)
 	}
 }
 
 func enrolRefusals(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
-	good := face.Template{ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, 0, 0), Quality: 1}
+	good := face.Template{ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axisEmbedding(4, 0, 0), Quality: 1}
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	for name, c := range map[string]struct {
 		gallery string
@@ -115,28 +115,28 @@ func enrolRefusals(t *testing.T, place Place) {
 }
 
 func dimension(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
-	only := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 0, 0))
-	longer := face.Template{ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(8, 0, 0)}
+	only := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 0, 0))
+	longer := face.Template{ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axisEmbedding(8, 0, 0)}
 	_, err := s.Enrol(ctx, tenant, face.DefaultGallery, longer)
 	wantKind(t, err, face.ModelMismatch)
-	_, err = s.Search(ctx, tenant, face.DefaultGallery, model, axis(8, 0, 0), 1)
+	_, err = s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(8, 0, 0), 1)
 	wantKind(t, err, face.ModelMismatch)
 	// Another gallery is free to differ, and so is this one once it is empty.
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "other"}))(t)
 	addSubject(t, s, tenant, "other", "a")
-	addTemplate(t, s, tenant, "other", "a", model, axis(8, 0, 0))
+	addTemplate(t, s, tenant, "other", "a", model, axisEmbedding(8, 0, 0))
 	must(s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "a", only.ID, by))(t)
 	must(s.Enrol(ctx, tenant, face.DefaultGallery, longer))(t)
-	if got := found(t, s, tenant, face.DefaultGallery, model, axis(8, 0, 0), 1); len(got) != 1 {
+	if got := searchIDs(t, s, tenant, face.DefaultGallery, model, axisEmbedding(8, 0, 0), 1); len(got) != 1 {
 		t.Errorf("found %v", got)
 	}
 }
 
 // comparisons counts what a search looks through, and nothing else.
 func comparisons(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	want := func(gallery, model string, n int) {
 		t.Helper()
 		if got := must(s.Comparisons(ctx, tenant, gallery, model))(t); got != n {
@@ -147,15 +147,15 @@ func comparisons(t *testing.T, place Place) {
 	want(face.DefaultGallery, model, 0)
 	must(s.CreateGallery(ctx, tenant, face.Gallery{ID: "other"}))(t)
 	addSubject(t, s, tenant, "other", "a")
-	addTemplate(t, s, tenant, "other", "a", model, axis(4, 0, 0))
+	addTemplate(t, s, tenant, "other", "a", model, axisEmbedding(4, 0, 0))
 	for _, id := range []string{"a", "b"} {
 		addSubject(t, s, tenant, face.DefaultGallery, id)
 		for i := range 3 {
-			addTemplate(t, s, tenant, face.DefaultGallery, id, model, axis(4, i, 0))
+			addTemplate(t, s, tenant, face.DefaultGallery, id, model, axisEmbedding(4, i, 0))
 		}
 	}
 	for range 5 {
-		addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axis(8, 0, 0))
+		addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axisEmbedding(8, 0, 0))
 	}
 	want(face.DefaultGallery, model, 6)
 	want(face.DefaultGallery, "encoder-b", 5)
@@ -171,12 +171,12 @@ func comparisons(t *testing.T, place Place) {
 }
 
 func templatesOldestFirst(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for _, hour := range []int{3, 1, 2, 0} {
 		must(s.Enrol(ctx, tenant, face.DefaultGallery, face.Template{
-			ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, hour, 0), CreatedAt: at.Add(time.Duration(hour) * time.Hour),
+			ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axisEmbedding(4, hour, 0), CreatedAt: at.Add(time.Duration(hour) * time.Hour),
 		}))(t)
 	}
 	var hours []int
@@ -190,20 +190,20 @@ func templatesOldestFirst(t *testing.T, place Place) {
 
 // searchIsExact compares with a brute force over many shapes of gallery.
 func searchIsExact(t *testing.T, place Place) {
-	s, ctx, rng := start(t, place), t.Context(), newRand(t)
+	s, ctx, rng := openReady(t, place), t.Context(), newRand(t)
 	for _, dim := range []int{3, 64, 129} {
-		gallery := number("dim", dim)
+		gallery := numberedID("dim", dim)
 		must(s.CreateGallery(ctx, tenant, face.Gallery{ID: gallery}))(t)
 		var all []face.Template
 		for i := range 60 {
-			id := number("s", i)
+			id := numberedID("s", i)
 			addSubject(t, s, tenant, gallery, id)
 			for range 1 + i%3 {
-				all = append(all, addTemplate(t, s, tenant, gallery, id, model, unit(rng, dim)))
+				all = append(all, addTemplate(t, s, tenant, gallery, id, model, randomEmbedding(rng, dim)))
 			}
 		}
 		for range 20 {
-			probe := unit(rng, dim)
+			probe := randomEmbedding(rng, dim)
 			for _, k := range []int{1, 5, 60, 100} {
 				res := must(s.Search(ctx, tenant, gallery, model, probe, k))(t)
 				if res.GallerySize != 60 {
@@ -237,26 +237,26 @@ func bruteForce(all []face.Template, probe face.Embedding, k int) []face.Candida
 }
 
 func searchTies(t *testing.T, place Place) {
-	s, rng := start(t, place), newRand(t)
-	e := unit(rng, 32)
+	s, rng := openReady(t, place), newRand(t)
+	e := randomEmbedding(rng, 32)
 	var want []string
 	for i := range 150 {
-		want = append(want, number("s", i))
+		want = append(want, numberedID("s", i))
 	}
 	for _, i := range rng.Perm(150) {
 		addSubject(t, s, tenant, face.DefaultGallery, want[i])
 		addTemplate(t, s, tenant, face.DefaultGallery, want[i], model, e)
 	}
 	for _, k := range []int{1, 2, 149, 150, 1000} {
-		if d := gocmp.Diff(want[:min(k, 150)], found(t, s, tenant, face.DefaultGallery, model, e, k)); d != "" {
+		if d := gocmp.Diff(want[:min(k, 150)], searchIDs(t, s, tenant, face.DefaultGallery, model, e, k)); d != "" {
 			t.Errorf("k %d: %s", k, d)
 		}
 	}
 }
 
 func searchEdges(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
-	probe := axis(4, 0, 0)
+	s, ctx := openReady(t, place), t.Context()
+	probe := axisEmbedding(4, 0, 0)
 	_, err := s.Search(ctx, tenant, "nobody", model, probe, 1)
 	wantKind(t, err, face.NotFound)
 	for _, k := range []int{-1, 0, 1001} {
@@ -270,9 +270,9 @@ func searchEdges(t *testing.T, place Place) {
 	if res := must(s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1))(t); len(res.Candidates) != 0 || res.GallerySize != 0 {
 		t.Errorf("an empty gallery gives %+v", res)
 	}
-	low := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 0, 1))
-	high := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 0, 0.1))
-	addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axis(4, 0, 0)) // better, but another model's
+	low := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 0, 1))
+	high := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 0, 0.1))
+	addTemplate(t, s, tenant, face.DefaultGallery, "a", "encoder-b", axisEmbedding(4, 0, 0)) // better, but another model's
 	name := "renamed"
 	must(s.UpdateSubject(ctx, tenant, face.DefaultGallery, "a", nameChange(name)))(t)
 	res := must(s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1000))(t)
@@ -291,31 +291,31 @@ func searchEdges(t *testing.T, place Place) {
 // who was erased before a search started is in its list, and nobody who was
 // never erased is missing from it.
 func eraseWhileSearching(t *testing.T, place Place) {
-	s := start(t, place)
+	s := openReady(t, place)
 	const n, stay = 120, 10
 	var ids []string
 	for i := range n {
-		ids = append(ids, number("s", i))
+		ids = append(ids, numberedID("s", i))
 	}
-	together(n, func(i int) {
+	runTogether(n, func(i int) {
 		addSubject(t, s, tenant, face.DefaultGallery, ids[i])
-		addTemplate(t, s, tenant, face.DefaultGallery, ids[i], model, axis(n, i, 0))
+		addTemplate(t, s, tenant, face.DefaultGallery, ids[i], model, axisEmbedding(n, i, 0))
 	})
 	var erased atomic.Int64 // how many, in the order of ids
 	var done atomic.Bool
-	together(5, func(i int) {
+	runTogether(5, func(i int) {
 		if i == 0 {
 			defer done.Store(true)
 			for _, id := range ids[:n-stay] {
 				_, err := s.DeleteSubject(t.Context(), tenant, face.DefaultGallery, id, by)
-				check(t, err)
+				noError(t, err)
 				erased.Add(1)
 			}
 			return
 		}
 		for round := 0; !done.Load() || round == 0; round++ {
 			gone := int(erased.Load())
-			got := found(t, s, tenant, face.DefaultGallery, model, axis(n, round%n, 0), n)
+			got := searchIDs(t, s, tenant, face.DefaultGallery, model, axisEmbedding(n, round%n, 0), n)
 			slices.Sort(got)
 			if len(got) < stay || !slices.Equal(got[len(got)-stay:], ids[n-stay:]) {
 				t.Errorf("%d of those who stay are missing", stay)
@@ -330,26 +330,26 @@ func eraseWhileSearching(t *testing.T, place Place) {
 // eraseGalleryWhileSearching has galleries come and go under searches. Each
 // search ends, with somebody who was there or with nobody.
 func eraseGalleryWhileSearching(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	for _, gallery := range []string{face.DefaultGallery, "visitors"} {
 		var done atomic.Bool
-		together(5, func(i int) {
+		runTogether(5, func(i int) {
 			if i == 0 {
 				defer done.Store(true)
 				for range 25 {
 					if gallery != face.DefaultGallery {
 						_, err := s.CreateGallery(ctx, tenant, face.Gallery{ID: gallery})
-						check(t, err)
+						noError(t, err)
 					}
 					addSubject(t, s, tenant, gallery, "a")
-					addTemplate(t, s, tenant, gallery, "a", model, axis(4, 0, 0))
+					addTemplate(t, s, tenant, gallery, "a", model, axisEmbedding(4, 0, 0))
 					_, err := s.DeleteGallery(ctx, tenant, gallery, by)
-					check(t, err)
+					noError(t, err)
 				}
 				return
 			}
 			for !done.Load() {
-				res, err := s.Search(ctx, tenant, gallery, model, axis(4, 0, 0), 1)
+				res, err := s.Search(ctx, tenant, gallery, model, axisEmbedding(4, 0, 0), 1)
 				if err != nil {
 					wantKind(t, err, face.NotFound)
 					if gallery == face.DefaultGallery {
@@ -369,29 +369,29 @@ func eraseGalleryWhileSearching(t *testing.T, place Place) {
 // templateIDMovesWhileSearching gives one template id to two subjects in turn
 // while searches run: a candidate never has the name of the other.
 func templateIDMovesWhileSearching(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	subjects := []string{"a", "b"}
 	for _, id := range subjects {
 		addSubject(t, s, tenant, face.DefaultGallery, id)
 	}
 	var done atomic.Bool
-	together(5, func(i int) {
+	runTogether(5, func(i int) {
 		if i == 0 {
 			defer done.Store(true)
 			for round := range 50 {
 				subject := subjects[round%2]
 				_, err := s.Enrol(ctx, tenant, face.DefaultGallery, face.Template{
-					ID: "the-only", SubjectID: subject, ModelID: model, Embedding: axis(4, 0, 0),
+					ID: "the-only", SubjectID: subject, ModelID: model, Embedding: axisEmbedding(4, 0, 0),
 				})
-				check(t, err)
+				noError(t, err)
 				_, err = s.DeleteTemplate(ctx, tenant, face.DefaultGallery, subject, "the-only", by)
-				check(t, err)
+				noError(t, err)
 			}
 			return
 		}
 		for !done.Load() {
-			res, err := s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 0, 0), 1)
-			check(t, err)
+			res, err := s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 0, 0), 1)
+			noError(t, err)
 			for _, c := range res.Candidates {
 				if c.Name != "name of "+c.SubjectID {
 					t.Errorf("found %+v", c)
@@ -404,18 +404,18 @@ func templateIDMovesWhileSearching(t *testing.T, place Place) {
 // contextsEndAnywhere ends contexts in the middle of reads and writes; the
 // store goes on as if nothing had been.
 func contextsEndAnywhere(t *testing.T, place Place) {
-	s := start(t, place)
+	s := openReady(t, place)
 	for i := range 200 {
-		addSubject(t, s, tenant, face.DefaultGallery, number("s", i))
+		addSubject(t, s, tenant, face.DefaultGallery, numberedID("s", i))
 	}
-	together(8, func(w int) {
+	runTogether(8, func(w int) {
 		for i := range 60 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i*w)*10*time.Microsecond)
 			_, _, err := s.ListSubjects(ctx, tenant, face.DefaultGallery, store.SubjectFilter{}, store.Page{Limit: 200})
 			if err != nil {
 				wantKind(t, err, face.Deadline)
 			}
-			_, err = s.UpdateSubject(ctx, tenant, face.DefaultGallery, number("s", i), nameChange("new"))
+			_, err = s.UpdateSubject(ctx, tenant, face.DefaultGallery, numberedID("s", i), nameChange("new"))
 			if err != nil {
 				wantKind(t, err, face.Deadline)
 			}
@@ -428,14 +428,14 @@ func contextsEndAnywhere(t *testing.T, place Place) {
 }
 
 func concurrentWriters(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	const writers, each, dim = 200, 5, 64
-	together(writers, func(w int) {
-		id := number("s", w)
+	runTogether(writers, func(w int) {
+		id := numberedID("s", w)
 		addSubject(t, s, tenant, face.DefaultGallery, id)
 		rng := rand.New(rand.NewPCG(uint64(w), 3))
 		for range each {
-			e := unit(rng, dim)
+			e := randomEmbedding(rng, dim)
 			tm := addTemplate(t, s, tenant, face.DefaultGallery, id, model, e)
 			// Read your write: the file and the index know it at once.
 			res, err := s.Search(ctx, tenant, face.DefaultGallery, model, e, 1)
@@ -451,7 +451,7 @@ func concurrentWriters(t *testing.T, place Place) {
 	if g := must(s.Gallery(ctx, tenant, face.DefaultGallery))(t); g.Subjects != writers || g.Templates != writers*each {
 		t.Errorf("counts: %+v", g)
 	}
-	if got := found(t, s, tenant, face.DefaultGallery, model, axis(dim, 0, 0), 1000); len(got) != writers {
+	if got := searchIDs(t, s, tenant, face.DefaultGallery, model, axisEmbedding(dim, 0, 0), 1000); len(got) != writers {
 		t.Errorf("%d subjects are found, want %d", len(got), writers)
 	}
 }
@@ -459,13 +459,13 @@ func concurrentWriters(t *testing.T, place Place) {
 // concurrentSameID has everybody enrol the same template: one is stored, and
 // all are told so.
 func concurrentSameID(t *testing.T, place Place) {
-	s, ctx := start(t, place), t.Context()
+	s, ctx := openReady(t, place), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
-	same := face.Template{ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axis(4, 0, 0), Quality: 1}
+	same := face.Template{ID: face.NewID(), SubjectID: "a", ModelID: model, Embedding: axisEmbedding(4, 0, 0), Quality: 1}
 	var made atomic.Int64
-	together(50, func(i int) {
+	runTogether(50, func(i int) {
 		_, err := s.Enrol(ctx, tenant, face.DefaultGallery, same)
-		check(t, err)
+		noError(t, err)
 		switch _, err := s.CreateSubject(ctx, tenant, face.DefaultGallery, face.Subject{ID: "b"}); err {
 		case nil:
 			made.Add(1)
@@ -482,9 +482,9 @@ func concurrentSameID(t *testing.T, place Place) {
 }
 
 func canceledBefore(t *testing.T, place Place) {
-	s, ctx := start(t, place), canceledContext(t)
+	s, ctx := openReady(t, place), canceledContext(t)
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
-	tm := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axis(4, 0, 0))
+	tm := addTemplate(t, s, tenant, face.DefaultGallery, "a", model, axisEmbedding(4, 0, 0))
 	other := tm
 	other.ID = face.NewID()
 	for name, call := range map[string]func() error{
@@ -499,7 +499,7 @@ func canceledBefore(t *testing.T, place Place) {
 		"DeleteTemplate": func() error { _, err := s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "a", tm.ID, by); return err },
 		"Templates":      func() error { _, err := s.Templates(ctx, tenant, face.DefaultGallery, "a", ""); return err },
 		"Search": func() error {
-			_, err := s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 0, 0), 1)
+			_, err := s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 0, 0), 1)
 			return err
 		},
 		"BeginRequest": func() error { _, err := s.BeginRequest(ctx, tenant, "key", []byte("f")); return err },
@@ -521,13 +521,13 @@ func canceledBefore(t *testing.T, place Place) {
 // template is there with everything, or nowhere; and if it was acknowledged,
 // it is there.
 func canceledMeanwhile(t *testing.T, place Place) {
-	s := start(t, place)
+	s := openReady(t, place)
 	const n = 100
-	together(n, func(i int) {
-		id := number("s", i)
+	runTogether(n, func(i int) {
+		id := numberedID("s", i)
 		addSubject(t, s, tenant, face.DefaultGallery, id)
 		ctx, cancel := context.WithCancel(t.Context())
-		e := axis(n, i, 0)
+		e := axisEmbedding(n, i, 0)
 		ended := make(chan error)
 		go func() {
 			_, err := s.Enrol(ctx, tenant, face.DefaultGallery, face.Template{ID: face.NewID(), SubjectID: id, ModelID: model, Embedding: e})
@@ -539,12 +539,12 @@ func canceledMeanwhile(t *testing.T, place Place) {
 			wantKind(t, err, face.Canceled)
 		}
 		got, err2 := s.Templates(t.Context(), tenant, face.DefaultGallery, id, model)
-		check(t, err2)
+		noError(t, err2)
 		if err == nil && len(got) != 1 {
 			t.Errorf("%s was acknowledged and has %d templates", id, len(got))
 		}
 		res, err2 := s.Search(t.Context(), tenant, face.DefaultGallery, model, e, 1)
-		check(t, err2)
+		noError(t, err2)
 		if inIndex := len(res.Candidates) == 1 && res.Candidates[0].SubjectID == id; inIndex != (len(got) == 1) {
 			t.Errorf("%s: %d templates stored, found by a search: %v", id, len(got), inIndex)
 		}
@@ -554,13 +554,13 @@ func canceledMeanwhile(t *testing.T, place Place) {
 func closed(t *testing.T, place Place) {
 	s, ctx := place(t)(), t.Context()
 	addSubject(t, s, tenant, face.DefaultGallery, "a")
-	check(t, s.Ready(ctx))
+	noError(t, s.Ready(ctx))
 	// Writers that are under way when the store closes are acknowledged or
 	// told Unavailable; none is left waiting.
-	together(20, func(i int) {
+	runTogether(20, func(i int) {
 		for j := 0; ; j++ {
 			if i == 0 && j == 10 {
-				check(t, s.Close())
+				noError(t, s.Close())
 			}
 			_, err := s.CreateSubject(ctx, tenant, face.DefaultGallery, face.Subject{ID: face.NewID()})
 			if err != nil {
@@ -569,10 +569,10 @@ func closed(t *testing.T, place Place) {
 			}
 		}
 	})
-	check(t, s.Close())
+	noError(t, s.Close())
 	_, err := s.Gallery(ctx, tenant, face.DefaultGallery)
 	wantKind(t, err, face.Unavailable)
-	_, err = s.Search(ctx, tenant, face.DefaultGallery, model, axis(4, 0, 0), 1)
+	_, err = s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 0, 0), 1)
 	wantKind(t, err, face.Unavailable)
 	_, err = s.KeyByHash(ctx, []byte("hash"))
 	wantKind(t, err, face.Unavailable)
