@@ -30,7 +30,7 @@ type database interface {
 	// listen calls wake when another server has a job to be begun, until ctx
 	// ends, and lost when it could not listen for a while.
 	listen(ctx context.Context, wake func(), lost func(error))
-	// tidy has nothing left of what was erased, in any file.
+	// tidy removes what is left in the files of what was erased.
 	tidy(ctx context.Context) error
 	close() error
 }
@@ -49,7 +49,7 @@ type dialect struct {
 	now        string // microseconds since 1970, by the database's own clock
 	forUpdate  string
 	skipLocked string // for update, but for what others are changing
-	lock       string // a statement that has those who count jobs take turns
+	lock       string // a statement: one transaction at a time counts jobs, until its commit
 	notify     string // a statement that tells other servers of a job, at the commit
 }
 
@@ -88,7 +88,7 @@ func (d postgresDB) transact(ctx context.Context, work func(querier) error) erro
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return work(pgQuerier{tx}) })
 }
 
-// urgent leaves it to whoever looks after the Postgres to have room.
+// urgent is transact: the room of a Postgres is for its operator to look after.
 func (d postgresDB) urgent(ctx context.Context, work func(querier) error) error {
 	return d.transact(ctx, work)
 }
@@ -152,7 +152,7 @@ func (d sqliteDB) dialect() dialect {
 	return dialect{now: "CAST(unixepoch('now', 'subsec') * 1000000 AS INTEGER)"}
 }
 
-// listen has nobody to listen to: no other process has the file.
+// listen does nothing: no other process has the file open.
 func (d sqliteDB) listen(context.Context, func(), func(error)) {}
 
 func (d sqliteDB) transact(ctx context.Context, work func(querier) error) error {

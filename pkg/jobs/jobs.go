@@ -1,5 +1,5 @@
 // Package jobs makes style-transfer pictures in the background. A job is
-// durable, with its inputs, before anybody is told of it; a worker that dies
+// durable, with its inputs, before its submission is answered; a worker that dies
 // leaves it to another, which goes on from the last checkpoint.
 //
 // What a job is, who works on it and what came of it is in the database. A
@@ -159,7 +159,7 @@ type Options struct {
 	Room *ballast.File
 
 	Logger     *slog.Logger          // nil: discard
-	Registerer prometheus.Registerer // nil: nobody counts
+	Registerer prometheus.Registerer // nil: no metrics
 }
 
 const (

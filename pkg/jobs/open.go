@@ -107,7 +107,7 @@ func openSQLite(ctx context.Context, path string, o Options, lock *sqlitedb.Lock
 	if err != nil {
 		return nil, err
 	}
-	s.queue.erased.Store(true) // perhaps, by one who could not tidy up any more
+	s.queue.erased.Store(true) // perhaps, by a process that was killed before it could tidy
 	// On a full disk the server is of use without: the jobs that were left are
 	// found by their silence.
 	err = s.requeueSilent(ctx, 0)

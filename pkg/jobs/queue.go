@@ -15,7 +15,8 @@ import (
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
-// errLost says that the job is another worker's by now, or nobody's.
+// errLost says that the worker has lost the job: another one has it by now, or
+// it waits again.
 var errLost = errors.New("the job is another worker's")
 
 // queue is the tables of jobs.
@@ -37,7 +38,7 @@ func (t *queue) exec(ctx context.Context, q querier, query string, args ...any) 
 	return q.exec(ctx, t.sql(query), args...)
 }
 
-// lock has those who count jobs to decide take turns until their commit.
+// lock lets one transaction at a time count jobs, until its commit.
 func (t *queue) lock(ctx context.Context, q querier) error {
 	return execUnlessEmpty(ctx, q, t.db.dialect().lock)
 }
@@ -243,7 +244,7 @@ func (t *queue) loadInputs(ctx context.Context, c *claimed) error {
 		AND kind IN ('content', 'style', 'mask', 'checkpoint') ORDER BY kind, n`, c.Tenant, c.ID)
 }
 
-// ownedAttempt is the condition of whoever still has the job.
+// ownedAttempt is the condition that a job is still the worker's.
 const ownedAttempt = `tenant = ? AND id = ? AND attempt = ? AND state = 'running'`
 
 // setProgress are the columns that tell how far a job is.
@@ -398,7 +399,7 @@ func (t *queue) eraseBlobs(ctx context.Context, q querier, tenant, id string) er
 	return err
 }
 
-// cancelOrErase is [Queue.Delete]; the worker of a running job has yet to be told.
+// cancelOrErase is [Queue.Delete]. It only marks a running job: its worker ends it.
 func (t *queue) cancelOrErase(ctx context.Context, tenant, id string) (j Job, err error) {
 	err = t.db.urgent(ctx, func(q querier) error {
 		if j, err = t.job(ctx, q, tenant, id, true); err != nil {
@@ -460,15 +461,15 @@ func (t *queue) blob(ctx context.Context, tenant, id, kind string) (data []byte,
 	return data, err
 }
 
-// requestPreviews has previews made until so long from now.
+// requestPreviews has the worker make previews for the given time.
 func (t *queue) requestPreviews(ctx context.Context, tenant, id string, until time.Duration) error {
 	_, err := t.exec(ctx, t.db, "UPDATE style_job SET watched_until = {now} + ? WHERE tenant = ? AND id = ? AND state IN ('queued', 'running')",
 		until.Microseconds(), tenant, id)
 	return err
 }
 
-// requeueSilent puts jobs back whose workers were silent for so long. Those that are at
-// work here live, however slow the machine is.
+// requeueSilent puts jobs back whose workers wrote no heartbeat for the given
+// time. The jobs of this server are left alone, however slow the machine is.
 func (t *queue) requeueSilent(ctx context.Context, here func(id string) bool, silent time.Duration) (lost []string, err error) {
 	err = t.db.transact(ctx, func(q querier) error {
 		lost = nil
@@ -519,7 +520,7 @@ func (t *queue) requeueSilent(ctx context.Context, here func(id string) bool, si
 	return lost, err
 }
 
-// purge erases the jobs that ended so long ago.
+// purge erases the jobs that ended longer ago than ttl.
 func (t *queue) purge(ctx context.Context, ttl time.Duration) (n int, err error) {
 	err = t.db.urgent(ctx, func(q querier) error {
 		n, err = t.exec(ctx, q, "DELETE FROM style_job WHERE finished_at > 0 AND finished_at <= {now} - ?", ttl.Microseconds())

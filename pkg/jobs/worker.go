@@ -56,8 +56,8 @@ type run struct {
 }
 
 // serve works on jobs until the service stops. It looks for one when it is
-// woken, and each second besides: a job may have waited for a moment, or nobody
-// could tell of it.
+// woken, and each second besides: a job may have become due, or a
+// notification may be lost.
 func (s *Service) serve() {
 	tick := time.NewTicker(max(100*time.Millisecond, min(time.Second, s.o.Beat)))
 	defer tick.Stop()
@@ -139,7 +139,8 @@ func (r *run) now() progress {
 }
 
 // heartbeat tells the database that the worker lives, until the attempt is
-// settled. Where the database is away, so is whoever else could take the job.
+// settled. While the database cannot be reached, no other worker can take the job
+// either.
 func (r *run) heartbeat(ctx context.Context, cancel context.CancelCauseFunc, ended <-chan struct{}) {
 	tick := time.NewTicker(r.o.Beat)
 	defer tick.Stop()

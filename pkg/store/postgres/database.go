@@ -36,9 +36,9 @@ type database struct {
 	own  *pgxpool.Pool // of what runs in the background
 	log  *slog.Logger
 	// writers lets half of the callers' connections write: those that wait for
-	// a locked gallery leave the others to whoever reads.
+	// a locked gallery leave the others for reading.
 	writers chan struct{}
-	// wrote is called after each write; nil where nobody needs to know.
+	// wrote is called after each write; may be nil.
 	wrote func(context.Context)
 
 	mu     sync.RWMutex // held for reading by each call
@@ -147,7 +147,7 @@ func (d *database) transact(ctx context.Context, repeatable bool, work func(cont
 	return d.transactWithin(ctx, writeTimeout, repeatable, work)
 }
 
-// transactWithin is a transaction that may take so long.
+// transactWithin is transact with a time limit of its own.
 func (d *database) transactWithin(ctx context.Context, limit time.Duration, repeatable bool, work func(context.Context, pgx.Tx) error) error {
 	return d.write(ctx, limit, repeatable, func(ctx context.Context) error { return pgdb.InTransaction(ctx, d.pool, work) })
 }

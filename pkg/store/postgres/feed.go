@@ -71,8 +71,8 @@ type feed struct {
 
 	wake    chan struct{}
 	mu      sync.Mutex
-	waiting []chan error // who waits for a look that has not begun
-	news    bool         // other servers are to be told
+	waiting []chan error // callers that wait for the next look
+	news    bool         // other servers must be notified
 }
 
 // start decides for an engine, and begins to load the index.
@@ -339,7 +339,7 @@ const timeline = `(SELECT system_identifier || '/' FROM pg_control_system()) || 
 var (
 	// errAnother says that the changes since the last look are not to be had.
 	errAnother = errors.New("the database does not go on where it was")
-	// errSilent says that the database has been told and does not answer.
+	// errSilent says that the database does not answer in time.
 	errSilent = errors.New("the database does not answer a look for changes")
 	// errLoading says that there is nothing to catch up with yet.
 	errLoading = face.Errorf(face.Unavailable, "", "the index is loading")

@@ -25,7 +25,7 @@ const (
 	defaultM              = 32
 	defaultEfConstruction = 256
 
-	// maxGraphMemory bounds what the database is told it may build with, in MB.
+	// maxGraphMemory bounds maintenance_work_mem of a build, in MB.
 	maxGraphMemory = 8 << 10
 
 	// maxEf is pgvector's widest search.
@@ -67,7 +67,7 @@ type GraphOptions struct {
 	M, EfConstruction int
 	// Probes is how many searches the recall is measured with; 0 is 400.
 	Probes int
-	// Progress, which may be nil, is told how much of a step is done, 0..1.
+	// Progress, if not nil, is called with the share of a step that is done, 0..1.
 	Progress func(step string, done float64)
 }
 
@@ -137,7 +137,7 @@ func (s *Store) BuildGraph(ctx context.Context, tenant, gallery, modelID string,
 		if err != nil {
 			return err
 		}
-		// Until it is measured nobody uses it, and what came to nothing goes.
+		// A graph is used once it is measured; one that fails is dropped.
 		if _, err := s.db.pool.Exec(ctx, `DELETE FROM search_graph WHERE gallery_model = $1`, g.shelf); err != nil {
 			return err
 		}

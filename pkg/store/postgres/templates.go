@@ -20,7 +20,7 @@ import (
 // purge lets other writes through.
 const purgeBatch = 5000
 
-// restBatch is the same for the rows that stand for nobody.
+// restBatch is the same for rows that are not templates.
 const restBatch = 50_000
 
 // Enrol implements [store.Templates].
@@ -301,7 +301,7 @@ func (s *Store) purgeTemplates(ctx context.Context, now time.Time) (purged int, 
 	return purged, nil
 }
 
-// purgeRest drops the answers and the changes that nobody may ask for again,
+// purgeRest drops the answers and the changes that are past their time,
 // some at a time.
 func (s *Store) purgeRest(ctx context.Context, now time.Time) error {
 	for _, what := range []struct {

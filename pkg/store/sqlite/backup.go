@@ -290,7 +290,7 @@ func (s *source) close(ctx context.Context) (err error) {
 	if s.locks != nil {
 		_, _ = s.locks.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
 		if s.scrub {
-			// Who is busy with the file scrubs what it moves into it.
+			// A server that is busy with the file scrubs it itself.
 			if err2 := (&scrubber{}).scrub(context.WithoutCancel(ctx), s.locks, s.path+"-wal"); !sqlitedb.IsBusy(err2) {
 				err = errors.Join(err, err2)
 			}
@@ -300,7 +300,7 @@ func (s *source) close(ctx context.Context) (err error) {
 	return errors.Join(err, s.db.Close())
 }
 
-// scrubFile zeroes the unused space of the pages of a file that nobody has open.
+// scrubFile zeroes the unused space of the pages of a file that is not open.
 func scrubFile(path string) (err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -353,7 +353,7 @@ func queryColumn(ctx context.Context, conn *sql.Conn, query string) (all []strin
 	return all, rows.Err()
 }
 
-// describe checks a file that nobody changes and says what is in it.
+// describe checks a file, which must not change, and says what is in it.
 func describe(ctx context.Context, path string) (m ManifestFile, err error) {
 	err = readOnly(ctx, path, func(conn *sql.Conn) error {
 		faults, err := queryColumn(ctx, conn, "PRAGMA integrity_check")
@@ -379,7 +379,8 @@ func describe(ctx context.Context, path string) (m ManifestFile, err error) {
 	return m, err
 }
 
-// readOnly opens a file that nobody changes, so that nothing is made beside it.
+// readOnly opens a file, which must not change, so that SQLite makes no file
+// beside it.
 func readOnly(ctx context.Context, path string, read func(*sql.Conn) error) (err error) {
 	db, err := sqlitedb.Open(path, nil, "immutable=1")
 	if err != nil {
@@ -394,7 +395,7 @@ func readOnly(ctx context.Context, path string, read func(*sql.Conn) error) (err
 	return read(conn)
 }
 
-// auditOf checks the audit chain of a file that nobody changes.
+// auditOf checks the audit chain of a file, which must not change.
 func auditOf(ctx context.Context, path string) (chain store.AuditChain, err error) {
 	err = readOnly(ctx, path, func(conn *sql.Conn) error { return eachAudit(ctx, conn, chain.Next) })
 	return chain, err

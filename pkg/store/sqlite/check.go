@@ -136,7 +136,8 @@ func (c checker) references() error {
 			f.Mend = c.shell(fmt.Sprintf("PRAGMA secure_delete = ON; DELETE FROM %s WHERE rowid = %d", table, row.Int64)) + "; or " + store.MendRestore
 		}
 		return c.found(f)
-		// The keys of two columns say who is in another gallery, which others look for.
+		// Keys of two columns are left out: they show what is in another gallery than
+		// its subject, and other parts of the check report that with its name.
 	}, `SELECT "table", "rowid", parent FROM pragma_foreign_key_check AS c
 		WHERE (SELECT count(*) FROM pragma_foreign_key_list(c."table") WHERE id = c.fkid) = 1`)
 	if err != nil {

@@ -103,7 +103,7 @@ func (tx *transaction) eraseAnswers(tenant, gallery, subject string) error {
 	return err
 }
 
-// purgeAnswers drops the answers that nobody may ask for again.
+// purgeAnswers drops the answers that are past their time.
 func (s *Store) purgeAnswers(ctx context.Context, now time.Time) error {
 	return s.db.urgent(ctx, func(tx *transaction) error {
 		n, err := tx.exec(`DELETE FROM idempotency WHERE created_at < ?`, micros(now.Add(-store.IdempotencyTTL)))

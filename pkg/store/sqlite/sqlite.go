@@ -84,7 +84,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err != nil {
 		return nil, wrapFile("Open", path, err)
 	}
-	_ = o.Ballast.Keep() // who writes first is told
+	_ = o.Ballast.Keep() // the first write reports the error
 	return s, nil
 }
 
