@@ -529,33 +529,33 @@ type BulkError struct {
 	Pointer *string `json:"pointer,omitempty"`
 }
 
-// BulkResult What became of a line of an import.
+// BulkResult The result of a line of an import.
 type BulkResult struct {
 	Error *BulkError `json:"error,omitempty"`
 
 	// Line From 1. Blank lines count and have no result.
 	Line int64 `json:"line"`
 
-	// Status `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+	// Status `updated`: templates were added to an existing subject. `refused`: the line is wrong, see `error`. `failed`: the server failed, and nothing of the line was imported.
 	Status BulkResultStatus `json:"status"`
 
-	// SubjectID Absent where the line does not say it.
+	// SubjectID Absent if the line has none.
 	SubjectID *string `json:"subject_id,omitempty"`
 
-	// Templates Those added.
+	// Templates Templates that were added.
 	Templates int `json:"templates"`
 }
 
-// BulkResultStatus `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+// BulkResultStatus `updated`: templates were added to an existing subject. `refused`: the line is wrong, see `error`. `failed`: the server failed, and nothing of the line was imported.
 type BulkResultStatus string
 
 // BulkSubject A subject with their templates, a line of an import or an export.
 type BulkSubject struct {
-	// CreatedAt The time of the import where it is absent.
+	// CreatedAt If it is absent, the time of the import.
 	CreatedAt  *time.Time   `json:"created_at,omitempty"`
 	ExternalID *SubjectName `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 
@@ -577,17 +577,17 @@ type BulkSummary struct {
 	Error  *BulkError `json:"error,omitempty"`
 	Failed int64      `json:"failed"`
 
-	// Lines Lines that were read, blank and passed over ones counted in.
+	// Lines Lines that were read, including blank and skipped ones.
 	Lines int64 `json:"lines"`
 
-	// NotTaken The first 100 lines that were refused or failed. With `answer=summary` alone.
+	// NotTaken The first 100 lines that were refused or failed. Only with `answer=summary`.
 	NotTaken []BulkResult `json:"not_taken,omitempty"`
 
-	// OtherModels Templates of the lines that were taken, there before or not, that are neither of the model that the gallery is searched with nor of the one that it is being moved to. No search finds them.
+	// OtherModels Templates of the imported lines, new or not, that are of another model than the one that the gallery is searched with and the one that it is being moved to. No search finds them.
 	OtherModels int64 `json:"other_models"`
 	Refused     int64 `json:"refused"`
 
-	// Templates Those added.
+	// Templates Templates that were added.
 	Templates int64 `json:"templates"`
 	Unchanged int64 `json:"unchanged"`
 	Updated   int64 `json:"updated"`
@@ -595,7 +595,7 @@ type BulkSummary struct {
 
 // BulkTemplate defines model for BulkTemplate.
 type BulkTemplate struct {
-	// CreatedAt The time of the import where it is absent.
+	// CreatedAt If it is absent, the time of the import.
 	CreatedAt *time.Time `json:"created_at,omitempty"`
 
 	// Crop The sample's sealed crop.
@@ -607,10 +607,10 @@ type BulkTemplate struct {
 	// ModelID The model that made an embedding.
 	ModelID ModelID `json:"model_id"`
 
-	// Quality 0 where it is absent.
+	// Quality If it is absent, 0.
 	Quality *float32 `json:"quality,omitempty"`
 
-	// SampleID What the templates that several models made of one photo share.
+	// SampleID The same for all templates that several models made from one photo.
 	SampleID *string `json:"sample_id,omitempty"`
 
 	// TemplateID 1 to 128 letters, digits and `._@-`; unique in its gallery.
@@ -624,14 +624,14 @@ func (b *BulkTemplate) UnmarshalJSON(data []byte) error { return readObject(data
 type Candidate struct {
 	Name *string `json:"name,omitempty"`
 
-	// Probability The calibrated probability that the probe shows this subject, if every second comparison were of one person; each comparison for itself, so the probabilities of several candidates may add up to more than 1. Absent until the model has a verification head.
+	// Probability The calibrated probability that the probe shows this subject, if half of all comparisons are of one person. Each comparison is considered by itself, so the probabilities of several candidates may add up to more than 1. Absent until the model has a verification head.
 	Probability *float64 `json:"probability,omitempty"`
 	Rank        int      `json:"rank"`
 	Score       float64  `json:"score"`
 	SubjectID   string   `json:"subject_id"`
 }
 
-// CandidateCount How many candidates at most, one per subject; 5 is the default.
+// CandidateCount Most candidates, one per subject; 5 is the default.
 type CandidateCount = int
 
 // CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies. The default is false.
@@ -642,7 +642,7 @@ type DetectRequest struct {
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Image Image `json:"image"`
 
-	// MaxFaces How many faces at most; 100 is the default.
+	// MaxFaces Most faces; 100 is the default.
 	MaxFaces *MaxFaces `json:"max_faces,omitempty"`
 }
 
@@ -653,11 +653,11 @@ func (b *DetectRequest) UnmarshalJSON(data []byte) error { return readObject(dat
 type DetectResponse struct {
 	Faces []Face `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 	FacesFound FacesFound `json:"faces_found"`
 }
 
-// DuplicateRule What happens where the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
+// DuplicateRule What to do if the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
 type DuplicateRule string
 
 // EmbedFaceRule `only` (the default): the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
@@ -718,7 +718,7 @@ type EnrolRequest struct {
 	// ModelID The model that made an embedding.
 	ModelID *ModelID `json:"model_id,omitempty"`
 
-	// OnDuplicate What happens where the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
+	// OnDuplicate What to do if the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
 	OnDuplicate *DuplicateRule `json:"on_duplicate,omitempty"`
 
 	// QualityGate `auto` (the default): a face that the quality gate refuses is not enrolled. `off`: it is.
@@ -734,7 +734,7 @@ type EnrolResponse struct {
 	Face      *Face     `json:"face,omitempty"`
 	ModelID   string    `json:"model_id"`
 
-	// Quality 0 where an embedding was enrolled.
+	// Quality 0 if an embedding was enrolled.
 	Quality    float32   `json:"quality"`
 	SubjectID  string    `json:"subject_id"`
 	TemplateID string    `json:"template_id"`
@@ -759,7 +759,7 @@ type FaceAt = []float32
 type EmbedResponse struct {
 	Faces []EmbeddedFace `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 	FacesFound FacesFound `json:"faces_found"`
 	ModelID    string     `json:"model_id"`
 }
@@ -767,10 +767,10 @@ type EmbedResponse struct {
 // FaceRule `only` (the default): the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 type FaceRule string
 
-// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 type FacesFound = int
 
-// FacesRule `all` (the default): every face of the photo is searched for. `largest`: the largest one alone.
+// FacesRule `all` (the default): every face of the photo is searched for. `largest`: only the largest one.
 type FacesRule string
 
 // FieldError defines model for FieldError.
@@ -784,7 +784,7 @@ type FieldError struct {
 // Frames One photo, or up to 8 frames with `fuse`.
 type Frames = Images
 
-// Fuse Whether the photos are frames of one person, which are searched for together. The default is false.
+// Fuse Whether the photos are frames of one person, to be searched for together. The default is false.
 type Fuse = bool
 
 // Gallery defines model for Gallery.
@@ -807,7 +807,7 @@ type Gallery struct {
 
 // GalleryCreate defines model for GalleryCreate.
 type GalleryCreate struct {
-	// Name 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Name 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Name GalleryName `json:"name"`
 
 	// RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
@@ -831,7 +831,7 @@ type GalleryList struct {
 	NextCursor *NextCursor `json:"next_cursor,omitempty"`
 }
 
-// GalleryName 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+// GalleryName 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 type GalleryName = string
 
 // GalleryUpdate defines model for GalleryUpdate.
@@ -861,13 +861,13 @@ type HealthStatus string
 type RecognizeResponse struct {
 	Faces []RecognizedFace `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `faces` leaves out included. Absent with `fuse`, and where an embedding was given.
+	// FacesFound Faces found in the photo, including those that `faces` leaves out. Absent with `fuse`, and if an embedding was given.
 	FacesFound *int `json:"faces_found,omitempty"`
 
 	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n templates that a search compares, which are those of the model, and the measured false match rate f of one comparison.
 	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
 
-	// GallerySize Subjects with a template of the model. Absent where nothing was searched.
+	// GallerySize Subjects with a template of the model. Absent if nothing was searched.
 	GallerySize    *int    `json:"gallery_size,omitempty"`
 	ModelID        string  `json:"model_id"`
 	OperatingPoint string  `json:"operating_point"`
@@ -908,15 +908,15 @@ type Landmarks struct {
 // LayerWeights defines model for LayerWeights.
 type LayerWeights = map[string]float64
 
-// MaxFaces How many faces at most; 100 is the default.
+// MaxFaces Most faces; 100 is the default.
 type MaxFaces = int
 
-// Metadata A JSON object of at most 4 KiB, kept as it is.
+// Metadata A JSON object of at most 4 KiB, stored unchanged.
 type Metadata = json.RawMessage
 
 // MigrateRequest defines model for MigrateRequest.
 type MigrateRequest struct {
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 }
 
@@ -928,7 +928,7 @@ type Migration struct {
 	// Covered Of those, the ones with a template of this encoder.
 	Covered int `json:"covered"`
 
-	// EtaSeconds Absent where it cannot be told.
+	// EtaSeconds Absent if it is unknown.
 	EtaSeconds *float64 `json:"eta_seconds,omitempty"`
 	Gallery    string   `json:"gallery"`
 
@@ -940,7 +940,7 @@ type Migration struct {
 	// `canceled`: it is not, and not on its way.
 	State MigrationState `json:"state"`
 
-	// Subjects Those with a template of any model.
+	// Subjects Subjects with a template of any model.
 	Subjects int `json:"subjects"`
 
 	// Uncovered Subjects that need a new photo.
@@ -960,7 +960,7 @@ type MigrationList struct {
 
 // Model defines model for Model.
 type Model struct {
-	// Available Its file is there.
+	// Available The server has its file.
 	Available bool `json:"available"`
 
 	// Comparisons Impostor comparisons behind the operating points.
@@ -1054,13 +1054,13 @@ type ProblemPage struct {
 type Quality struct {
 	Brightness float32 `json:"brightness"`
 
-	// InterocularPx Distance of the eyes.
+	// InterocularPx Distance between the eyes.
 	InterocularPx float32 `json:"interocular_px"`
 
 	// Pose Degrees, estimated. Yaw is positive when the subject turns to their own left, pitch when they look up, roll when their head leans clockwise in the image.
 	Pose Pose `json:"pose"`
 
-	// Reasons What the quality gate has against the face.
+	// Reasons Why the quality gate refuses or doubts the face.
 	Reasons   []Reason `json:"reasons"`
 	Score     float32  `json:"score"`
 	Sharpness float32  `json:"sharpness"`
@@ -1078,7 +1078,7 @@ type Receipt struct {
 	Gallery string `json:"gallery"`
 	Images  int    `json:"images"`
 
-	// SubjectID Absent where a gallery was erased.
+	// SubjectID Absent if a gallery was erased.
 	SubjectID *string `json:"subject_id,omitempty"`
 	Subjects  int     `json:"subjects"`
 	Templates int     `json:"templates"`
@@ -1086,16 +1086,16 @@ type Receipt struct {
 
 // RecognizeRequest Either `probe`, or `probe_embedding` with `model_id`.
 type RecognizeRequest struct {
-	// Faces `all` (the default): every face of the photo is searched for. `largest`: the largest one alone.
+	// Faces `all` (the default): every face of the photo is searched for. `largest`: only the largest one.
 	Faces *FacesRule `json:"faces,omitempty"`
 
-	// Fuse Whether the photos are frames of one person, which are searched for together. The default is false.
+	// Fuse Whether the photos are frames of one person, to be searched for together. The default is false.
 	Fuse *Fuse `json:"fuse,omitempty"`
 
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 
-	// K How many candidates at most, one per subject; 5 is the default.
+	// K Most candidates, one per subject; 5 is the default.
 	K *CandidateCount `json:"k,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -1120,10 +1120,10 @@ type RecognizedFace struct {
 	Candidates []Candidate            `json:"candidates"`
 	Decision   RecognizedFaceDecision `json:"decision"`
 
-	// Face Where in the photo. Absent where an embedding was given, and only there.
+	// Face Where in the photo. Absent only if an embedding was given.
 	Face *Face `json:"face,omitempty"`
 
-	// Margin The best score less the second best. Absent with fewer than two candidates.
+	// Margin The best score minus the second best. Absent with fewer than two candidates.
 	Margin *float64 `json:"margin,omitempty"`
 }
 
@@ -1133,11 +1133,11 @@ type RecognizedFaceDecision string
 // RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
 type RetentionDays = int
 
-// Sample A face that took part. Absent where an embedding or a template was given.
+// Sample A compared face. Absent if an embedding or a template was given.
 type Sample struct {
 	Face Face `json:"face"`
 
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 	FacesFound FacesFound `json:"faces_found"`
 }
 
@@ -1150,7 +1150,7 @@ type StoreImages = bool
 // StyleImages One picture, or up to 4.
 type StyleImages = Images
 
-// StyleLayers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
+// StyleLayers Layers of the network to compare, with their weights, each above 0. If absent, the network's own choice.
 type StyleLayers struct {
 	Content LayerWeights `json:"content,omitempty"`
 	Style   LayerWeights `json:"style,omitempty"`
@@ -1167,12 +1167,12 @@ type StyleLoss struct {
 	Tv      float64 `json:"tv"`
 }
 
-// StyleMasks For each style image where in the content it applies, white where it does; none, or one for each.
+// StyleMasks For each style image, a mask that is white where in the content the style applies. Send no masks, or one for each style image.
 type StyleMasks = Images
 
 // StyleParams defines model for StyleParams.
 type StyleParams struct {
-	// ContentWeight More keeps more of the photo; 1 is the default.
+	// ContentWeight A larger one keeps more of the photo; 1 is the default.
 	ContentWeight *float64 `json:"content_weight,omitempty"`
 
 	// Features The network whose activations are compared: the id of a model with the task `features`, or `learned`, fitted to the pictures themselves. The default is `builtin-features`.
@@ -1184,7 +1184,7 @@ type StyleParams struct {
 	// Iterations Steps of the optimiser, over all scales; 300 is the default.
 	Iterations *int `json:"iterations,omitempty"`
 
-	// Layers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
+	// Layers Layers of the network to compare, with their weights, each above 0. If absent, the network's own choice.
 	Layers *StyleLayers `json:"layers,omitempty"`
 
 	// Optimizer `lbfgs` is the default.
@@ -1199,19 +1199,19 @@ type StyleParams struct {
 	// Size The long side of the picture in pixels; 512 is the default.
 	Size *int `json:"size,omitempty"`
 
-	// StyleScale The size of a style image against the result; larger makes larger strokes. 1 is the default.
+	// StyleScale The size of a style image relative to the result; a larger one makes larger strokes. 1 is the default.
 	StyleScale *float64 `json:"style_scale,omitempty"`
 
-	// StyleWeight More is more paint; 1 is the default.
+	// StyleWeight A larger one gives more style; 1 is the default.
 	StyleWeight *float64 `json:"style_weight,omitempty"`
 
-	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+	// StyleWeights The shares of the style images, one for each, each above 0. Equal shares if absent.
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
 
-	// TvWeight More is smoother; 1 is the default.
+	// TvWeight A larger one is smoother; 1 is the default.
 	TvWeight *float64 `json:"tv_weight,omitempty"`
 
-	// Weights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+	// Weights `auto` (the default): each loss is divided by a value computed from its target, and the weights multiply the network's own, so that 1 looks right. `literal`: the weights are alpha, beta and the factor of the total variation.
 	Weights *StyleParamsWeights `json:"weights,omitempty"`
 }
 
@@ -1227,21 +1227,21 @@ type StyleParamsOptimizer string
 // StyleParamsPreserveColor `none` is the default. `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
 type StyleParamsPreserveColor string
 
-// StyleParamsWeights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+// StyleParamsWeights `auto` (the default): each loss is divided by a value computed from its target, and the weights multiply the network's own, so that 1 looks right. `literal`: the weights are alpha, beta and the factor of the total variation.
 type StyleParamsWeights string
 
 // StyleTransfer defines model for StyleTransfer.
 type StyleTransfer struct {
-	// Canceling Its end was asked for and comes within an iteration.
+	// Canceling The job is being canceled and ends within an iteration.
 	Canceling *bool     `json:"canceling,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 
-	// EtaSeconds Absent while it is not known.
+	// EtaSeconds Absent while it is unknown.
 	EtaSeconds *float64   `json:"eta_seconds,omitempty"`
 	FinishedAt *time.Time `json:"finished_at,omitempty"`
 	Height     *int       `json:"height,omitempty"`
 
-	// IdentityMatch The score reaches the server's operating point. Absent where the encoder has none.
+	// IdentityMatch The score reaches the server's operating point. Absent if the encoder has none.
 	IdentityMatch          *bool   `json:"identity_match,omitempty"`
 	IdentityModelID        *string `json:"identity_model_id,omitempty"`
 	IdentityOperatingPoint *string `json:"identity_operating_point,omitempty"`
@@ -1253,10 +1253,10 @@ type StyleTransfer struct {
 	// IdentityScore The cosine similarity of the picture's face and the content photo's, with `check_identity`.
 	IdentityScore *float64 `json:"identity_score,omitempty"`
 
-	// Iteration Those done.
+	// Iteration Iterations done.
 	Iteration int `json:"iteration"`
 
-	// Iterations In all.
+	// Iterations Iterations in total.
 	Iterations int    `json:"iterations"`
 	JobID      string `json:"job_id"`
 
@@ -1267,7 +1267,7 @@ type StyleTransfer struct {
 	Problem  *JobProblem `json:"problem,omitempty"`
 	Progress float64     `json:"progress"`
 
-	// Shrunk Times that a step was not finite and was made smaller.
+	// Shrunk How often a step was not finite and was made smaller.
 	Shrunk    *int       `json:"shrunk,omitempty"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	State     JobState   `json:"state"`
@@ -1307,21 +1307,21 @@ type StyleTransferRequest struct {
 	// Content A JPEG, PNG, WebP, GIF, BMP or TIFF as base64, standard or URL-safe, with or without padding and line breaks, or as a `data:` URI of it.
 	Content Image `json:"content"`
 
-	// Mask For each style image where in the content it applies, white where it does; none, or one for each.
+	// Mask For each style image, a mask that is white where in the content the style applies. Send no masks, or one for each style image.
 	Mask   StyleMasks   `json:"mask,omitempty"`
 	Params *StyleParams `json:"params,omitempty"`
 
 	// Style One picture, or up to 4.
 	Style StyleImages `json:"style"`
 
-	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+	// StyleWeights The shares of the style images, one for each, each above 0. Equal shares if absent.
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
 }
 
 // UnmarshalJSON reads the object strictly; the error is a [face.Error].
 func (b *StyleTransferRequest) UnmarshalJSON(data []byte) error { return readObject(data, b) }
 
-// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+// StyleWeights The shares of the style images, one for each, each above 0. Equal shares if absent.
 type StyleWeights = []float64
 
 // Subject defines model for Subject.
@@ -1329,7 +1329,7 @@ type Subject struct {
 	CreatedAt  time.Time `json:"created_at"`
 	ExternalID *string   `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata  Metadata `json:"metadata,omitempty"`
 	Name      *string  `json:"name,omitempty"`
 	SubjectID string   `json:"subject_id"`
@@ -1343,7 +1343,7 @@ type Subject struct {
 type SubjectCreate struct {
 	ExternalID *SubjectName `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 
@@ -1372,7 +1372,7 @@ type SubjectName = string
 type SubjectUpdate struct {
 	ExternalID *SubjectName `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 }
@@ -1384,14 +1384,14 @@ func (b *SubjectUpdate) UnmarshalJSON(data []byte) error { return readObject(dat
 type Template struct {
 	CreatedAt time.Time `json:"created_at"`
 
-	// Damaged `true` where the stored embedding is damaged: the template is compared with nothing. Erase it and enrol again. Absent otherwise.
+	// Damaged `true` if the stored embedding is damaged, so that the template is not used. Erase it and enrol again. Absent otherwise.
 	Damaged *bool  `json:"damaged,omitempty"`
 	ModelID string `json:"model_id"`
 
-	// Quality 0 where an embedding was enrolled.
+	// Quality 0 if an embedding was enrolled.
 	Quality float32 `json:"quality"`
 
-	// SampleID The photo; what several models made of one photo shares it.
+	// SampleID The photo; templates that several models made from one photo share it.
 	SampleID   string `json:"sample_id"`
 	SubjectID  string `json:"subject_id"`
 	TemplateID string `json:"template_id"`
@@ -1422,7 +1422,7 @@ type UncoveredList struct {
 
 // VerifyResponse defines model for Verification.
 type VerifyResponse struct {
-	// FmrAtScore The measured share of impostor comparisons that reach this score. Absent where nothing was measured.
+	// FmrAtScore The measured share of impostor comparisons that reach this score. Absent if nothing was measured.
 	FmrAtScore *float64 `json:"fmr_at_score,omitempty"`
 
 	// Match The score reaches the threshold.
@@ -1430,13 +1430,13 @@ type VerifyResponse struct {
 	ModelID        string `json:"model_id"`
 	OperatingPoint string `json:"operating_point"`
 
-	// Probability The calibrated probability that both are the same person, if as many comparisons were of one person as of two. Where mated comparisons are rarer, as at a door that strangers try, the same evidence means less. The decision is that of the threshold alone. Absent until the model has a verification head.
+	// Probability The calibrated probability that both are the same person, if half of all comparisons are of one person. If fewer are, as at a door that strangers try, the same evidence means less. Only the threshold decides. Absent until the model has a verification head.
 	Probability *float64 `json:"probability,omitempty"`
 
-	// Probe A face that took part. Absent where an embedding or a template was given.
+	// Probe A compared face. Absent if an embedding or a template was given.
 	Probe *Sample `json:"probe,omitempty"`
 
-	// Reference A face that took part. Absent where an embedding or a template was given.
+	// Reference A compared face. Absent if an embedding or a template was given.
 	Reference *Sample `json:"reference,omitempty"`
 	Score     float64 `json:"score"`
 	SubjectID *string `json:"subject_id,omitempty"`
@@ -1451,7 +1451,7 @@ type VerifyRequest struct {
 	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
 	FaceAt FaceAt `json:"face_at,omitempty"`
 
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -1487,7 +1487,7 @@ type Warning struct {
 	Code  Reason   `json:"code"`
 	Score *float64 `json:"score,omitempty"`
 
-	// SubjectID Who it looks like.
+	// SubjectID The subject that it resembles.
 	SubjectID *string `json:"subject_id,omitempty"`
 }
 
@@ -1529,10 +1529,10 @@ type EmbedMultipartBody interface{}
 
 // ListGalleriesParams defines parameters for ListGalleries.
 type ListGalleriesParams struct {
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
@@ -1559,13 +1559,13 @@ type ExportSubjectsParams struct {
 	// After Begin with the first subject after this id.
 	After *string `form:"after,omitempty" json:"after,omitempty"`
 
-	// Crops Give out the sealed crops, too. They are of use only with the same sealing key, in a gallery and tenant of the same names. The default is false.
+	// Crops Export the sealed crops too. They can be opened only with the same sealing key, in a gallery and tenant of the same names. The default is false.
 	Crops *bool `form:"crops,omitempty" json:"crops,omitempty"`
 }
 
 // ImportSubjectsParams defines parameters for ImportSubjects.
 type ImportSubjectsParams struct {
-	// FromLine Pass over the lines before this one without reading them. The first line is 1, which is the default.
+	// FromLine Skip the lines before this one. The first line is 1, which is the default.
 	FromLine *int64 `form:"from_line,omitempty" json:"from_line,omitempty"`
 
 	// Answer `lines` (the default): a result for each line, while the body is sent. `summary`: the summary alone, after the end of the body.
@@ -1577,16 +1577,16 @@ type ImportSubjectsParamsAnswer string
 
 // ListSubjectsParams defines parameters for ListSubjects.
 type ListSubjectsParams struct {
-	// Name Only those of this name.
+	// Name Only subjects with this name.
 	Name *string `form:"name,omitempty" json:"name,omitempty"`
 
-	// ExternalID Only those of this external id.
+	// ExternalID Only subjects with this external id.
 	ExternalID *string `form:"external_id,omitempty" json:"external_id,omitempty"`
 
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
@@ -1625,19 +1625,19 @@ type DeleteTemplateParams struct {
 
 // ListUncoveredParams defines parameters for ListUncovered.
 type ListUncoveredParams struct {
-	// ModelID The encoder; that which the gallery is being moved to, or is searched with, when it is absent.
+	// ModelID The encoder. If it is absent, the one that the gallery is being moved to, or else is searched with.
 	ModelID *string `form:"model_id,omitempty" json:"model_id,omitempty"`
 
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // CancelMigrationParams defines parameters for CancelMigration.
 type CancelMigrationParams struct {
-	// Gallery One gallery; all of the tenant when it is absent.
+	// Gallery One gallery. If it is absent, all galleries of the tenant.
 	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
 
 	// IdempotencyKey 1 to 128 printable ASCII characters without spaces, unique to this request.
@@ -1646,7 +1646,7 @@ type CancelMigrationParams struct {
 
 // GetMigrationParams defines parameters for GetMigration.
 type GetMigrationParams struct {
-	// Gallery One gallery; all of the tenant when it is absent.
+	// Gallery One gallery. If it is absent, all galleries of the tenant.
 	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
 }
 
@@ -1661,10 +1661,10 @@ type RecognizeMultipartBody interface{}
 
 // ListStyleTransfersParams defines parameters for ListStyleTransfers.
 type ListStyleTransfersParams struct {
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
@@ -1685,7 +1685,7 @@ type DeleteStyleTransferParams struct {
 
 // FollowStyleTransferParams defines parameters for FollowStyleTransfer.
 type FollowStyleTransferParams struct {
-	// Preview Send pictures of how it looks so far, too. The default is false.
+	// Preview Also send previews of the picture. The default is false.
 	Preview *bool `form:"preview,omitempty" json:"preview,omitempty"`
 }
 
@@ -1760,7 +1760,7 @@ type ServerInterface interface {
 	// ListGalleries List the galleries.
 	// (GET /galleries)
 	ListGalleries(w http.ResponseWriter, r *http.Request, params ListGalleriesParams)
-	// CreateGallery Make a gallery.
+	// CreateGallery Create a gallery.
 	// (POST /galleries)
 	CreateGallery(w http.ResponseWriter, r *http.Request, params CreateGalleryParams)
 	// DeleteGallery Erase a gallery and everybody in it.
@@ -1772,16 +1772,16 @@ type ServerInterface interface {
 	// UpdateGallery Change a gallery.
 	// (PATCH /galleries/{gallery})
 	UpdateGallery(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params UpdateGalleryParams)
-	// ExportSubjects Give out all subjects with their templates.
+	// ExportSubjects Export all subjects with their templates.
 	// (GET /galleries/{gallery}/export)
 	ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams)
-	// ImportSubjects Take in many subjects with their templates.
+	// ImportSubjects Import many subjects with their templates.
 	// (POST /galleries/{gallery}/import)
 	ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams)
 	// ListSubjects List the subjects of a gallery.
 	// (GET /galleries/{gallery}/subjects)
 	ListSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListSubjectsParams)
-	// CreateSubject Add a subject, without templates yet.
+	// CreateSubject Create a subject, without templates.
 	// (POST /galleries/{gallery}/subjects)
 	CreateSubject(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params CreateSubjectParams)
 	// DeleteSubject Erase a subject and all its templates.
@@ -1802,7 +1802,7 @@ type ServerInterface interface {
 	// DeleteTemplate Erase one template.
 	// (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template})
 	DeleteTemplate(w http.ResponseWriter, r *http.Request, gallery GalleryPath, subject SubjectPath, template TemplatePath, params DeleteTemplateParams)
-	// ListUncovered Whom a gallery's move to an encoder would lose.
+	// ListUncovered List the subjects that a move to an encoder would lose.
 	// (GET /galleries/{gallery}/uncovered)
 	ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams)
 	// ListModels The models that the server knows.
@@ -1811,7 +1811,7 @@ type ServerInterface interface {
 	// CancelMigration End the move to an encoder.
 	// (DELETE /models/{model}/migrate)
 	CancelMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params CancelMigrationParams)
-	// GetMigration How far the move to an encoder is.
+	// GetMigration The progress of the move to an encoder.
 	// (GET /models/{model}/migrate)
 	GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams)
 	// Migrate Move galleries to another encoder.
@@ -1823,16 +1823,16 @@ type ServerInterface interface {
 	// ListStyleTransfers List the tenant's style-transfer jobs.
 	// (GET /style-transfer)
 	ListStyleTransfers(w http.ResponseWriter, r *http.Request, params ListStyleTransfersParams)
-	// StartStyleTransfer Paint a photo in the manner of other pictures.
+	// StartStyleTransfer Paint a photo in the style of other pictures.
 	// (POST /style-transfer)
 	StartStyleTransfer(w http.ResponseWriter, r *http.Request, params StartStyleTransferParams)
 	// DeleteStyleTransfer Cancel a job, or erase one that ended.
 	// (DELETE /style-transfer/{job})
 	DeleteStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params DeleteStyleTransferParams)
-	// GetStyleTransfer How far a job is.
+	// GetStyleTransfer The progress of a job.
 	// (GET /style-transfer/{job})
 	GetStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath)
-	// FollowStyleTransfer Follow a job as it goes on.
+	// FollowStyleTransfer Follow the progress of a job.
 	// (GET /style-transfer/{job}/events)
 	FollowStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params FollowStyleTransferParams)
 	// GetStyleTransferResult The picture that a job made.
@@ -1865,7 +1865,7 @@ func (_ Unimplemented) ListGalleries(w http.ResponseWriter, r *http.Request, par
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// CreateGallery Make a gallery.
+// CreateGallery Create a gallery.
 // (POST /galleries)
 func (_ Unimplemented) CreateGallery(w http.ResponseWriter, r *http.Request, params CreateGalleryParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -1889,13 +1889,13 @@ func (_ Unimplemented) UpdateGallery(w http.ResponseWriter, r *http.Request, gal
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ExportSubjects Give out all subjects with their templates.
+// ExportSubjects Export all subjects with their templates.
 // (GET /galleries/{gallery}/export)
 func (_ Unimplemented) ExportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ExportSubjectsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ImportSubjects Take in many subjects with their templates.
+// ImportSubjects Import many subjects with their templates.
 // (POST /galleries/{gallery}/import)
 func (_ Unimplemented) ImportSubjects(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ImportSubjectsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -1907,7 +1907,7 @@ func (_ Unimplemented) ListSubjects(w http.ResponseWriter, r *http.Request, gall
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// CreateSubject Add a subject, without templates yet.
+// CreateSubject Create a subject, without templates.
 // (POST /galleries/{gallery}/subjects)
 func (_ Unimplemented) CreateSubject(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params CreateSubjectParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -1949,7 +1949,7 @@ func (_ Unimplemented) DeleteTemplate(w http.ResponseWriter, r *http.Request, ga
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ListUncovered Whom a gallery's move to an encoder would lose.
+// ListUncovered List the subjects that a move to an encoder would lose.
 // (GET /galleries/{gallery}/uncovered)
 func (_ Unimplemented) ListUncovered(w http.ResponseWriter, r *http.Request, gallery GalleryPath, params ListUncoveredParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -1967,7 +1967,7 @@ func (_ Unimplemented) CancelMigration(w http.ResponseWriter, r *http.Request, m
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// GetMigration How far the move to an encoder is.
+// GetMigration The progress of the move to an encoder.
 // (GET /models/{model}/migrate)
 func (_ Unimplemented) GetMigration(w http.ResponseWriter, r *http.Request, model ModelPath, params GetMigrationParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -1991,7 +1991,7 @@ func (_ Unimplemented) ListStyleTransfers(w http.ResponseWriter, r *http.Request
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// StartStyleTransfer Paint a photo in the manner of other pictures.
+// StartStyleTransfer Paint a photo in the style of other pictures.
 // (POST /style-transfer)
 func (_ Unimplemented) StartStyleTransfer(w http.ResponseWriter, r *http.Request, params StartStyleTransferParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -2003,13 +2003,13 @@ func (_ Unimplemented) DeleteStyleTransfer(w http.ResponseWriter, r *http.Reques
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// GetStyleTransfer How far a job is.
+// GetStyleTransfer The progress of a job.
 // (GET /style-transfer/{job})
 func (_ Unimplemented) GetStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// FollowStyleTransfer Follow a job as it goes on.
+// FollowStyleTransfer Follow the progress of a job.
 // (GET /style-transfer/{job}/events)
 func (_ Unimplemented) FollowStyleTransfer(w http.ResponseWriter, r *http.Request, job JobPath, params FollowStyleTransferParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -4423,7 +4423,7 @@ type StrictServerInterface interface {
 	// ListGalleries List the galleries.
 	// (GET /galleries)
 	ListGalleries(ctx context.Context, request ListGalleriesRequestObject) (ListGalleriesResponseObject, error)
-	// CreateGallery Make a gallery.
+	// CreateGallery Create a gallery.
 	// (POST /galleries)
 	CreateGallery(ctx context.Context, request CreateGalleryRequestObject) (CreateGalleryResponseObject, error)
 	// DeleteGallery Erase a gallery and everybody in it.
@@ -4435,16 +4435,16 @@ type StrictServerInterface interface {
 	// UpdateGallery Change a gallery.
 	// (PATCH /galleries/{gallery})
 	UpdateGallery(ctx context.Context, request UpdateGalleryRequestObject) (UpdateGalleryResponseObject, error)
-	// ExportSubjects Give out all subjects with their templates.
+	// ExportSubjects Export all subjects with their templates.
 	// (GET /galleries/{gallery}/export)
 	ExportSubjects(ctx context.Context, request ExportSubjectsRequestObject) (ExportSubjectsResponseObject, error)
-	// ImportSubjects Take in many subjects with their templates.
+	// ImportSubjects Import many subjects with their templates.
 	// (POST /galleries/{gallery}/import)
 	ImportSubjects(ctx context.Context, request ImportSubjectsRequestObject) (ImportSubjectsResponseObject, error)
 	// ListSubjects List the subjects of a gallery.
 	// (GET /galleries/{gallery}/subjects)
 	ListSubjects(ctx context.Context, request ListSubjectsRequestObject) (ListSubjectsResponseObject, error)
-	// CreateSubject Add a subject, without templates yet.
+	// CreateSubject Create a subject, without templates.
 	// (POST /galleries/{gallery}/subjects)
 	CreateSubject(ctx context.Context, request CreateSubjectRequestObject) (CreateSubjectResponseObject, error)
 	// DeleteSubject Erase a subject and all its templates.
@@ -4465,7 +4465,7 @@ type StrictServerInterface interface {
 	// DeleteTemplate Erase one template.
 	// (DELETE /galleries/{gallery}/subjects/{subject}/templates/{template})
 	DeleteTemplate(ctx context.Context, request DeleteTemplateRequestObject) (DeleteTemplateResponseObject, error)
-	// ListUncovered Whom a gallery's move to an encoder would lose.
+	// ListUncovered List the subjects that a move to an encoder would lose.
 	// (GET /galleries/{gallery}/uncovered)
 	ListUncovered(ctx context.Context, request ListUncoveredRequestObject) (ListUncoveredResponseObject, error)
 	// ListModels The models that the server knows.
@@ -4474,7 +4474,7 @@ type StrictServerInterface interface {
 	// CancelMigration End the move to an encoder.
 	// (DELETE /models/{model}/migrate)
 	CancelMigration(ctx context.Context, request CancelMigrationRequestObject) (CancelMigrationResponseObject, error)
-	// GetMigration How far the move to an encoder is.
+	// GetMigration The progress of the move to an encoder.
 	// (GET /models/{model}/migrate)
 	GetMigration(ctx context.Context, request GetMigrationRequestObject) (GetMigrationResponseObject, error)
 	// Migrate Move galleries to another encoder.
@@ -4486,16 +4486,16 @@ type StrictServerInterface interface {
 	// ListStyleTransfers List the tenant's style-transfer jobs.
 	// (GET /style-transfer)
 	ListStyleTransfers(ctx context.Context, request ListStyleTransfersRequestObject) (ListStyleTransfersResponseObject, error)
-	// StartStyleTransfer Paint a photo in the manner of other pictures.
+	// StartStyleTransfer Paint a photo in the style of other pictures.
 	// (POST /style-transfer)
 	StartStyleTransfer(ctx context.Context, request StartStyleTransferRequestObject) (StartStyleTransferResponseObject, error)
 	// DeleteStyleTransfer Cancel a job, or erase one that ended.
 	// (DELETE /style-transfer/{job})
 	DeleteStyleTransfer(ctx context.Context, request DeleteStyleTransferRequestObject) (DeleteStyleTransferResponseObject, error)
-	// GetStyleTransfer How far a job is.
+	// GetStyleTransfer The progress of a job.
 	// (GET /style-transfer/{job})
 	GetStyleTransfer(ctx context.Context, request GetStyleTransferRequestObject) (GetStyleTransferResponseObject, error)
-	// FollowStyleTransfer Follow a job as it goes on.
+	// FollowStyleTransfer Follow the progress of a job.
 	// (GET /style-transfer/{job}/events)
 	FollowStyleTransfer(ctx context.Context, request FollowStyleTransferRequestObject) (FollowStyleTransferResponseObject, error)
 	// GetStyleTransferResult The picture that a job made.
