@@ -62,7 +62,7 @@ func (b *bench) builtins(ctx context.Context) (err error) {
 }
 
 // enrolledOnBoth enrols people on both servers and returns the photos, in the
-// given size, of those that both took.
+// given size, of those that both accepted.
 func (b *bench) enrolledOnBoth(ctx context.Context, servers [2]*server, people [][]byte, size size, prefix string) (photos [][]byte, ids []string, err error) {
 	for i, photo := range people {
 		if photo, err = enlarge(photo, size); err != nil {
@@ -86,8 +86,8 @@ func (b *bench) enrolledOnBoth(ctx context.Context, servers [2]*server, people [
 	return photos, ids, nil
 }
 
-// inTurns sends the requests to both servers for a while and returns the times
-// of each, and the ratios of the pairs.
+// inTurns sends the requests to both servers in turns for a while. It returns
+// the times of each, and the ratio of each pair.
 func inTurns(ctx context.Context, servers [2]*server, requests []request, length time.Duration) (times [2][]time.Duration, ratios []float64, err error) {
 	const warm = 6 // the first are not like the rest
 	start := time.Now()

@@ -28,8 +28,8 @@ import (
 
 type conditionsFlags struct {
 	Encoders  []string `default:"builtin-encoder,mobileface-v2" help:"conditions: the encoders measured."`
-	Subjects  int      `default:"400" help:"conditions: as many people at most, with two photos of each."`
-	Condition string   `help:"conditions: only those whose names have this in them."`
+	Subjects  int      `default:"400" help:"conditions: at most this many people, with two photos of each."`
+	Condition string   `help:"conditions: only conditions whose names contain this."`
 	Gate      bool     `default:"true" negatable:"" help:"conditions: leave out what the quality gate refuses, as the server does."`
 }
 
@@ -75,12 +75,12 @@ type pair struct {
 	photos    [2]conditions.Photo
 }
 
-// taken is what became of a photo: an embedding for each encoder, or none.
+// taken is the result of a photo: an embedding for each encoder, or none.
 type taken []face.Embedding
 
 // conditions counts, for each condition, how many photos pass the gate, how
-// many of those are recognised beside a clean reference, and how often
-// strangers match, on people whom nothing that is built in has seen.
+// many of those match a clean reference, and how often strangers match. It uses
+// people who were not in the training data of any built-in model.
 func (b *bench) conditions(ctx context.Context) (err error) {
 	p, err := b.open(ctx, nil)
 	if err != nil {
@@ -127,9 +127,9 @@ func (b *bench) conditions(ctx context.Context) (err error) {
 	return b.choices(ctx, p)
 }
 
-// choices counts what becomes of photos as they are, of one person each who
-// stands in the middle, others beside them: how many are refused, and how often
-// a face is taken that is not the one in the middle.
+// choices uses unchanged photos of one person in the middle, with others beside
+// them. It counts how many are refused, and how often a face is used that is
+// not the one in the middle.
 func (b *bench) choices(ctx context.Context, p *likeness.Pipeline) error {
 	set, err := photos.Open(b.Images)
 	if err != nil {
@@ -202,7 +202,8 @@ func middlemost(taken face.Face, all []face.Face) bool {
 	return !slices.ContainsFunc(all, func(f face.Face) bool { return off(f) < off(taken)-1 })
 }
 
-// heldOut reports whether nothing that is built in has seen the person.
+// heldOut reports whether the person is in no training data of a built-in
+// model.
 func heldOut(person string) bool {
 	h := fnv.New64a()
 	h.Write([]byte(person))

@@ -32,13 +32,13 @@ import (
 type detectFlags struct {
 	Detector  string `default:"builtin-detector" help:"detect: the detector measured."`
 	Yardstick string `default:"yunet_n" help:"detect: the detector it is measured against."`
-	People    string `default:"held-out" enum:"held-out,training" help:"detect: whose photos: of the people that training left out, or, to choose a threshold, of the others."`
-	Sitters   int    `default:"300" help:"detect: as many people at most, a photo of each."`
+	People    string `default:"held-out" enum:"held-out,training" help:"detect: photos of the people that training left out, or, to choose a threshold, of the others."`
+	Sitters   int    `default:"300" help:"detect: at most this many people, with one photo of each."`
 	Scenes    int    `default:"80" help:"detect: scenes of each kind; the last eighth of them have no face."`
 	Turns     int    `default:"60" help:"detect: timed runs of each detector at 320 pixels, taking turns; fewer at more pixels."`
 }
 
-// found is a face as a detector gives it, or as it is known to be.
+// found is a face as a detector finds it, or as it is known to be.
 type found struct {
 	box    face.Box
 	points [5]face.Point
@@ -106,9 +106,9 @@ func sceneKinds() []sceneKind {
 	}
 }
 
-// detect compares two detectors where the faces are known, because the scenes
-// were composed of photos that have one face each: of people whom training has
-// not seen, unless the others are asked for.
+// detect compares two detectors on scenes whose faces are known, because they
+// are composed of photos with one face each. By default these are photos of
+// people who were not in the training data.
 func (b *bench) detect(ctx context.Context) (err error) {
 	d, err := b.openDetectors()
 	if err != nil {
@@ -164,7 +164,8 @@ func (b *bench) compared(name, side string, d *detectors, runs [2]detectRun) {
 		100*ours/both, 100*theirs/both, 100*(ours-theirs)/both, 100*as.precision(), 100*as.recall())
 }
 
-// detectors are both with what they stand on; the measured one comes first.
+// detectors are both detectors and what they need; the measured one comes
+// first.
 type detectors struct {
 	nets [2]detectNet
 	undo []func() error
@@ -223,8 +224,9 @@ func (d *detectors) close() error {
 	return errors.Join(errs...)
 }
 
-// pipeline takes one look at each picture, at the given size, and gives all
-// that scores at least the threshold; it enlarges no small face.
+// pipeline takes one look at each picture, at the given size, and returns all
+// detections that score at least the threshold. It does not look again at small
+// faces.
 func (n detectNet) pipeline(side int, threshold float32) (*embed.Pipeline, error) {
 	m := n.model
 	m.Input.Width, m.Input.Height, m.Threshold = side, side, threshold
@@ -245,11 +247,11 @@ func detectFaces(ctx context.Context, p *embed.Pipeline, photo []byte) ([]found,
 	return out, err
 }
 
-// sitters are photos of the fifth of the people that `likeness train` leaves
-// out too, or of the others, one of each, on which the yardstick sees one face
-// in eight looks: at four sizes, as it is and mirrored. The mean is where the
-// face is. None of the looks is one that is measured, or the yardstick would be
-// compared with what it says itself.
+// sitters are photos, one of each person, of the fifth of the people that
+// `likeness train` leaves out, or of the others. On each, the yardstick sees
+// one face in eight looks: at four sizes, mirrored and not. The mean of the
+// looks is taken as the truth. None of these looks is measured, because the
+// yardstick would then be compared with itself.
 func (b *bench) sitters(ctx context.Context, yardstick detectNet) (out []sitter, err error) {
 	var looks []*embed.Pipeline
 	for _, side := range []int{288, 352, 416, 480} {
@@ -440,7 +442,8 @@ func anyColour(rng *rand.Rand) color.RGBA {
 	return color.RGBA{uint8(rng.UintN(256)), uint8(rng.UintN(256)), uint8(rng.UintN(256)), 255}
 }
 
-// backdrop is what is behind faces: corners of photos, enlarged, side by side.
+// backdrop is the background of a scene: corners of photos, enlarged, side by
+// side.
 func backdrop(side int, sitters []sitter, rng *rand.Rand) *image.RGBA {
 	picture := image.NewRGBA(image.Rect(0, 0, side, side))
 	draw.Draw(picture, picture.Bounds(), image.NewUniform(anyColour(rng)), image.Point{}, draw.Src)
@@ -484,8 +487,8 @@ func spoilPicture(picture *image.RGBA, rng *rand.Rand) {
 	}
 }
 
-// detectRun is everything that a detector said of some scenes, best first,
-// with the true face that each is, or none.
+// detectRun holds all detections of a detector on some scenes, best first, each
+// with the true face that it belongs to, or none.
 type detectRun struct {
 	scenes []scene
 	said   []claim
@@ -496,8 +499,8 @@ type claim struct {
 	scene, truth int // truth -1: there is no face
 }
 
-// leastIoU is how much of a known face's box a found one must share. It is
-// low because the boxes of turned faces differ.
+// leastIoU is the least overlap (intersection over union) of a detection with a
+// known face. It is low because the boxes of turned faces differ.
 const leastIoU = 0.4
 
 func (n detectNet) look(ctx context.Context, side int, scenes []scene) (r detectRun, err error) {
@@ -545,7 +548,7 @@ func (r detectResult) precision() float64 {
 	return float64(r.right) / float64(max(r.right+r.wrong, 1))
 }
 
-// and is both runs as one.
+// and joins two runs.
 func (r detectRun) and(o detectRun) detectRun {
 	both := detectRun{scenes: slices.Concat(r.scenes, o.scenes), said: slices.Clone(r.said)}
 	for _, c := range o.said {

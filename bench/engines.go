@@ -35,12 +35,12 @@ type searchFlags struct {
 	Sets        []string      `default:"unrelated,real" enum:"unrelated,real" help:"engines: unrelated people (random directions), or those of real photos."`
 	Graph       []int         `placeholder:"M,EFC" help:"engines: m and ef_construction of the graphs (default: 32,256 up to 300,000 templates, 16,64 above)."`
 	GraphRecall float64       `default:"0.99" help:"engines: recall@1 that a graph must reach; 0 builds none."`
-	Probes      int           `default:"500" help:"engines: searches that recall is measured over."`
-	Budget      time.Duration `default:"2m" help:"engines: how long the slow engines may take over the probes; they answer fewer when it is over."`
-	Turn        time.Duration `default:"4s" help:"engines: how long an engine is asked before it is the next one's turn."`
-	MoreImages  []string      `default:"../shared/data/celeba-10k.tar" type:"path" help:"engines: photos beside those of --images, a person each."`
-	Photos      int           `help:"engines: embed only so many photos of each set."`
-	Cluster     string        `default:"out/postgres" type:"path" help:"engines: where the Postgres to measure lies."`
+	Probes      int           `default:"500" help:"engines: searches to measure recall with."`
+	Budget      time.Duration `default:"2m" help:"engines: how long the slow engines may take for the probes; after that, the other probes are left out."`
+	Turn        time.Duration `default:"4s" help:"engines: how long a turn of an engine lasts."`
+	MoreImages  []string      `default:"../shared/data/celeba-10k.tar" type:"path" help:"engines: more photos beside those of --images, each of another person."`
+	Photos      int           `help:"engines: embed only this many photos of each set."`
+	Cluster     string        `default:"out/postgres" type:"path" help:"engines: folder of the Postgres to measure."`
 }
 
 // count is a number that may be written 100k or 1M.
@@ -75,14 +75,14 @@ func (c count) String() string {
 const (
 	benchTenant = "bench"
 	benchModel  = "encoder"
-	benchK      = 5 // as /recognize, when it is not told
+	benchK      = 5 // the default of /recognize
 
 	allGraphs = -1
 	noGraphs  = 1 << 62
 )
 
-// engines compares what answers searches: the index in memory, pgvector
-// exactly, pgvector with a graph, and the same SQL without Likeness.
+// engines compares the engines that answer searches: the index in memory,
+// pgvector exactly, pgvector with a graph, and the same SQL without Likeness.
 func (b *bench) engines(ctx context.Context) (err error) {
 	admin, stop, err := b.cluster(ctx)
 	if err != nil {
@@ -173,7 +173,7 @@ type database struct {
 }
 
 // measure fills galleries, the largest first, and measures each: the largest
-// while it is everything there is, the others among all.
+// while it is alone in the database, the others beside all.
 func (d *database) measure(ctx context.Context, admin string) (err error) {
 	u, err := url.Parse(admin)
 	if err != nil {
@@ -309,11 +309,13 @@ func (d *database) compare(ctx context.Context, size count, all []contestant, pr
 	for i, probe := range probes {
 		for n := range all {
 			c := &all[n]
-			// What is slow has answered enough; what is fast answers everything.
+			// Slow engines stop when their time is over; fast engines answer
+			// all probes.
 			if c.raw != nil && i >= 20 && time.Since(start) > d.Budget && searchload.Quantile(c.own, 0.5) > 100*time.Millisecond {
 				continue
 			}
-			// Whoever comes second finds the pages at hand.
+			// The order alternates, because the second engine finds the pages
+			// in memory.
 			if i%2 == 0 {
 				err = errors.Join(c.ask(ctx, probe, truth[i]), c.askRaw(ctx, probe))
 			} else {
@@ -348,8 +350,8 @@ func (d *database) compare(ctx context.Context, size count, all []contestant, pr
 	return nil
 }
 
-// fill imports a gallery, and meanwhile finds whom each probe is nearest to by
-// scoring every template.
+// fill imports a gallery, and meanwhile finds the subject nearest to each probe
+// by scoring every template.
 func (d *database) fill(ctx context.Context, s *postgres.Store, gallery string, size int) (probes []face.Embedding, truth []string, rate float64, err error) {
 	if _, err := s.CreateGallery(ctx, benchTenant, face.Gallery{ID: gallery}); err != nil {
 		return nil, nil, 0, err
@@ -428,7 +430,7 @@ func dot(a, b face.Embedding) float64 {
 	return s0 + s1 + s2 + s3
 }
 
-// graph builds a graph and says what became of it.
+// graph builds a graph and describes the result.
 func (d *database) graph(ctx context.Context, s *postgres.Store, gallery string, size int) (*postgres.Graph, string) {
 	if d.GraphRecall <= 0 {
 		return nil, ""
@@ -493,7 +495,7 @@ func (d *database) bytes(ctx context.Context) (string, error) {
 		errors.Join(err, conn.Close(ctx))
 }
 
-// asked is a store as an engine.
+// asked makes an engine of a store.
 func (d *database) asked(name string, s *postgres.Store, gallery string) searchload.Engine {
 	return searchload.Engine{Name: name, Search: func(ctx context.Context, probe face.Embedding) (string, error) {
 		r, err := s.Search(ctx, benchTenant, gallery, benchModel, probe, benchK)
@@ -517,8 +519,8 @@ func (d *database) rawPool(ctx context.Context) (*pgxpool.Pool, error) {
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// raw is the very statement that an engine sends, sent by pgx alone: it is
-// asked of the server, which remembers what it was sent last.
+// raw sends exactly the statement that an engine sends, by pgx alone. It reads
+// the statement from the server, which remembers the last one.
 func (d *database) raw(ctx context.Context, pool *pgxpool.Pool, e searchload.Engine, gallery string, probe face.Embedding, ef int) (*searchload.Engine, error) {
 	if _, err := e.Search(ctx, probe); err != nil {
 		return nil, err
@@ -565,8 +567,8 @@ func (d *database) raw(ctx context.Context, pool *pgxpool.Pool, e searchload.Eng
 	}}, nil
 }
 
-// resident is the memory of this process, once what it has thrown away is
-// given back.
+// resident is the resident memory of this process after freed memory was
+// returned to the system.
 func resident() int64 {
 	debug.FreeOSMemory()
 	b, err := os.ReadFile("/proc/self/statm")

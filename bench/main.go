@@ -1,7 +1,7 @@
-// Command bench measures Likeness as it is built: milliseconds per stage,
-// requests per second against the bare pipeline, memory over time, and
-// identification against the memory's bandwidth. Speeds are ratios against a
-// yardstick interleaved in the same run, since machines differ and share.
+// Command bench measures Likeness: milliseconds per stage, requests per second
+// against the bare pipeline, memory over time, and identification against the
+// memory's bandwidth. Speeds are ratios to a yardstick that is measured in
+// turns in the same run, because machines differ and are shared.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 )
 
 type flags struct {
-	Only      []string      `help:"Which to run: stages, verify, builtins, doors, overload, memory, search, engines, style, train, detect, conditions. All but the last five, which take long, when none is named."`
+	Only      []string      `help:"Which to run: stages, verify, builtins, doors, overload, memory, search, engines, style, train, detect, conditions. If none is named: all but the last five, which take long."`
 	Server    string        `default:"bin/server" type:"path" help:"The server to measure."`
 	ModelsDir []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with the models."`
 	Images    string        `default:"../shared/data/lfw-dev.tar" type:"path" help:"Photos, a folder or a tar."`
@@ -34,7 +34,7 @@ type flags struct {
 	detectFlags
 	conditionsFlags
 	torchFlags
-	Report string `default:"out/bench.md" type:"path" help:"Where the report goes, beside the terminal."`
+	Report string `default:"out/bench.md" type:"path" help:"File for the report, which is printed too."`
 }
 
 func main() {
@@ -84,7 +84,7 @@ type bench struct {
 
 func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, args...) }
 
-// open is the bare pipeline: the yardstick, in this process, without HTTP.
+// open opens the bare pipeline: the yardstick, in this process, without HTTP.
 func (b *bench) open(ctx context.Context, observe func(string, float64)) (*likeness.Pipeline, error) {
 	return likeness.Open(ctx, likeness.Options{
 		ModelsDirs: b.ModelsDir, Observe: observe,

@@ -12,7 +12,7 @@ import (
 
 // memory sends mixed requests, four at a time, and compares the server's
 // resident memory after a tenth of them with that at the end: a server that
-// grows is killed some night.
+// keeps growing is killed in the end.
 func (b *bench) memory(ctx context.Context) error {
 	s, subjects, people, err := b.populated(ctx, 64)
 	if err != nil {

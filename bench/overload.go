@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// overload sends ten times as many requests as the server can answer, at
-// random moments and whatever becomes of those before, and compares how long
-// those that are admitted take with a server that has nothing else to do.
-// Clients and server share the cores: what refusing costs is in the figures.
+// overload sends ten times as many requests as the server can answer, at random
+// times, without waiting for answers. It compares the latency of admitted
+// requests with that of an idle server. Clients and server share the cores, so
+// the figures include the cost of refusing.
 func (b *bench) overload(ctx context.Context) error {
 	s, subjects, people, err := b.populated(ctx, 24, "LIKENESS_QUEUE_TIME=0s")
 	if err != nil {
@@ -33,7 +33,7 @@ func (b *bench) overload(ctx context.Context) error {
 	}, 1, length); err != nil {
 		return err
 	}
-	// As many clients as slots: nobody waits, and no slot is free for long.
+	// As many clients as slots: no request waits, and no slot is free for long.
 	capacity, _, err := load(func(i int) error { return s.send(ctx, reqs[i%len(reqs)]) }, runtime.GOMAXPROCS(0), length)
 	if err != nil {
 		return err
@@ -66,8 +66,8 @@ func (b *bench) overload(ctx context.Context) error {
 	return s.stop()
 }
 
-// flood sends requests at a rate for a while and returns how long those took
-// that were answered 200, and those that were answered 503.
+// flood sends requests at a rate for a while and returns the times of those
+// that were answered 200, and of those that were answered 503.
 func (s *server) flood(ctx context.Context, reqs []request, rate float64, length time.Duration) (admitted, refused []time.Duration, err error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup

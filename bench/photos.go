@@ -10,8 +10,8 @@ import (
 	"github.com/likeness-id/likeness/internal/photos"
 )
 
-// sizes are the photos measured: an LFW photo as it is, and enlarged to what
-// a web camera and a phone give.
+// sizes are the sizes of the measured photos: an LFW photo, and the same
+// enlarged to the size of a webcam's and of a phone's photo.
 type size struct {
 	name          string
 	width, height int

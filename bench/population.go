@@ -26,8 +26,8 @@ import (
 // mateCosine is the score of a probe with its template.
 const mateCosine = 0.6
 
-// population is a gallery of any size that takes no memory: the template of a
-// number is always the same.
+// population is a gallery of any size that needs no memory, because each
+// template is computed from its number.
 type population struct {
 	dimension int
 	seed      uint64
@@ -40,9 +40,9 @@ type embedded struct {
 	Embeddings []face.Embedding
 }
 
-// template is the one of a number, with its subject. Of real people there are
-// as many as there are photos; the others are new people, as far from a real
-// one as the photos of a person are from each other.
+// template returns the template of a number, with its subject. The first
+// templates are those of real photos; the others are new people, as far from a
+// real one as the photos of one person are from each other.
 func (p population) template(i int) (subject string, e face.Embedding) {
 	rng := rand.New(rand.NewPCG(p.seed, uint64(i)))
 	switch {
@@ -54,15 +54,15 @@ func (p population) template(i int) (subject string, e face.Embedding) {
 	return "c" + strconv.Itoa(i), p.moved(rng, p.real.Embeddings[i%len(p.real.Embeddings)])
 }
 
-// probe is a template, moved away.
+// probe is a template, moved by mateCosine.
 func (p population) probe(i int) face.Embedding {
 	_, e := p.template(i)
 	return p.moved(rand.New(rand.NewPCG(p.seed+1, uint64(i))), e)
 }
 
-// moved is another template, mateCosine away. Among real embeddings the way
-// is along the differences of real people: random directions would leave the
-// space that an encoder uses, and searching would be too easy.
+// moved is another template, mateCosine away. Real embeddings are moved along
+// the differences of real people: random directions would leave the space that
+// an encoder uses, and make searching too easy.
 func (p population) moved(rng *rand.Rand, e face.Embedding) face.Embedding {
 	if p.real == nil {
 		return searchload.Near(rng, e, mateCosine)
@@ -79,8 +79,8 @@ func (p population) moved(rng *rand.Rand, e face.Embedding) face.Embedding {
 	return searchload.Towards(e, way, mateCosine)
 }
 
-// embeddings embeds every photo of the sets with an encoder, once: the next run
-// reads them from a file.
+// embeddings embeds every photo of the sets with an encoder. It keeps them in a
+// file for the next run.
 func (b *bench) embeddings(ctx context.Context, encoder string) (*embedded, error) {
 	cache := filepath.Join("out", fmt.Sprintf("bench-%s-%d.gob", encoder, b.Photos))
 	if f, err := os.Open(cache); err == nil {
@@ -162,7 +162,7 @@ func (b *bench) embedSet(ctx context.Context, p *likeness.Pipeline, name string,
 	return nil
 }
 
-// progress tells on the terminal how much of something is done, by the tenth.
+// progress prints the progress of a task on the terminal, in steps of a tenth.
 func (b *bench) progress(what string, total int) func(int) {
 	var mu sync.Mutex
 	done := 0

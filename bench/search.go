@@ -14,12 +14,12 @@ import (
 	"github.com/likeness-id/likeness/pkg/index"
 )
 
-// search times identification in the in-memory index with one thread, and in
-// turn a plain loop that reads as many bytes as the index's int8 codes take.
-// The largest gallery lies in memory, not in a cache: what the loop reads there
-// in a second is the memory's bandwidth. Each gallery's codes over the time of
-// a search are a fraction of that; beside it stands the fraction of the loop at
-// the gallery's own size, which for a small one is the speed of a cache.
+// search times identification in the in-memory index with one thread, in turns
+// with a plain loop that reads as many bytes as the index's int8 codes have.
+// The largest gallery does not fit into a cache, so the loop measures the
+// memory's bandwidth. The report gives the speed of each search as a fraction
+// of that bandwidth, and of the loop's speed at the same size, which for a
+// small gallery is the speed of a cache.
 func (b *bench) search(ctx context.Context) error {
 	const dim, probes = 256, 60
 	b.printf("## Identification, %d dimensions, k = 5, one thread\n\n"+
@@ -101,8 +101,8 @@ func (b *bench) search(ctx context.Context) error {
 	return nil
 }
 
-// sumWords reads every word, eight at a time, so that the loop waits for nothing
-// but the memory.
+// sumWords reads every word, eight at a time, so that the loop waits only for
+// the memory.
 func sumWords(words []uint64) uint64 {
 	var a, b, c, d uint64
 	for len(words) >= 8 {

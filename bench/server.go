@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// server is a bin/server of its own, with its own data, as a child.
+// server is a bin/server with its own data, as a child process.
 type server struct {
 	cmd    *exec.Cmd
 	url    string
@@ -32,8 +32,8 @@ func (b *bench) startServer(ctx context.Context, env ...string) (_ *server, err 
 	if s.dir, err = os.MkdirTemp("", "likeness-bench-"); err != nil {
 		return nil, err
 	}
-	// The log goes to a file: read from a pipe, it would wake this process, on
-	// the server's cores, once a request.
+	// The log goes to a file, because a pipe would wake this process, on the
+	// server's cores, at every request.
 	log, err := os.Create(filepath.Join(s.dir, "log"))
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func form(method, path string, want int, parts ...any) request {
 	return request{method, path, w.FormDataContentType(), body.Bytes(), want}
 }
 
-// send sends a request, which must be answered with the status that it wants.
+// send sends a request. Another status than the one that it wants is an error.
 func (s *server) send(ctx context.Context, r request) error {
 	status, answer, err := s.exchange(ctx, r)
 	if err == nil && status != r.want {
@@ -161,8 +161,8 @@ func (s *server) exchange(ctx context.Context, r request) (status int, answer []
 	return res.StatusCode, answer, err
 }
 
-// populated is a server with n people enrolled, as far as the quality gate
-// takes them. env is added to the server's environment.
+// populated is a server with up to n people enrolled: those whose photos the
+// quality gate accepts. env is added to the server's environment.
 func (b *bench) populated(ctx context.Context, n int, env ...string) (s *server, subjects []string, photos [][]byte, err error) {
 	people, err := b.people(n)
 	if err != nil {
@@ -175,7 +175,8 @@ func (b *bench) populated(ctx context.Context, n int, env ...string) (s *server,
 	return s, subjects, photos, err
 }
 
-// enrol makes a subject of each photo and returns those that the quality gate took.
+// enrol makes a subject of each photo and returns those that the quality gate
+// accepted.
 func (s *server) enrol(ctx context.Context, people [][]byte) (subjects []string, photos [][]byte, err error) {
 	for i, photo := range people {
 		id := "s" + strconv.Itoa(i)
@@ -193,7 +194,8 @@ func (s *server) enrol(ctx context.Context, people [][]byte) (subjects []string,
 	return subjects, photos, nil
 }
 
-// enrolOne makes a subject of a photo; taken says whether the quality gate took it.
+// enrolOne makes a subject of a photo; taken says whether the quality gate
+// accepted it.
 func (s *server) enrolOne(ctx context.Context, id string, photo []byte) (taken bool, err error) {
 	r := request{"POST", "/galleries/default/subjects", "application/json", []byte(`{"subject_id":"` + id + `"}`), http.StatusCreated}
 	if err := s.send(ctx, r); err != nil {

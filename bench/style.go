@@ -25,7 +25,7 @@ type styleFlags struct {
 	StyleSizes      []int         `default:"256,512,1024" help:"style: sides of the square pictures."`
 	StyleNets       []string      `default:"builtin,squeezenet,vgg19" enum:"builtin,squeezenet,vgg19" help:"style: feature networks; VGG-19 is its shape with random weights."`
 	StyleRounds     int           `default:"11" help:"style: evaluations of each side, taking turns; the median counts."`
-	StyleBudget     time.Duration `default:"3m" help:"style: no more rounds of one case, but three, after this."`
+	StyleBudget     time.Duration `default:"3m" help:"style: after this time, no more rounds of a case, but at least three."`
 	StyleIterations int           `default:"15" help:"style: steps of the optimiser at the full size."`
 	StyleCase       string        `hidden:"" help:"style: measure one case and print it as JSON."`
 }
@@ -51,8 +51,9 @@ type styleResult struct {
 	IterationPeak float64 `json:",omitzero"`
 }
 
-// style measures loss, gradient and the optimiser's step of style transfer. A
-// process of its own has each case: so its peak of memory is the case's.
+// style measures loss, gradient and the optimiser's step of style transfer.
+// Each case runs in a process of its own, so that the process's peak of memory
+// is that of the case.
 func (b *bench) style(ctx context.Context) error {
 	if b.StyleCase != "" {
 		return b.styleCase(ctx)
@@ -165,8 +166,8 @@ type evaluation struct {
 	flop    float64
 }
 
-// evaluate makes the program: a pass over content and style for what G is
-// held to, and then the losses with their gradient.
+// evaluate makes the program: a pass over content and style for the targets of
+// G, and then the losses with their gradient.
 func evaluate(ctx context.Context, rt grad.Backend, net *stylenet, size int, content, style []float32) (_ *evaluation, err error) {
 	e := &evaluation{tv: net.tvWeight / float64(3*size*size)}
 	side := int64(size)
@@ -368,8 +369,8 @@ func (b *bench) iterate(ctx context.Context, rt *ort.Runtime, net *stylenet, siz
 	}
 	content, styled, _ := pictures(size)
 	p := style.DefaultParams()
-	// A tenth and more of the steps are at the full size; the coarse scales
-	// only lead there, and the observer ends it.
+	// At least a tenth of the steps are at the full size. The coarse scales
+	// only lead there, and the observer ends the run.
 	p.Features, p.Size, p.Iterations = network.ID, size, min(16*b.StyleIterations, style.MaxIterations)
 	enough := errors.New("enough")
 	var last time.Time

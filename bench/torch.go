@@ -22,7 +22,7 @@ import (
 
 // torchFlags say how the measurements against torch are made.
 type torchFlags struct {
-	Threads int    `help:"style, train: threads of each side (default: one a core)."`
+	Threads int    `help:"style, train: threads of each side (default: one per core)."`
 	Python  string `default:"/usr/bin/python3" help:"style, train: the Python that has torch; without torch there is no yardstick."`
 }
 
@@ -110,8 +110,8 @@ type said struct {
 	Peak    float64   `json:"peak"`
 }
 
-// torch starts a script with a task and its numbers. Without torch it says so,
-// and is no error.
+// torch starts a script with a task and its numbers. If torch is not installed,
+// it says so, without an error.
 func (b *bench) torch(ctx context.Context, script []byte, n numbers, task map[string]any) (_ *torchProcess, err error) {
 	t := &torchProcess{}
 	if out, err := exec.CommandContext(ctx, b.Python, "-c", "import torch, numpy").CombinedOutput(); err != nil {
@@ -164,8 +164,8 @@ func (b *bench) torch(ctx context.Context, script []byte, n numbers, task map[st
 	return t, nil
 }
 
-// warm asks for each a few times before it counts, and stops the Python if
-// that fails.
+// warm runs each evaluation a few times before the measurement, and stops the
+// Python process on an error.
 func (t *torchProcess) warm(all ...string) error {
 	for range 2 {
 		for _, what := range all {

@@ -26,7 +26,7 @@ type trainFlags struct {
 	TrainNets   []string      `default:"plain,mobile" enum:"plain,mobile" help:"train: encoders to teach."`
 	TrainBatch  int           `default:"36" help:"train: photos in a batch, three or more."`
 	TrainRounds int           `default:"11" help:"train: evaluations of each side, taking turns; the median counts."`
-	TrainBudget time.Duration `default:"2m" help:"train: no more rounds of one network, but three, after this."`
+	TrainBudget time.Duration `default:"2m" help:"train: after this time, no more rounds of a network, but at least three."`
 	TrainCase   string        `hidden:"" help:"train: measure one network and print it as JSON."`
 }
 

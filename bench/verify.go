@@ -80,8 +80,8 @@ func (b *bench) verify(ctx context.Context) error {
 	return s.stop()
 }
 
-// load runs work from several goroutines for a while and returns how often it
-// was done, per second and in all.
+// load runs work in several goroutines for a while and returns how often it was
+// done, per second and in total.
 func load(work func(i int) error, clients int, length time.Duration) (rate float64, done int64, err error) {
 	var next, finished atomic.Int64
 	var wg sync.WaitGroup

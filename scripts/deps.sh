@@ -2,7 +2,7 @@
 # Makes sure of what the build needs beside Go: a C compiler (ONNX Runtime is
 # reached through cgo), pkg-config, and libjpeg-turbo's header (optional: without
 # it photos are decoded in pure Go). On Debian, as root or with sudo that asks
-# nothing, what is missing is installed; elsewhere it is named.
+# for no password, it installs what is missing; elsewhere it names it.
 set -euo pipefail
 
 cc=${CC:-gcc}

@@ -1,6 +1,6 @@
-// Package artwork draws pictures by calculation: contents and styles to try
-// style transfer with, free of anybody's rights. The same name and size always
-// give the same pixels on one machine.
+// Package artwork draws pictures by calculation: contents and styles for style
+// transfer, in which nobody else has rights. The same name and size always give
+// the same pixels on one machine.
 package artwork
 
 import (

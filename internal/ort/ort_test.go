@@ -95,7 +95,7 @@ func TestShapes(t *testing.T) {
 	}
 }
 
-// A run gives the same numbers whoever else runs, and the sessions of one
+// A run gives the same numbers whatever else runs, and the sessions of one
 // network do not share tensors.
 func TestConcurrentSessions(t *testing.T) {
 	t.Parallel()

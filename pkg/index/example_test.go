@@ -35,7 +35,7 @@ func Example() {
 	// grace by t3: 0.00
 }
 
-// Whoever is removed is not found by any search that starts afterwards.
+// A subject that was removed is not found by any search that starts afterwards.
 func ExampleIndex_RemoveSubject() {
 	staff := index.Key{Tenant: "acme", Gallery: "staff", ModelID: "my-encoder"}
 	x := index.New(index.DefaultOptions())

@@ -1,6 +1,6 @@
-// Command generate makes the photos of internal/testfaces: of people who do
-// not exist. Each face is the average of many people's photos; nobody's own is
-// in them. The same photos and models give the same bytes on one machine.
+// Command generate makes the photos of internal/testfaces, of people who do not
+// exist. Each face is the average of many people's photos. The same photos and
+// models give the same bytes on one machine.
 package main
 
 import (
@@ -35,9 +35,10 @@ const (
 	crowd      = 32 // people averaged in one photo
 	quality    = 86 // of the JPEGs
 
-	// Fewer than 30 and somebody might be recognised: this is no number then.
+	// With fewer than 30 people somebody might be recognised, so this does not
+	// compile then.
 	_ = uint(crowd - 30)
-	// nor may any photo be as near to a real one as this.
+	// The highest score that a photo may have with a real one.
 	tooNear = 0.6
 )
 
@@ -137,7 +138,7 @@ func (g *generator) run() (err error) {
 	return g.report(made, all, crowds)
 }
 
-// cached reads a value that an earlier start has kept, or makes it and keeps it.
+// cached reads a value that an earlier run stored, or makes and stores it.
 func (g *generator) cached(name string, value any, build func() error) error {
 	if g.cache == "" {
 		return build()
@@ -352,7 +353,7 @@ func groupPhoto(rng *rand.Rand, heads []picture) *image.RGBA {
 	return l.paint(rng, sitters...)
 }
 
-// report prints the scores, and how near anybody's photo comes.
+// report prints the scores, and those of the nearest real photos.
 func (g *generator) report(made [composites][shots]finished, all []source, crowds [composites][shots][]source) error {
 	var flat []finished
 	for _, p := range made {

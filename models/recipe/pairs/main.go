@@ -3,8 +3,8 @@
 //
 //	go run ./models/recipe/pairs ../shared/data/lfw-dev.tar > pairs.txt
 //
-// As in LFW, a person is drawn first and their photos then, so that those of
-// whom there are many photos do not count for most.
+// As in LFW, a person is drawn first and then their photos, so that people with
+// many photos do not dominate.
 package main
 
 import (
