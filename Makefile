@@ -87,13 +87,13 @@ lint: ## golangci-lint with .golangci.yaml
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: generate
-generate: ## write api/ and pkg/grad/onnxpb again (protoc is Debian's protobuf-compiler)
+generate: ## write api/, pkg/client and pkg/grad/onnxpb again (protoc is Debian's protobuf-compiler)
 	$(GO) generate ./...
 
 .PHONY: verify
 verify: generate ## fail when generated code or go.mod is not what is committed
 	$(GO) mod tidy
-	git diff --exit-code -- api pkg/grad/onnxpb go.mod go.sum
+	git diff --exit-code -- api pkg/client pkg/grad/onnxpb go.mod go.sum
 
 .PHONY: clean
 clean: ## remove what was built (never data/)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/likeness-id/likeness/internal/photos"
+	"github.com/likeness-id/likeness/pkg/client"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -71,7 +72,7 @@ func (c enrolCmd) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
-	defer api.http.CloseIdleConnections()
+	defer api.CloseIdleConnections()
 
 	e := &enrolment{
 		enrolCmd: c, api: api, set: set, tool: t, failures: map[string]int{},
@@ -138,7 +139,7 @@ func subjectID(name string) string {
 // enrolment is one run of the command.
 type enrolment struct {
 	enrolCmd
-	api  *client
+	api  *client.Client
 	set  photos.Set
 	tool *tool
 	bar  *progress
@@ -178,7 +179,7 @@ func (e *enrolment) subject(ctx context.Context, s folder) error {
 	if r := []rune(name); len(r) > face.MaxNameLength {
 		name = string(r[:face.MaxNameLength])
 	}
-	made, err := e.api.subject(ctx, e.Gallery, s.id, name)
+	made, err := e.makeSubject(ctx, s.id, name)
 	if err != nil {
 		if stopsEnrolment(err) {
 			return e.advise(err)
@@ -211,9 +212,7 @@ func (e *enrolment) photo(ctx context.Context, subject string, made time.Time, p
 	if err != nil {
 		return failedOutcome(photo, err), nil
 	}
-	template, err := e.api.enrol(ctx, e.Gallery, subject, made, image, map[string]string{
-		"quality_gate": e.QualityGate, "on_duplicate": e.OnDuplicate,
-	})
+	template, err := e.enrol(ctx, subject, made, image)
 	if err != nil {
 		if stopsEnrolment(err) {
 			return outcome{}, err
@@ -223,10 +222,60 @@ func (e *enrolment) photo(ctx context.Context, subject string, made time.Time, p
 	return outcome{photo: photo, template: template}, nil
 }
 
+// makeSubject makes sure that a subject is there and returns when it was made:
+// somebody of the same id who was erased and enrolled again is another subject.
+func (e *enrolment) makeSubject(ctx context.Context, id, name string) (made time.Time, err error) {
+	s, err := e.api.CreateSubject(ctx, e.Gallery, client.SubjectCreate{SubjectID: &id, Name: &name})
+	if errors.Is(err, client.ProblemCodeConflict) {
+		s, err = e.api.GetSubject(ctx, e.Gallery, id)
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return s.CreatedAt, nil
+}
+
+// enrol adds a template of a photo to a subject, who was made at that time,
+// and returns its id.
+func (e *enrolment) enrol(ctx context.Context, subject string, made time.Time, image []byte) (template string, err error) {
+	// The idempotency key is made of all that makes the request what it is, so
+	// that asking again is the same request, today or in a year.
+	sum := sha256.New()
+	fmt.Fprintf(sum, "on_duplicate=%s\nquality_gate=%s\n", e.OnDuplicate, e.QualityGate)
+	fmt.Fprintf(sum, "%s\n%s\n%d\n", e.Gallery, subject, made.UnixMicro())
+	sum.Write(image)
+	request := client.EnrolRequest{
+		Image:       client.PhotoBytes(image),
+		QualityGate: new(client.QualityGate(e.QualityGate)), OnDuplicate: new(client.DuplicateRule(e.OnDuplicate)),
+	}
+	for {
+		var replayed bool
+		key := client.IdempotencyKey("enrol-" + hex.EncodeToString(sum.Sum(nil)))
+		answer, err := e.api.EnrolTemplate(ctx, e.Gallery, subject, request, key, client.Replayed(&replayed))
+		if err != nil {
+			return "", err
+		}
+		if !replayed {
+			return answer.TemplateID, nil
+		}
+		// An answer from before: the template may have been erased since.
+		list, err := e.api.ListTemplates(ctx, e.Gallery, subject)
+		if err != nil {
+			return "", err
+		}
+		for _, t := range list.Items {
+			if t.TemplateID == answer.TemplateID {
+				return t.TemplateID, nil
+			}
+		}
+		sum.Write([]byte(answer.TemplateID)) // makes it another request
+	}
+}
+
 // failedOutcome is the outcome of a photo that met an error.
 func failedOutcome(photo string, err error) outcome {
-	if p, ok := errors.AsType[*problem](err); ok {
-		return outcome{photo: photo, code: p.Code, detail: p.explain()}
+	if p, ok := errors.AsType[*client.Problem](err); ok {
+		return outcome{photo: photo, code: string(p.Code), detail: explainProblem(p)}
 	}
 	if e, ok := errors.AsType[*face.Error](err); ok {
 		return outcome{photo: photo, code: e.Kind.Code(), detail: e.Detail}
@@ -237,21 +286,21 @@ func failedOutcome(photo string, err error) outcome {
 // stopsEnrolment reports whether an error would meet every other photo too: no way to
 // the server, a key that it does not take, a gallery that is not there.
 func stopsEnrolment(err error) bool {
-	p, ok := errors.AsType[*problem](err)
+	p, ok := errors.AsType[*client.Problem](err)
 	if !ok {
 		return true
 	}
-	return slices.Contains([]string{
-		face.Unauthenticated.Code(), face.Forbidden.Code(), face.NotFound.Code(),
+	return slices.Contains([]client.ProblemCode{
+		client.ProblemCodeUnauthenticated, client.ProblemCodeForbidden, client.ProblemCodeNotFound,
 	}, p.Code)
 }
 
 // advise adds what to do to an error that a subject's creation met.
 func (e *enrolment) advise(err error) error {
 	switch {
-	case errors.Is(err, face.Unauthenticated), errors.Is(err, face.Forbidden):
+	case errors.Is(err, client.ProblemCodeUnauthenticated), errors.Is(err, client.ProblemCodeForbidden):
 		return fmt.Errorf("%w\nput the secret of a key with the scopes enrol and read into %s, or into a file for --key-file", err, keyEnv)
-	case errors.Is(err, face.NotFound):
+	case errors.Is(err, client.ProblemCodeNotFound):
 		return fmt.Errorf("%w: %s; POST /galleries makes galleries, GET lists them", err, e.Gallery)
 	}
 	return err

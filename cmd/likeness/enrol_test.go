@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -248,20 +247,6 @@ func TestEnrolInterrupted(t *testing.T) {
 	got := runTool(ctx, "enrol", "--server", server.URL, photoFolder(t, map[string]string{"Ada/1.jpg": "sharp"}))
 	if got.code != exitFailed || !strings.Contains(got.stderr, "stopped before the end") {
 		t.Errorf("%+v", got)
-	}
-}
-
-func TestRetryAfter(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 23, 9, 30, 0, 0, time.UTC)
-	for in, want := range map[string]time.Duration{
-		"": time.Second, "0": 0, "7": 7 * time.Second, "-3": time.Second, "soon": time.Second,
-		"Mon, 23 Nov 2026 09:30:05 GMT": 5 * time.Second, "Mon, 23 Nov 2026 09:29:00 GMT": 0,
-		"9223372036854775807": 24 * time.Hour, "99999999999999999999": time.Second,
-	} {
-		if got := retryAfter(in, now); got != want {
-			t.Errorf("%q: %v, want %v", in, got, want)
-		}
 	}
 }
 

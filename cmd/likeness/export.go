@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
-	"time"
 
+	"github.com/likeness-id/likeness/pkg/client"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -43,23 +41,21 @@ func (c exportCmd) Run(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer api.http.CloseIdleConnections()
-	var gallery struct {
-		Subjects int64 `json:"subjects"`
-	}
-	where := api.base.JoinPath("galleries", c.Gallery)
-	if _, err := api.do(t.ctx, request{method: http.MethodGet, url: where}, &gallery); err != nil {
+	defer api.CloseIdleConnections()
+	gallery, err := api.GetGallery(t.ctx, c.Gallery)
+	if err != nil {
 		return err
 	}
+	subjects := int64(gallery.Subjects)
 	e := &export{exportCmd: c, api: api, tool: t, out: t.stdout}
 	if c.Output == "" {
-		return e.run(where.JoinPath("export"), gallery.Subjects)
+		return e.run(subjects)
 	}
 	part, err := e.open()
 	if err != nil {
 		return err
 	}
-	err = e.run(where.JoinPath("export"), gallery.Subjects)
+	err = e.run(subjects)
 	if err == nil {
 		err = part.Sync()
 	}
@@ -93,8 +89,8 @@ func (o origin) String() string {
 
 func (e *export) origin() origin {
 	o := origin{Server: e.Server, Gallery: e.Gallery, Crops: e.Crops}
-	if e.api.key != "" {
-		sum := sha256.Sum256([]byte(e.api.key))
+	if key, err := e.key(); err == nil && key != "" {
+		sum := sha256.Sum256([]byte(key))
 		o.Key = hex.EncodeToString(sum[:4])
 	}
 	return o
@@ -130,7 +126,7 @@ func (e *export) checkOrigin() error {
 // export is one run of the command.
 type export struct {
 	exportCmd
-	api   *client
+	api   *client.Client
 	tool  *tool
 	out   io.Writer
 	after string // the last subject that was written
@@ -195,21 +191,21 @@ func subjectOf(line []byte) (string, error) {
 	return s.ID, nil
 }
 
-func (e *export) run(where *url.URL, subjects int64) error {
+func (e *export) run(subjects int64) error {
 	bar := newProgress(e.tool.stderr, "exporting subjects", subjects, false)
 	defer bar.Close()
 	bar.Set(min(e.count, subjects))
 	var p patience
 	for {
 		before := e.count
-		again, err := e.part(where, func() { bar.Set(min(e.count, subjects)) })
+		err := e.part(func() { bar.Set(min(e.count, subjects)) })
 		if err == nil {
 			break
 		}
 		if e.count > before {
 			p.progressed()
 		}
-		if err := p.bear(e.tool.ctx, e.tool, again, err); err != nil {
+		if err := p.bear(e.tool.ctx, e.tool, err); err != nil {
 			return err
 		}
 	}
@@ -218,41 +214,22 @@ func (e *export) run(where *url.URL, subjects int64) error {
 	return nil
 }
 
-// part writes what comes until the end, or until something breaks; again is as
-// of [client.stream].
-func (e *export) part(where *url.URL, progressed func()) (again time.Duration, err error) {
-	query := url.Values{}
-	if e.after != "" {
-		query.Set("after", e.after)
-	}
-	if e.Crops {
-		query.Set("crops", "true")
-	}
-	from := *where
-	from.RawQuery = query.Encode()
-	body, again, err := e.api.stream(e.tool.ctx, http.MethodGet, &from, nil)
-	if err != nil {
-		return again, err
-	}
-	defer body.Close()
-	in := bufio.NewReaderSize(body, 1<<20)
-	for {
-		line, err := in.ReadBytes('\n')
-		switch {
-		case errors.Is(err, io.EOF) && len(line) == 0:
-			return 0, nil
-		case err != nil:
-			return 0, fmt.Errorf("the export was cut off: %w", err)
+// part writes what comes until the end, or until something breaks.
+func (e *export) part(progressed func()) error {
+	for line, err := range e.api.ExportLines(e.tool.ctx, e.Gallery, client.ExportOptions{After: e.after, Crops: e.Crops}) {
+		if err != nil {
+			return err
 		}
 		id, err := subjectOf(line)
 		if err != nil {
-			return -1, fmt.Errorf("what the server sends is no export: %w", err)
+			return permanent{fmt.Errorf("what the server sends is no export: %w", err)}
 		}
 		if _, err := e.out.Write(line); err != nil {
-			return -1, err
+			return permanent{err}
 		}
 		e.after = id
 		e.count++
 		progressed()
 	}
+	return nil
 }

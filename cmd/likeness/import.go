@@ -9,14 +9,13 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/likeness-id/likeness/pkg/client"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -74,7 +73,7 @@ func (c importCmd) Run(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer api.http.CloseIdleConnections()
+	defer api.CloseIdleConnections()
 	lines, _, err := walkLines(file, -1)
 	if err != nil {
 		return err
@@ -105,7 +104,7 @@ func (c importCmd) Run(t *tool) (err error) {
 // importing is one run of the command.
 type importing struct {
 	importCmd
-	api       *client
+	api       *client.Client
 	tool      *tool
 	file      *os.File
 	bar       *progress
@@ -223,93 +222,91 @@ func (i *importing) run() error {
 	var p patience
 	for {
 		before := i.at.Line
-		again, err := i.part()
+		err := i.part()
 		if err == nil {
 			return nil
 		}
 		if i.at.Line > before {
 			p.progressed()
 		}
-		if err := p.bear(i.tool.ctx, i.tool, again, err); err != nil {
+		if err := p.bear(i.tool.ctx, i.tool, err); err != nil {
 			return i.advise(err)
 		}
 	}
 }
 
 // part imports from the line after the last until the end, or until something
-// breaks; again is as of [client.stream].
-func (i *importing) part() (again time.Duration, err error) {
+// breaks.
+func (i *importing) part() error {
 	begin := i.at.Line // the server counts from here
 	_, offset, err := walkLines(i.file, begin)
 	if err != nil {
-		return -1, err
+		return permanent{err}
 	}
 	// A reader of its own: that of the attempt before may still be read.
 	rest := io.NewSectionReader(i.file, offset, i.at.Size-offset)
-	body, again, err := i.api.stream(i.tool.ctx, http.MethodPost, i.where(), rest)
+	in, err := i.api.ImportSubjects(i.tool.ctx, i.Gallery, rest, client.ImportOptions{})
 	if err != nil {
-		return again, err
+		return err
 	}
-	defer body.Close()
+	defer in.Close()
 	var failed []int64 // not passed by yet: an import that ends early ends with them
-	for in := bufio.NewReader(body); ; {
-		line, err := in.ReadBytes('\n')
+	for r, err := range in.Results() {
 		if err != nil {
-			return 0, fmt.Errorf("the import was cut off: %w", err)
+			return err
 		}
-		var r struct {
-			Done      *bool  `json:"done"` // of the summary alone
-			Line      int64  `json:"line"`
-			SubjectID string `json:"subject_id"`
-			Status    string `json:"status"`
-			Templates int64  `json:"templates"`
-			Others    int64  `json:"other_models"` // of the summary alone
-			Error     struct {
-				Code, Detail, Pointer string
-			} `json:"error"`
-		}
-		if err := json.Unmarshal(line, &r); err != nil {
-			return -1, fmt.Errorf("what the server answers is no import: %w", err)
-		}
-		switch {
-		case r.Done != nil && *r.Done:
-			i.others += r.Others
-			i.at.Failed = append(i.at.Failed, failed...)
-			return 0, nil
-		case r.Done != nil:
-			i.others += r.Others
-			return 0, fmt.Errorf("the import ended early: %s: %s", r.Error.Code, r.Error.Detail)
-		case r.Status == "failed":
+		switch r.Status {
+		case client.BulkResultStatusFailed:
 			failed = append(failed, begin+r.Line)
 			continue
-		case r.Status == "refused":
+		case client.BulkResultStatusRefused:
 			i.at.Refused = append(i.at.Refused, begin+r.Line)
-			detail := strings.TrimPrefix(r.Error.Pointer+": "+r.Error.Detail, ": ")
-			i.bar.Print(i.tool.stdout, "%d\t%s\t%s\t%s", begin+r.Line, printable(r.SubjectID), r.Error.Code, printable(detail))
+			code, detail := faultOf(r.Error)
+			i.bar.Print(i.tool.stdout, "%d\t%s\t%s\t%s", begin+r.Line, printable(deref(r.SubjectID)), code, printable(detail))
 		}
 		i.at.Failed, failed = append(i.at.Failed, failed...), nil
-		i.counts[r.Status]++
-		i.templates += r.Templates
+		i.counts[string(r.Status)]++
+		i.templates += int64(r.Templates)
 		i.at.Line = begin + r.Line
 		i.bar.Set(i.at.Line)
 		if time.Since(i.saved) > saveEvery {
 			if err := i.save(false); err != nil {
-				return -1, err
+				return permanent{err}
 			}
 		}
 	}
+	sum := in.Summary()
+	i.others += sum.OtherModels
+	if !sum.Done {
+		code, detail := faultOf(sum.Error)
+		return fmt.Errorf("the import ended early: %s: %s", code, detail)
+	}
+	i.at.Failed = append(i.at.Failed, failed...)
+	return nil
 }
 
-func (i *importing) where() *url.URL {
-	return i.api.base.JoinPath("galleries", i.Gallery, "import")
+// faultOf is the code of an error of a line, and its detail behind its pointer.
+func faultOf(e *client.BulkError) (code client.ProblemCode, detail string) {
+	if e == nil {
+		return "", ""
+	}
+	return e.Code, strings.TrimPrefix(deref(e.Pointer)+": "+deref(e.Detail), ": ")
+}
+
+// deref is the text that p points at; empty where it is absent.
+func deref(p *string) string {
+	if p == nil {
+		return ""
+	}
+	return *p
 }
 
 // advise adds what to do to an error that ended the import.
 func (i *importing) advise(err error) error {
 	switch {
-	case errors.Is(err, face.Unauthenticated), errors.Is(err, face.Forbidden):
+	case errors.Is(err, client.ProblemCodeUnauthenticated), errors.Is(err, client.ProblemCodeForbidden):
 		return fmt.Errorf("%w\nput the secret of a key with the scope enrol into %s, or into a file for --key-file", err, keyEnv)
-	case errors.Is(err, face.NotFound):
+	case errors.Is(err, client.ProblemCodeNotFound):
 		return fmt.Errorf("%w: %s; POST /galleries makes galleries, GET lists them", err, i.Gallery)
 	}
 	return err

@@ -24,6 +24,7 @@ import (
 
 	"github.com/likeness-id/likeness/internal/spelling"
 	"github.com/likeness-id/likeness/pkg/app"
+	"github.com/likeness-id/likeness/pkg/client"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -138,6 +139,9 @@ func explain(err error) string {
 	// The name of a function and a code do not help an operator, so they are left
 	// out. An error that is wrapped in or joined with others stays as it is.
 	e, ok := errors.AsType[*face.Error](err)
+	if errors.Is(err, client.ProblemCodeUnauthenticated) && !strings.Contains(err.Error(), keyEnv) {
+		return err.Error() + keyAdvice
+	}
 	if !ok || e.Error() != err.Error() {
 		return err.Error()
 	}

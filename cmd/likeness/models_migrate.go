@@ -1,14 +1,11 @@
 package main
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"net/url"
 	"text/tabwriter"
 	"time"
 
+	"github.com/likeness-id/likeness/pkg/client"
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
@@ -33,49 +30,22 @@ func (c migrationFlags) Validate() error {
 	return c.serverFlags.Validate()
 }
 
-// migration is one gallery's move, as the server tells it.
-type migration struct {
-	Gallery    string  `json:"gallery"`
-	State      string  `json:"state"`
-	Subjects   int     `json:"subjects"`
-	Covered    int     `json:"covered"`
-	Pending    int     `json:"pending"`
-	Uncovered  int     `json:"uncovered"`
-	ETASeconds float64 `json:"eta_seconds"`
-}
-
-// ask sends a request about the move and lists the galleries of the answer.
-func (c migrationFlags) ask(ctx context.Context, api *client, method string) ([]migration, error) {
-	r := request{method: method, url: api.base.JoinPath("models", c.ID, "migrate")}
-	switch {
-	case method == http.MethodPost:
-		body := map[string]string{}
-		if c.Gallery != "" {
-			body["gallery"] = c.Gallery
-		}
-		var err error
-		if r.body, err = json.Marshal(body); err != nil {
-			return nil, err
-		}
-		r.contentType = "application/json"
-	case c.Gallery != "":
-		r.url.RawQuery = url.Values{"gallery": {c.Gallery}}.Encode()
+// gallery is the one gallery that is meant, or nil.
+func (c migrationFlags) gallery() *string {
+	if c.Gallery == "" {
+		return nil
 	}
-	var answer struct {
-		Items []migration `json:"items"`
-	}
-	_, err := api.do(ctx, r, &answer)
-	return answer.Items, err
+	return &c.Gallery
 }
 
 // print shows the galleries as a table.
-func (c migrationFlags) print(t *tool, list []migration) error {
+func (c migrationFlags) print(t *tool, list []client.Migration) error {
 	w := tabwriter.NewWriter(t.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "GALLERY\tSTATE\tSUBJECTS\tCOVERED\tPENDING CROPS\tNEED A PHOTO\tTIME LEFT")
 	for _, m := range list {
 		left := "-"
-		if m.ETASeconds > 0 {
-			left = time.Duration(m.ETASeconds * float64(time.Second)).Round(time.Second).String()
+		if m.EtaSeconds != nil && *m.EtaSeconds > 0 {
+			left = time.Duration(*m.EtaSeconds * float64(time.Second)).Round(time.Second).String()
 		}
 		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%d\t%d\t%s\n", m.Gallery, m.State, m.Subjects, m.Covered, m.Pending, m.Uncovered, left)
 	}
@@ -100,26 +70,25 @@ func (c modelsMigrate) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
-	defer api.http.CloseIdleConnections()
-	method := http.MethodPost
+	defer api.CloseIdleConnections()
+	var list *client.MigrationList
 	if c.Cancel {
-		method = http.MethodDelete
+		list, err = api.CancelMigration(t.ctx, c.ID, client.CancelMigrationParams{Gallery: c.gallery()})
+	} else {
+		list, err = api.Migrate(t.ctx, c.ID, client.MigrateRequest{Gallery: c.gallery()})
 	}
-	list, err := c.ask(t.ctx, api, method)
+	if err == nil && c.Wait && !c.Cancel {
+		list, err = c.wait(t, api)
+	}
 	if err != nil {
 		return err
 	}
-	if c.Wait && !c.Cancel {
-		if list, err = c.wait(t, api); err != nil {
-			return err
-		}
-	}
-	if err := c.print(t, list); err != nil {
+	if err := c.print(t, list.Items); err != nil {
 		return err
 	}
 	need := 0
-	for _, m := range list {
-		if m.State == "waiting_for_photos" {
+	for _, m := range list.Items {
+		if m.State == client.MigrationStateWaitingForPhotos {
 			need += m.Uncovered
 		}
 	}
@@ -130,17 +99,17 @@ func (c modelsMigrate) Run(t *tool) error {
 }
 
 // wait shows how far the move is until no gallery is under way.
-func (c modelsMigrate) wait(t *tool, api *client) ([]migration, error) {
+func (c modelsMigrate) wait(t *tool, api *client.Client) (*client.MigrationList, error) {
 	var bar *progress
 	for {
-		list, err := c.ask(t.ctx, api, http.MethodGet)
+		list, err := api.GetMigration(t.ctx, c.ID, client.GetMigrationParams{Gallery: c.gallery()})
 		if err != nil {
 			return nil, err
 		}
 		subjects, covered, running := 0, 0, false
-		for _, m := range list {
+		for _, m := range list.Items {
 			subjects, covered = subjects+m.Subjects, covered+m.Covered
-			running = running || m.State == "running"
+			running = running || m.State == client.MigrationStateRunning
 		}
 		if bar == nil {
 			bar = newProgress(t.stderr, "subjects with a template of "+c.ID, int64(subjects), false)
@@ -171,15 +140,15 @@ func (c modelsStatus) Run(t *tool) error {
 	if err != nil {
 		return err
 	}
-	defer api.http.CloseIdleConnections()
-	list, err := c.ask(t.ctx, api, http.MethodGet)
+	defer api.CloseIdleConnections()
+	list, err := api.GetMigration(t.ctx, c.ID, client.GetMigrationParams{Gallery: c.gallery()})
 	if err != nil {
 		return err
 	}
 	if !c.Uncovered {
-		return c.print(t, list)
+		return c.print(t, list.Items)
 	}
-	for _, m := range list {
+	for _, m := range list.Items {
 		if err := c.uncovered(t, api, m.Gallery); err != nil {
 			return err
 		}
@@ -188,27 +157,12 @@ func (c modelsStatus) Run(t *tool) error {
 }
 
 // uncovered lists the subjects of a gallery who need a new photo.
-func (c modelsStatus) uncovered(t *tool, api *client, gallery string) error {
-	query := url.Values{"model_id": {c.ID}, "limit": {"1000"}}
-	for {
-		where := api.base.JoinPath("galleries", gallery, "uncovered")
-		where.RawQuery = query.Encode()
-		var page struct {
-			Items []struct {
-				SubjectID string `json:"subject_id"`
-				Reason    string `json:"reason"`
-			} `json:"items"`
-			NextCursor string `json:"next_cursor"`
-		}
-		if _, err := api.do(t.ctx, request{method: http.MethodGet, url: where}, &page); err != nil {
+func (c modelsStatus) uncovered(t *tool, api *client.Client, gallery string) error {
+	for s, err := range api.AllUncovered(t.ctx, gallery, client.ListUncoveredParams{ModelID: &c.ID, Limit: new(1000)}) {
+		if err != nil {
 			return err
 		}
-		for _, s := range page.Items {
-			fmt.Fprintf(t.stdout, "%s\t%s\t%s\n", gallery, s.SubjectID, s.Reason)
-		}
-		if page.NextCursor == "" {
-			return nil
-		}
-		query.Set("cursor", page.NextCursor)
+		fmt.Fprintf(t.stdout, "%s\t%s\t%s\n", gallery, s.SubjectID, s.Reason)
 	}
+	return nil
 }

@@ -2,11 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"time"
+
+	"github.com/likeness-id/likeness/pkg/client"
 )
 
 // readyPatience is how long a server may take to say that it is ready.
@@ -19,28 +20,15 @@ type readyCmd struct {
 
 // Run implements the command.
 func (c readyCmd) Run(t *tool) error {
-	base, err := url.Parse(c.Server)
-	if err != nil {
-		return usageError{fmt.Errorf("--server: %w", err)}
-	}
 	ctx, cancel := context.WithTimeout(t.ctx, readyPatience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("readyz").String(), nil)
+	api, err := client.New(c.Server, client.Options{UserAgent: "likeness/" + version, Transport: &http.Transport{DisableKeepAlives: true}})
 	if err != nil {
 		return usageError{fmt.Errorf("--server: %w", err)}
 	}
-	req.Close = true
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
+	_, err = api.GetReadiness(ctx, client.SingleAttempt())
+	if _, ok := errors.AsType[*client.Problem](err); ok {
+		return fmt.Errorf("not ready: %w", err)
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %w", (&response{status: resp.StatusCode, body: body}).problem())
-	}
-	return nil
+	return err
 }

@@ -1,17 +1,24 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"strings"
+
+	"github.com/likeness-id/likeness/pkg/client"
 )
 
 // keyEnv names the environment variable with the API key's secret. A flag
 // would show the secret to everyone who lists processes.
 const keyEnv = "LIKENESS_KEY"
+
+// keyAdvice follows an error about the key.
+const keyAdvice = "; put the secret of a good key into " + keyEnv + ", or name a file that holds it with --key-file"
 
 // serverFlags say which server to speak to, and with which key.
 type serverFlags struct {
@@ -30,7 +37,7 @@ func (c serverFlags) Validate() error {
 
 // connect makes a client for so many requests at a time, of a server that
 // answers. Close its idle connections when it is done.
-func (c serverFlags) connect(t *tool, parallel int) (*client, error) {
+func (c serverFlags) connect(t *tool, parallel int) (*client.Client, error) {
 	key, err := c.key()
 	if err != nil {
 		return nil, usageError{err}
@@ -42,12 +49,45 @@ func (c serverFlags) connect(t *tool, parallel int) (*client, error) {
 	if key != "" && u.Scheme == "http" && !loopback(u.Hostname()) {
 		fmt.Fprintln(t.stderr, "likeness: the API key and what is sent travel unencrypted to", u.Host)
 	}
-	api := newClient(u, key, parallel)
-	if err := api.reach(t.ctx); err != nil {
-		api.http.CloseIdleConnections()
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = parallel
+	api, err := client.New(c.Server, client.Options{Key: key, UserAgent: "likeness/" + version, Transport: transport})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if err := reach(t.ctx, u, transport); err != nil {
+		api.CloseIdleConnections()
 		return nil, err
 	}
 	return api, nil
+}
+
+// reach finds out whether a server answers at all, once, so that a wrong
+// address is one error and not one for each photo.
+func reach(ctx context.Context, server *url.URL, transport http.RoundTripper) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.JoinPath("healthz").String(), nil)
+	if err != nil {
+		return err
+	}
+	limited, cancel := context.WithTimeout(ctx, client.DefaultOptions().AttemptTimeout)
+	defer cancel()
+	resp, err := transport.RoundTrip(req.WithContext(limited))
+	if err != nil {
+		return fmt.Errorf("no server answers at %s; start one, or name it with --server: %w", server, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("what answers at %s is no Likeness server, or not a healthy one: its /healthz says %s", server, resp.Status)
+	}
+	return nil
+}
+
+// explainProblem is a problem in one line, with what to do about a key.
+func explainProblem(p *client.Problem) string {
+	if p.Code == client.ProblemCodeUnauthenticated {
+		return p.Explain() + keyAdvice
+	}
+	return p.Explain()
 }
 
 // key is the secret of the API key; empty for a server that wants none.
