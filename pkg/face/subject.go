@@ -95,6 +95,9 @@ func SampleTemplateID(sample, modelID string) string {
 	return strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])[:26])
 }
 
+// IDRule says of an id that [ValidID] refuses what it must be.
+const IDRule = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"
+
 // ValidID reports whether s may name a gallery, a subject or a tenant: 1 to
 // 128 letters, digits and ._@-, the first a letter or a digit. Such a name
 // needs no escaping in a URL, a log or a file name.

@@ -301,7 +301,7 @@ func (i *subjectImport) record(line []byte) (store.Record, error) {
 	case err != nil:
 		return store.Record{}, err
 	case !valid:
-		return store.Record{}, api.InvalidField("subject_id", invalidID)
+		return store.Record{}, api.InvalidField("subject_id", face.IDRule)
 	}
 	r := store.Record{Subject: face.Subject{
 		ID: b.SubjectID, Name: valueOr(b.Name, ""), ExternalID: valueOr(b.ExternalID, ""), Metadata: b.Metadata,
@@ -547,7 +547,7 @@ func (s *stream) write() error {
 func (s *server) ExportSubjects(ctx context.Context, r api.ExportSubjectsRequestObject) (api.ExportSubjectsResponseObject, error) {
 	after := valueOr(r.Params.After, "")
 	if after != "" && !face.ValidID(after) {
-		return nil, parameter("after", invalidID)
+		return nil, parameter("after", face.IDRule)
 	}
 	if _, err := s.Store.Gallery(ctx, tenant(ctx), r.Gallery); err != nil {
 		return nil, err

@@ -348,5 +348,3 @@ func numberOf(p *int) int {
 	}
 	return *p
 }
-
-const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"

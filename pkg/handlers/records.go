@@ -31,7 +31,7 @@ func (s *server) ListGalleries(ctx context.Context, r api.ListGalleriesRequestOb
 func (s *server) CreateGallery(ctx context.Context, r api.CreateGalleryRequestObject) (api.CreateGalleryResponseObject, error) {
 	b := r.Body
 	if !face.ValidID(b.Name) {
-		return nil, api.InvalidField("name", invalidID)
+		return nil, api.InvalidField("name", face.IDRule)
 	}
 	if err := s.checkGallery(b.StoreImages); err != nil {
 		return nil, err
@@ -104,7 +104,7 @@ func (s *server) CreateSubject(ctx context.Context, r api.CreateSubjectRequestOb
 		id, repeatable = *b.SubjectID, ""
 	}
 	if !face.ValidID(id) {
-		return nil, api.InvalidField("subject_id", invalidID)
+		return nil, api.InvalidField("subject_id", face.IDRule)
 	}
 	sub, err := s.Store.CreateSubject(ctx, tenant(ctx), r.Gallery,
 		face.Subject{ID: id, Name: valueOr(b.Name, ""), ExternalID: valueOr(b.ExternalID, ""), Metadata: b.Metadata})

@@ -26,9 +26,6 @@ type Sample struct {
 	Found int // faces found in the photo, those that were not taken included
 }
 
-// invalidID says what an id must be.
-const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"
-
 // invalidField is an Invalid error about one field of a request.
 func invalidField(name, detail string) error {
 	return &face.Error{
@@ -68,7 +65,7 @@ func galleryOf(name string) (string, error) {
 	case name == "":
 		return face.DefaultGallery, nil
 	case !face.ValidID(name):
-		return "", invalidField("gallery", invalidID)
+		return "", invalidField("gallery", face.IDRule)
 	}
 	return name, nil
 }

@@ -137,7 +137,7 @@ func (r VerifyRequest) faces() (probe, reference wanted, err error) {
 func (a *attempt) claimed(ctx context.Context, r VerifyRequest) (Encoder, []face.Template, error) {
 	const op = "identity.Verify"
 	if !face.ValidID(r.SubjectID) {
-		return Encoder{}, nil, invalidField("subject_id", invalidID)
+		return Encoder{}, nil, invalidField("subject_id", face.IDRule)
 	}
 	gallery, err := galleryOf(r.Gallery)
 	if err != nil {

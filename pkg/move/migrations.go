@@ -38,8 +38,6 @@ type Uncovered struct {
 	CropUnusable bool // there is a crop, and it cannot be opened or encoded; otherwise there is none
 }
 
-const invalidID = "must be 1 to 128 letters, digits and ._@-, the first a letter or a digit"
-
 // invalidParameter is an Invalid error about one parameter of a request.
 func invalidParameter(name, detail string) error {
 	return &face.Error{
@@ -147,7 +145,7 @@ func (m *Mover) migrations(ctx context.Context, tenant, gallery, modelID string,
 	}
 	if gallery != "" {
 		if !face.ValidID(gallery) {
-			return nil, invalidParameter("gallery", invalidID)
+			return nil, invalidParameter("gallery", face.IDRule)
 		}
 		g, err := m.o.Store.Gallery(ctx, tenant, gallery)
 		if err == nil {
