@@ -3,18 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"image"
 	"image/color"
 	"image/png"
-	"io"
 	"math"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/likeness-id/likeness/pkg/client"
 )
 
 // doors measures how much longer POST /verify takes while the server works on
@@ -60,7 +59,7 @@ func (b *bench) doors(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			from, err := s.await(ctx, job, func(j styleJob) bool { return j.Iteration > 0 })
+			from, err := s.await(ctx, job, func(j *client.StyleTransfer) bool { return j.Iteration > 0 })
 			if err != nil {
 				return err
 			}
@@ -68,18 +67,18 @@ func (b *bench) doors(ctx context.Context) error {
 			if err := measure(&beside); err != nil {
 				return err
 			}
-			to, err := s.await(ctx, job, func(styleJob) bool { return true })
+			to, err := s.await(ctx, job, func(*client.StyleTransfer) bool { return true })
 			if err != nil {
 				return err
 			}
-			if to.State != "running" {
+			if to.State != client.JobStateRunning {
 				return fmt.Errorf("the job is %s: it ended within the round", to.State)
 			}
 			iterations, seconds = iterations+float64(to.Iteration-from.Iteration), seconds+time.Since(began).Seconds()
-			if err := s.call(ctx, http.MethodDelete, "/style-transfer/"+job, nil); err != nil {
+			if _, err := s.api.DeleteStyleTransfer(ctx, job); err != nil {
 				return err
 			}
-			if _, err := s.await(ctx, job, func(j styleJob) bool { return j.State == "canceled" }); err != nil {
+			if _, err := s.await(ctx, job, func(j *client.StyleTransfer) bool { return j.State == client.JobStateCanceled }); err != nil {
 				return err
 			}
 		}
@@ -106,32 +105,27 @@ func wavesPicture(w, h int, pitch float64) image.Image {
 	return img
 }
 
-type styleJob struct {
-	ID        string `json:"job_id"`
-	State     string `json:"state"`
-	Iteration int    `json:"iteration"`
-}
-
 // submit starts a job that takes longer than any round.
-func (s *server) submit(ctx context.Context, content, style []byte) (string, error) {
-	r := form("POST", "/style-transfer", http.StatusAccepted, "content", content, "style", style, "params", `{"size":512,"iterations":5000}`)
-	req, err := http.NewRequestWithContext(ctx, r.method, s.url+r.path, bytes.NewReader(r.body))
+func (s *server) submit(ctx context.Context, content, style []byte) (job string, err error) {
+	accepted, err := s.api.StartStyleTransfer(ctx, client.StyleTransferRequest{
+		Content: client.PhotoBytes(content), Style: []client.Photo{client.PhotoBytes(style)},
+		Params: &client.StyleParams{Size: new(512), Iterations: new(5000)},
+	})
 	if err != nil {
 		return "", err
 	}
-	req.Header.Set("Content-Type", r.contentType)
-	var job styleJob
-	err = answer(req, &job)
-	return job.ID, err
+	return accepted.JobID, nil
 }
 
-// await asks for a job until it is as it should be.
-func (s *server) await(ctx context.Context, job string, is func(styleJob) bool) (j styleJob, err error) {
+// await asks for a job until it is as it should be. It asks, and does not
+// follow the job's events, so that what is measured is the state of this moment.
+func (s *server) await(ctx context.Context, job string, is func(*client.StyleTransfer) bool) (*client.StyleTransfer, error) {
 	for {
-		if err := s.call(ctx, http.MethodGet, "/style-transfer/"+job, &j); err != nil || is(j) {
+		j, err := s.api.GetStyleTransfer(ctx, job)
+		if err != nil || is(j) {
 			return j, err
 		}
-		if j.State == "failed" || j.State == "succeeded" {
+		if j.State == client.JobStateFailed || j.State == client.JobStateSucceeded {
 			return j, fmt.Errorf("job %s has %s", job, j.State)
 		}
 		select {
@@ -140,32 +134,4 @@ func (s *server) await(ctx context.Context, job string, is func(styleJob) bool) 
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-func (s *server) call(ctx context.Context, method, path string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, s.url+path, nil)
-	if err != nil {
-		return err
-	}
-	return answer(req, into)
-}
-
-// answer sends a request that must succeed.
-func answer(req *http.Request, into any) error {
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		return err
-	}
-	if res.StatusCode >= 300 {
-		return fmt.Errorf("%s %s: %d: %s", req.Method, req.URL.Path, res.StatusCode, text)
-	}
-	if into == nil {
-		return nil
-	}
-	return json.Unmarshal(text, into)
 }

@@ -16,12 +16,15 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/likeness-id/likeness/pkg/client"
 )
 
 // server is a bin/server with its own data, as a child process.
 type server struct {
 	cmd    *exec.Cmd
 	url    string
+	api    *client.Client // of what is not measured
 	idle   chan *connection
 	dir    string
 	exited chan error
@@ -45,6 +48,9 @@ func (b *bench) startServer(ctx context.Context, env ...string) (_ *server, err 
 	}
 	listen := free.Addr().String()
 	s.url = "http://" + listen
+	if s.api, err = client.New(s.url, client.Options{Attempts: 1}); err != nil {
+		return nil, err
+	}
 	if err := free.Close(); err != nil {
 		return nil, err
 	}
@@ -60,7 +66,7 @@ func (b *bench) startServer(ctx context.Context, env ...string) (_ *server, err 
 	}
 	go func() { s.exited <- s.cmd.Wait() }()
 	for {
-		if s.send(ctx, request{"GET", "/readyz", "", nil, http.StatusOK}) == nil {
+		if _, err := s.api.GetReadiness(ctx); err == nil {
 			return s, nil
 		}
 		select {
@@ -197,28 +203,23 @@ func (s *server) enrol(ctx context.Context, people [][]byte) (subjects []string,
 // enrolOne makes a subject of a photo; taken says whether the quality gate
 // accepted it.
 func (s *server) enrolOne(ctx context.Context, id string, photo []byte) (taken bool, err error) {
-	r := request{"POST", "/galleries/default/subjects", "application/json", []byte(`{"subject_id":"` + id + `"}`), http.StatusCreated}
-	if err := s.send(ctx, r); err != nil {
+	if _, err := s.api.CreateSubject(ctx, "default", client.SubjectCreate{SubjectID: &id}); err != nil {
 		return false, err
 	}
-	return s.send(ctx, form("POST", "/galleries/default/subjects/"+id+"/templates", http.StatusCreated, "image", photo)) == nil, nil
+	_, err = s.api.EnrolTemplate(ctx, "default", id, client.EnrolRequest{Image: client.PhotoBytes(photo)})
+	return err == nil, nil
 }
 
 // metric is one sample of /metrics without labels.
 func (s *server) metric(ctx context.Context, name string) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/metrics", nil)
+	text, err := s.api.GetMetrics(ctx)
 	if err != nil {
 		return 0, err
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close()
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		if v, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+" "); ok {
 			return strconv.ParseFloat(v, 64)
 		}
 	}

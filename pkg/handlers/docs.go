@@ -27,7 +27,21 @@ const docsHTML = `<!doctype html>
 </html>
 `
 
-const docsStart = `SwaggerUIBundle({url: "./openapi.yaml", dom_id: "#contract", deepLinking: true, validatorUrl: null});
+const docsStart = `// Swagger UI fills each field of a form with a made-up value, and sends optional
+// fields that are empty. They would contradict each other, so here a form begins
+// empty, and what is empty is left out.
+const emptyForms = () => ({
+  components: { ParameterIncludeEmpty: () => null },
+  afterLoad() {
+    const sample = this.fn.getSampleSchema;
+    this.fn.getSampleSchema = (schema, contentType, config, override) => {
+      if (contentType === "multipart/form-data") return {};
+      if (contentType !== false) return sample(schema, contentType, config, override);
+      return (schema.get ? schema.get("type") : schema.type) === "array" ? [] : "";
+    };
+  },
+});
+SwaggerUIBundle({url: "./openapi.yaml", dom_id: "#contract", deepLinking: true, validatorUrl: null, plugins: [emptyForms]});
 `
 
 // docsPolicy lets the page load its own files and nothing else. Swagger UI
