@@ -28,8 +28,8 @@ type keyStore struct {
 	PasswordFile string `name:"database-password-file" env:"LIKENESS_DATABASE_PASSWORD_FILE" type:"path" placeholder:"FILE" help:"File with the Postgres password, if the URL does not contain it."`
 }
 
-func (s keyStore) location() app.Place {
-	return app.Place{DatabaseURL: s.DatabaseURL, PasswordFile: s.PasswordFile, DataDir: s.DataDir}
+func (s keyStore) location() app.StoreLocation {
+	return app.StoreLocation{DatabaseURL: s.DatabaseURL, PasswordFile: s.PasswordFile, DataDir: s.DataDir}
 }
 
 // describe returns a name of the store for people, and whether it exists.

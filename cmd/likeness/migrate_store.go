@@ -52,12 +52,12 @@ func (c migrateCmd) Run(t *tool) (err error) {
 		return usageError{errors.New("both are the same store")}
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	source, err := app.OpenStore(t.ctx, app.StoreOptions{Place: from.location(), Search: "pgvector", Logger: quiet})
+	source, err := app.OpenStore(t.ctx, app.StoreOptions{StoreLocation: from.location(), Search: "pgvector", Logger: quiet})
 	if err != nil {
 		return fmt.Errorf("%s: %s", fromName, explain(err))
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
-	target, err := app.OpenStore(t.ctx, app.StoreOptions{Place: to.location(), Search: "pgvector", Logger: quiet})
+	target, err := app.OpenStore(t.ctx, app.StoreOptions{StoreLocation: to.location(), Search: "pgvector", Logger: quiet})
 	if err != nil {
 		return fmt.Errorf("%s: %s", toName, explain(err))
 	}

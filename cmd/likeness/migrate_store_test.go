@@ -454,7 +454,7 @@ func TestSameAnswersFromPostgres(t *testing.T) {
 	}
 	ctx, dir := t.Context(), t.TempDir()
 	url := pgtest.Database(t, func(url string) error {
-		_, _, err := app.Migrate(context.Background(), app.Place{DatabaseURL: url})
+		_, _, err := app.Migrate(context.Background(), app.StoreLocation{DatabaseURL: url})
 		return err
 	})
 	path := filepath.Join(dir, "likeness.db")

@@ -114,11 +114,11 @@ func limitMemory(log *slog.Logger) {
 
 // migrate updates the schema and prints the versions before and after.
 func migrate(ctx context.Context, o app.Options, log *slog.Logger) int {
-	name, _, err := o.Place().Name()
+	name, _, err := o.StoreLocation().Name()
 	var before, after int64
 	if err == nil {
-		err = app.Reach(ctx, o.DatabaseWait, log, func() (err error) {
-			before, after, err = app.Migrate(ctx, o.Place())
+		err = app.OpenWhenReachable(ctx, o.DatabaseWait, log, func() (err error) {
+			before, after, err = app.Migrate(ctx, o.StoreLocation())
 			return err
 		})
 	}

@@ -71,13 +71,13 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		ModelsDirs: ModelFolders(o.DataDir, o.ModelsDir),
 		Detector:   o.Detector, Encoder: o.Encoder,
 		Library: o.ORTLibrary, Provider: o.Provider,
-		Slots: o.Slots, Queue: cmp.Or(o.Queue, embed.DefaultQueue(cmp.Or(o.Slots, embed.DefaultOptions().Slots))), QueueTime: o.QueueTime, Limits: o.limits(),
-		Observe: m.stage, ObserveWait: m.gateWait.Observe,
+		Slots: o.Slots, Queue: cmp.Or(o.Queue, embed.DefaultQueue(cmp.Or(o.Slots, embed.DefaultOptions().Slots))), QueueTime: o.QueueTime, Limits: o.imageLimits(),
+		Observe: m.observeStage, ObserveWait: m.gateWait.Observe,
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.undo.push("pipeline", func(context.Context) error { return within(closeTimeout, pipeline.Close) })
+	a.undo.push("pipeline", func(context.Context) error { return runWithin(closeTimeout, pipeline.Close) })
 
 	encoder := pipeline.Encoder()
 	policy := match.NewPolicy(encoder.Calibration)
@@ -89,11 +89,11 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			"encoder", encoder.ID, "operating_point", o.OperatingPoint, "error", err)
 	}
 
-	room := o.Place().ballast(o.DiskReserve)
+	room := o.StoreLocation().ballast(o.DiskReserve)
 	var db store.Store
-	err = Reach(ctx, o.DatabaseWait, log, func() (err error) {
+	err = OpenWhenReachable(ctx, o.DatabaseWait, log, func() (err error) {
 		if o.Migrate {
-			before, after, err := Migrate(ctx, o.Place())
+			before, after, err := Migrate(ctx, o.StoreLocation())
 			if err != nil {
 				return err
 			}
@@ -102,7 +102,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 			}
 		}
 		db, err = OpenStore(ctx, StoreOptions{
-			Place: o.Place(), Ballast: room, ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
+			StoreLocation: o.StoreLocation(), Ballast: room, ReadURLs: o.DatabaseReadURLs, Search: o.Search, SearchMemory: o.SearchMemory, Logger: log,
 		})
 		return err
 	})
@@ -112,7 +112,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	a.store = db
 	registry.MustRegister(storeState{a.ready, db})
 	a.undo.push("store", func(context.Context) error { return db.Close() })
-	name, _, err := o.Place().Name()
+	name, _, err := o.StoreLocation().Name()
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 	decisions, err := identity.New(identity.Options{
 		Store: db, Pipeline: pipeline, Models: pipeline.Registry.Models(), Sealer: sealer,
 		OperatingPoint: o.OperatingPoint, AmbiguityMargin: o.AmbiguityMargin, WholeSearch: o.Identification == "search",
-		AuditDecisions: o.AuditDecisions, WakeMover: a.mover.Wake, Observe: m.stage, Registerer: registry,
+		AuditDecisions: o.AuditDecisions, WakeMover: a.mover.Wake, Observe: m.observeStage, Registerer: registry,
 	})
 	if err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func New(ctx context.Context, o Options, version string, log *slog.Logger) (_ *A
 		MaxImageBytes: o.MaxImageBytes, RateLimit: o.RateLimit, AuthFailures: o.AuthFailures, TrustedProxies: o.TrustedProxies, CORSOrigins: o.CORSOrigins, PathPrefix: o.PathPrefix,
 		RequestTimeout: o.RequestTimeout, BulkIdleTimeout: o.UploadTimeout,
 		Logger: log, Registerer: registry, Gatherer: registry,
-		Ready: a.ready, Mover: a.mover, Jobs: a.queue(), Draining: a.draining,
+		Ready: a.ready, Mover: a.mover, Jobs: a.jobQueue(), Draining: a.draining,
 	})
 	if err != nil {
 		return nil, err

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// closeTimeout is how long work that was told to end may take to do so.
+// closeTimeout is how long closing the pipeline may take.
 const closeTimeout = 5 * time.Second
 
-// within returns when work has, or with an error after so long. The work then
-// goes on, so it is for what ends with the process.
-func within(limit time.Duration, work func() error) error {
+// runWithin waits for work, for as long as limit. After that it returns an error
+// and the work goes on, so the work must be something that ends with the process.
+func runWithin(limit time.Duration, work func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- work() }()
 	select {

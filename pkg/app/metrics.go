@@ -25,6 +25,6 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) stage(name string, seconds float64) {
+func (m *metrics) observeStage(name string, seconds float64) {
 	m.stages.WithLabelValues(name).Observe(seconds)
 }

@@ -427,7 +427,7 @@ func TestMigrationRestarts(t *testing.T) {
 		"postgres": func(t *testing.T, o *app.Options) {
 			t.Helper()
 			o.DatabaseURL = pgtest.Database(t, func(url string) error {
-				_, _, err := app.Migrate(context.Background(), app.Place{DatabaseURL: url})
+				_, _, err := app.Migrate(context.Background(), app.StoreLocation{DatabaseURL: url})
 				return err
 			})
 		},

@@ -83,7 +83,7 @@ func (o Options) Validate() error {
 	switch o.Auth {
 	case "on":
 	case "off":
-		if err == nil && !loopback(host) {
+		if err == nil && !isLoopback(host) {
 			wrong("auth", "off is accepted on a loopback address only, and %s is reached from elsewhere", o.Listen)
 		}
 	default:
@@ -92,7 +92,7 @@ func (o Options) Validate() error {
 	if o.Identification != "" && o.Identification != "comparison" && o.Identification != "search" {
 		wrong("identification", "%q is neither comparison nor search", o.Identification)
 	}
-	if _, _, err := o.Place().Name(); face.KindOf(err) == face.Invalid {
+	if _, _, err := o.StoreLocation().Name(); face.KindOf(err) == face.Invalid {
 		detail := err.Error()
 		if e, ok := errors.AsType[*face.Error](err); ok {
 			detail = e.Detail
@@ -163,18 +163,18 @@ func (o Options) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Place is where the server's store is.
-func (o Options) Place() Place {
-	return Place{DatabaseURL: o.DatabaseURL, PasswordFile: o.DatabasePasswordFile, DataDir: o.DataDir}
+// StoreLocation is where the server's store is.
+func (o Options) StoreLocation() StoreLocation {
+	return StoreLocation{DatabaseURL: o.DatabaseURL, PasswordFile: o.DatabasePasswordFile, DataDir: o.DataDir}
 }
 
-// loopback reports whether a listen host is reached from this machine alone.
-func loopback(host string) bool {
+// isLoopback reports whether a listen host is reached from this machine alone.
+func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func (o Options) limits() imaging.Limits {
+func (o Options) imageLimits() imaging.Limits {
 	l := imaging.DefaultLimits()
 	l.MaxBytes = o.MaxImageBytes
 	l.MaxPixels = int64(o.MaxMegapixels * 1e6)

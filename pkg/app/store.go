@@ -33,8 +33,8 @@ type AuditStore interface {
 	io.Closer
 }
 
-// Place is where a store is.
-type Place struct {
+// StoreLocation says where a store is.
+type StoreLocation struct {
 	// DatabaseURL names a Postgres (postgres://...) or a file (sqlite:PATH);
 	// empty is the embedded store of the data folder.
 	DatabaseURL string
@@ -44,23 +44,23 @@ type Place struct {
 }
 
 // postgres reports whether the place is a Postgres.
-func (p Place) postgres() bool {
-	scheme, _, _ := strings.Cut(p.DatabaseURL, "://")
+func (l StoreLocation) isPostgres() bool {
+	scheme, _, _ := strings.Cut(l.DatabaseURL, "://")
 	return scheme == "postgres" || scheme == "postgresql"
 }
 
-// Name is what to call the store before an operator, and whether it is there
-// already; a Postgres is said to be, for only opening it shows. Invalid: the
-// URL names no store of this build.
-func (p Place) Name() (name string, there bool, err error) {
-	if p.postgres() {
-		u, err := url.Parse(p.DatabaseURL)
+// Name names the store for an operator, without a password, and reports whether
+// it is there already. A Postgres is reported to be there: only opening it would
+// show. Invalid: the URL names no store of this build.
+func (l StoreLocation) Name() (name string, there bool, err error) {
+	if l.isPostgres() {
+		u, err := url.Parse(l.DatabaseURL)
 		if err != nil { // the cause quotes the URL, and with it a password
 			return "", false, face.Errorf(face.Invalid, "app.store", "the URL cannot be read")
 		}
 		return u.Scheme + "://" + u.Host + u.Path, true, nil
 	}
-	path, err := p.path()
+	path, err := l.path()
 	if err != nil {
 		return "", false, err
 	}
@@ -73,10 +73,10 @@ func (p Place) Name() (name string, there bool, err error) {
 	return path, true, nil
 }
 
-// StoreOptions say how a server uses its store. The ballast matters to an
-// embedded one alone, what follows it to a Postgres.
+// StoreOptions say how a server uses its store. Ballast is for an embedded
+// store, and ReadURLs, Search and SearchMemory are for a Postgres.
 type StoreOptions struct {
-	Place
+	StoreLocation
 	Ballast      *ballast.File // room that is kept free; nil: none
 	ReadURLs     []string      // streaming replicas
 	Search       string        // engine; empty: auto
@@ -88,7 +88,7 @@ type StoreOptions struct {
 // schema of a Postgres must be there. It returns before searches are answered:
 // see [store.Store.Ready].
 func OpenStore(ctx context.Context, o StoreOptions) (store.Store, error) {
-	if o.postgres() {
+	if o.isPostgres() {
 		return postgres.Open(ctx, postgres.Options{
 			URL: o.DatabaseURL, PasswordFile: o.PasswordFile, ReadURLs: o.ReadURLs,
 			Search: o.Search, SearchMemory: o.SearchMemory, Logger: o.Logger,
@@ -101,10 +101,10 @@ func OpenStore(ctx context.Context, o StoreOptions) (store.Store, error) {
 	return sqlite.Open(ctx, sqlite.Options{Path: path, Logger: o.Logger, Ballast: o.Ballast})
 }
 
-// Reach calls open, again and again while the Postgres behind it cannot be
-// reached or cuts the connection: it may be about to start. It gives up, with
-// the last error, when the next try would begin later than wait from now.
-func Reach(ctx context.Context, wait time.Duration, log *slog.Logger, open func() error) error {
+// OpenWhenReachable calls open until it succeeds, as long as the reason is that
+// the Postgres cannot be reached or cuts the connection: it may be starting. It
+// returns the last error if the next try would begin later than wait from now.
+func OpenWhenReachable(ctx context.Context, wait time.Duration, log *slog.Logger, open func() error) error {
 	end := time.Now().Add(wait)
 	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		err := open()
@@ -121,11 +121,11 @@ func Reach(ctx context.Context, wait time.Duration, log *slog.Logger, open func(
 }
 
 // OpenKeys opens the keys of a store, beside a server too.
-func OpenKeys(ctx context.Context, p Place) (KeyStore, error) {
-	if p.postgres() {
-		return postgres.OpenKeys(ctx, p.DatabaseURL, p.PasswordFile)
+func OpenKeys(ctx context.Context, l StoreLocation) (KeyStore, error) {
+	if l.isPostgres() {
+		return postgres.OpenKeys(ctx, l.DatabaseURL, l.PasswordFile)
 	}
-	path, err := p.makeFolder()
+	path, err := l.makeFolder()
 	if err != nil {
 		return nil, err
 	}
@@ -133,11 +133,11 @@ func OpenKeys(ctx context.Context, p Place) (KeyStore, error) {
 }
 
 // OpenAudit opens the audit chain of a store, beside a server too.
-func OpenAudit(ctx context.Context, p Place) (AuditStore, error) {
-	if p.postgres() {
-		return postgres.Open(ctx, postgres.Options{URL: p.DatabaseURL, PasswordFile: p.PasswordFile, Search: postgres.SearchPgvector})
+func OpenAudit(ctx context.Context, l StoreLocation) (AuditStore, error) {
+	if l.isPostgres() {
+		return postgres.Open(ctx, postgres.Options{URL: l.DatabaseURL, PasswordFile: l.PasswordFile, Search: postgres.SearchPgvector})
 	}
-	path, err := p.makeFolder()
+	path, err := l.makeFolder()
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +146,11 @@ func OpenAudit(ctx context.Context, p Place) (AuditStore, error) {
 
 // CheckStore looks for what is wrong with a store and calls found for each
 // finding. It changes nothing and works beside a server.
-func CheckStore(ctx context.Context, p Place, found func(store.Finding) error) error {
-	if p.postgres() {
-		return postgres.Check(ctx, p.DatabaseURL, p.PasswordFile, found)
+func CheckStore(ctx context.Context, l StoreLocation, found func(store.Finding) error) error {
+	if l.isPostgres() {
+		return postgres.Check(ctx, l.DatabaseURL, l.PasswordFile, found)
 	}
-	path, err := p.path()
+	path, err := l.path()
 	if err != nil {
 		return err
 	}
@@ -160,11 +160,11 @@ func CheckStore(ctx context.Context, p Place, found func(store.Finding) error) e
 // Migrate brings the schema of a store up to date and returns the versions
 // before and after. The embedded store does so by itself whenever it is
 // opened; both are 0 then.
-func Migrate(ctx context.Context, p Place) (before, after int64, err error) {
-	if p.postgres() {
-		return postgres.Migrate(ctx, p.DatabaseURL, p.PasswordFile)
+func Migrate(ctx context.Context, l StoreLocation) (before, after int64, err error) {
+	if l.isPostgres() {
+		return postgres.Migrate(ctx, l.DatabaseURL, l.PasswordFile)
 	}
-	keys, err := OpenKeys(ctx, p)
+	keys, err := OpenKeys(ctx, l)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -172,8 +172,8 @@ func Migrate(ctx context.Context, p Place) (before, after int64, err error) {
 }
 
 // makeFolder makes the folder of an embedded store.
-func (p Place) makeFolder() (path string, err error) {
-	path, err = p.path()
+func (l StoreLocation) makeFolder() (path string, err error) {
+	path, err = l.path()
 	if err != nil {
 		return "", err
 	}
@@ -184,45 +184,45 @@ func (p Place) makeFolder() (path string, err error) {
 }
 
 // Files are the databases of an embedded store. Invalid: it is none.
-func (p Place) Files() (f sqlite.Files, err error) {
-	if p.postgres() {
+func (l StoreLocation) Files() (f sqlite.Files, err error) {
+	if l.isPostgres() {
 		return f, face.Errorf(face.Invalid, "app.store", "the store is a Postgres, which pg_dump backs up: see deploy/README.md")
 	}
-	if f.Store, err = p.path(); err == nil {
-		f.Jobs, err = p.jobsPath()
+	if f.Store, err = l.path(); err == nil {
+		f.Jobs, err = l.jobsPath()
 	}
 	return f, err
 }
 
 // ballast is the room that is kept free beside an embedded store: so many
 // bytes, for all its files together. It is nil for a Postgres.
-func (p Place) ballast(size int64) *ballast.File {
-	path, err := p.path()
-	if err != nil || p.postgres() {
+func (l StoreLocation) ballast(size int64) *ballast.File {
+	path, err := l.path()
+	if err != nil || l.isPostgres() {
 		return nil
 	}
 	return ballast.Beside(path, size)
 }
 
 // jobsPath is the file of the embedded store's style-transfer jobs.
-func (p Place) jobsPath() (string, error) {
-	if p.DatabaseURL == "" {
-		return filepath.Join(p.DataDir, "jobs.db"), nil
+func (l StoreLocation) jobsPath() (string, error) {
+	if l.DatabaseURL == "" {
+		return filepath.Join(l.DataDir, "jobs.db"), nil
 	}
-	path, err := p.path()
+	path, err := l.path()
 	return path + "-jobs", err
 }
 
 // path is the file of the embedded store.
-func (p Place) path() (string, error) {
-	if p.DatabaseURL == "" {
-		return filepath.Join(p.DataDir, "likeness.db"), nil
+func (l StoreLocation) path() (string, error) {
+	if l.DatabaseURL == "" {
+		return filepath.Join(l.DataDir, "likeness.db"), nil
 	}
-	if path, ok := strings.CutPrefix(p.DatabaseURL, "sqlite:"); ok && path != "" {
+	if path, ok := strings.CutPrefix(l.DatabaseURL, "sqlite:"); ok && path != "" {
 		return path, nil
 	}
 	scheme := "this"
-	if u, err := url.Parse(p.DatabaseURL); err == nil && u.Scheme != "" {
+	if u, err := url.Parse(l.DatabaseURL); err == nil && u.Scheme != "" {
 		scheme = u.Scheme // never the whole URL: it may hold a password
 	}
 	return "", face.Errorf(face.Invalid, "app.store", "%s is not a store of this build; sqlite:PATH and postgres://... are", scheme)

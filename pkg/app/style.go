@@ -21,9 +21,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/style"
 )
 
-// openTransferrer opens what makes style transfers, in a runtime of its own
+// newTransferrer makes what makes style transfers, in a runtime of its own
 // with so many threads: the doors' runtime has none to spare.
-func openTransferrer(o Options, p *likeness.Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
+func newTransferrer(o Options, p *likeness.Pipeline, threads int) (_ style.Transferrer, closes func() error, err error) {
 	if o.Transferrer != nil {
 		return o.Transferrer, func() error { return nil }, nil
 	}
@@ -40,27 +40,27 @@ func openTransferrer(o Options, p *likeness.Pipeline, threads int) (_ style.Tran
 
 // openJobs opens the style-transfer jobs.
 func (a *App) openJobs(ctx context.Context, o Options, p *likeness.Pipeline, room *ballast.File, registry prometheus.Registerer) error {
-	transferrer, closes, err := openTransferrer(o, p, cmp.Or(o.StyleThreads, max(1, runtime.GOMAXPROCS(0)/2)))
+	transferrer, closes, err := newTransferrer(o, p, cmp.Or(o.StyleThreads, max(1, runtime.GOMAXPROCS(0)/2)))
 	if err != nil {
 		return err
 	}
 	a.undo.push("style transfer", func(context.Context) error { return closes() })
 	options := jobs.Options{
-		Transferrer: transferrer, Identify: identifier(p, o.OperatingPoint, o.MaxImageBytes), Limits: o.limits(),
+		Transferrer: transferrer, Identify: newIdentityCheck(p, o.OperatingPoint, o.MaxImageBytes), Limits: o.imageLimits(),
 		Workers: o.StyleWorkers, PerTenant: o.StylePerTenant, MaxQueued: o.StyleQueue, MaxBytes: o.StyleBytes,
 		Deadline: o.StyleDeadline, TTL: o.StyleTTL, Room: room, Logger: a.log, Registerer: registry,
 	}
-	place := o.Place()
-	if place.postgres() {
-		err := Reach(ctx, o.DatabaseWait, a.log, func() (err error) {
-			a.jobs, err = jobs.OpenPostgres(ctx, place.DatabaseURL, place.PasswordFile, options)
+	location := o.StoreLocation()
+	if location.isPostgres() {
+		err := OpenWhenReachable(ctx, o.DatabaseWait, a.log, func() (err error) {
+			a.jobs, err = jobs.OpenPostgres(ctx, location.DatabaseURL, location.PasswordFile, options)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	} else {
-		path, err := place.jobsPath()
+		path, err := location.jobsPath()
 		if err != nil {
 			return err
 		}
@@ -77,9 +77,9 @@ func (a *App) openJobs(ctx context.Context, o Options, p *likeness.Pipeline, roo
 	return nil
 }
 
-// queue is the jobs as the handlers know them: nil, and no pointer that is
-// nil, where there are none.
-func (a *App) queue() jobs.Queue {
+// jobQueue is the queue for the handlers. If there are no style transfers, it is
+// a nil interface and not a nil pointer in an interface.
+func (a *App) jobQueue() jobs.Queue {
 	if a.jobs == nil {
 		return nil
 	}
@@ -110,11 +110,12 @@ func enterPatiently(ctx context.Context, p *embed.Pipeline) (embed.Slot, error) 
 	}
 }
 
-// identifier compares the largest face of a result with that of its content.
-func identifier(p *likeness.Pipeline, operatingPoint string, maxBytes int64) func(context.Context, []byte, *image.RGBA) (jobs.Identity, error) {
+// newIdentityCheck gives the function that compares the largest face of a result
+// with the largest face of its content.
+func newIdentityCheck(p *likeness.Pipeline, operatingPoint string, maxBytes int64) func(context.Context, []byte, *image.RGBA) (jobs.Identity, error) {
 	encoder := p.Encoder()
 	policy := match.NewPolicy(encoder.Calibration)
-	// A nil embedding: there is no face.
+	// embedding is nil if there is no face.
 	embedding := func(ctx context.Context, slot embed.Slot, photo []byte) (face.Embedding, error) {
 		samples, err := slot.Embed(ctx, photo, embed.PickLargest, embed.Want{Encoders: []string{encoder.ID}})
 		switch face.KindOf(err) {

@@ -48,12 +48,12 @@ func templateOf(alignment [][2]float32) (template [5]face.Point) {
 	return template
 }
 
-// loadAgain is how long it is remembered that an encoder cannot be loaded: its
-// file would be read and hashed for every request.
-const loadAgain = 10 * time.Second
+// loadRetry is how long an encoder that could not be loaded is not tried again:
+// otherwise its file would be read and hashed for every request.
+const loadRetry = 10 * time.Second
 
-// encoders are those that were asked for so far. The weights of each are in
-// memory once, from then on, and the tensors of its sessions once a slot.
+// encoders are those that were used so far. From its first use on, an encoder's
+// weights are in memory once, and the tensors of its sessions once a slot.
 type encoders struct {
 	own  *encoder
 	load func(id string) (Network, Manifest, error)
@@ -64,19 +64,19 @@ type encoders struct {
 	loads  sync.WaitGroup
 }
 
-// loading is an encoder that somebody asked for; the encoder or what is wrong
-// with it is there when done is closed.
+// loading is an encoder that is being loaded or was loaded. encoder or err is
+// set when done is closed.
 type loading struct {
 	done    chan struct{}
 	encoder *encoder
 	err     error
-	again   time.Time // when to try again, after a failure; guarded by encoders.mu
+	retryAt time.Time // after a failure; guarded by encoders.mu
 }
 
 func newEncoders(own *encoder, load func(string) (Network, Manifest, error)) *encoders {
-	there := &loading{done: make(chan struct{}), encoder: own}
-	close(there.done)
-	return &encoders{own: own, load: load, known: map[string]*loading{own.model.ID: there}}
+	loaded := &loading{done: make(chan struct{}), encoder: own}
+	close(loaded.done)
+	return &encoders{own: own, load: load, known: map[string]*loading{own.model.ID: loaded}}
 }
 
 // close ends loading and waits for what is being loaded, so that the caller
@@ -88,17 +88,17 @@ func (s *encoders) close() {
 	s.loads.Wait()
 }
 
-// get finds encoders by their ids, or the pipeline's own for none, and loads
-// those that are not there yet. Only those who need one that is being loaded
-// wait for it.
-func (s *encoders) get(ctx context.Context, ids ...string) ([]*encoder, error) {
+// find finds encoders by their ids, or the pipeline's own if there is no id, and
+// loads those that were not used before. Only a caller who needs an encoder that
+// is being loaded waits for it.
+func (s *encoders) find(ctx context.Context, ids ...string) ([]*encoder, error) {
 	const op = "embed.encoder"
 	if len(ids) == 0 {
 		return []*encoder{s.own}, nil
 	}
 	out := make([]*encoder, len(ids))
 	for i, id := range ids {
-		l := s.ask(id)
+		l := s.startLoading(id)
 		select {
 		case <-l.done:
 		default:
@@ -119,13 +119,13 @@ func (s *encoders) get(ctx context.Context, ids ...string) ([]*encoder, error) {
 	return out, nil
 }
 
-// ask begins to load an encoder unless somebody has. Nobody's leaving ends
-// it: others may have come to wait for it.
-func (s *encoders) ask(id string) *loading {
+// startLoading begins to load an encoder, unless that has begun already. A caller
+// who gives up does not end the loading: others may wait for it.
+func (s *encoders) startLoading(id string) *loading {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l, ok := s.known[id]
-	if ok && (l.again.IsZero() || time.Now().Before(l.again)) {
+	if ok && (l.retryAt.IsZero() || time.Now().Before(l.retryAt)) {
 		return l
 	}
 	l = &loading{done: make(chan struct{})}
@@ -137,16 +137,16 @@ func (s *encoders) ask(id string) *loading {
 	s.known[id] = l
 	s.loads.Go(func() {
 		defer close(l.done)
-		if l.encoder, l.err = s.open(id); l.err != nil {
+		if l.encoder, l.err = s.loadEncoder(id); l.err != nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			l.again = time.Now().Add(loadAgain)
+			l.retryAt = time.Now().Add(loadRetry)
 		}
 	})
 	return l
 }
 
-func (s *encoders) open(id string) (*encoder, error) {
+func (s *encoders) loadEncoder(id string) (*encoder, error) {
 	if s.load == nil {
 		return nil, errors.New("the pipeline has one encoder only")
 	}
@@ -159,7 +159,7 @@ func (s *encoders) open(id string) (*encoder, error) {
 
 // embedCrop is the work of [Pipeline.EmbedCrop].
 func (w *worker) embedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error) {
-	asked, err := w.p.encoders.get(ctx, encoder)
+	asked, err := w.p.encoders.find(ctx, encoder)
 	if err != nil {
 		return nil, err
 	}

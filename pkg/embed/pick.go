@@ -74,7 +74,7 @@ func (w *worker) isFace(d detection) bool {
 // passes reports whether a face passes the quality gate, by what is known of
 // it before it is picked.
 func (w *worker) passes(d detection) bool {
-	return w.worthy(d) && d.verdict != nil && d.verdict.passes
+	return w.passesSizeAndScore(d) && d.verdict != nil && d.verdict.passes
 }
 
 // prominence says how much a photo is of this face. It is the side of the box,

@@ -74,13 +74,14 @@ type Options struct {
 	DetectorModel Manifest
 	Encoder       Network
 	EncoderModel  Manifest
-	// Quality is the network that says whether a crop shows a face as encoders
-	// know them. Nil: none is asked, and every face passes.
+	// QualityNetwork says whether a crop shows a face as encoders know them.
+	// Nil: every face passes.
 	QualityNetwork Network
 	QualityModel   Manifest
-	// Load gives further encoders when they are first asked for, by their id.
-	// The networks stay the caller's. Nil: there are none. It may be called
-	// for several ids at the same time, for each by one caller.
+	// Load loads a further encoder by its id, when it is first used. The caller
+	// closes the networks, after the pipeline. It may be called for several ids
+	// at the same time, but not twice at the same time for one id. Nil: there
+	// are no further encoders.
 	Load func(id string) (Network, Manifest, error)
 
 	// Slots is how many requests run at a time; 0 is one per CPU. Each holds
@@ -228,7 +229,7 @@ func closeAll(workers []*worker) error {
 
 // detectFaces is the work of [Pipeline.Detect].
 func (w *worker) detectFaces(ctx context.Context, photo []byte, maxFaces int) (faces []face.Face, found int, err error) {
-	v, err := w.look(ctx, photo, PickAll)
+	v, err := w.findFaces(ctx, photo, PickAll)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -246,7 +247,7 @@ func (w *worker) detectFaces(ctx context.Context, photo []byte, maxFaces int) (f
 		if err != nil {
 			return nil, 0, err
 		}
-		if faces[i], err = w.judge(ctx, n, d); err != nil {
+		if faces[i], err = w.assessFace(ctx, n, d); err != nil {
 			return nil, 0, err
 		}
 		w.observe(StageAlign, start)
@@ -256,7 +257,7 @@ func (w *worker) detectFaces(ctx context.Context, photo []byte, maxFaces int) (f
 
 // embedFaces is the work of [Pipeline.EmbedWith].
 func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
-	asked, err := w.p.encoders.get(ctx, want.Encoders...)
+	asked, err := w.p.encoders.find(ctx, want.Encoders...)
 	if err != nil {
 		return nil, err
 	}
@@ -270,7 +271,7 @@ func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want W
 	if want.At != nil {
 		pick = PickAll // what is small counts, too
 	}
-	v, err := w.look(ctx, photo, pick)
+	v, err := w.findFaces(ctx, photo, pick)
 	if err != nil {
 		return nil, err
 	}
@@ -293,7 +294,7 @@ func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want W
 	}
 	samples := make([]Sample, len(v.found))
 	for i, d := range v.found {
-		if samples[i], err = w.sample(ctx, v, d, heads, want.Crop); err != nil {
+		if samples[i], err = w.embedFace(ctx, v, d, heads, want.Crop); err != nil {
 			return nil, err
 		}
 		samples[i].Found = v.count
@@ -301,14 +302,14 @@ func (w *worker) embedFaces(ctx context.Context, photo []byte, pick Pick, want W
 	return samples, nil
 }
 
-// sample makes everything that is wanted of one face.
-func (w *worker) sample(ctx context.Context, v *view, d detection, heads []*head, crop bool) (s Sample, err error) {
+// embedFace makes everything that is wanted of one face.
+func (w *worker) embedFace(ctx context.Context, v *view, d detection, heads []*head, crop bool) (s Sample, err error) {
 	start := time.Now()
 	n, err := w.prepareFace(v, d, v.frames)
 	if err != nil {
 		return s, err
 	}
-	if s.Face, err = w.judge(ctx, n, d); err != nil {
+	if s.Face, err = w.assessFace(ctx, n, d); err != nil {
 		return s, err
 	}
 	for i, h := range heads {
@@ -433,7 +434,7 @@ func (v *view) reduction() float32 { return float32(1 / v.img.Scale) }
 
 func longSide(img *image.RGBA) int { return max(img.Rect.Dx(), img.Rect.Dy()) }
 
-func (v *view) certain(d detection) bool {
+func (v *view) isCertain(d detection) bool {
 	return d.side() >= v.certainSide && d.score >= v.certainScore
 }
 
@@ -441,14 +442,14 @@ func (w *worker) observe(stage string, start time.Time) {
 	w.p.o.Observe(stage, time.Since(start).Seconds())
 }
 
-// look decodes a photo and finds its faces, the largest first.
+// findFaces decodes a photo and finds its faces, the largest first.
 //
-// The first look is the cheap one, at the smallest rung. A second look is
-// taken when the photo has more to show than that and something may have been
-// missed: always when all faces are wanted, else when no face was found that
-// is large enough to be certain. It is taken at the smallest rung that the
-// photo fits in, or at the largest.
-func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, error) {
+// The first look at the photo is cheap, at the smallest rung. A second look
+// follows if the photo has more pixels than that and a face may have been
+// missed: always when all faces are wanted, otherwise when no face was found
+// that is large enough to be certain. It uses the smallest rung that the photo
+// fits in, or the largest.
+func (w *worker) findFaces(ctx context.Context, photo []byte, pick Pick) (*view, error) {
 	img, err := w.decode(ctx, photo, w.rungs[len(w.rungs)-1].side)
 	if err != nil {
 		return nil, err
@@ -459,16 +460,16 @@ func (w *worker) look(ctx context.Context, photo []byte, pick Pick) (*view, erro
 		certainSide:  settledSide * float32(max(img.Width, img.Height)) / float32(w.rungs[0].side),
 		certainScore: w.p.o.Quality.MinDetectionScore,
 	}
-	if err := w.lookAt(ctx, v, w.rungs[0]); err != nil {
+	if err := w.detectAtRung(ctx, v, w.rungs[0]); err != nil {
 		return nil, err
 	}
-	missed := pick == PickAll || !slices.ContainsFunc(v.found, v.certain)
+	missed := pick == PickAll || !slices.ContainsFunc(v.found, v.isCertain)
 	if long := longSide(img.RGBA); missed && len(w.rungs) > 1 && long > w.rungs[0].side {
 		second := w.rungs[len(w.rungs)-1]
 		if i := slices.IndexFunc(w.rungs, func(r rung) bool { return r.side >= long }); i >= 0 {
 			second = w.rungs[i]
 		}
-		if err := w.lookAt(ctx, v, second); err != nil {
+		if err := w.detectAtRung(ctx, v, second); err != nil {
 			return nil, err
 		}
 	}
@@ -483,9 +484,9 @@ func sortBySize(found []detection) {
 	slices.SortStableFunc(found, func(a, b detection) int { return cmp.Compare(b.area(), a.area()) })
 }
 
-// lookAt shows the photo to the detector at one rung and merges what it finds
-// into v.found: faces that were certain before stay as they are.
-func (w *worker) lookAt(ctx context.Context, v *view, r rung) error {
+// detectAtRung shows the photo to the detector at one rung and merges what it
+// finds into v.found. Faces that were certain before stay as they are.
+func (w *worker) detectAtRung(ctx context.Context, v *view, r rung) error {
 	candidates, err := w.show(ctx, v.img.RGBA, r)
 	if err != nil {
 		return err
@@ -495,7 +496,7 @@ func (w *worker) lookAt(ctx context.Context, v *view, r rung) error {
 	}
 	var certain []detection
 	for _, d := range v.found {
-		if v.certain(d) {
+		if v.isCertain(d) {
 			certain = append(certain, d)
 		} else {
 			candidates = append(candidates, d)
@@ -518,21 +519,20 @@ func (w *worker) show(ctx context.Context, img *image.RGBA, r rung) ([]detection
 	return candidates, err
 }
 
-// refine makes the most of the faces that were found small: the photo is
-// decoded again, at a larger scale, when it has more pixels to give them than
-// the reduced picture they were found in, and each is looked at once more,
-// alone and enlarged, because landmarks that are a pixel off in a small face
-// spoil its embedding.
+// refine improves the faces that were found small. It decodes the photo again at
+// a larger scale, if the photo has more pixels of them than the reduced picture
+// that they were found in. Then it detects each face once more, alone and
+// enlarged: landmarks that are a pixel off in a small face spoil its embedding.
 func (w *worker) refine(ctx context.Context, v *view, photo []byte) error {
-	if err := w.sharpen(ctx, v, photo); err != nil {
+	if err := w.decodeLarger(ctx, v, photo); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(v.found, w.small) {
+	if !slices.ContainsFunc(v.found, w.needsCloseUp) {
 		return nil
 	}
 	defer w.observe(StageDetect, time.Now())
 	for i, d := range v.found {
-		if !w.small(d) {
+		if !w.needsCloseUp(d) {
 			continue
 		}
 		roll := d.shown
@@ -549,14 +549,17 @@ func (w *worker) refine(ctx context.Context, v *view, photo []byte) error {
 	return nil
 }
 
-// worthy reports whether a face passes the quality gate by its size and score.
-func (w *worker) worthy(d detection) bool {
+// passesSizeAndScore reports whether a face is large enough for the quality gate
+// and scores high enough.
+func (w *worker) passesSizeAndScore(d detection) bool {
 	return distance(d.points[0], d.points[1]) >= w.p.o.Quality.MinInterocularPx &&
 		d.score >= w.p.o.Quality.MinDetectionScore
 }
 
-// small reports whether a face deserves a look from close up.
-func (w *worker) small(d detection) bool { return d.seen < settledSide && w.worthy(d) }
+// needsCloseUp reports whether a face is detected once more, from close up.
+func (w *worker) needsCloseUp(d detection) bool {
+	return d.seen < settledSide && w.passesSizeAndScore(d)
+}
 
 const (
 	// closeUpSides is how much of the photo a close-up shows, in sides of the
@@ -567,10 +570,10 @@ const (
 	sameFace = 0.3
 )
 
-// sharpen decodes the photo again, at a larger scale, when a face found in it
-// has fewer decoded pixels than what it is warped to and the photo has more to
-// give. Faces that are doubted for their size or score anyway do not count.
-func (w *worker) sharpen(ctx context.Context, v *view, photo []byte) error {
+// decodeLarger decodes the photo again, at a larger scale, if a face has fewer
+// decoded pixels than the picture it is warped to and the photo has more. Faces
+// that the quality gate refuses for their size or score do not count.
+func (w *worker) decodeLarger(ctx context.Context, v *view, photo []byte) error {
 	reduction := v.reduction()
 	if reduction <= 1 {
 		return nil
@@ -581,7 +584,7 @@ func (w *worker) sharpen(ctx context.Context, v *view, photo []byte) error {
 	}
 	least := want
 	for _, d := range v.found {
-		if w.worthy(d) {
+		if w.passesSizeAndScore(d) {
 			least = min(least, distance(d.points[0], d.points[1])/reduction)
 		}
 	}
@@ -598,8 +601,8 @@ func (w *worker) sharpen(ctx context.Context, v *view, photo []byte) error {
 	return nil
 }
 
-// judge makes the face of a detection, with its quality.
-func (w *worker) judge(ctx context.Context, n faceArea, d detection) (face.Face, error) {
+// assessFace makes the face of a detection, with its quality.
+func (w *worker) assessFace(ctx context.Context, n faceArea, d detection) (face.Face, error) {
 	if err := w.screen(ctx, n, &d); err != nil {
 		return face.Face{}, err
 	}

@@ -126,7 +126,7 @@ func (p *Pipeline) Embed(ctx context.Context, photo []byte, pick Pick) ([]Sample
 // face. An encoder that cannot be loaded is Unavailable.
 func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want Want) ([]Sample, error) {
 	// Encoders are loaded first, so that no slot is held meanwhile.
-	if _, err := p.encoders.get(ctx, want.Encoders...); err != nil {
+	if _, err := p.encoders.find(ctx, want.Encoders...); err != nil {
 		return nil, err
 	}
 	s, err := p.Enter(ctx, nil)
@@ -142,7 +142,7 @@ func (p *Pipeline) EmbedWith(ctx context.Context, photo []byte, pick Pick, want 
 // makes nothing, Unavailable for an encoder that cannot be loaded, and those of
 // [Pipeline.Enter].
 func (p *Pipeline) EmbedCrop(ctx context.Context, crop []byte, encoder string) (face.Embedding, error) {
-	if _, err := p.encoders.get(ctx, encoder); err != nil { // see EmbedWith
+	if _, err := p.encoders.find(ctx, encoder); err != nil { // see EmbedWith
 		return nil, err
 	}
 	s, err := p.Enter(ctx, nil)
@@ -156,7 +156,7 @@ func (p *Pipeline) EmbedCrop(ctx context.Context, crop []byte, encoder string) (
 // Prepare loads encoders before they are needed, and makes a session of each.
 // An encoder that cannot be used is Unavailable.
 func (p *Pipeline) Prepare(ctx context.Context, ids ...string) error {
-	encoders, err := p.encoders.get(ctx, ids...)
+	encoders, err := p.encoders.find(ctx, ids...)
 	if err != nil {
 		return err
 	}

@@ -185,7 +185,7 @@ func (w *worker) rightFaces(ctx context.Context, v *view, pick Pick) error {
 		return w.lookTurned(ctx, v)
 	}
 	for i, d := range v.found {
-		if d.verdict == nil || !d.verdict.turned || !w.worthy(d) {
+		if d.verdict == nil || !d.verdict.turned || !w.passesSizeAndScore(d) {
 			continue
 		}
 		for _, turn := range quarterTurns() {
