@@ -120,12 +120,12 @@ func TestBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer holder.Close()
+	defer func() { _ = holder.Close() }() // with the pool
 	waiter, err := db.Conn(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer waiter.Close()
+	defer func() { _ = waiter.Close() }() // with the pool
 	if _, err := holder.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}

@@ -301,9 +301,10 @@ func TestBackupRefuses(t *testing.T) {
 func TestBackupReplacesBackupsAlone(t *testing.T) {
 	t.Parallel()
 	for name, to := range map[string]func(t *testing.T, f sqlite.Files) string{
-		"the folder of the store": func(t *testing.T, f sqlite.Files) string { return filepath.Dir(f.Store) },
-		"a folder above it":       func(t *testing.T, f sqlite.Files) string { return filepath.Dir(filepath.Dir(f.Store)) },
+		"the folder of the store": func(_ *testing.T, f sqlite.Files) string { return filepath.Dir(f.Store) },
+		"a folder above it":       func(_ *testing.T, f sqlite.Files) string { return filepath.Dir(filepath.Dir(f.Store)) },
 		"a store that was a backup": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			for _, end := range []string{".lock", ".setup"} {
 				if err := os.Remove(f.Store + end); err != nil {
 					t.Fatal(err)
@@ -313,6 +314,7 @@ func TestBackupReplacesBackupsAlone(t *testing.T) {
 			return filepath.Dir(f.Store)
 		},
 		"a store behind a link": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			dir, _ := backUpToTemp(t, f)
 			for _, path := range []string{f.Store, f.Jobs} {
 				if err := errors.Join(os.Remove(path), os.Symlink(filepath.Join(dir, filepath.Base(path)), path)); err != nil {
@@ -322,15 +324,18 @@ func TestBackupReplacesBackupsAlone(t *testing.T) {
 			return dir
 		},
 		"the parent of backups": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			dir, _ := backUpToTemp(t, f)
 			return filepath.Dir(dir)
 		},
 		"a backup with something else": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			dir, _ := backUpToTemp(t, f)
 			write(t, filepath.Join(dir, "notes"))
 			return dir
 		},
 		"a backup with a folder": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			dir, _ := backUpToTemp(t, f)
 			path := filepath.Join(dir, "jobs.db")
 			if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
@@ -340,11 +345,13 @@ func TestBackupReplacesBackupsAlone(t *testing.T) {
 			return dir
 		},
 		"another folder": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			dir := t.TempDir()
 			write(t, filepath.Join(dir, "likeness.db"))
 			return dir
 		},
 		"a file": func(t *testing.T, f sqlite.Files) string {
+			t.Helper()
 			path := filepath.Join(t.TempDir(), "backup.json")
 			write(t, path)
 			return path

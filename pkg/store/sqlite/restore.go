@@ -104,7 +104,10 @@ func restore(ctx context.Context, o RestoreOptions) (r Restored, err error) {
 	if err := copyAndVerify(ctx, o, r.Manifest, staged); err != nil {
 		return r, err
 	}
-	if err := r.eraseAgain(ctx, o.Store, staged[backupStore]); err != nil {
+	records, revoked, err := readSince(ctx, o.Store, r.Manifest)
+	if err != nil {
+		r.Unknown = err
+	} else if err := r.eraseAgain(ctx, staged[backupStore], records, revoked); err != nil {
 		return r, err
 	}
 	// Once the store's copy has this name, there is no way back.
@@ -185,14 +188,9 @@ func copyFile(ctx context.Context, from, to string, progress func(int64)) (err e
 	}
 }
 
-// eraseAgain carries out on the copy what the store that is there has erased
-// and revoked since, and takes over the records of it.
-func (r *Restored) eraseAgain(ctx context.Context, path, copied string) error {
-	var records []store.AuditRecord
-	var revoked map[string]int64
-	if records, revoked, r.Unknown = readSince(ctx, path, r.Manifest); r.Unknown != nil {
-		return nil
-	}
+// eraseAgain carries out on the copy what records and revoked say was erased and
+// revoked since the backup, and adds the records to the copy.
+func (r *Restored) eraseAgain(ctx context.Context, copied string, records []store.AuditRecord, revoked map[string]int64) error {
 	if len(records) == 0 && len(revoked) == 0 {
 		return nil
 	}

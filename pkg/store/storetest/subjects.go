@@ -516,8 +516,13 @@ func cursors(t *testing.T, place Place) {
 func subjectFilters(t *testing.T, place Place) {
 	s, ctx := openReady(t, place), t.Context()
 	for i, sub := range []face.Subject{
-		{Name: "Ada", ExternalID: "1"}, {Name: "Ada", ExternalID: "2"}, {Name: "ada", ExternalID: "1"},
-		{Name: "Ada ", ExternalID: "1"}, {Name: "Ada"}, {Name: "Zoë", ExternalID: "%"}, {},
+		{Name: "Ada", ExternalID: "1"},
+		{Name: "Ada", ExternalID: "2"},
+		{Name: "ada", ExternalID: "1"},
+		{Name: "Ada ", ExternalID: "1"},
+		{Name: "Ada"},
+		{Name: "Zoë", ExternalID: "%"},
+		{},
 	} {
 		sub.ID = numberedID("s", i)
 		must(s.CreateSubject(ctx, tenant, face.DefaultGallery, sub))(t)
