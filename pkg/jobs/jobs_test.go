@@ -815,7 +815,7 @@ func TestPreview(t *testing.T) {
 				return nil
 			}}
 			s := openAndStart(t, place, o)
-			r := request(5000)
+			r := request(2000)
 			j := submit(t, s, r)
 			tick := time.NewTicker(10 * time.Millisecond)
 			defer tick.Stop()
