@@ -102,9 +102,9 @@ func (g *gate) reserve() (*Reservation, error) {
 }
 
 // Cancel gives the place up. It does nothing for a reservation that is nil,
-// used, expired or canceled.
+// zero, used, expired or canceled.
 func (r *Reservation) Cancel() {
-	if r == nil {
+	if r == nil || r.gate == nil {
 		return
 	}
 	r.gate.mu.Lock()
@@ -124,10 +124,24 @@ func (r *Reservation) end() bool {
 	return held
 }
 
-// enter waits for a worker, which leave gives back. r may be nil. Errors:
-// Overloaded when the wait would be or was too long, Unavailable when the gate
-// is closed, Canceled or Deadline when ctx ends first.
+// enter waits for a worker, which leave gives back. r may be nil; a reservation
+// at another gate counts for nothing. Errors: Overloaded when the wait would be
+// or was too long, Unavailable when the gate is closed, Canceled or Deadline
+// when ctx ends first.
 func (g *gate) enter(ctx context.Context, r *Reservation) (*worker, error) {
+	return g.admit(ctx, r, g.observe)
+}
+
+// enterBackground is enter for work that no caller waits for, such as the crops
+// of a move. It waits as a request does, but it is not measured as one: many
+// short tasks would look like more requests than can be served, and requests
+// would be refused for them.
+func (g *gate) enterBackground(ctx context.Context) (*worker, error) {
+	return g.admit(ctx, nil, nil)
+}
+
+// admit is enter. observe is nil for what is not measured.
+func (g *gate) admit(ctx context.Context, r *Reservation, observe func(seconds float64)) (*worker, error) {
 	const op = "embed.Enter"
 	if err := ctx.Err(); err != nil {
 		return nil, face.Wrap(face.Canceled, op, err)
@@ -138,8 +152,12 @@ func (g *gate) enter(ctx context.Context, r *Reservation) (*worker, error) {
 		g.mu.Unlock()
 		return nil, errClosed(op)
 	}
-	g.arrivals++
-	if held := r != nil && r.end(); !held && !g.hasRoom() {
+	if observe != nil {
+		g.arrivals++
+	} else {
+		observe = func(float64) {}
+	}
+	if held := r != nil && r.gate == g && r.end(); !held && !g.hasRoom() {
 		g.mu.Unlock()
 		return nil, errOverloaded(op, g.slots)
 	}
@@ -147,7 +165,7 @@ func (g *gate) enter(ctx context.Context, r *Reservation) (*worker, error) {
 		w := g.free[n-1]
 		g.free = g.free[:n-1]
 		g.mu.Unlock()
-		g.observe(time.Since(start).Seconds())
+		observe(time.Since(start).Seconds())
 		return w, nil
 	}
 	waiting := &waiter{make(chan *worker, 1)}
@@ -159,7 +177,7 @@ func (g *gate) enter(ctx context.Context, r *Reservation) (*worker, error) {
 	var err error
 	select {
 	case w, ok := <-waiting.granted:
-		return g.begin(w, ok, start)
+		return begin(w, ok, start, observe)
 	case <-patience.C:
 		err = errOverloaded(op, g.slots)
 	case <-ctx.Done():
@@ -169,15 +187,15 @@ func (g *gate) enter(ctx context.Context, r *Reservation) (*worker, error) {
 		return nil, err
 	}
 	w, ok := <-waiting.granted // at the same moment
-	return g.begin(w, ok, start)
+	return begin(w, ok, start, observe)
 }
 
 // begin ends a wait that the gate has ended: with a worker, or by closing.
-func (g *gate) begin(w *worker, granted bool, start time.Time) (*worker, error) {
+func begin(w *worker, granted bool, start time.Time, observe func(seconds float64)) (*worker, error) {
 	if !granted {
 		return nil, errClosed("embed.Enter")
 	}
-	g.observe(time.Since(start).Seconds())
+	observe(time.Since(start).Seconds())
 	return w, nil
 }
 
@@ -193,9 +211,10 @@ func (g *gate) abandon(waiting *waiter) bool {
 	return i >= 0
 }
 
-// leave gives back a worker that was entered with at the given time. A worker
-// whose decoder still runs, for a request that has gone, comes back when that
-// decoder has ended: until then it could serve nobody.
+// leave gives back a worker that was entered with at the given time; the zero
+// time is that of background work. A worker whose decoder still runs, for a
+// request that has gone, comes back when that decoder has ended: until then it
+// could serve nobody.
 func (g *gate) leave(w *worker, entered time.Time) {
 	if w.decoding != nil {
 		select {
@@ -203,22 +222,25 @@ func (g *gate) leave(w *worker, entered time.Time) {
 		default:
 			go func() {
 				<-w.decoding
-				g.handOver(w, time.Since(entered))
+				g.handOver(w, entered)
 			}()
 			return
 		}
 	}
-	g.handOver(w, time.Since(entered))
+	g.handOver(w, entered)
 }
 
 // handOver gives a worker to the first in the queue, or makes it free. A
 // request that took less time than the average counts for less: one that fails
 // at once says nothing about how long the others take.
-func (g *gate) handOver(w *worker, took time.Duration) {
+func (g *gate) handOver(w *worker, entered time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	weight := min(1, float64(took)/float64(g.serviceTime))
-	g.serviceTime += time.Duration(weight * float64(took-g.serviceTime) / 16)
+	if !entered.IsZero() {
+		took := time.Since(entered)
+		weight := min(1, float64(took)/float64(g.serviceTime))
+		g.serviceTime += time.Duration(weight * float64(took-g.serviceTime) / 16)
+	}
 	if len(g.queue) > 0 {
 		g.queue[0].granted <- w
 		g.queue = g.queue[1:]

@@ -200,6 +200,74 @@ func TestQueueTime(t *testing.T) {
 	})
 }
 
+// TestBackground: work that no caller waits for, one piece after the other, is
+// done beside requests and does not have them refused.
+func TestBackground(t *testing.T) {
+	t.Parallel()
+	for _, takes := range []time.Duration{typicalTime / 3, typicalTime} {
+		t.Run(takes.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCrowd(nil)
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan int)
+				go func() {
+					pieces := 0
+					for ctx.Err() == nil {
+						w, err := c.enterBackground(ctx)
+						if err != nil {
+							time.Sleep(200 * time.Millisecond)
+							continue
+						}
+						time.Sleep(takes)
+						c.leave(w, time.Time{})
+						pieces++
+					}
+					done <- pieces
+				}()
+				c.arrive(0.7, 60*time.Second)
+				cancel()
+				pieces, refused := <-done, float64(len(c.refused))/float64(c.tries)
+				t.Logf("%.2f %% refused, p99 %s, %d pieces", 100*refused, percentile99(c.admitted), pieces)
+				if refused > 0.03 || pieces < 1000 {
+					t.Errorf("%.2f %% were refused beside %d pieces", 100*refused, pieces)
+				}
+				if c.serviceTime < typicalTime*4/5 {
+					t.Errorf("a request takes %s, want about %s", c.serviceTime, typicalTime)
+				}
+			})
+		})
+	}
+}
+
+// TestForeignReservation: a reservation at another gate, or none, gives no place.
+func TestForeignReservation(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		one := func(o *Options) { o.Slots, o.Queue = 1, 0 }
+		c, other := newCrowd(one), newCrowd(one)
+		r, err := other.reserve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Cancel()
+		leave, err := c.pass(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leave()
+		for name, r := range map[string]*Reservation{"of another gate": r, "zero": {}} {
+			if _, err := c.pass(t.Context(), r); !errors.Is(err, face.Overloaded) {
+				t.Errorf("%s: %v, want %v", name, err, face.Overloaded)
+			}
+		}
+		(&Reservation{}).Cancel()
+		if other.reserved != 1 {
+			t.Errorf("%d places are reserved at the other gate, want 1", other.reserved)
+		}
+	})
+}
+
 // TestReservations: a reservation is no slot, and slow bodies lose theirs.
 func TestReservations(t *testing.T) {
 	t.Parallel()

@@ -145,12 +145,12 @@ func (p *Pipeline) EmbedCrop(ctx context.Context, crop []byte, encoder string) (
 	if _, err := p.encoders.find(ctx, encoder); err != nil { // see EmbedWith
 		return nil, err
 	}
-	s, err := p.Enter(ctx, nil)
+	w, err := p.gate.enterBackground(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.Leave()
-	return s.EmbedCrop(ctx, crop, encoder)
+	defer p.gate.leave(w, time.Time{})
+	return w.embedCrop(ctx, crop, encoder)
 }
 
 // Prepare loads encoders before they are needed, and makes a session of each.
@@ -160,11 +160,11 @@ func (p *Pipeline) Prepare(ctx context.Context, ids ...string) error {
 	if err != nil {
 		return err
 	}
-	w, err := p.gate.enter(ctx, nil)
+	w, err := p.gate.enterBackground(ctx)
 	if err != nil {
 		return err
 	}
-	defer p.gate.leave(w, time.Now())
+	defer p.gate.leave(w, time.Time{})
 	for _, e := range encoders {
 		if _, err := w.head(e); err != nil {
 			return err
