@@ -7,6 +7,10 @@
 -- stored, so the text of the schema is changed, as
 -- https://www.sqlite.org/lang_altertable.html#otheralter describes: no row is
 -- written anew. The new index has other connections read the schema again.
+--
+-- When a subject is erased, SQLite looks for its templates by gallery and
+-- subject. Without statistics it would choose an index that begins with the
+-- gallery, and read the whole gallery. So one index has both columns.
 
 -- +goose Up
 PRAGMA writable_schema = ON;
@@ -18,3 +22,5 @@ UPDATE sqlite_schema SET sql = replace(sql, 'UNIQUE (gallery, sample_id)', 'UNIQ
 WHERE type = 'table' AND name = 'crop';
 PRAGMA writable_schema = RESET;
 CREATE UNIQUE INDEX subject_of_gallery ON subject (gallery, row_id);
+DROP INDEX template_of_subject;
+CREATE INDEX template_of_subject ON template (subject, gallery, model_id);

@@ -203,3 +203,31 @@ func strayInto(t *testing.T, path, table string) error {
 	_, err = db.ExecContext(t.Context(), `UPDATE `+table+` SET gallery = 2 WHERE subject = 7`)
 	return err
 }
+
+// TestErasePlans checks how SQLite finds what a foreign key erases with a
+// subject: by the subject, however many templates its gallery has.
+func TestErasePlans(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "likeness.db")
+	s, err := sqlite.Open(t.Context(), sqlite.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closing(t, s)
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closing(t, db)
+	for _, table := range []string{"template", "crop"} {
+		for _, key := range []string{"subject = ?", "gallery = ? AND subject = ?"} {
+			var id, parent, unused int
+			var plan string
+			query := "DELETE FROM " + table + " WHERE " + key
+			err := db.QueryRowContext(t.Context(), "EXPLAIN QUERY PLAN "+query, make([]any, strings.Count(key, "?"))...).Scan(&id, &parent, &unused, &plan)
+			if err != nil || !strings.Contains(plan, table+"_of_subject (subject=?") {
+				t.Errorf("%s: %s, %v", query, plan, err)
+			}
+		}
+	}
+}
