@@ -21,8 +21,9 @@ import (
 )
 
 type flags struct {
-	Only      []string      `help:"Which to run: stages, verify, builtins, doors, overload, memory, search, engines, style, train, detect, conditions. If none is named: all but the last five, which take long."`
+	Only      []string      `help:"Which to run: stages, verify, against, builtins, doors, overload, memory, search, engines, style, train, detect, conditions. If none is named: all but against, which needs --against, and the last five, which take long."`
 	Server    string        `default:"bin/server" type:"path" help:"The server to measure."`
+	Against   string        `type:"path" help:"Another build of the server, which the part against measures in turns with the first."`
 	ModelsDir []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with the models."`
 	Images    string        `default:"../shared/data/lfw-dev.tar" type:"path" help:"Photos, a folder or a tar."`
 	Requests  int           `default:"20000" help:"Requests of the memory run."`
@@ -62,9 +63,9 @@ func run(ctx context.Context, f flags) error {
 	for _, part := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"stages", b.stages}, {"verify", b.verify}, {"builtins", b.builtins}, {"doors", b.doors}, {"overload", b.overload}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}, {"style", b.style}, {"train", b.train}, {"detect", b.detect}, {"conditions", b.conditions}} {
+	}{{"stages", b.stages}, {"verify", b.verify}, {"against", b.against}, {"builtins", b.builtins}, {"doors", b.doors}, {"overload", b.overload}, {"memory", b.memory}, {"search", b.search}, {"engines", b.engines}, {"style", b.style}, {"train", b.train}, {"detect", b.detect}, {"conditions", b.conditions}} {
 		named := slices.Contains(f.Only, part.name)
-		if !named && (len(f.Only) > 0 || slices.Contains([]string{"engines", "style", "train", "detect", "conditions"}, part.name)) {
+		if !named && (len(f.Only) > 0 || slices.Contains([]string{"against", "engines", "style", "train", "detect", "conditions"}, part.name)) {
 			continue
 		}
 		if f.StyleCase == "" && f.TrainCase == "" {
