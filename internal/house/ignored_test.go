@@ -38,7 +38,7 @@ func made(t *testing.T, readme string) []string {
 	var paths []string
 	for _, m := range commands.FindAllStringSubmatch(string(text), -1) {
 		before := ""
-		for _, word := range strings.Fields(m[1] + m[2]) {
+		for word := range strings.FieldsSeq(m[1] + m[2]) {
 			word = strings.Trim(word[strings.LastIndexAny(word, "=@")+1:], `"'();`)
 			if relative.MatchString(word) || slices.Contains(results, before) {
 				name := path.Join(path.Dir(readme), word)
