@@ -101,3 +101,48 @@ func TestVerifyRefuses(t *testing.T) {
 		})
 	}
 }
+
+// TestEmptyIsNotMissing: an empty text or a 0 that a caller sends is refused. It
+// does not stand for the default, as it does in package identity.
+func TestEmptyIsNotMissing(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	h.enrolled(t, "default", "ada", person{number: 1})
+	one := photo(person{number: 1})
+	const templates = "/galleries/default/subjects/ada/templates"
+	for _, c := range []struct {
+		route string
+		body  fields
+		kind  face.Kind
+		field string
+	}{
+		{"/verify", fields{"probe": one, "subject_id": ""}, face.Invalid, "subject_id"},
+		{"/verify", fields{"probe": one, "reference": one, "subject_id": ""}, face.Invalid, "subject_id"},
+		{"/verify", fields{"probe": one, "subject_id": "ada", "gallery": ""}, face.Invalid, "gallery"},
+		{"/verify", fields{"probe": one, "subject_id": "ada", "operating_point": ""}, face.Invalid, "operating_point"},
+		{"/verify", fields{"probe": one, "subject_id": "ada", "face": ""}, face.Invalid, "face"},
+		{"/verify", fields{"probe": one, "subject_id": "ada", "face_at": []float32{}}, face.Invalid, "face_at"},
+		{"/verify", fields{"probe_embedding": vector(1, 0), "subject_id": "ada", "model_id": ""}, face.ModelMismatch, "model_id"},
+		{"/recognize", fields{"probe": one, "gallery": ""}, face.Invalid, "gallery"},
+		{"/recognize", fields{"probe": one, "k": 0}, face.Invalid, "k"},
+		{"/recognize", fields{"probe": one, "faces": ""}, face.Invalid, "faces"},
+		{"/recognize", fields{"probe": one, "operating_point": ""}, face.Invalid, "operating_point"},
+		{"/detect", fields{"image": one, "max_faces": 0}, face.Invalid, "max_faces"},
+		{"/embed", fields{"image": one, "face": ""}, face.Invalid, "face"},
+		{templates, fields{"image": one, "face": ""}, face.Invalid, "face"},
+		{templates, fields{"image": one, "quality_gate": ""}, face.Invalid, "quality_gate"},
+		{templates, fields{"image": one, "on_duplicate": ""}, face.Invalid, "on_duplicate"},
+		{templates, fields{"image": one, "duplicate_point": ""}, face.Invalid, "duplicate_point"},
+		{templates, fields{"embedding": vector(1, 0), "model_id": ""}, face.ModelMismatch, "model_id"},
+		{"/models/" + nextModelID + "/migrate", fields{"gallery": ""}, face.Invalid, ""},
+	} {
+		t.Run(c.route+" "+c.field, func(t *testing.T) {
+			t.Parallel()
+			pointer := ""
+			if c.field != "" {
+				pointer = "/" + c.field
+			}
+			bad(t, h.post(t, c.route, c.body), c.kind, pointer)
+		})
+	}
+}

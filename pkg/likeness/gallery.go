@@ -124,6 +124,9 @@ func (g *Gallery) Search(ctx context.Context, photo []byte, k int) (Identificati
 	if err != nil {
 		return Identification{}, err // costs no look at the photo
 	}
+	if err := checkCandidates(k); err != nil {
+		return Identification{}, err
+	}
 	samples, err := g.pipeline.Embed(ctx, photo, embed.PickOnly)
 	if err != nil {
 		return Identification{}, errorAbout("photo", err)
@@ -144,8 +147,8 @@ func (g *Gallery) SearchEmbedding(ctx context.Context, e face.Embedding, k int) 
 	if err != nil {
 		return Identification{}, err
 	}
-	if k < 1 {
-		return Identification{}, face.Errorf(face.Invalid, "likeness.Search", "k is %d; it must be 1 or more", k)
+	if err := checkCandidates(k); err != nil {
+		return Identification{}, err
 	}
 	// The decision needs the second best, whether it is wanted or not.
 	hits, _, err := g.index.Search(ctx, g.key, e, max(k, 2))
@@ -159,4 +162,11 @@ func (g *Gallery) SearchEmbedding(ctx context.Context, e face.Embedding, k int) 
 	i := Identification{Threshold: point.Threshold, OperatingPoint: point.Name, Candidates: candidates[:min(k, len(candidates))]}
 	i.Decision, i.Margin = match.Identify(candidates, point.Threshold, max(0, g.pipeline.options.AmbiguityMargin))
 	return i, nil
+}
+
+func checkCandidates(k int) error {
+	if k < 1 {
+		return face.Errorf(face.Invalid, "likeness.Search", "k is %d; it must be 1 or more", k)
+	}
+	return nil
 }

@@ -199,11 +199,12 @@ func TestGallery(t *testing.T) {
 	_, short := g.EnrolEmbedding("ada", face.Embedding{1})
 	_, long := g.EnrolEmbedding("ada", make(face.Embedding, p.Encoder().Dimension))
 	_, none := g.SearchEmbedding(ctx, samples[0].Embedding, 0)
+	_, noneOfNobody := g.Search(ctx, testfaces.Nobody(t), 0)
 	for name, c := range map[string]struct {
 		err  error
 		kind face.Kind
 	}{
-		"id": {badID, face.Invalid}, "nobody": {nobody, face.NoFace}, "short": {short, face.ModelMismatch}, "zeros": {long, face.Invalid}, "k": {none, face.Invalid},
+		"id": {badID, face.Invalid}, "nobody": {nobody, face.NoFace}, "short": {short, face.ModelMismatch}, "zeros": {long, face.Invalid}, "k": {none, face.Invalid}, "k of a photo": {noneOfNobody, face.Invalid},
 	} {
 		if face.KindOf(c.err) != c.kind {
 			t.Errorf("%s: got %v, want %s", name, c.err, c.kind)

@@ -214,7 +214,7 @@ func (m *Mover) ListUncovered(ctx context.Context, tenant, gallery, modelID stri
 	}
 	ids, next, err := m.o.Store.Uncovered(ctx, tenant, gallery, modelID, p)
 	if errors.Is(err, face.Invalid) {
-		err = invalidParameter("cursor", "is none that came with a page")
+		err = invalidParameter("cursor", "must be the next_cursor of an earlier page of this list")
 	}
 	if err != nil {
 		return nil, "", err
