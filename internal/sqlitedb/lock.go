@@ -21,7 +21,7 @@ type Lock struct{ file *flock.Flock }
 
 // TryLock locks the file at path, or fails at once: with [ErrLocked] if another
 // process has it, and the error then says which. The holder's process id is in
-// the file.
+// the file, unless the disk was full.
 func TryLock(path string) (*Lock, error) {
 	file := flock.New(path, flock.SetPermissions(0o600))
 	locked, err := file.TryLock()
@@ -32,7 +32,9 @@ func TryLock(path string) (*Lock, error) {
 		holder, _ := os.ReadFile(path) // it may be gone by now
 		return nil, fmt.Errorf("%s: %w (%s)", path, ErrLocked, bytes.TrimSpace(holder))
 	}
-	if err := os.WriteFile(path, fmt.Appendf(nil, "process %d\n", os.Getpid()), 0o600); err != nil {
+	// The text is for people: a full disk, which has no room for it, keeps nobody
+	// from the lock.
+	if err := os.WriteFile(path, fmt.Appendf(nil, "process %d\n", os.Getpid()), 0o600); err != nil && !IsFull(err) {
 		return nil, errors.Join(err, file.Close())
 	}
 	return &Lock{file}, nil

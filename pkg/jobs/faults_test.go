@@ -7,6 +7,7 @@ import (
 	"image"
 	"image/png"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -172,7 +173,39 @@ func TestEraseOnFullDisk(t *testing.T) {
 	}
 }
 
-// noise is a picture that takes as much room as it has pixels.
+// TestOpenOnFullDisk opens the jobs on a disk without a byte to spare, where
+// not even the process id fits into the file of the lock.
+func TestOpenOnFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := smalldisk.New(t, 16<<20)
+	place := filepath.Join(dir, "jobs.db")
+	o, _ := options()
+	o.Room = ballast.Beside(place, 6<<20)
+	if err := o.Room.Keep(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := open(t.Context(), place, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := submit(t, s, request(12))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(place+".lock", 0); err != nil { // as earlier programs left it
+		t.Fatal(err)
+	}
+	smalldisk.Fill(t, dir)
+	s = openUntilEnd(t, place, o)
+	if _, err := open(t.Context(), place, o); !errors.Is(err, face.Unavailable) {
+		t.Errorf("opened twice: %v", err)
+	}
+	if got, err := s.Delete(t.Context(), tenant, j.ID); err != nil || got.State != jobs.Canceled {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// noisePicture is a picture that takes as much room as it has pixels.
 func noisePicture(t *testing.T) []byte {
 	t.Helper()
 	img := image.NewRGBA(image.Rect(0, 0, 400, 400))
