@@ -226,3 +226,63 @@ func TestTenants(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// TestSlots: a request takes one slot for all its photos, and gives it back
+// whatever becomes of the request.
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	slots, before := make(chan struct{}, 1), func() {}
+	b := open(t, func(o *identity.Options) {
+		o.Pipeline = identitytest.Pipeline{Slots: slots, Before: func(context.Context) error { before(); return nil }}
+	})
+	b.subject(t, "default", "ada")
+	ada, text := photo(person{Number: 1}), []byte("text")
+	for name, c := range map[string]struct {
+		pointer string
+		request func(last []byte) error
+	}{
+		"verify": {"/reference", func(last []byte) error {
+			_, err := b.Verify(t.Context(), nobody(), identity.VerifyRequest{Probe: ada, Reference: last})
+			return err
+		}},
+		"recognize": {"/probe", func(last []byte) error {
+			_, err := b.Recognize(t.Context(), nobody(), identity.RecognizeRequest{Probe: [][]byte{ada, ada, last}, Fuse: new(true)})
+			return err
+		}},
+		"enrol": {"/image", func(last []byte) error {
+			_, err := b.Enrol(t.Context(), nobody(), identity.EnrolRequest{SubjectID: "ada", Image: last})
+			return err
+		}},
+		"detect": {"/image", func(last []byte) error {
+			_, err := b.Detect(t.Context(), nobody(), identity.DetectRequest{Image: last})
+			return err
+		}},
+		"embed": {"/image", func(last []byte) error {
+			_, err := b.Embed(t.Context(), nobody(), identity.EmbedRequest{Image: last})
+			return err
+		}},
+	} {
+		check := func(outcome string) {
+			if len(slots) != 0 {
+				t.Fatalf("%s, %s: the slot is not given back", name, outcome)
+			}
+		}
+		if err := c.request(ada); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		check("answered")
+		fails(t, c.request(text), face.UnsupportedImage, c.pointer)
+		check("failed")
+		before = func() { panic("a fault in a photo") }
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: the pipeline was not asked", name)
+				}
+			}()
+			_ = c.request(ada)
+		}()
+		before = func() {}
+		check("panicked")
+	}
+}
