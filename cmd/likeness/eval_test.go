@@ -84,8 +84,9 @@ func TestEval(t *testing.T) {
 		t.Fatal(err)
 	}
 	accuracy := r["accuracy"].(map[string]any)
-	// One of these photos is refused by the quality gate.
-	if count, total := accuracy["count"].(float64), accuracy["total"].(float64); total != 79 || count < 75 {
+	// The quality gate refuses one of these photos, or two: it depends on the
+	// decoder, whose pixels differ in their last bits.
+	if count, total := accuracy["count"].(float64), accuracy["total"].(float64); total < 78 || total > 79 || count < 75 {
 		t.Errorf("accuracy %v", accuracy)
 	}
 	f, err := os.Open(det)
