@@ -107,7 +107,7 @@ func wavesPicture(w, h int, pitch float64) image.Image {
 
 // submit starts a job that takes longer than any round.
 func (s *server) submit(ctx context.Context, content, style []byte) (job string, err error) {
-	accepted, err := s.api.StartStyleTransfer(ctx, client.StyleTransferRequest{
+	accepted, err := s.api.StartStyleTransfer(ctx, client.StyleTransferForm{
 		Content: client.PhotoBytes(content), Style: []client.Photo{client.PhotoBytes(style)},
 		Params: &client.StyleParams{Size: new(512), Iterations: new(5000)},
 	})

@@ -206,7 +206,7 @@ func (s *server) enrolOne(ctx context.Context, id string, photo []byte) (taken b
 	if _, err := s.api.CreateSubject(ctx, "default", client.SubjectCreate{SubjectID: &id}); err != nil {
 		return false, err
 	}
-	_, err = s.api.EnrolTemplate(ctx, "default", id, client.EnrolRequest{Image: client.PhotoBytes(photo)})
+	_, err = s.api.EnrolTemplate(ctx, "default", id, client.EnrolForm{Image: client.PhotoBytes(photo)})
 	return err == nil, nil
 }
 

@@ -244,7 +244,7 @@ func (e *enrolment) enrol(ctx context.Context, subject string, made time.Time, i
 	fmt.Fprintf(sum, "on_duplicate=%s\nquality_gate=%s\n", e.OnDuplicate, e.QualityGate)
 	fmt.Fprintf(sum, "%s\n%s\n%d\n", e.Gallery, subject, made.UnixMicro())
 	sum.Write(image)
-	request := client.EnrolRequest{
+	request := client.EnrolForm{
 		Image:       client.PhotoBytes(image),
 		QualityGate: new(client.QualityGate(e.QualityGate)), OnDuplicate: new(client.DuplicateRule(e.OnDuplicate)),
 	}

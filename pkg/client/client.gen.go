@@ -566,33 +566,33 @@ type BulkError struct {
 	Pointer *string `json:"pointer,omitempty"`
 }
 
-// BulkResult What became of a line of an import.
+// BulkResult The result of a line of an import.
 type BulkResult struct {
 	Error *BulkError `json:"error,omitempty"`
 
 	// Line From 1. Blank lines count and have no result.
 	Line int64 `json:"line"`
 
-	// Status `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+	// Status `updated`: templates were added to an existing subject. `refused`: the line is wrong, see `error`. `failed`: the server failed, and nothing of the line was imported.
 	Status BulkResultStatus `json:"status"`
 
-	// SubjectID Absent where the line does not say it.
+	// SubjectID Absent if the line has none.
 	SubjectID *string `json:"subject_id,omitempty"`
 
-	// Templates Those added.
+	// Templates Templates that were added.
 	Templates int `json:"templates"`
 }
 
-// BulkResultStatus `updated`: templates were added to a subject who was there. `refused`: the line is at fault, see `error`. `failed`: the server is; nothing of the line was taken.
+// BulkResultStatus `updated`: templates were added to an existing subject. `refused`: the line is wrong, see `error`. `failed`: the server failed, and nothing of the line was imported.
 type BulkResultStatus string
 
 // BulkSubject A subject with their templates, a line of an import or an export.
 type BulkSubject struct {
-	// CreatedAt The time of the import where it is absent.
+	// CreatedAt If it is absent, the time of the import.
 	CreatedAt  *time.Time   `json:"created_at,omitempty"`
 	ExternalID *SubjectName `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 
@@ -611,17 +611,17 @@ type BulkSummary struct {
 	Error  *BulkError `json:"error,omitempty"`
 	Failed int64      `json:"failed"`
 
-	// Lines Lines that were read, blank and passed over ones counted in.
+	// Lines Lines that were read, including blank and skipped ones.
 	Lines int64 `json:"lines"`
 
-	// NotTaken The first 100 lines that were refused or failed. With `answer=summary` alone.
+	// NotTaken The first 100 lines that were refused or failed. Only with `answer=summary`.
 	NotTaken []BulkResult `json:"not_taken,omitempty"`
 
-	// OtherModels Templates of the lines that were taken, there before or not, that are neither of the model that the gallery is searched with nor of the one that it is being moved to. No search finds them.
+	// OtherModels Templates of the imported lines, new or not, that are of another model than the one that the gallery is searched with and the one that it is being moved to. No search finds them.
 	OtherModels int64 `json:"other_models"`
 	Refused     int64 `json:"refused"`
 
-	// Templates Those added.
+	// Templates Templates that were added.
 	Templates int64 `json:"templates"`
 	Unchanged int64 `json:"unchanged"`
 	Updated   int64 `json:"updated"`
@@ -629,7 +629,7 @@ type BulkSummary struct {
 
 // BulkTemplate defines model for BulkTemplate.
 type BulkTemplate struct {
-	// CreatedAt The time of the import where it is absent.
+	// CreatedAt If it is absent, the time of the import.
 	CreatedAt *time.Time `json:"created_at,omitempty"`
 
 	// Crop The sample's sealed crop.
@@ -641,10 +641,10 @@ type BulkTemplate struct {
 	// ModelID The model that made an embedding.
 	ModelID ModelID `json:"model_id"`
 
-	// Quality 0 where it is absent.
+	// Quality If it is absent, 0.
 	Quality *float32 `json:"quality,omitempty"`
 
-	// SampleID What the templates that several models made of one photo share.
+	// SampleID The same for all templates that several models made from one photo.
 	SampleID *string `json:"sample_id,omitempty"`
 
 	// TemplateID 1 to 128 letters, digits and `._@-`; unique in its gallery.
@@ -655,25 +655,25 @@ type BulkTemplate struct {
 type Candidate struct {
 	Name *string `json:"name,omitempty"`
 
-	// Probability The calibrated probability that the probe shows this subject, if every second comparison were of one person; each comparison for itself, so the probabilities of several candidates may add up to more than 1. Absent until the model has a verification head.
+	// Probability The calibrated probability that the probe shows this subject, if half of all comparisons are of one person. Each comparison is considered by itself, so the probabilities of several candidates may add up to more than 1. Absent until the model has a verification head.
 	Probability *float64 `json:"probability,omitempty"`
 	Rank        int      `json:"rank"`
 	Score       float64  `json:"score"`
 	SubjectID   string   `json:"subject_id"`
 }
 
-// CandidateCount How many candidates at most, one per subject; 5 is the default.
+// CandidateCount Most candidates, one per subject; 5 is the default.
 type CandidateCount = int
 
 // CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies. The default is false.
 type CheckIdentity = bool
 
-// DetectRequest The fields of DetectRequest, with each image as a file.
-type DetectRequest struct {
+// DetectForm The fields of DetectRequest, with each image as a file.
+type DetectForm struct {
 	// Image A JPEG, PNG, WebP, GIF, BMP or TIFF file.
 	Image ImageFile `json:"image"`
 
-	// MaxFaces How many faces at most; 100 is the default.
+	// MaxFaces Most faces; 100 is the default.
 	MaxFaces *MaxFaces `json:"max_faces,omitempty"`
 }
 
@@ -681,18 +681,18 @@ type DetectRequest struct {
 type Detection struct {
 	Faces []Face `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 	FacesFound FacesFound `json:"faces_found"`
 }
 
-// DuplicateRule What happens where the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
+// DuplicateRule What to do if the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
 type DuplicateRule string
 
 // EmbedFaceRule `only` (the default): the image must be of one face, as in `/verify`. `largest`: the largest. `all`: every face, perhaps none.
 type EmbedFaceRule string
 
-// EmbedRequest The fields of EmbedRequest, with each image as a file.
-type EmbedRequest struct {
+// EmbedForm The fields of EmbedRequest, with each image as a file.
+type EmbedForm struct {
 	// Encoding `json` (the default): an array of numbers. `float32`: base64 of little-endian IEEE 754 numbers of 4 bytes.
 	Encoding *EmbeddingEncoding `json:"encoding,omitempty"`
 
@@ -722,8 +722,8 @@ type EmbeddingEncoding string
 // EncodedEmbedding An embedding of unit length: an array of numbers, or base64 of little-endian IEEE 754 numbers of 4 bytes. `POST /embed` answers with the form that its `encoding` names, exports have base64, and imports take both.
 type EncodedEmbedding = Numbers
 
-// EnrolRequest The fields of EnrolRequest, with each image as a file.
-type EnrolRequest struct {
+// EnrolForm The fields of EnrolRequest, with each image as a file.
+type EnrolForm struct {
 	// DuplicatePoint A target false match rate. The default is the server's option.
 	DuplicatePoint *OperatingPointName `json:"duplicate_point,omitempty"`
 
@@ -742,7 +742,7 @@ type EnrolRequest struct {
 	// ModelID The model that made an embedding.
 	ModelID *ModelID `json:"model_id,omitempty"`
 
-	// OnDuplicate What happens where the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
+	// OnDuplicate What to do if the face matches another subject. `warn` (the default): the answer has a warning. `refuse`: 422 `duplicate_subject`.
 	OnDuplicate *DuplicateRule `json:"on_duplicate,omitempty"`
 
 	// QualityGate `auto` (the default): a face that the quality gate refuses is not enrolled. `off`: it is.
@@ -755,7 +755,7 @@ type Enrolment struct {
 	Face      *Face     `json:"face,omitempty"`
 	ModelID   string    `json:"model_id"`
 
-	// Quality 0 where an embedding was enrolled.
+	// Quality 0 if an embedding was enrolled.
 	Quality    float32   `json:"quality"`
 	SubjectID  string    `json:"subject_id"`
 	TemplateID string    `json:"template_id"`
@@ -780,7 +780,7 @@ type FaceAt = []float32
 type FaceEmbeddings struct {
 	Faces []EmbeddedFace `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 	FacesFound FacesFound `json:"faces_found"`
 	ModelID    string     `json:"model_id"`
 }
@@ -788,10 +788,10 @@ type FaceEmbeddings struct {
 // FaceRule `only` (the default): the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 type FaceRule string
 
-// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 type FacesFound = int
 
-// FacesRule `all` (the default): every face of the photo is searched for. `largest`: the largest one alone.
+// FacesRule `all` (the default): every face of the photo is searched for. `largest`: only the largest one.
 type FacesRule string
 
 // FieldError defines model for FieldError.
@@ -802,7 +802,7 @@ type FieldError struct {
 	Pointer string `json:"pointer"`
 }
 
-// Fuse Whether the photos are frames of one person, which are searched for together. The default is false.
+// Fuse Whether the photos are frames of one person, to be searched for together. The default is false.
 type Fuse = bool
 
 // Gallery defines model for Gallery.
@@ -825,7 +825,7 @@ type Gallery struct {
 
 // GalleryCreate defines model for GalleryCreate.
 type GalleryCreate struct {
-	// Name 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Name 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Name GalleryName `json:"name"`
 
 	// RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
@@ -846,7 +846,7 @@ type GalleryList struct {
 	NextCursor *NextCursor `json:"next_cursor,omitempty"`
 }
 
-// GalleryName 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+// GalleryName 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 type GalleryName = string
 
 // GalleryUpdate defines model for GalleryUpdate.
@@ -873,13 +873,13 @@ type HealthStatus string
 type Identification struct {
 	Faces []RecognizedFace `json:"faces"`
 
-	// FacesFound Faces that were found in the photo, those that `faces` leaves out included. Absent with `fuse`, and where an embedding was given.
+	// FacesFound Faces found in the photo, including those that `faces` leaves out. Absent with `fuse`, and if an embedding was given.
 	FacesFound *int `json:"faces_found,omitempty"`
 
 	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n templates that a search compares, which are those of the model, and the measured false match rate f of one comparison.
 	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
 
-	// GallerySize Subjects with a template of the model. Absent where nothing was searched.
+	// GallerySize Subjects with a template of the model. Absent if nothing was searched.
 	GallerySize    *int    `json:"gallery_size,omitempty"`
 	ModelID        string  `json:"model_id"`
 	OperatingPoint string  `json:"operating_point"`
@@ -920,15 +920,15 @@ type Landmarks struct {
 // LayerWeights defines model for LayerWeights.
 type LayerWeights = map[string]float64
 
-// MaxFaces How many faces at most; 100 is the default.
+// MaxFaces Most faces; 100 is the default.
 type MaxFaces = int
 
-// Metadata A JSON object of at most 4 KiB, kept as it is.
+// Metadata A JSON object of at most 4 KiB, stored unchanged.
 type Metadata = json.RawMessage
 
 // MigrateRequest defines model for MigrateRequest.
 type MigrateRequest struct {
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 }
 
@@ -937,7 +937,7 @@ type Migration struct {
 	// Covered Of those, the ones with a template of this encoder.
 	Covered int `json:"covered"`
 
-	// EtaSeconds Absent where it cannot be told.
+	// EtaSeconds Absent if it is unknown.
 	EtaSeconds *float64 `json:"eta_seconds,omitempty"`
 	Gallery    string   `json:"gallery"`
 
@@ -949,7 +949,7 @@ type Migration struct {
 	// `canceled`: it is not, and not on its way.
 	State MigrationState `json:"state"`
 
-	// Subjects Those with a template of any model.
+	// Subjects Subjects with a template of any model.
 	Subjects int `json:"subjects"`
 
 	// Uncovered Subjects that need a new photo.
@@ -969,7 +969,7 @@ type MigrationList struct {
 
 // Model defines model for Model.
 type Model struct {
-	// Available Its file is there.
+	// Available The server has its file.
 	Available bool `json:"available"`
 
 	// Comparisons Impostor comparisons behind the operating points.
@@ -1066,13 +1066,13 @@ type ProblemPage struct {
 type Quality struct {
 	Brightness float32 `json:"brightness"`
 
-	// InterocularPx Distance of the eyes.
+	// InterocularPx Distance between the eyes.
 	InterocularPx float32 `json:"interocular_px"`
 
 	// Pose Degrees, estimated. Yaw is positive when the subject turns to their own left, pitch when they look up, roll when their head leans clockwise in the image.
 	Pose Pose `json:"pose"`
 
-	// Reasons What the quality gate has against the face.
+	// Reasons Why the quality gate refuses or doubts the face.
 	Reasons   []Reason `json:"reasons"`
 	Score     float32  `json:"score"`
 	Sharpness float32  `json:"sharpness"`
@@ -1090,24 +1090,24 @@ type Receipt struct {
 	Gallery string `json:"gallery"`
 	Images  int    `json:"images"`
 
-	// SubjectID Absent where a gallery was erased.
+	// SubjectID Absent if a gallery was erased.
 	SubjectID *string `json:"subject_id,omitempty"`
 	Subjects  int     `json:"subjects"`
 	Templates int     `json:"templates"`
 }
 
-// RecognizeRequest The fields of RecognizeRequest, with each image as a file.
-type RecognizeRequest struct {
-	// Faces `all` (the default): every face of the photo is searched for. `largest`: the largest one alone.
+// RecognizeForm The fields of RecognizeRequest, with each image as a file.
+type RecognizeForm struct {
+	// Faces `all` (the default): every face of the photo is searched for. `largest`: only the largest one.
 	Faces *FacesRule `json:"faces,omitempty"`
 
-	// Fuse Whether the photos are frames of one person, which are searched for together. The default is false.
+	// Fuse Whether the photos are frames of one person, to be searched for together. The default is false.
 	Fuse *Fuse `json:"fuse,omitempty"`
 
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 
-	// K How many candidates at most, one per subject; 5 is the default.
+	// K Most candidates, one per subject; 5 is the default.
 	K *CandidateCount `json:"k,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -1127,10 +1127,10 @@ type RecognizedFace struct {
 	Candidates []Candidate            `json:"candidates"`
 	Decision   RecognizedFaceDecision `json:"decision"`
 
-	// Face Where in the photo. Absent where an embedding was given, and only there.
+	// Face Where in the photo. Absent only if an embedding was given.
 	Face *Face `json:"face,omitempty"`
 
-	// Margin The best score less the second best. Absent with fewer than two candidates.
+	// Margin The best score minus the second best. Absent with fewer than two candidates.
 	Margin *float64 `json:"margin,omitempty"`
 }
 
@@ -1140,11 +1140,11 @@ type RecognizedFaceDecision string
 // RetentionDays Templates older than this are purged; 0, which new galleries have by default, keeps them.
 type RetentionDays = int
 
-// Sample A face that took part. Absent where an embedding or a template was given.
+// Sample A compared face. Absent if an embedding or a template was given.
 type Sample struct {
 	Face Face `json:"face"`
 
-	// FacesFound Faces that were found in the photo, those that `face`, `face_at` or `faces` leaves out included.
+	// FacesFound Faces found in the photo, including those that `face`, `face_at` or `faces` leaves out.
 	FacesFound FacesFound `json:"faces_found"`
 }
 
@@ -1154,7 +1154,7 @@ type Sample struct {
 // the crops that are there. New galleries have `false` by default.
 type StoreImages = bool
 
-// StyleLayers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
+// StyleLayers Layers of the network to compare, with their weights, each above 0. If absent, the network's own choice.
 type StyleLayers struct {
 	Content LayerWeights `json:"content,omitempty"`
 	Style   LayerWeights `json:"style,omitempty"`
@@ -1170,7 +1170,7 @@ type StyleLoss struct {
 
 // StyleParams defines model for StyleParams.
 type StyleParams struct {
-	// ContentWeight More keeps more of the photo; 1 is the default.
+	// ContentWeight A larger one keeps more of the photo; 1 is the default.
 	ContentWeight *float64 `json:"content_weight,omitempty"`
 
 	// Features The network whose activations are compared: the id of a model with the task `features`, or `learned`, fitted to the pictures themselves. The default is `builtin-features`.
@@ -1182,7 +1182,7 @@ type StyleParams struct {
 	// Iterations Steps of the optimiser, over all scales; 300 is the default.
 	Iterations *int `json:"iterations,omitempty"`
 
-	// Layers Layers of the network that are compared, with their weights, each above 0. The network's own choice where absent.
+	// Layers Layers of the network to compare, with their weights, each above 0. If absent, the network's own choice.
 	Layers *StyleLayers `json:"layers,omitempty"`
 
 	// Optimizer `lbfgs` is the default.
@@ -1197,19 +1197,19 @@ type StyleParams struct {
 	// Size The long side of the picture in pixels; 512 is the default.
 	Size *int `json:"size,omitempty"`
 
-	// StyleScale The size of a style image against the result; larger makes larger strokes. 1 is the default.
+	// StyleScale The size of a style image relative to the result; a larger one makes larger strokes. 1 is the default.
 	StyleScale *float64 `json:"style_scale,omitempty"`
 
-	// StyleWeight More is more paint; 1 is the default.
+	// StyleWeight A larger one gives more style; 1 is the default.
 	StyleWeight *float64 `json:"style_weight,omitempty"`
 
-	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+	// StyleWeights The shares of the style images, one for each, each above 0. Equal shares if absent.
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
 
-	// TvWeight More is smoother; 1 is the default.
+	// TvWeight A larger one is smoother; 1 is the default.
 	TvWeight *float64 `json:"tv_weight,omitempty"`
 
-	// Weights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+	// Weights `auto` (the default): each loss is divided by a value computed from its target, and the weights multiply the network's own, so that 1 looks right. `literal`: the weights are alpha, beta and the factor of the total variation.
 	Weights *StyleParamsWeights `json:"weights,omitempty"`
 }
 
@@ -1222,21 +1222,21 @@ type StyleParamsOptimizer string
 // StyleParamsPreserveColor `none` is the default. `luminance`: the photo's colours under the new brightness. `histogram`: the style's colours are first moved to the photo's.
 type StyleParamsPreserveColor string
 
-// StyleParamsWeights `auto` (the default): each loss is divided by what it is at the beginning, and the weights are factors to what looks right. `literal`: they are alpha, beta and the factor of the total variation.
+// StyleParamsWeights `auto` (the default): each loss is divided by a value computed from its target, and the weights multiply the network's own, so that 1 looks right. `literal`: the weights are alpha, beta and the factor of the total variation.
 type StyleParamsWeights string
 
 // StyleTransfer defines model for StyleTransfer.
 type StyleTransfer struct {
-	// Canceling Its end was asked for and comes within an iteration.
+	// Canceling The job is being canceled and ends within an iteration.
 	Canceling *bool     `json:"canceling,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 
-	// EtaSeconds Absent while it is not known.
+	// EtaSeconds Absent while it is unknown.
 	EtaSeconds *float64   `json:"eta_seconds,omitempty"`
 	FinishedAt *time.Time `json:"finished_at,omitempty"`
 	Height     *int       `json:"height,omitempty"`
 
-	// IdentityMatch The score reaches the server's operating point. Absent where the encoder has none.
+	// IdentityMatch The score reaches the server's operating point. Absent if the encoder has none.
 	IdentityMatch          *bool   `json:"identity_match,omitempty"`
 	IdentityModelID        *string `json:"identity_model_id,omitempty"`
 	IdentityOperatingPoint *string `json:"identity_operating_point,omitempty"`
@@ -1248,10 +1248,10 @@ type StyleTransfer struct {
 	// IdentityScore The cosine similarity of the picture's face and the content photo's, with `check_identity`.
 	IdentityScore *float64 `json:"identity_score,omitempty"`
 
-	// Iteration Those done.
+	// Iteration Iterations done.
 	Iteration int `json:"iteration"`
 
-	// Iterations In all.
+	// Iterations Iterations in total.
 	Iterations int    `json:"iterations"`
 	JobID      string `json:"job_id"`
 
@@ -1262,7 +1262,7 @@ type StyleTransfer struct {
 	Problem  *JobProblem `json:"problem,omitempty"`
 	Progress float64     `json:"progress"`
 
-	// Shrunk Times that a step was not finite and was made smaller.
+	// Shrunk How often a step was not finite and was made smaller.
 	Shrunk    *int       `json:"shrunk,omitempty"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	State     JobState   `json:"state"`
@@ -1280,8 +1280,8 @@ type StyleTransferAccepted struct {
 	State JobState `json:"state"`
 }
 
-// StyleTransferRequest The fields of StyleTransferRequest, with each image as a file.
-type StyleTransferRequest struct {
+// StyleTransferForm The fields of StyleTransferRequest, with each image as a file.
+type StyleTransferForm struct {
 	// CheckIdentity Compare the largest face of the picture with that of the content photo, and say whether it still verifies. The default is false.
 	CheckIdentity *CheckIdentity `json:"check_identity,omitempty"`
 
@@ -1291,7 +1291,7 @@ type StyleTransferRequest struct {
 	Params  *StyleParams `json:"params,omitempty"`
 	Style   []ImageFile  `json:"style"`
 
-	// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+	// StyleWeights The shares of the style images, one for each, each above 0. Equal shares if absent.
 	StyleWeights StyleWeights `json:"style_weights,omitempty"`
 }
 
@@ -1309,7 +1309,7 @@ type StyleTransferPreview struct {
 	Png []byte `json:"png"`
 }
 
-// StyleWeights The shares of the style images, each above 0, one for each; equal when absent.
+// StyleWeights The shares of the style images, one for each, each above 0. Equal shares if absent.
 type StyleWeights = []float64
 
 // Subject defines model for Subject.
@@ -1317,7 +1317,7 @@ type Subject struct {
 	CreatedAt  time.Time `json:"created_at"`
 	ExternalID *string   `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata  Metadata `json:"metadata,omitempty"`
 	Name      *string  `json:"name,omitempty"`
 	SubjectID string   `json:"subject_id"`
@@ -1331,7 +1331,7 @@ type Subject struct {
 type SubjectCreate struct {
 	ExternalID *SubjectName `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 
@@ -1357,7 +1357,7 @@ type SubjectName = string
 type SubjectUpdate struct {
 	ExternalID *SubjectName `json:"external_id,omitempty"`
 
-	// Metadata A JSON object of at most 4 KiB, kept as it is.
+	// Metadata A JSON object of at most 4 KiB, stored unchanged.
 	Metadata Metadata     `json:"metadata,omitempty"`
 	Name     *SubjectName `json:"name,omitempty"`
 }
@@ -1366,14 +1366,14 @@ type SubjectUpdate struct {
 type Template struct {
 	CreatedAt time.Time `json:"created_at"`
 
-	// Damaged `true` where the stored embedding is damaged: the template is compared with nothing. Erase it and enrol again. Absent otherwise.
+	// Damaged `true` if the stored embedding is damaged, so that the template is not used. Erase it and enrol again. Absent otherwise.
 	Damaged *bool  `json:"damaged,omitempty"`
 	ModelID string `json:"model_id"`
 
-	// Quality 0 where an embedding was enrolled.
+	// Quality 0 if an embedding was enrolled.
 	Quality float32 `json:"quality"`
 
-	// SampleID The photo; what several models made of one photo shares it.
+	// SampleID The photo; templates that several models made from one photo share it.
 	SampleID   string `json:"sample_id"`
 	SubjectID  string `json:"subject_id"`
 	TemplateID string `json:"template_id"`
@@ -1404,7 +1404,7 @@ type UncoveredList struct {
 
 // Verification defines model for Verification.
 type Verification struct {
-	// FmrAtScore The measured share of impostor comparisons that reach this score. Absent where nothing was measured.
+	// FmrAtScore The measured share of impostor comparisons that reach this score. Absent if nothing was measured.
 	FmrAtScore *float64 `json:"fmr_at_score,omitempty"`
 
 	// Match The score reaches the threshold.
@@ -1412,28 +1412,28 @@ type Verification struct {
 	ModelID        string `json:"model_id"`
 	OperatingPoint string `json:"operating_point"`
 
-	// Probability The calibrated probability that both are the same person, if as many comparisons were of one person as of two. Where mated comparisons are rarer, as at a door that strangers try, the same evidence means less. The decision is that of the threshold alone. Absent until the model has a verification head.
+	// Probability The calibrated probability that both are the same person, if half of all comparisons are of one person. If fewer are, as at a door that strangers try, the same evidence means less. Only the threshold decides. Absent until the model has a verification head.
 	Probability *float64 `json:"probability,omitempty"`
 
-	// Probe A face that took part. Absent where an embedding or a template was given.
+	// Probe A compared face. Absent if an embedding or a template was given.
 	Probe *Sample `json:"probe,omitempty"`
 
-	// Reference A face that took part. Absent where an embedding or a template was given.
+	// Reference A compared face. Absent if an embedding or a template was given.
 	Reference *Sample `json:"reference,omitempty"`
 	Score     float64 `json:"score"`
 	SubjectID *string `json:"subject_id,omitempty"`
 	Threshold float64 `json:"threshold"`
 }
 
-// VerifyRequest The fields of VerifyRequest, with each image as a file.
-type VerifyRequest struct {
+// VerifyForm The fields of VerifyRequest, with each image as a file.
+type VerifyForm struct {
 	// Face `only` (the default): the image is of one face. It is refused with `many_faces` when a second face competes with the first, by size, place and quality together. People in the background do not compete; `faces_found` counts them. `largest`: the largest face is taken. In `/verify` the rule holds for both photos.
 	Face *FaceRule `json:"face,omitempty"`
 
 	// FaceAt A place inside the wanted face, in pixels of the upright image: that face is taken, whatever others there are. Two numbers, x and y, such as `[312, 240]`. Not together with `face`. 422 `no_face` where there is none.
 	FaceAt FaceAt `json:"face_at,omitempty"`
 
-	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. Where a gallery may be left out, the default is the gallery `default`.
+	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
 
 	// ModelID The model that made an embedding.
@@ -1466,7 +1466,7 @@ type Warning struct {
 	Code  Reason   `json:"code"`
 	Score *float64 `json:"score,omitempty"`
 
-	// SubjectID Who it looks like.
+	// SubjectID The subject that it resembles.
 	SubjectID *string `json:"subject_id,omitempty"`
 }
 
@@ -1499,60 +1499,66 @@ type Erased = Receipt
 
 // ListGalleriesParams defines parameters for ListGalleries.
 type ListGalleriesParams struct {
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // ListSubjectsParams defines parameters for ListSubjects.
 type ListSubjectsParams struct {
-	// Name Only those of this name.
+	// Name Only subjects with this name.
 	Name *string `form:"name,omitempty" json:"name,omitempty"`
 
-	// ExternalID Only those of this external id.
+	// ExternalID Only subjects with this external id.
 	ExternalID *string `form:"external_id,omitempty" json:"external_id,omitempty"`
 
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // ListUncoveredParams defines parameters for ListUncovered.
 type ListUncoveredParams struct {
-	// ModelID The encoder; that which the gallery is being moved to, or is searched with, when it is absent.
+	// ModelID The encoder. If it is absent, the one that the gallery is being moved to, or else is searched with.
 	ModelID *string `form:"model_id,omitempty" json:"model_id,omitempty"`
 
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // CancelMigrationParams defines parameters for CancelMigration.
 type CancelMigrationParams struct {
-	// Gallery One gallery; all of the tenant when it is absent.
+	// Gallery One gallery. If it is absent, all galleries of the tenant.
 	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
 }
 
 // GetMigrationParams defines parameters for GetMigration.
 type GetMigrationParams struct {
-	// Gallery One gallery; all of the tenant when it is absent.
+	// Gallery One gallery. If it is absent, all galleries of the tenant.
 	Gallery *GalleryQuery `form:"gallery,omitempty" json:"gallery,omitempty"`
 }
 
 // ListStyleTransfersParams defines parameters for ListStyleTransfers.
 type ListStyleTransfersParams struct {
-	// Limit How many items at most; 100 is the default.
+	// Limit Most items of a page; 100 is the default.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before.
+	// Cursor The `next_cursor` of the previous page.
 	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
+
+// DetectMultipartRequestBody defines body for Detect for multipart/form-data ContentType.
+type DetectMultipartRequestBody = DetectForm
+
+// EmbedMultipartRequestBody defines body for Embed for multipart/form-data ContentType.
+type EmbedMultipartRequestBody = EmbedForm
 
 // CreateGalleryJSONRequestBody defines body for CreateGallery for application/json ContentType.
 type CreateGalleryJSONRequestBody = GalleryCreate
@@ -1566,8 +1572,42 @@ type CreateSubjectJSONRequestBody = SubjectCreate
 // UpdateSubjectJSONRequestBody defines body for UpdateSubject for application/json ContentType.
 type UpdateSubjectJSONRequestBody = SubjectUpdate
 
+// EnrolTemplateMultipartRequestBody defines body for EnrolTemplate for multipart/form-data ContentType.
+type EnrolTemplateMultipartRequestBody = EnrolForm
+
 // MigrateJSONRequestBody defines body for Migrate for application/json ContentType.
 type MigrateJSONRequestBody = MigrateRequest
+
+// RecognizeMultipartRequestBody defines body for Recognize for multipart/form-data ContentType.
+type RecognizeMultipartRequestBody = RecognizeForm
+
+// StartStyleTransferMultipartRequestBody defines body for StartStyleTransfer for multipart/form-data ContentType.
+type StartStyleTransferMultipartRequestBody = StyleTransferForm
+
+// VerifyMultipartRequestBody defines body for Verify for multipart/form-data ContentType.
+type VerifyMultipartRequestBody = VerifyForm
+
+// Detect: Where are the faces, and how good are they?
+//
+// POST /detect
+func (c *Client) Detect(ctx context.Context, body DetectForm, options ...CallOption) (*Detection, error) {
+	return invoke[Detection](ctx, c, request{
+		method: "POST",
+		path:   path("/detect"),
+		body:   form{body},
+	}, options)
+}
+
+// Embed: The embedding of a face.
+//
+// POST /embed
+func (c *Client) Embed(ctx context.Context, body EmbedForm, options ...CallOption) (*FaceEmbeddings, error) {
+	return invoke[FaceEmbeddings](ctx, c, request{
+		method: "POST",
+		path:   path("/embed"),
+		body:   form{body},
+	}, options)
+}
 
 // ListGalleries: List the galleries.
 //
@@ -1580,7 +1620,7 @@ func (c *Client) ListGalleries(ctx context.Context, params ListGalleriesParams, 
 	}, options)
 }
 
-// CreateGallery: Make a gallery.
+// CreateGallery: Create a gallery.
 //
 // POST /galleries
 func (c *Client) CreateGallery(ctx context.Context, body GalleryCreate, options ...CallOption) (*Gallery, error) {
@@ -1636,7 +1676,7 @@ func (c *Client) ListSubjects(ctx context.Context, gallery string, params ListSu
 	}, options)
 }
 
-// CreateSubject: Add a subject, without templates yet.
+// CreateSubject: Create a subject, without templates.
 //
 // POST /galleries/{gallery}/subjects
 func (c *Client) CreateSubject(ctx context.Context, gallery string, body SubjectCreate, options ...CallOption) (*Subject, error) {
@@ -1691,6 +1731,18 @@ func (c *Client) ListTemplates(ctx context.Context, gallery string, subject stri
 	}, options)
 }
 
+// EnrolTemplate: Enrol a photo, or an embedding, of a subject.
+//
+// POST /galleries/{gallery}/subjects/{subject}/templates
+func (c *Client) EnrolTemplate(ctx context.Context, gallery string, subject string, body EnrolForm, options ...CallOption) (*Enrolment, error) {
+	return invoke[Enrolment](ctx, c, request{
+		method: "POST",
+		path:   path("/galleries/{gallery}/subjects/{subject}/templates", gallery, subject),
+		body:   form{body},
+		keyed:  true,
+	}, options)
+}
+
 // DeleteTemplate: Erase one template.
 //
 // DELETE /galleries/{gallery}/subjects/{subject}/templates/{template}
@@ -1702,7 +1754,7 @@ func (c *Client) DeleteTemplate(ctx context.Context, gallery string, subject str
 	}, options)
 }
 
-// ListUncovered: Whom a gallery's move to an encoder would lose.
+// ListUncovered: List the subjects that a move to an encoder would lose.
 //
 // GET /galleries/{gallery}/uncovered
 func (c *Client) ListUncovered(ctx context.Context, gallery string, params ListUncoveredParams, options ...CallOption) (*UncoveredList, error) {
@@ -1745,7 +1797,7 @@ func (c *Client) CancelMigration(ctx context.Context, model string, params Cance
 	}, options)
 }
 
-// GetMigration: How far the move to an encoder is.
+// GetMigration: The progress of the move to an encoder.
 //
 // GET /models/{model}/migrate
 func (c *Client) GetMigration(ctx context.Context, model string, params GetMigrationParams, options ...CallOption) (*MigrationList, error) {
@@ -1778,13 +1830,24 @@ func (c *Client) ExplainProblem(ctx context.Context, slug string, options ...Cal
 	}, options)
 }
 
-// GetReadiness: The server answers at full speed.
+// GetReadiness: The server is ready.
 //
 // GET /readyz
 func (c *Client) GetReadiness(ctx context.Context, options ...CallOption) (*Health, error) {
 	return invoke[Health](ctx, c, request{
 		method: "GET",
 		path:   path("/readyz"),
+	}, options)
+}
+
+// Recognize: Which of the enrolled people is this, if any?
+//
+// POST /recognize
+func (c *Client) Recognize(ctx context.Context, body RecognizeForm, options ...CallOption) (*Identification, error) {
+	return invoke[Identification](ctx, c, request{
+		method: "POST",
+		path:   path("/recognize"),
+		body:   form{body},
 	}, options)
 }
 
@@ -1799,6 +1862,18 @@ func (c *Client) ListStyleTransfers(ctx context.Context, params ListStyleTransfe
 	}, options)
 }
 
+// StartStyleTransfer: Paint a photo in the style of other pictures.
+//
+// POST /style-transfer
+func (c *Client) StartStyleTransfer(ctx context.Context, body StyleTransferForm, options ...CallOption) (*StyleTransferAccepted, error) {
+	return invoke[StyleTransferAccepted](ctx, c, request{
+		method: "POST",
+		path:   path("/style-transfer"),
+		body:   form{body},
+		keyed:  true,
+	}, options)
+}
+
 // DeleteStyleTransfer: Cancel a job, or erase one that ended.
 //
 // DELETE /style-transfer/{job}
@@ -1810,7 +1885,7 @@ func (c *Client) DeleteStyleTransfer(ctx context.Context, job string, options ..
 	}, options)
 }
 
-// GetStyleTransfer: How far a job is.
+// GetStyleTransfer: The progress of a job.
 //
 // GET /style-transfer/{job}
 func (c *Client) GetStyleTransfer(ctx context.Context, job string, options ...CallOption) (*StyleTransfer, error) {
@@ -1820,4 +1895,15 @@ func (c *Client) GetStyleTransfer(ctx context.Context, job string, options ...Ca
 	}, options)
 }
 
-// What takes photos, streams or does not answer in JSON is written by hand.
+// Verify: Is this the person they claim to be?
+//
+// POST /verify
+func (c *Client) Verify(ctx context.Context, body VerifyForm, options ...CallOption) (*Verification, error) {
+	return invoke[Verification](ctx, c, request{
+		method: "POST",
+		path:   path("/verify"),
+		body:   form{body},
+	}, options)
+}
+
+// What streams or does not answer in JSON is written by hand.

@@ -112,35 +112,35 @@ func TestIdentity(t *testing.T) {
 	}
 	must(c.CreateSubject(ctx, "staff", client.SubjectCreate{SubjectID: new("ada"), Name: new("Ada"), Metadata: json.RawMessage(`{"a": 1}`)}))(t)
 	reader := client.PhotoReader(bytes.NewReader(testfaces.Photo(t, 1, 1)))
-	enrolled := must(c.EnrolTemplate(ctx, "staff", "ada", client.EnrolRequest{Image: reader, QualityGate: new(client.QualityGateOff)}))(t)
+	enrolled := must(c.EnrolTemplate(ctx, "staff", "ada", client.EnrolForm{Image: reader, QualityGate: new(client.QualityGateOff)}))(t)
 
-	v := must(c.Verify(ctx, client.VerifyRequest{Probe: photo(1, 2), SubjectID: new("ada"), Gallery: new("staff")}))(t)
+	v := must(c.Verify(ctx, client.VerifyForm{Probe: photo(1, 2), SubjectID: new("ada"), Gallery: new("staff")}))(t)
 	if !v.Match || v.Probe == nil || v.Reference != nil {
 		t.Errorf("%+v", v)
 	}
-	v = must(c.Verify(ctx, client.VerifyRequest{Probe: photo(1, 2), Reference: photo(2, 1), Face: new(client.FaceRuleLargest)}))(t)
+	v = must(c.Verify(ctx, client.VerifyForm{Probe: photo(1, 2), Reference: photo(2, 1), Face: new(client.FaceRuleLargest)}))(t)
 	if v.Match {
 		t.Errorf("%+v", v)
 	}
 	box := v.Probe.Face.Box
 	at := []float32{box.X + box.Width/2, box.Y + box.Height/2}
-	v = must(c.Verify(ctx, client.VerifyRequest{Probe: photo(1, 2), Reference: photo(1, 1), FaceAt: at}))(t)
+	v = must(c.Verify(ctx, client.VerifyForm{Probe: photo(1, 2), Reference: photo(1, 1), FaceAt: at}))(t)
 	if !v.Match {
 		t.Errorf("%+v", v)
 	}
-	found := must(c.Recognize(ctx, client.RecognizeRequest{Probe: []client.Photo{photo(1, 2), photo(1, 3)}, Fuse: new(true), Gallery: new("staff"), K: new(1)}))(t)
+	found := must(c.Recognize(ctx, client.RecognizeForm{Probe: []client.Photo{photo(1, 2), photo(1, 3)}, Fuse: new(true), Gallery: new("staff"), K: new(1)}))(t)
 	if len(found.Faces) != 1 || found.Faces[0].Decision != client.RecognizedFaceDecisionMatch {
 		t.Errorf("%+v", found)
 	}
-	if faces := must(c.Detect(ctx, client.DetectRequest{Image: photo(1, 1)}))(t); faces.FacesFound != 1 {
+	if faces := must(c.Detect(ctx, client.DetectForm{Image: photo(1, 1)}))(t); faces.FacesFound != 1 {
 		t.Errorf("%+v", faces)
 	}
-	asNumbers := must(c.Embed(ctx, client.EmbedRequest{Image: photo(1, 1)}))(t)
-	asBytes := must(c.Embed(ctx, client.EmbedRequest{Image: photo(1, 1), Encoding: new(client.EmbeddingEncodingFloat32)}))(t)
+	asNumbers := must(c.Embed(ctx, client.EmbedForm{Image: photo(1, 1)}))(t)
+	asBytes := must(c.Embed(ctx, client.EmbedForm{Image: photo(1, 1), Encoding: new(client.EmbeddingEncodingFloat32)}))(t)
 	if diff := cmp.Diff(asNumbers.Faces[0].Embedding, asBytes.Faces[0].Embedding); diff != "" || len(asBytes.Faces[0].Embedding) < 64 {
 		t.Errorf("the embedding in two encodings:\n%s", diff)
 	}
-	v = must(c.Verify(ctx, client.VerifyRequest{
+	v = must(c.Verify(ctx, client.VerifyForm{
 		ProbeEmbedding: asNumbers.Faces[0].Embedding, ReferenceEmbedding: asBytes.Faces[0].Embedding, ModelID: &asBytes.ModelID,
 	}))(t)
 	if !v.Match || v.Score < 0.99 {
@@ -180,7 +180,7 @@ func TestIdentity(t *testing.T) {
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	c, ctx := serve(t), t.Context()
-	_, err := c.Verify(ctx, client.VerifyRequest{Probe: client.PhotoBytes(testfaces.Nobody(t)), Reference: client.PhotoBytes(testfaces.Photo(t, 1, 1))})
+	_, err := c.Verify(ctx, client.VerifyForm{Probe: client.PhotoBytes(testfaces.Nobody(t)), Reference: client.PhotoBytes(testfaces.Photo(t, 1, 1))})
 	p, ok := errors.AsType[*client.Problem](err)
 	if !ok || !errors.Is(err, client.ProblemCodeNoFace) || errors.Is(err, client.ProblemCodeConflict) {
 		t.Fatalf("%v", err)
@@ -194,7 +194,7 @@ func TestProblems(t *testing.T) {
 	if _, err := c.GetGallery(ctx, "a/../b c"); !errors.Is(err, client.ProblemCodeNotFound) {
 		t.Errorf("a name with a slash: %v", err)
 	}
-	if _, err := c.Detect(ctx, client.DetectRequest{Image: client.PhotoBytes(nil)}); !errors.Is(err, client.ProblemCodeInvalidRequest) {
+	if _, err := c.Detect(ctx, client.DetectForm{Image: client.PhotoBytes(nil)}); !errors.Is(err, client.ProblemCodeInvalidRequest) {
 		t.Errorf("an empty photo: %v", err)
 	}
 	if wait, again := client.CanRetry(err); wait != 0 || again {
@@ -330,7 +330,7 @@ func renamed(subjects iter.Seq2[client.BulkSubject, error]) iter.Seq2[client.Bul
 func TestStyle(t *testing.T) {
 	t.Parallel()
 	c, ctx := serve(t), t.Context()
-	r := client.StyleTransferRequest{
+	r := client.StyleTransferForm{
 		Content: client.PhotoBytes(stripes(t, 64, 3)), Style: []client.Photo{client.PhotoBytes(stripes(t, 64, 7)), client.PhotoBytes(stripes(t, 64, 11))},
 		StyleWeights: []float64{2, 1}, Params: &client.StyleParams{Size: new(64), Iterations: new(5), Seed: new(uint64(7))},
 	}

@@ -35,7 +35,7 @@ func Example() {
 	passport, _ := os.ReadFile("../../internal/testfaces/person-1-1.jpg")
 	selfie, _ := os.Open("../../internal/testfaces/person-1-2.jpg")
 	defer selfie.Close()
-	v, err := c.Verify(ctx, client.VerifyRequest{
+	v, err := c.Verify(ctx, client.VerifyForm{
 		Probe:     client.PhotoReader(selfie),
 		Reference: client.PhotoBytes(passport),
 	})
@@ -62,10 +62,10 @@ func ExampleClient_Recognize() {
 	if _, err := c.CreateSubject(ctx, "default", client.SubjectCreate{SubjectID: new("grace")}); err != nil {
 		log.Fatal(err)
 	}
-	if _, err := c.EnrolTemplate(ctx, "default", "grace", client.EnrolRequest{Image: client.PhotoBytes(enrolled)}); err != nil {
+	if _, err := c.EnrolTemplate(ctx, "default", "grace", client.EnrolForm{Image: client.PhotoBytes(enrolled)}); err != nil {
 		log.Fatal(err)
 	}
-	found, err := c.Recognize(ctx, client.RecognizeRequest{Probe: []client.Photo{client.PhotoBytes(probe)}})
+	found, err := c.Recognize(ctx, client.RecognizeForm{Probe: []client.Photo{client.PhotoBytes(probe)}})
 	if err != nil {
 		log.Fatal(err)
 	}

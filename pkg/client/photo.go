@@ -2,7 +2,6 @@ package client
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -11,13 +10,12 @@ import (
 	"io"
 	"math"
 	"mime/multipart"
-	"net/http"
 	"reflect"
 	"strings"
 )
 
-// Photo is a picture that is sent: JPEG, PNG, WebP, GIF, BMP or TIFF, as the
-// camera wrote it. The zero value is no photo.
+// Photo is a picture that is sent, as the camera wrote it. The contract says
+// which types of images the server reads. The zero value is no photo.
 type Photo struct {
 	data   []byte
 	source io.Reader
@@ -88,52 +86,6 @@ func writeField(w *multipart.Writer, name string, field reflect.Value) error {
 	}
 	text, err := json.Marshal(field.Interface())
 	return errors.Join(err, w.WriteField(name, string(text)))
-}
-
-// Verify compares a probe with a reference: is this the person they claim to
-// be? A non-match is an answer with Match false.
-//
-// POST /verify.
-func (c *Client) Verify(ctx context.Context, r VerifyRequest, options ...CallOption) (*Verification, error) {
-	return invoke[Verification](ctx, c, request{method: http.MethodPost, path: "/verify", body: form{r}}, options)
-}
-
-// Recognize searches a gallery: which of the enrolled people is this, if any?
-//
-// POST /recognize.
-func (c *Client) Recognize(ctx context.Context, r RecognizeRequest, options ...CallOption) (*Identification, error) {
-	return invoke[Identification](ctx, c, request{method: http.MethodPost, path: "/recognize", body: form{r}}, options)
-}
-
-// Detect finds the faces of a photo, and says how good they are.
-//
-// POST /detect.
-func (c *Client) Detect(ctx context.Context, r DetectRequest, options ...CallOption) (*Detection, error) {
-	return invoke[Detection](ctx, c, request{method: http.MethodPost, path: "/detect", body: form{r}}, options)
-}
-
-// Embed gives the embeddings of the faces of a photo.
-//
-// POST /embed.
-func (c *Client) Embed(ctx context.Context, r EmbedRequest, options ...CallOption) (*FaceEmbeddings, error) {
-	return invoke[FaceEmbeddings](ctx, c, request{method: http.MethodPost, path: "/embed", body: form{r}}, options)
-}
-
-// EnrolTemplate adds a template of a photo, or of an embedding, to a subject.
-//
-// POST /galleries/{gallery}/subjects/{subject}/templates.
-func (c *Client) EnrolTemplate(ctx context.Context, gallery, subject string, r EnrolRequest, options ...CallOption) (*Enrolment, error) {
-	return invoke[Enrolment](ctx, c, request{
-		method: http.MethodPost, path: path("/galleries/{gallery}/subjects/{subject}/templates", gallery, subject), body: form{r}, keyed: true,
-	}, options)
-}
-
-// StartStyleTransfer starts a job that paints a photo in the manner of other
-// pictures. [Client.FollowStyleTransfer] tells how far it is.
-//
-// POST /style-transfer.
-func (c *Client) StartStyleTransfer(ctx context.Context, r StyleTransferRequest, options ...CallOption) (*StyleTransferAccepted, error) {
-	return invoke[StyleTransferAccepted](ctx, c, request{method: http.MethodPost, path: "/style-transfer", body: form{r}, keyed: true}, options)
 }
 
 // Numbers are those of an embedding. In JSON they are an array, or base64 of
