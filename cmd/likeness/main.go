@@ -25,7 +25,9 @@ import (
 	"github.com/likeness-id/likeness/internal/spelling"
 	"github.com/likeness-id/likeness/pkg/app"
 	"github.com/likeness-id/likeness/pkg/client"
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
 // version is set by the linker.
@@ -97,7 +99,7 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
-		kong.Vars{"version": version, "tenant": face.DefaultTenant, "gallery": face.DefaultGallery},
+		kong.Vars{"version": version, "tenant": face.DefaultTenant, "gallery": face.DefaultGallery, "formats": imaging.Formats, "decoders": strings.Join(embed.Decoders(), ",")},
 		kong.Bind(&tool{ctx: ctx, stdout: stdout, stderr: stderr}),
 	)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 
 type modelsManifest struct {
 	File         string `arg:"" type:"existingfile" help:"ONNX file of the detector."`
-	Decoder      string `required:"" enum:"scrfd,yunet" help:"Family of the detector: scrfd (SCRFD and RetinaFace as InsightFace exports them) or yunet."`
+	Decoder      string `required:"" enum:"${decoders}" help:"Family of the detector: one of ${decoders}. InsightFace exports SCRFD and RetinaFace as scrfd."`
 	ID           string `help:"Id of the model (default: the file's name without .onnx)."`
 	License      string `required:"" help:"Licence of the file: an SPDX identifier, or LicenseRef- and a name."`
 	Source       string `required:"" help:"Where the file comes from."`

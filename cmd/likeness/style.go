@@ -27,7 +27,7 @@ import (
 
 type styleCmd struct {
 	modelFolders
-	Content string   `short:"c" xor:"what" type:"existingfile" placeholder:"FILE" help:"Picture that is changed: JPEG, PNG, WebP, GIF, BMP or TIFF."`
+	Content string   `short:"c" xor:"what" type:"existingfile" placeholder:"FILE" help:"Picture that is changed: ${formats}."`
 	Signal  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Signal that is changed instead: .csv (one line per sample, one column per channel), .wav (16-bit PCM, mono or stereo) or .npy (channels x samples)."`
 	Volume  string   `xor:"what" type:"existingfile" placeholder:"FILE" help:"Volume that is changed instead: .npy, float32 or float64 in C order, with three axes, or four with the channels first."`
 	Style   []string `short:"s" required:"" sep:"none" type:"existingfile" placeholder:"FILE" help:"What gives the style, of the same kind. May be repeated up to 4 times."`

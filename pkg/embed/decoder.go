@@ -35,9 +35,12 @@ func decoders() map[string]func(Manifest) (decoder, error) {
 	}
 }
 
-// decoderNames lists the families: "scrfd" or "yunet".
+// Decoders lists the families that [Manifest.Decoder] may name.
+func Decoders() []string { return slices.Sorted(maps.Keys(decoders())) }
+
+// decoderNames lists the families for errors: "scrfd" or "yunet".
 func decoderNames() string {
-	names := slices.Sorted(maps.Keys(decoders()))
+	names := Decoders()
 	for i, name := range names {
 		names[i] = fmt.Sprintf("%q", name)
 	}

@@ -31,7 +31,7 @@ type Manifest struct {
 	Outputs []Output `json:"outputs"`
 
 	// Detectors.
-	Decoder   string  `json:"decoder,omitempty"`   // the family, which says how outputs become faces: "yunet" or "scrfd"
+	Decoder   string  `json:"decoder,omitempty"`   // the family, which says how outputs become faces: one of [Decoders]
 	Scores    string  `json:"scores,omitempty"`    // what an "scrfd" graph gives: "probability", 0..1, or "logit", before the sigmoid; empty: "probability"
 	Threshold float32 `json:"threshold,omitempty"` // least detection score, 0..1
 	// QualityThreshold is the detection score, 0..1, below which the quality

@@ -101,9 +101,9 @@ type Options struct {
 	MaxFaces int
 	// Limits of photos; the zero value is imaging.DefaultLimits.
 	Limits imaging.Limits
-	// Quality is the quality gate; the zero value is DefaultQualityLimits. Where
-	// it is that, MinDetectionScore is the detector's QualityThreshold, if its
-	// manifest has one.
+	// Quality is the quality gate; the zero value is DefaultQualityLimits. If its
+	// MinDetectionScore is the default one, the detector's QualityThreshold takes
+	// its place, if its manifest has one.
 	Quality QualityLimits
 
 	// Observe, when set, is told how long each stage took. ObserveWait is told
@@ -137,7 +137,7 @@ func (o Options) withDefaults() (Options, error) {
 	o.MaxFaces = cmp.Or(o.MaxFaces, d.MaxFaces)
 	o.Limits = cmp.Or(o.Limits, d.Limits)
 	o.Quality = cmp.Or(o.Quality, d.Quality)
-	if least := o.DetectorModel.QualityThreshold; least > 0 && o.Quality == d.Quality {
+	if least := o.DetectorModel.QualityThreshold; least > 0 && o.Quality.MinDetectionScore == d.Quality.MinDetectionScore {
 		o.Quality.MinDetectionScore = least
 	}
 	if o.Observe == nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
+	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
 // pngOf is the beginning of a PNG that claims to be w x h pixels, with as
@@ -281,6 +282,9 @@ func TestContract(t *testing.T) {
 	}
 	if diff := cmp.Diff(codes, doc.Components.Schemas["ProblemCode"].Value.Enum); diff != "" {
 		t.Errorf("codes (-face +contract):\n%s", diff)
+	}
+	if text := doc.Components.Schemas["ImageFile"].Value.Description; !strings.Contains(text, imaging.Formats) {
+		t.Errorf("an image file is %q, and what is read are %s", text, imaging.Formats)
 	}
 	described := ""
 	for _, r := range doc.Components.Responses {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/likeness-id/likeness/api"
 	"github.com/likeness-id/likeness/pkg/face"
+	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
 // explanation is what the contract says of a kind of error.
@@ -45,7 +46,7 @@ func explain(k face.Kind) explanation {
 	case face.TooLarge:
 		return explanation{413, "The body, the bytes of an image or its pixels are over the limit.", "Scale the photo down: a face needs no more than a few hundred pixels."}
 	case face.UnsupportedImage:
-		return explanation{415, "The file is not an image of a supported type.", "Send JPEG, PNG, WebP, GIF, BMP or TIFF; detail names the type that was sent, if it is known."}
+		return explanation{415, "The file is not an image of a supported type.", "Send " + imaging.Formats + "; detail names the type that was sent, if it is known."}
 	case face.UnsupportedMediaType:
 		return explanation{415, "The route does not accept the media type of the body.", "Send application/json or, if the route takes an image, multipart/form-data."}
 	case face.NoFace:

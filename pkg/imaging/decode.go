@@ -61,8 +61,8 @@ type Image struct {
 	Scale float64
 }
 
-// Decode decodes a JPEG, PNG, WebP, GIF, BMP or TIFF photo, whose type it finds
-// from the content, and turns it upright according to its EXIF orientation.
+// Decode decodes a photo of one of the types of [Formats], which it finds from
+// the content, and turns it upright according to its EXIF orientation.
 // longSide is how many pixels the caller needs along the longer side: a photo
 // that has at least twice as many is decoded at a reduced size, never below
 // longSide. 0 or less asks for full size. Of an animated PNG the still image is

@@ -21,6 +21,9 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
+// Formats lists the image types that [Decode] reads, for help and for errors.
+const Formats = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+
 // format is one image type.
 type format struct {
 	// header reads the size and refuses variants that decode must not see.
@@ -54,7 +57,7 @@ func sniff(data []byte) (format, error) {
 	case at(0, "II*\x00"), at(0, "MM\x00*"):
 		return format{header: tiffHeader, maxPixels: maxTIFFPixels, decode: fullSizeDecoder(tiff.Decode), exif: tiffEXIF}, nil
 	}
-	const send = "send JPEG, PNG, WebP, GIF, BMP or TIFF"
+	const send = "send " + Formats
 	switch name := unreadTypeName(data); name {
 	case "":
 		return format{}, refuse(face.UnsupportedImage, "not an image of a type that is read; "+send)

@@ -30,8 +30,8 @@ type Comparison struct {
 }
 
 // Compare compares the face in one photo with the face in another. The score
-// is the same in both orders. A photo is the bytes of an image file: JPEG, PNG,
-// WebP, GIF, BMP or TIFF.
+// is the same in both orders. A photo is the bytes of an image file of one of
+// the types of [imaging.Formats].
 //
 // A photo may show several faces as long as one of them is clearly what the
 // photo is of: see [embed.PickOnly]. A face that the quality gate has something

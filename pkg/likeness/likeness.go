@@ -81,6 +81,9 @@ type Options struct {
 	QueueTime time.Duration
 	// Limits of one photo. Default: [imaging.DefaultLimits].
 	Limits imaging.Limits
+	// Quality is the limits of the quality gate. Default:
+	// [embed.DefaultQualityLimits].
+	Quality embed.QualityLimits
 
 	// Observe is told how long each stage of a photo took, and ObserveWait
 	// how long a request waited for a slot. They must be safe for concurrent
@@ -96,7 +99,7 @@ func DefaultOptions() Options {
 		Detector: "builtin-detector", Encoder: "builtin-encoder",
 		Provider:       ort.DefaultOptions().Provider,
 		OperatingPoint: match.PointName(1e-4), AmbiguityMargin: 0.05,
-		Slots: e.Slots, Limits: e.Limits,
+		Slots: e.Slots, Limits: e.Limits, Quality: e.Quality,
 	}
 }
 
@@ -217,7 +220,7 @@ func Open(ctx context.Context, o Options) (_ *Pipeline, err error) {
 			n, err := load(context.Background(), m, &further) // others may wait for it, too
 			return n, m.Manifest, err
 		},
-		Slots: o.Slots, Queue: o.Queue, QueueTime: o.QueueTime, Limits: o.Limits,
+		Slots: o.Slots, Queue: o.Queue, QueueTime: o.QueueTime, Limits: o.Limits, Quality: o.Quality,
 		Observe: o.Observe, ObserveWait: o.ObserveWait,
 	})
 	if err != nil {
