@@ -25,7 +25,10 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.M{M: m}) }
+func TestMain(m *testing.M) {
+	orttest.SkipExamples()
+	goleak.VerifyTestMain(pgtest.M{M: m})
+}
 
 // options are the defaults, on a free port, without keys.
 func options(t *testing.T) app.Options {

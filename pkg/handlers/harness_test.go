@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/internal/ort/orttest"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/handlers"
 	"github.com/likeness-id/likeness/pkg/identity"
@@ -34,6 +35,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	orttest.SkipExamples()
 	for _, text := range []string{"text/html", "application/yaml", api.NDJSON, "text/event-stream", "image/png", "image/jpeg"} {
 		openapi3filter.RegisterBodyDecoder(text, openapi3filter.PlainBodyDecoder)
 	}
