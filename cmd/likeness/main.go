@@ -83,6 +83,14 @@ func main() {
 	os.Exit(runCommand(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// helpVariables are what the texts and defaults of the flags name.
+func helpVariables() kong.Vars {
+	return kong.Vars{
+		"version": version, "tenant": face.DefaultTenant, "gallery": face.DefaultGallery,
+		"formats": imaging.Formats, "decoders": strings.Join(embed.Decoders(), ","),
+	}
+}
+
 // runCommand runs the tool: results go to stdout, everything else to stderr. It
 // returns the exit code.
 func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -99,7 +107,7 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, FlagsLast: true}),
-		kong.Vars{"version": version, "tenant": face.DefaultTenant, "gallery": face.DefaultGallery, "formats": imaging.Formats, "decoders": strings.Join(embed.Decoders(), ",")},
+		helpVariables(),
 		kong.Bind(&tool{ctx: ctx, stdout: stdout, stderr: stderr}),
 	)
 	if err != nil {

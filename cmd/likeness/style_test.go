@@ -356,7 +356,7 @@ func TestStyleDefaults(t *testing.T) {
 	path := paintings(t)
 	parse := func(more ...string) style.Params {
 		var c cli
-		parser, err := kong.New(&c, kong.Vars{"version": "", "tenant": "", "gallery": ""})
+		parser, err := kong.New(&c, helpVariables())
 		if err != nil {
 			t.Fatal(err)
 		}
