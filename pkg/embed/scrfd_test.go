@@ -115,8 +115,9 @@ func pointsOff(a, b face.Face) float64 {
 // limit, unless the caller chose limits.
 func TestQualityThreshold(t *testing.T) {
 	t.Parallel()
-	chosen := embed.DefaultQualityLimits()
-	chosen.MaxYaw--
+	others, score := embed.DefaultQualityLimits(), embed.DefaultQualityLimits()
+	others.MaxYaw--
+	score.MinDetectionScore -= 0.01
 	for name, tt := range map[string]struct {
 		threshold float32
 		limits    embed.QualityLimits
@@ -126,7 +127,8 @@ func TestQualityThreshold(t *testing.T) {
 		"lower":                {0.62, embed.QualityLimits{}, false},
 		"lower, with defaults": {0.62, embed.DefaultQualityLimits(), false},
 		"higher":               {0.8, embed.QualityLimits{}, true},
-		"limits chosen":        {0.62, chosen, true},
+		"other limits chosen":  {0.62, others, false},
+		"its limit chosen":     {0.62, score, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
