@@ -29,12 +29,8 @@ type template struct {
 	err  error
 }
 
-// Main runs the tests of a package that uses Database, and ends their shared
-// cluster. Its result is for os.Exit. With goleak, use
-// goleak.VerifyTestMain(pgtest.M{M: m}) instead.
-func Main(m *testing.M) int { return M{m}.Run() }
-
-// M is testing.M as Main runs it.
+// M runs the tests of a package that uses Database: its TestMain calls
+// goleak.VerifyTestMain(pgtest.M{M: m}).
 type M struct{ *testing.M }
 
 // Run runs the tests, then ends the cluster.
@@ -54,7 +50,7 @@ func (m M) Run() int {
 // the test ends. It is a copy of a template, which migrate fills once for each
 // test binary. migrate must be a function of the package (two closures from one
 // place count as one) and must close its connections. With nil, the database is
-// empty. A package that calls Database has a TestMain that calls Main.
+// empty. A package that calls Database has a TestMain that uses M.
 func Database(tb testing.TB, migrate func(url string) error) string {
 	tb.Helper()
 	bin := binaries(tb)
