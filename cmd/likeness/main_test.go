@@ -41,7 +41,7 @@ func runTool(ctx context.Context, args ...string) result {
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{
-		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models manifest", "models migrate", "models status",
+		"", "keys", "keys create", "keys list", "keys revoke", "models list", "models pull", "models verify", "models convert", "models manifest", "models migrate", "models status",
 		"runtime path", "runtime pull", "enrol", "eval", "calibrate", "train", "inspect", "style",
 		"export", "import", "audit verify", "audit list", "store check", "migrate-store",
 		"bench-search", "search-graph", "search-graph build", "search-graph list", "search-graph drop",

@@ -18,6 +18,7 @@ type modelsCmd struct {
 	Pull   modelsPull   `cmd:"" help:"Download a model into the data folder, where the server finds it. An interrupted download continues where it stopped."`
 	Verify modelsVerify `cmd:"" help:"Check size and SHA-256 of the model files."`
 
+	Convert  modelsConvert  `cmd:"" help:"Make a model's file from the files that its source publishes, which you have downloaded."`
 	Manifest modelsManifest `cmd:"" help:"Write the manifest of a detector's ONNX file, which a models folder needs beside the file."`
 
 	Migrate modelsMigrate `cmd:"" help:"Move galleries of a running server to another encoder."`
@@ -42,7 +43,7 @@ func (c modelsList) Run(t *tool) error {
 	for _, m := range registry.Models() {
 		file := modelLocation(m)
 		switch {
-		case file == "" && m.URL != "":
+		case file == "" && m.CanBePulled():
 			file = "not here: likeness models pull " + m.ID
 		case file == "":
 			file = "not here: put " + m.File + " into a models folder"
@@ -132,13 +133,16 @@ func (c modelsPull) Run(t *tool) error {
 		return nil
 	}
 	switch {
-	case m.URL == "" && m.Path != "":
+	case !m.CanBePulled() && m.Path != "":
 		fmt.Fprintf(t.stderr, "%s is there already, and its manifest has no url to fetch it from: %s\n", m.ID, m.Path)
 		return nil
-	case m.URL == "":
+	case !m.CanBePulled():
 		return fmt.Errorf("%s cannot be fetched, because its manifest has no url: get %s from its source, %s, and put it into a models folder", m.ID, m.File, m.Source)
 	}
 	dir := app.PulledModels(c.DataDir)
+	if m.Published != nil {
+		return pullPublished(t, fetch.NewClient(), m, dir)
+	}
 	path := filepath.Join(dir, m.File)
 	file, to := fetch.File{URL: m.URL, SHA256: m.SHA256, MaxBytes: m.Size}, path
 	if m.Cut != nil {

@@ -1,13 +1,15 @@
 // Package fetch downloads files whose content is known beforehand by its
-// SHA-256: models, and the ONNX Runtime library.
+// hash: models, and the ONNX Runtime library.
 package fetch
 
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"net"
@@ -32,7 +34,17 @@ type Progress func(done, total int64)
 type File struct {
 	URL      string
 	SHA256   string // lower-case hex
+	SHA384   string // the same, for a file whose source states this one; then SHA256 is empty
 	MaxBytes int64  // no more than this is ever written
+}
+
+// hash is the hash by which the file is known: an empty one, its name, and what
+// it must be.
+func (f File) hash() (h hash.Hash, name, want string) {
+	if f.SHA256 == "" {
+		return sha512.New384(), "SHA-384", f.SHA384
+	}
+	return sha256.New(), "SHA-256", f.SHA256
 }
 
 // Client downloads. It is safe for concurrent use on different files.
@@ -64,7 +76,8 @@ func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress)
 	}
 	part := dst + ".part"
 	for {
-		if sum, err := hashFile(dst); err == nil && sum == f.SHA256 {
+		h, name, want := f.hash()
+		if sum, err := hashFile(dst, h); err == nil && sum == want {
 			return nil
 		}
 		before := sizeOf(part)
@@ -76,21 +89,22 @@ func (c *Client) Get(ctx context.Context, f File, dst string, progress Progress)
 			}
 			return err
 		}
-		sum, err := hashFile(part)
+		h.Reset()
+		sum, err := hashFile(part, h)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another process has finished the same download
 		}
 		if err != nil {
 			return face.Wrap(face.Internal, op, err)
 		}
-		if sum == f.SHA256 {
+		if sum == want {
 			return face.Wrap(face.Internal, op, os.Rename(part, dst))
 		}
 		if err := os.Remove(part); err != nil {
 			return face.Wrap(face.Internal, op, err)
 		}
 		if before == 0 {
-			return face.Errorf(face.Invalid, op, "%s has SHA-256 %s, want %s", f.URL, sum, f.SHA256)
+			return face.Errorf(face.Invalid, op, "%s has %s %s, want %s", f.URL, name, sum, want)
 		}
 		// The bytes of an earlier attempt may be of another file.
 	}
@@ -234,14 +248,13 @@ func sizeOf(name string) int64 {
 	return info.Size()
 }
 
-// hashFile is the SHA-256 of a file in lower-case hex.
-func hashFile(name string) (string, error) {
+// hashFile is a hash of a file in lower-case hex.
+func hashFile(name string, h hash.Hash) (string, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -160,6 +161,31 @@ func TestGet(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A file may be known by its SHA-384 instead.
+func TestGetBySHA384(t *testing.T) {
+	t.Parallel()
+	data := content(1000)
+	s, client := server(t, serveRanges(data))
+	dst := filepath.Join(t.TempDir(), "file")
+	for _, c := range []struct {
+		known []byte
+		want  face.Kind
+	}{{content(999), face.Invalid}, {data, face.NoError}, {data, face.NoError}} {
+		sum := sha512.Sum384(c.known)
+		f := fetch.File{URL: s.URL, SHA384: hex.EncodeToString(sum[:]), MaxBytes: 1000}
+		err := client.Get(t.Context(), f, dst, nil)
+		if c.want != face.NoError {
+			wantKind(t, err, c.want, "SHA-384", f.SHA384)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFile(t, dst, data, false)
+	// Without any hash nothing is taken.
+	err := client.Get(t.Context(), fetch.File{URL: s.URL, MaxBytes: 1000}, dst, nil)
+	wantKind(t, err, face.Invalid)
 }
 
 func TestGetNothingToDo(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -139,7 +140,7 @@ func npmPack(ctx context.Context, a Archive, dir string) (string, error) {
 	if err != nil || len(found) != 1 {
 		return fail(errors.Join(err, fmt.Errorf("it left %d archives", len(found))))
 	}
-	sum, err := hashFile(found[0])
+	sum, err := hashFile(found[0], sha256.New())
 	if err != nil {
 		return fail(err)
 	}

@@ -53,6 +53,7 @@ func rooms() map[string][]string {
 		"internal/sqlitedb":   {"internal/ballast", "pkg/face"},
 		"internal/seal":       {"pkg/face"},
 		"internal/spelling":   {},
+		"internal/openvino":   {"pkg/face", "pkg/grad", "pkg/grad/onnxpb"},
 		"internal/ort":        {"internal/fetch", "pkg/face", "pkg/embed", "pkg/grad", "pkg/grad/onnxpb"},
 		"internal/house":      {},
 		"internal/artwork":    {},
@@ -76,7 +77,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"internal/spelling", "pkg/app"},
 		"pkg/client": {}, // a program that calls a server links nothing of it
 		"cmd/likeness": {
-			"internal/fetch", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/client", "pkg/embed",
+			"internal/fetch", "internal/openvino", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/client", "pkg/embed",
 			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/likeness", "pkg/match", "pkg/measure", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
 		},
 		"deploy":       {},

@@ -233,6 +233,9 @@ func (r *Runtime) load(model []byte, m embed.Manifest) (*network, error) {
 	if model, err = freeSizes(model, m, outputs); err != nil {
 		return nil, err
 	}
+	if model, err = fuseSlopes(model); err != nil {
+		return nil, err
+	}
 	names := make([]string, len(m.Outputs))
 	for i, o := range m.Outputs {
 		names[i] = o.Name

@@ -46,7 +46,7 @@ func flagError(e *likeness.OptionError, o likeness.Options) error {
 
 // howToGet says what brings the file of a model.
 func howToGet(m embed.Model) string {
-	if m.URL != "" {
+	if m.CanBePulled() {
 		return fmt.Sprintf("run `likeness models pull %s`", m.ID)
 	}
 	return fmt.Sprintf("put %s into a folder and name the folder in LIKENESS_MODELS_DIR", m.File)

@@ -16,16 +16,19 @@ const (
 // Manifest is the contract of one model: models/<id>.json. models/README.md
 // explains every field. A file that contradicts its manifest is refused.
 type Manifest struct {
-	ID           string `json:"id"`
-	Task         Task   `json:"task"`
-	File         string `json:"file"`   // base name, beside the manifest or in a models folder
-	SHA256       string `json:"sha256"` // of the file, lower-case hex
-	Size         int64  `json:"size"`   // of the file, bytes
-	License      string `json:"license"`
-	Source       string `json:"source"`        // where it comes from, for people
-	URL          string `json:"url,omitempty"` // where `likeness models pull` gets it
-	TrainingData string `json:"training_data"`
-	Notes        string `json:"notes,omitempty"`
+	ID      string `json:"id"`
+	Task    Task   `json:"task"`
+	File    string `json:"file"`   // base name, beside the manifest or in a models folder
+	SHA256  string `json:"sha256"` // of the file, lower-case hex
+	Size    int64  `json:"size"`   // of the file, bytes
+	License string `json:"license"`
+	Source  string `json:"source"`        // where it comes from, for people
+	URL     string `json:"url,omitempty"` // where `likeness models pull` gets it
+	// Published says that the source publishes the model in another format,
+	// from which `likeness models pull` makes File.
+	Published    *Published `json:"published,omitempty"`
+	TrainingData string     `json:"training_data"`
+	Notes        string     `json:"notes,omitempty"`
 
 	Input   Input    `json:"input"`
 	Outputs []Output `json:"outputs"`
@@ -53,6 +56,26 @@ type Manifest struct {
 	Features *Features `json:"features,omitempty"`
 	Cut      *Cut      `json:"cut,omitempty"`
 }
+
+// Published are the files that a model is made from, and how.
+type Published struct {
+	Format string          `json:"format"` // [FormatOpenVINO]
+	Files  []PublishedFile `json:"files"`  // in the order of the format
+}
+
+// FormatOpenVINO is OpenVINO's intermediate representation, version 11: a file
+// with the graph (.xml), then one with the weights (.bin).
+const FormatOpenVINO = "openvino-ir-11"
+
+// PublishedFile is a file that the source publishes.
+type PublishedFile struct {
+	URL    string `json:"url"`
+	SHA384 string `json:"sha384"` // lower-case hex
+	Size   int64  `json:"size"`   // bytes
+}
+
+// CanBePulled reports whether `likeness models pull` gets the model's file.
+func (m Manifest) CanBePulled() bool { return m.URL != "" || m.Published != nil }
 
 // Features are the layers that style transfer compares, and the weights at
 // which pictures look right. Layers are named as the graph's tensors are.

@@ -2,7 +2,9 @@ package embed
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -53,8 +55,9 @@ func (m Model) BuiltIn() bool { return m.builtin != nil }
 // A folder may hold a manifest with the id of a built-in one, to add a
 // calibration or other thresholds. Everything else that the pipeline uses must be
 // the same, because templates carry the id and vectors of two models must not be
-// compared. The built-in file is still the one that is read. Two folders may not
-// hold the same id.
+// compared. A calibration or a head that it leaves out is the built-in one. The
+// built-in file is still the one that is read. Two folders may not hold the same
+// id.
 //
 // A missing folder, a file that is no manifest, and a manifest that breaks a rule
 // are Invalid; the error names the file and the fields.
@@ -81,10 +84,13 @@ func OpenRegistry(builtin fs.FS, dirs ...string) (*Registry, error) {
 			if other, ok := beside[id]; ok {
 				return nil, face.Errorf(face.Invalid, op, "%s.json is both in %s and in %s", id, other, dir)
 			}
-			if old, ok := known[id]; ok && !sameContract(old, m) {
-				return nil, face.Errorf(face.Invalid, op,
-					"%s.json in %s is not the built-in model %s: give it another id, since templates of different models must not share one",
-					id, dir, id)
+			if old, ok := known[id]; ok {
+				if !sameContract(old, m) {
+					return nil, face.Errorf(face.Invalid, op,
+						"%s.json in %s is not the built-in model %s: give it another id, since templates of different models must not share one",
+						id, dir, id)
+				}
+				m.Calibration, m.Head = cmp.Or(m.Calibration, old.Calibration), cmp.Or(m.Head, old.Head)
 			}
 			beside[id], known[id] = dir, m
 		}
@@ -206,7 +212,7 @@ func (m Model) ReadVerified() ([]byte, error) {
 	const op = "embed.ReadVerified"
 	if m.Path == "" {
 		how := "its source is " + m.Source
-		if m.URL != "" {
+		if m.CanBePulled() {
 			how = "`likeness models pull " + m.ID + "` gets it"
 		}
 		return nil, face.Errorf(face.NotFound, op,
@@ -289,7 +295,11 @@ func (r *rules) manifest(m *Manifest) {
 	r.want(m.License != "", "/license", "given")
 	r.want(m.Source != "", "/source", "given")
 	r.want(m.TrainingData != "", "/training_data", "given; say so when it is not known")
-	r.want(m.URL == "" || strings.HasPrefix(m.URL, "https://"), "/url", "an https address")
+	r.want(m.URL == "" || isHTTPS(m.URL), "/url", "an https address")
+	if m.Published != nil {
+		r.want(m.URL == "" && m.Cut == nil, "/published", "left out where there is a url")
+		r.published(m.Published)
+	}
 	r.input(m)
 	r.outputs(m.Outputs)
 	switch m.Task {
@@ -317,11 +327,31 @@ func (r *rules) manifest(m *Manifest) {
 	}
 }
 
+// isHTTPS reports whether an address is one to pull from.
+func isHTTPS(address string) bool { return strings.HasPrefix(address, "https://") }
+
 // file checks the hash and the size below a pointer.
 func (r *rules) file(sha string, size int64, pointer string) {
-	sum, err := hex.DecodeString(sha)
-	r.want(err == nil && len(sum) == sha256.Size && strings.ToLower(sha) == sha, pointer+"/sha256", "64 lower-case hex digits")
+	r.hash(sha, sha256.Size, pointer+"/sha256")
 	r.want(size > 0 && size <= maxModelBytes, pointer+"/size", "1 to %d", maxModelBytes)
+}
+
+// hash checks a hash of so many bytes.
+func (r *rules) hash(sum string, bytes int, pointer string) {
+	b, err := hex.DecodeString(sum)
+	r.want(err == nil && len(b) == bytes && strings.ToLower(sum) == sum, pointer, "%d lower-case hex digits", 2*bytes)
+}
+
+func (r *rules) published(p *Published) {
+	const at = "/published"
+	r.want(p.Format == FormatOpenVINO, at+"/format", "%q", FormatOpenVINO)
+	r.want(len(p.Files) == 2, at+"/files", "two: the graph (.xml) and the weights (.bin)")
+	for i, f := range p.Files {
+		here := fmt.Sprintf("%s/files/%d", at, i)
+		r.want(isHTTPS(f.URL), here+"/url", "an https address")
+		r.hash(f.SHA384, sha512.Size384, here+"/sha384")
+		r.want(f.Size > 0 && f.Size <= maxModelBytes, here+"/size", "1 to %d", maxModelBytes)
+	}
 }
 
 func (r *rules) input(m *Manifest) {

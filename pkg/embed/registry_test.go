@@ -119,6 +119,19 @@ func TestParseManifestRules(t *testing.T) {
 	point := func(name string, fmr, threshold float64) object {
 		return object{"name": name, "fmr": fmr, "threshold": threshold}
 	}
+	published := func(field string, value any) object {
+		file := func(name string) object {
+			return object{"url": "https://example.com/" + name, "sha384": strings.Repeat("0", 96), "size": 7}
+		}
+		o := object{"format": embed.FormatOpenVINO, "files": []any{file("a.xml"), file("a.bin")}}
+		if field == "format" || field == "files" {
+			return with(o, field, value)
+		}
+		if field != "" {
+			with(o["files"].([]any)[1].(object), field, value)
+		}
+		return o
+	}
 	at := func(score, fmr float64) object { return object{"score": score, "fmr": fmr} }
 	for name, c := range map[string]struct {
 		field string // what is set
@@ -141,6 +154,12 @@ func TestParseManifestRules(t *testing.T) {
 		"source":               {"source", "", []string{"/source"}},
 		"training data":        {"training_data", "", []string{"/training_data"}},
 		"url in the clear":     {"url", "http://example.com/a.onnx", []string{"/url"}},
+		"published":            {"published", published("", nil), nil},
+		"published otherwise":  {"published", published("format", "caffe"), []string{"/published/format"}},
+		"published in one":     {"published", published("files", []any{}), []string{"/published/files"}},
+		"published in clear":   {"published", published("url", "http://example.com/a.bin"), []string{"/published/files/1/url"}},
+		"published sha256":     {"published", published("sha384", strings.Repeat("0", 64)), []string{"/published/files/1/sha384"}},
+		"published huge":       {"published", published("size", int64(1)<<40), []string{"/published/files/1/size"}},
 		"input name":           {"input/name", "", []string{"/input/name"}},
 		"order":                {"input/order", "gbr", []string{"/input/order"}},
 		"width negative":       {"input/width", -1, []string{"/input/width", "/input/width", "/alignment/0", "/alignment/1", "/alignment/2", "/alignment/3", "/alignment/4"}},
@@ -323,6 +342,27 @@ func TestOpenRegistryRefuses(t *testing.T) {
 			_, err := embed.OpenRegistry(builtin(t, "a"), c.dirs...)
 			wantRefused(t, err, face.Invalid, c.words...)
 		})
+	}
+}
+
+// A folder's manifest of a built-in model replaces its calibration and its head,
+// and keeps those that it says nothing about.
+func TestOpenRegistryKeepsCalibration(t *testing.T) {
+	t.Parallel()
+	calibration := func(source string) object { return object{"source": source, "comparisons": 10} }
+	carried := fstest.MapFS{"a.json": {Data: encoded(t, with(manifest("a"), "calibration", calibration("built in")))}}
+	for _, tt := range []struct {
+		own  any
+		want string
+	}{{nil, "built in"}, {calibration("own"), "own"}} {
+		dir := folder(t, map[string]any{"a.json": with(manifest("a"), "calibration", tt.own), "a.onnx": weights})
+		r, err := embed.OpenRegistry(carried, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := r.Model("a"); err != nil || m.Calibration == nil || m.Calibration.Source != tt.want {
+			t.Errorf("calibration %+v, want that of %q: %v", m.Calibration, tt.want, err)
+		}
 	}
 }
 

@@ -157,7 +157,7 @@ func (g *Graph) marshal(nodes []*node, outputs ...*Value) ([]byte, error) {
 			continue
 		}
 		if n.domain != "" && len(model.OpsetImport) == 1 {
-			model.OpsetImport = append(model.OpsetImport, &onnxpb.OperatorSet{Domain: n.domain, Version: 1})
+			model.OpsetImport = append(model.OpsetImport, &onnxpb.OperatorSet{Domain: &n.domain, Version: 1})
 		}
 		m := &onnxpb.Node{Name: n.name, OpType: n.op, Domain: n.domain, Attribute: encodeAttributes(n.attrs)}
 		for _, in := range n.inputs {

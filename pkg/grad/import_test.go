@@ -491,7 +491,7 @@ func TestParseRefuses(t *testing.T) {
 		"no nodes":           {func(m *onnxpb.Model) { m.Graph.Node = nil }, "no graph"},
 		"no opset":           {func(m *onnxpb.Model) { m.OpsetImport = nil }, "opset 0"},
 		"old":                {func(m *onnxpb.Model) { m.OpsetImport[0].Version = 5 }, "opset 5"},
-		"other domain":       {func(m *onnxpb.Model) { m.OpsetImport[0].Domain = "com.example" }, "opset 0"},
+		"other domain":       {func(m *onnxpb.Model) { m.OpsetImport[0].Domain = proto.String("com.example") }, "opset 0"},
 		"two compute one":    {func(m *onnxpb.Model) { m.Graph.Node = append(m.Graph.Node, node("Neg", "x -> y")) }, `"y"`},
 		"computes its input": {func(m *onnxpb.Model) { m.Graph.Node = append(m.Graph.Node, node("Neg", "y -> x")) }, `"x"`},
 		"computes a weight":  {func(m *onnxpb.Model) { m.Graph.Initializer = append(m.Graph.Initializer, floatTensor("y", nil, 1)) }, `"y"`},

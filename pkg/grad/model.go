@@ -36,7 +36,7 @@ func Parse(data []byte) (*Model, error) {
 	}
 	m := &Model{graph: p.Graph, irVersion: p.IrVersion, tensor: map[string]*onnxpb.Tensor{}, maker: map[string]*onnxpb.Node{}}
 	for _, o := range p.OpsetImport {
-		if o.Domain == "" || o.Domain == "ai.onnx" {
+		if d := o.GetDomain(); d == "" || d == "ai.onnx" {
 			m.opset = o.Version
 		}
 	}

@@ -46,7 +46,7 @@ func (e *ModelError) Error() string {
 		return fmt.Sprintf("%s is a model of another kind (%s); for this task there is %s", e.ID, e.Model.Task, others)
 	}
 	how := "put it into a folder and name the folder in ModelsDirs"
-	if e.Model.URL != "" {
+	if e.Model.CanBePulled() {
 		how += fmt.Sprintf(" (`likeness models pull %s` downloads it)", e.ID)
 	}
 	return fmt.Sprintf("the file of %s (%s) is not there: %s, or use %s, which is there", e.ID, e.Model.File, how, others)
