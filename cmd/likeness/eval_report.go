@@ -15,23 +15,29 @@ import (
 
 // report is what eval measured. Its JSON form is for other programs.
 type report struct {
-	Encoder  string    `json:"encoder"`
-	Detector string    `json:"detector"`
-	Pairs    string    `json:"pairs,omitempty"`
-	Images   string    `json:"images"`
-	Version  string    `json:"version"`
-	Date     time.Time `json:"date"`
+	Encoder   string    `json:"encoder"`
+	Detector  string    `json:"detector"`
+	Pairs     string    `json:"pairs,omitempty"`
+	Images    string    `json:"images"`
+	Strangers string    `json:"strangers,omitempty"` // the other set
+	Version   string    `json:"version"`
+	Date      time.Time `json:"date"`
 
 	Photos     int            `json:"photos"`
 	FTA        measure.Rate   `json:"failure_to_acquire"`
 	Failures   map[string]int `json:"failures"`
 	Confidence float64        `json:"confidence"`
 
-	*measure.Verification                             // nil without pairs
-	Identification        *measure.Identification     `json:"identification,omitempty"`
-	OneShot               *measure.OneShot            `json:"one_shot,omitempty"`
-	Groups                []measure.GroupVerification `json:"groups,omitempty"`
-	Head                  *measure.Reliability        `json:"head,omitempty"` // of the probabilities of the encoder's head, on the pairs
+	QualityGate string  `json:"quality_gate"` // auto or off
+	Margin      float64 `json:"margin,omitempty"`
+
+	*measure.Verification                               // nil without pairs
+	Identification        *measure.Identification       `json:"identification,omitempty"`
+	OneShot               *measure.OneShot              `json:"one_shot,omitempty"`
+	Groups                []measure.GroupVerification   `json:"groups,omitempty"`
+	All                   *measure.AllComparisonsReport `json:"all_comparisons,omitempty"`
+	GroupComparisons      *measure.GroupComparisons     `json:"group_comparisons,omitempty"`
+	Head                  *measure.Reliability          `json:"head,omitempty"` // of the probabilities of the encoder's head, on the pairs
 }
 
 // countPhotos counts the photos and the failures to acquire.
@@ -95,10 +101,16 @@ func (r *report) sheet() *reportSheet {
 		failures = ": " + describeFailures(r.Failures)
 	}
 	s.addRow("failures to acquire\t%s\t%s%s", formatPercent(r.FTA.Value()), r.FTA, failures)
+	s.addRow("quality gate\t%s", r.QualityGate)
+	if r.Margin > 0 {
+		s.addRow("margin around each photo\t%g of its longer side", r.Margin)
+	}
 	rough := r.addVerification(s)
+	rough = s.addAllComparisons(r.All, r.Strangers) || rough
 	rough = s.addIdentification(r.Identification) || rough
 	s.addOneShot(r.OneShot)
 	s.addGroups(r.Groups)
+	s.addGroupComparisons(r.GroupComparisons)
 	if rough {
 		s.startBlock()
 		s.addRow("* rests on fewer than %d errors of strangers: take it as a hint (rule of 30, ISO/IEC 19795-1)", match.Rule30)
@@ -158,6 +170,9 @@ func (s *reportSheet) addIdentification(id *measure.Identification) (rough bool)
 	}
 	s.startBlock()
 	s.addRow("people enrolled, one photo each\t%d", id.Gallery)
+	if id.Draws > 1 {
+		s.addRow("draws of who is enrolled with which photo\t%d, counted together", id.Draws)
+	}
 	s.addRow("people who could not be enrolled\t%s", id.NotEnrolled)
 	s.addRow("photos of theirs searched for\t%d of %d", id.Mated.Count, id.Mated.Total)
 	s.addRow("photos of others searched for\t%d of %d", id.Strangers.Count, id.Strangers.Total)

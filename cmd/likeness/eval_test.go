@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
 	"image/png"
 	"io/fs"
 	"os"
@@ -15,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/internal/ort/orttest"
+	"github.com/likeness-id/likeness/internal/photos"
 	"github.com/likeness-id/likeness/internal/sharedtest"
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
@@ -307,9 +311,152 @@ func TestEvalWantsSomething(t *testing.T) {
 		"nothing to measure": {},
 		"--against":          {"--identify", "--against", "x"},
 		"--det":              {"--identify", "--det", "x.png"},
+		"--gallery":          {"--all", "--gallery", "8"},
+		"at least 2 people":  {"--identify", "--gallery", "1"},
+		"--strangers":        {"--identify", "--strangers", dir},
+		"--mates":            {"--identify", "--mates", dir},
+		"--margin":           {"--all", "--margin", "3"},
+		"--labels":           {"--labels", "utkface"},
 	} {
 		if got := runTool(t.Context(), append([]string{"eval", "--images", dir}, args...)...); got.code != exitUsage || !strings.Contains(got.stderr, says) {
 			t.Errorf("%s: %+v", says, got)
 		}
+	}
+}
+
+// UTKFace is read as it is: the labels are in the names, and its photos, which
+// are cut close to the face, pass the gate with a margin only.
+func TestEvalUTKFace(t *testing.T) {
+	t.Parallel()
+	set, err := photos.Open(sharedtest.Path(t, "data/utkface-1000.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Close()
+	dir := t.TempDir()
+	var taken []string
+	for _, name := range set.Names() {
+		if strings.HasPrefix(name, "utkface/26_1_") && len(taken) < 12 {
+			taken = append(taken, name)
+			b, err := set.ReadFile(name)
+			if err := errors.Join(err, os.WriteFile(filepath.Join(dir, filepath.Base(name)), b, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	mates := filepath.Join(t.TempDir(), "mates.txt")
+	if err := os.WriteFile(mates, []byte(filepath.Base(taken[0])+" "+filepath.Base(taken[1])+" 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "report.json")
+	got := runTool(t.Context(), append([]string{"eval", "--images", dir, "--labels=utkface", "--mates", mates, "--margin=0.5", "--json", out}, builtInOnly(t)...)...)
+	if got.code != exitOK || !strings.Contains(got.stdout, "(all)") {
+		t.Fatalf("%+v", got)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(b, &r); err != nil {
+		t.Fatal(err)
+	}
+	all := r.GroupComparisons.Groups[0]
+	if passed := all.FTA.Total - all.FTA.Count; all.Photos != 12 || passed < 9 {
+		t.Errorf("with a margin, %d of %d photos pass", passed, all.Photos)
+	}
+	if at := all.At[0]; at.Alike.Total+at.Others.Total < 9*8/2-1 || at.FNMR.Comparisons.Total > 1 {
+		t.Errorf("%+v", at)
+	}
+}
+
+// The margin is in the mean colour, and the photo lies in its middle.
+func TestWithMargin(t *testing.T) {
+	t.Parallel()
+	photo := image.NewRGBA(image.Rect(0, 0, 20, 10))
+	draw.Draw(photo, image.Rect(0, 0, 10, 10), image.NewUniform(color.RGBA{200, 0, 0, 255}), image.Point{}, draw.Src)
+	draw.Draw(photo, image.Rect(10, 0, 20, 10), image.NewUniform(color.RGBA{0, 100, 0, 255}), image.Point{}, draw.Src)
+	got := withMargin(photo, 0.25)
+	if got.Rect != image.Rect(0, 0, 30, 20) {
+		t.Fatal(got.Rect)
+	}
+	for at, want := range map[image.Point]color.RGBA{{0, 0}: {100, 50, 0, 255}, {29, 19}: {100, 50, 0, 255}, {5, 5}: {200, 0, 0, 255}, {24, 14}: {0, 100, 0, 255}} {
+		if c := got.RGBAAt(at.X, at.Y); c != want {
+			t.Errorf("at %v %v, want %v", at, c, want)
+		}
+	}
+	set := marginSet{Set: openSet(t, map[string]string{"a/no.jpg": "no photo"}), share: 0.5}
+	if b, err := set.ReadFile("a/no.jpg"); err != nil || string(b) != "no photo" {
+		t.Errorf("what is no photo: %q, %v", b, err)
+	}
+}
+
+func openSet(t *testing.T, files map[string]string) photos.Set {
+	t.Helper()
+	set, err := photos.Open(photoFolder(t, files))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { set.Close() })
+	return set
+}
+
+// Every comparison of some people, a gallery of exact size, and people who are
+// named in a file.
+func TestEvalAll(t *testing.T) {
+	t.Parallel()
+	photos, people := map[string]measure.Photo{}, map[string]string{}
+	var names []string
+	for i, p := range portraitsOf(t, 0, 22, 3, 5) {
+		name := fmt.Sprintf("set/%s/%d.jpg", p.Person, i)
+		names = append(names, name)
+		photos[name], people[name] = measure.Photo{Embeddings: []face.Embedding{p.Embedding}}, "set/"+p.Person
+	}
+	r := &report{Strangers: "others"}
+	data := evalData{names: names, people: people, photos: photos, strangers: []measure.Photo{photos[names[0]], photos[names[1]]}}
+	encoder := embed.Manifest{Calibration: &face.Calibration{Comparisons: 3000, Points: []face.OperatingPoint{{Name: "fmr_1e-2", FMR: 1e-2, Threshold: 0.5}}}}
+	if err := (evalCmd{All: true, Identify: true, Gallery: 10}).measure(r, data, encoder, nil); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := r.print(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"EVERY PERSON THE SAME", "BESIDE 2 PHOTOS OF others", "LOOK AT THEM", "people enrolled, one photo each", "draws of who"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the report does not say %q:\n%s", want, out.String())
+		}
+	}
+	if r.Identification.Gallery != 10 {
+		t.Errorf("a gallery of %d", r.Identification.Gallery)
+	}
+}
+
+func TestEvalPeople(t *testing.T) {
+	t.Parallel()
+	set := openSet(t, map[string]string{"set/a/1.jpg": "", "set/a/2.jpg": "", "set/b/1.jpg": "", "set/c/1.jpg": ""})
+	list := filepath.Join(t.TempDir(), "people.txt")
+	if err := os.WriteFile(list, []byte("# who\na\n b \nz\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mates := filepath.Join(t.TempDir(), "mates.txt")
+	if err := os.WriteFile(mates, []byte("a/1.jpg b/1.jpg 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, people, err := (evalCmd{All: true, People: list}).readPairs(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"set/a/1.jpg": "set/a", "set/a/2.jpg": "set/a", "set/b/1.jpg": "set/b"}, people); diff != "" {
+		t.Error(diff)
+	}
+	if _, people, err = (evalCmd{All: true, People: list, Mates: mates}).readPairs(set); err != nil || people["set/b/1.jpg"] != people["set/a/2.jpg"] {
+		t.Errorf("mates: %v, %v", people, err)
+	}
+	if err := os.WriteFile(list, []byte("z"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := (evalCmd{All: true, People: list}).readPairs(set); err == nil {
+		t.Error("nobody is left, and no error")
 	}
 }

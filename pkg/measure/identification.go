@@ -15,6 +15,7 @@ const maxProbesOfOne = 5
 // searched for are in the gallery with another photo, the others are strangers.
 type Identification struct {
 	Gallery     int  `json:"gallery"`         // people enrolled, with one photo each
+	Draws       int  `json:"draws"`           // of who is enrolled with which photo; the counts are of all together
 	NotEnrolled Rate `json:"failed_to_enrol"` // those whose photo could not be used
 	Mated       Rate `json:"mated_searched"`  // of the probes of enrolled people, those searched for
 	Strangers   Rate `json:"strangers_searched"`
@@ -44,7 +45,7 @@ type RatesAtFPIR struct {
 	DIR          Rate          `json:"identified"`
 	Interval     face.Interval `json:"dir_interval"`
 	WithFailures Rate          `json:"failures_as_misses"`
-	Measured     bool          `json:"measured"` // at least match.Rule30 strangers were named
+	Measured     bool          `json:"measured"` // at least match.Rule30 strangers were named in each draw
 }
 
 // SearchesAtPoint are the rates at an operating point of the calibration, with
@@ -167,7 +168,7 @@ func Identify(names []string, photos map[string]Photo, groups map[string]string,
 		return nil, err
 	}
 	id := &Identification{
-		Gallery:     gallery,
+		Gallery: gallery, Draws: 1,
 		NotEnrolled: Rate{Count: int64(len(protocol.reference) - gallery), Total: int64(len(protocol.reference))},
 		Mated:       Rate{Count: searches.Within(gallery).Total, Total: int64(protocol.mated)},
 		Strangers:   Rate{Count: searches.FPIR(0).Total, Total: int64(len(protocol.probes) - protocol.mated)},
@@ -203,14 +204,14 @@ func (id *Identification) count(searches *Searches, cal *face.Calibration, o Opt
 		fpir, dir := searches.FPIR(threshold), searches.DIR(threshold, 1)
 		id.AtFPIR = append(id.AtFPIR, RatesAtFPIR{
 			Target: target, Threshold: threshold, FPIR: fpir, DIR: dir, Interval: intervals.DIR[i],
-			WithFailures: withFailures(dir), Measured: fpir.Count >= match.Rule30,
+			WithFailures: withFailures(dir), Measured: fpir.Count >= int64(match.Rule30*id.Draws),
 		})
 	}
 	for _, p := range match.NewPolicy(cal).Points() {
 		fpir := searches.FPIR(p.Threshold)
 		id.Points = append(id.Points, SearchesAtPoint{
 			OperatingPoint: p, Expected: match.FPIR(p.FMR, id.Gallery),
-			Observed: fpir, ObservedInterval: fpir.Interval(o.Confidence), DIR: searches.DIR(p.Threshold, 1),
+			Observed: fpir, ObservedInterval: fpir.dividedBy(id.Draws).Interval(o.Confidence), DIR: searches.DIR(p.Threshold, 1),
 		})
 	}
 }

@@ -25,6 +25,12 @@ func (r *Rate) Add(counted bool) {
 // Value is the share, 0..1, or NaN when nothing was counted.
 func (r Rate) Value() float64 { return float64(r.Count) / float64(r.Total) }
 
+// dividedBy is about the same rate of n times fewer events: events that were
+// counted n times are no n events.
+func (r Rate) dividedBy(n int) Rate {
+	return Rate{Count: r.Count / int64(n), Total: r.Total / int64(n)}
+}
+
 // String is "count/total".
 func (r Rate) String() string { return fmt.Sprintf("%d/%d", r.Count, r.Total) }
 
