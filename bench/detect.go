@@ -30,7 +30,7 @@ import (
 
 // detectFlags say which detectors are compared, and on how much.
 type detectFlags struct {
-	Detector  string `default:"builtin-detector" help:"detect: the detector measured."`
+	Detector  string `default:"builtin-detector" help:"detect, conditions: the detector measured."`
 	Yardstick string `default:"yunet_n" help:"detect: the detector it is measured against."`
 	People    string `default:"held-out" enum:"held-out,training" help:"detect: photos of the people that training left out, or, to choose a threshold, of the others."`
 	Sitters   int    `default:"300" help:"detect: at most this many people, with one photo of each."`
