@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -26,7 +27,6 @@ import (
 	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/grad"
-	"github.com/likeness-id/likeness/pkg/imaging"
 	"github.com/likeness-id/likeness/pkg/likeness"
 	"github.com/likeness-id/likeness/pkg/measure"
 	"github.com/likeness-id/likeness/pkg/siamese"
@@ -47,12 +47,17 @@ type trainCmd struct {
 	Out  string   `required:"" type:"path" placeholder:"DIR" help:"Models folder for the trained encoder and its manifest."`
 	ID   string   `name:"id" required:"" placeholder:"ID" help:"Id of the new encoder."`
 
-	Teacher   string  `placeholder:"ID" help:"Learn to give the embeddings of this encoder (distillation). This needs no labels."`
+	Teacher []string  `placeholder:"ID" help:"Learn to give the embeddings of this encoder (function matching): it sees the same changed picture. This needs no labels. May be repeated: then their embeddings are put together, and reduced to the dimension of the new encoder."`
+	Weights []float64 `name:"teacher-weights" placeholder:"W" help:"How much each --teacher counts (default: all the same)."`
+	Hint    []string  `placeholder:"TEACHER=STUDENT" help:"Layer of the first teacher whose feature map a layer of the new encoder learns as well. Give hints in the order of the layers; likeness inspect lists them. May be repeated."`
+	Alone   int       `placeholder:"N" help:"For the first N steps, each part between two hints is taught alone, with the teacher's feature map as its input."`
+	Batch   int       `default:"64" help:"With --teacher: how many photos are in a batch."`
+
 	Loss      string  `enum:"triplet,contrastive" default:"triplet" help:"Loss without a teacher: triplet (FaceNet) or contrastive."`
 	Margin    float64 `default:"0.3" help:"How much farther away the negative must be: a squared distance, 0..4, for triplets; a distance for contrastive."`
 	Mining    string  `enum:"random,semi-hard,hard,retire" default:"semi-hard" help:"How triplets are chosen: random, semi-hard or hard negatives of the batch; or retire, which uses triplets of the whole set until they are learnt."`
-	People    int     `default:"16" help:"How many people are in a batch."`
-	Each      int     `default:"3" help:"How many photos of each person are in a batch."`
+	People    int     `default:"16" help:"How many people are in a batch, without a teacher."`
+	Each      int     `default:"3" help:"How many photos of each person are in a batch, without a teacher."`
 	Learn     string  `default:"all" placeholder:"all|last:N|head" help:"Which weights are trained: all; last:N, those of the last N convolutions and matrix products; or head, a new linear layer behind the encoder."`
 	BatchNorm bool    `help:"Normalise with the statistics of each batch. This is always done with --from; fine-tuning is steadier without it."`
 
@@ -79,10 +84,9 @@ func (trainCmd) Help() string {
 
 // trainingPhoto is a photo of the set.
 type trainingPhoto struct {
-	Name    string
-	Person  string // empty: not known
-	Crop    []byte
-	Teacher face.Embedding
+	Name   string
+	Person string // empty: not known
+	Crop   []byte
 }
 
 // trainSet is the photos that are learnt from.
@@ -92,9 +96,8 @@ type trainSet struct {
 	alignment [][2]float32
 }
 
-func (s *trainSet) Len() int                     { return len(s.all) }
-func (s *trainSet) Person(i int) int             { return s.person[i] }
-func (s *trainSet) Teacher(i int) face.Embedding { return s.all[i].Teacher }
+func (s *trainSet) Len() int         { return len(s.all) }
+func (s *trainSet) Person(i int) int { return s.person[i] }
 
 func (s *trainSet) Photo(i int) (siamese.Photo, error) {
 	img, toSrc, err := embed.AlignCrop(s.all[i].Crop, s.alignment)
@@ -127,7 +130,11 @@ func (c trainCmd) Run(t *tool) (err error) {
 	case c.ID == c.Base:
 		return usageError{fmt.Errorf("--id: %s is the encoder that is adapted; choose another id", c.ID)}
 	}
-	base, model, err := c.loadBase()
+	teachers, err := c.loadTeachers()
+	if err != nil {
+		return err
+	}
+	base, model, err := c.loadBase(teachers)
 	if err != nil {
 		return err
 	}
@@ -146,33 +153,53 @@ func (c trainCmd) Run(t *tool) (err error) {
 	learn, measure := c.splitByPerson(all)
 	set := newTrainSet(learn, base.Alignment)
 
-	runtime, err := likeness.OpenBackend(likeness.BackendOptions{Library: c.ORTLibrary, Provider: c.Provider, Threads: c.threads(), Spin: true})
+	// Replicas of one thread each keep the cores busier than one program on all.
+	threads := c.threads()
+	if len(c.Teacher) > 0 {
+		threads = 1
+	}
+	runtime, err := likeness.OpenBackend(likeness.BackendOptions{Library: c.ORTLibrary, Provider: c.Provider, Threads: threads, Spin: threads > 1})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, runtime.Close()) }()
-	options, err := c.trainerOptions(base, model)
+	run := &trainRun{trainCmd: c, t: t, base: base, validation: newTrainSet(measure, base.Alignment)}
+	if len(c.Teacher) > 0 {
+		err = run.distil(runtime, model, teachers, set)
+	} else {
+		err = run.compare(runtime, model, set)
+	}
 	if err != nil {
 		return err
 	}
-	trainer, err := siamese.New(runtime, options, set)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, trainer.Close()) }()
-	run := &trainRun{
-		trainCmd: c, t: t, trainer: trainer, base: base,
-		validation: newTrainSet(measure, base.Alignment), photos: options.People * options.PhotosEach,
-	}
+	defer func() { err = errors.Join(err, run.learner.Close()) }()
 	if err := run.resume(); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.stderr, "%s; measured on %d photos of people who are not learnt from; %d steps done\n",
-		trainer, len(measure), trainer.Done())
+		run.learner, len(measure), run.learner.Done())
 	if err := run.takeSteps(t.ctx); err != nil {
 		return err
 	}
 	return run.export()
+}
+
+// compare makes a learner that compares photos with each other.
+func (r *trainRun) compare(backend grad.Backend, model *grad.Model, set *trainSet) error {
+	options, err := r.trainerOptions(r.base, model)
+	if err != nil {
+		return err
+	}
+	trainer, err := siamese.New(backend, options, set)
+	if err != nil {
+		return err
+	}
+	r.learner, r.photos = trainer, options.People*options.PhotosEach
+	r.step = func(ctx context.Context) (curvePoint, error) {
+		p, err := trainer.Step(ctx)
+		return curvePoint{Loss: p.Loss, Active: p.Active, Spread: p.Spread, Rate: p.Rate}, err
+	}
+	return nil
 }
 
 func (c trainCmd) threads() int {
@@ -183,7 +210,7 @@ func (c trainCmd) threads() int {
 }
 
 // loadBase returns the encoder to start from and its manifest.
-func (c trainCmd) loadBase() (embed.Manifest, *grad.Model, error) {
+func (c trainCmd) loadBase(teachers []trainTeacher) (embed.Manifest, *grad.Model, error) {
 	var manifest embed.Manifest
 	var data []byte
 	if c.From != "" {
@@ -191,13 +218,18 @@ func (c trainCmd) loadBase() (embed.Manifest, *grad.Model, error) {
 		if data, err = siamese.Untrained(c.From, c.Dim, c.Wide, c.Seed); err != nil {
 			return manifest, nil, usageError{err}
 		}
+		side := siamese.Side(c.From)
 		manifest = embed.Manifest{
 			Task:  embed.TaskEncoder,
-			Input: embed.Input{Name: "image", Width: 112, Height: 112, Order: "rgb", Scale: [3]float32{1, 1, 1}},
+			Input: embed.Input{Name: "image", Width: side, Height: side, Order: "rgb", Scale: [3]float32{1, 1, 1}},
 			// The usual template of 112 x 112 pixels.
 			Alignment: [][2]float32{{38.2946, 51.6963}, {73.5318, 51.5014}, {56.0252, 71.7366}, {41.5493, 92.3655}, {70.7299, 92.2041}},
 			Outputs:   []embed.Output{{Name: "embedding", Shape: []int64{1, int64(c.Dim)}}},
 			Dimension: c.Dim,
+		}
+		if len(teachers) > 0 {
+			// Feature maps are compared place by place, so both look at the same frame.
+			manifest.Alignment, manifest.Input.Order = teachers[0].scaledAlignment(side), teachers[0].manifest.Input.Order
 		}
 	} else {
 		registry, err := c.openRegistry()
@@ -234,40 +266,38 @@ func (c trainCmd) loadBase() (embed.Manifest, *grad.Model, error) {
 func (c trainCmd) trainerOptions(base embed.Manifest, model *grad.Model) (siamese.Options, error) {
 	o := siamese.Options{
 		Model: model, Image: base.Input.Name, Embedding: base.Outputs[0].Name,
-		Input: imaging.Planar{
-			Width: base.Input.Width, Height: base.Input.Height, BGR: base.Input.Order == "bgr",
-			Mean: base.Input.Mean, Scale: base.Input.Scale,
-		},
+		Input:     planarInput(base),
 		BatchNorm: c.BatchNorm || c.From != "",
 		Loss:      siamese.Loss(c.Loss), Margin: c.Margin, Mining: siamese.Mining(c.Mining), Retire: c.Mining == "retire",
 		People: c.People, PhotosEach: c.Each, Steps: c.Steps, WarmUp: c.WarmUp, Rate: c.Rate, Optimizer: c.Optimizer,
 		WeightDecay: c.WeightDecay, MaxNorm: c.MaxNorm, Augmentation: siamese.DefaultAugmentation(), Seed: c.Seed,
 	}
-	if c.Teacher != "" {
-		o.Loss = siamese.Distillation
-	}
+	var err error
+	o.Learn, err = c.chosenWeights(model)
+	return o, err
+}
+
+// chosenWeights is the choice of --learn; nil means all.
+func (c trainCmd) chosenWeights(model *grad.Model) (func(name string, shape []int64) bool, error) {
 	switch {
 	case c.Learn == "all":
+		return nil, nil
 	case c.Learn == "head":
-		o.Learn = func(name string, _ []int64) bool { return name == siamese.HeadWeight }
+		return func(name string, _ []int64) bool { return name == siamese.HeadWeight }, nil
 	case strings.HasPrefix(c.Learn, "last:"):
-		n, err := strconv.Atoi(strings.TrimPrefix(c.Learn, "last:"))
-		if err != nil || n < 1 {
-			return o, usageError{fmt.Errorf("--learn: %q is not all, last:N or head", c.Learn)}
+		if n, err := strconv.Atoi(strings.TrimPrefix(c.Learn, "last:")); err == nil && n >= 1 {
+			last := model.LastWeights(n)
+			return func(name string, _ []int64) bool { return slices.Contains(last, name) }, nil
 		}
-		last := model.LastWeights(n)
-		o.Learn = func(name string, _ []int64) bool { return slices.Contains(last, name) }
-	default:
-		return o, usageError{fmt.Errorf("--learn: %q is not all, last:N or head", c.Learn)}
 	}
-	return o, nil
+	return nil, usageError{fmt.Errorf("--learn: %q is not all, last:N or head", c.Learn)}
 }
 
 // foundCrops is the content of crops.gob: the crops, and what they were made from.
 type foundCrops struct {
-	Data              []string
-	Detector, Teacher string
-	Photos            []trainingPhoto
+	Data     []string
+	Detector string
+	Photos   []trainingPhoto
 }
 
 // loadCrops finds the faces, or reads those that the run found before.
@@ -279,22 +309,16 @@ func (c trainCmd) loadCrops(t *tool) (all []trainingPhoto, err error) {
 		if err := gob.NewDecoder(f).Decode(&found); err != nil {
 			return nil, fmt.Errorf("%s: %w", cache, err)
 		}
-		if !slices.Equal(found.Data, c.Data) || found.Detector != c.Detector || found.Teacher != c.Teacher {
-			return nil, usageError{fmt.Errorf("--run: %s belongs to a run with other photos, another detector or another teacher; choose another folder", c.Run_)}
+		if !slices.Equal(found.Data, c.Data) || found.Detector != c.Detector {
+			return nil, usageError{fmt.Errorf("--run: %s belongs to a run with other photos or another detector; choose another folder", c.Run_)}
 		}
 		return found.Photos, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	encoder := c.Teacher
-	if encoder == "" {
-		encoder = c.Base
-	}
-	if encoder == "" {
-		encoder = "builtin-encoder" // a pipeline needs one; its embeddings are not used
-	}
 	pipeline, err := pipelineFlags{
-		modelFolders: c.modelFolders, Detector: c.Detector, Encoder: encoder, ORTLibrary: c.ORTLibrary, Provider: c.Provider, Face: "largest",
+		// A pipeline needs an encoder; its embeddings are not used.
+		modelFolders: c.modelFolders, Detector: c.Detector, Encoder: "builtin-encoder", ORTLibrary: c.ORTLibrary, Provider: c.Provider, Face: "largest",
 	}.openPipeline(t.ctx)
 	if err != nil {
 		return nil, err
@@ -308,7 +332,7 @@ func (c trainCmd) loadCrops(t *tool) (all []trainingPhoto, err error) {
 		all = append(all, more...)
 	}
 	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(foundCrops{c.Data, c.Detector, c.Teacher, all}); err != nil {
+	if err := gob.NewEncoder(&b).Encode(foundCrops{c.Data, c.Detector, all}); err != nil {
 		return nil, err
 	}
 	return all, replaceFile(cache, b.Bytes())
@@ -334,9 +358,6 @@ func (c trainCmd) findCrops(t *tool, pipeline *likeness.Pipeline, name string) (
 			continue
 		}
 		photo := trainingPhoto{Name: n, Crop: found[i].Crop}
-		if c.Teacher != "" {
-			photo.Teacher = found[i].Embedding
-		}
 		if len(folders) > 1 {
 			photo.Person = path.Dir(n)
 		}
@@ -364,18 +385,32 @@ func (c trainCmd) splitByPerson(all []trainingPhoto) (learn, measure []trainingP
 type trainRun struct {
 	trainCmd
 	t          *tool
-	trainer    *siamese.Trainer
+	learner    learner
+	step       func(context.Context) (curvePoint, error)
 	base       embed.Manifest
 	validation *trainSet
 	photos     int // of a step
 	curve      []curvePoint
 }
 
+// learner is a way to teach an encoder.
+type learner interface {
+	fmt.Stringer
+	io.Closer
+	Done() int
+	Embed(context.Context, []siamese.Photo) ([]face.Embedding, error)
+	Export() ([]byte, error)
+	Save(io.Writer) error
+	Load(io.Reader) error
+}
+
 // curvePoint is a row of curve.csv: the means of the steps since the last row.
 type curvePoint struct {
 	Step                       int
 	Loss, Active, Spread, Rate float64
-	FNMR                       float64 // at FMR 1e-2 on people who are not learnt from; NaN: not measured
+	Apart                      float64   // mean of 1 - cosine with the teachers; without teachers 0
+	Hints                      []float64 // relative errors of the hints
+	FNMR                       float64   // at FMR 1e-2 on people who are not learnt from; NaN: not measured
 	PhotosPerSecond            float64
 }
 
@@ -389,7 +424,7 @@ func (r *trainRun) resume() error {
 	} else if err != nil {
 		return err
 	}
-	if err := r.trainer.Load(bytes.NewReader(data)); err != nil {
+	if err := r.learner.Load(bytes.NewReader(data)); err != nil {
 		return fmt.Errorf("%s: %w", r.runFile("checkpoint"), err)
 	}
 	rows, err := os.ReadFile(r.runFile("curve.json"))
@@ -406,25 +441,25 @@ func (r *trainRun) resume() error {
 			}
 		}
 	}
-	r.curve = slices.DeleteFunc(r.curve, func(p curvePoint) bool { return p.Step > r.trainer.Done() })
+	r.curve = slices.DeleteFunc(r.curve, func(p curvePoint) bool { return p.Step > r.learner.Done() })
 	return nil
 }
 
 // takeSteps trains, with measurements, checkpoints and a printed line for each
 // measurement.
 func (r *trainRun) takeSteps(ctx context.Context) error {
-	if r.trainer.Done() == 0 && len(r.curve) == 0 {
+	if r.learner.Done() == 0 && len(r.curve) == 0 {
 		if err := r.addPoint(ctx, curvePoint{Loss: math.NaN(), Active: math.NaN()}); err != nil {
 			return err
 		}
 	}
 	began, saved := time.Now(), time.Now()
-	from := r.trainer.Done()
+	from := r.learner.Done()
 	var sum curvePoint
 	n := 0.0
 	since := time.Now()
-	for r.trainer.Done() < r.Steps {
-		p, err := r.trainer.Step(ctx)
+	for r.learner.Done() < r.Steps {
+		p, err := r.step(ctx)
 		if err != nil {
 			if ctx.Err() != nil { // interrupted: nothing is lost
 				return errors.Join(ctx.Err(), r.save())
@@ -432,17 +467,20 @@ func (r *trainRun) takeSteps(ctx context.Context) error {
 			return err
 		}
 		n++
-		sum.Loss, sum.Active, sum.Spread, sum.Rate = sum.Loss+p.Loss, sum.Active+p.Active, sum.Spread+p.Spread, p.Rate
+		sum.add(p)
 		over := r.Minutes > 0 && time.Since(began).Minutes() >= r.Minutes
-		if r.trainer.Done()%r.Every == 0 || r.trainer.Done() == r.Steps || over {
+		if r.learner.Done()%r.Every == 0 || r.learner.Done() == r.Steps || over {
 			point := curvePoint{
-				Step: r.trainer.Done(), Loss: sum.Loss / n, Active: sum.Active / n, Spread: sum.Spread / n, Rate: sum.Rate,
+				Step: r.learner.Done(), Loss: sum.Loss / n, Active: sum.Active / n, Spread: sum.Spread / n, Rate: sum.Rate, Apart: sum.Apart / n,
 				PhotosPerSecond: n * float64(r.photos) / time.Since(since).Seconds(),
+			}
+			for _, h := range sum.Hints {
+				point.Hints = append(point.Hints, h/n)
 			}
 			if err := r.addPoint(ctx, point); err != nil {
 				return errors.Join(err, r.save())
 			}
-			left := time.Duration(float64(time.Since(began)) / float64(r.trainer.Done()-from) * float64(r.Steps-r.trainer.Done()))
+			left := time.Duration(float64(time.Since(began)) / float64(r.learner.Done()-from) * float64(r.Steps-r.learner.Done()))
 			fmt.Fprintf(r.t.stderr, "%s; %s left\n", r.curve[len(r.curve)-1], left.Round(time.Second))
 			sum, n, since = curvePoint{}, 0, time.Now()
 		}
@@ -460,6 +498,17 @@ func (r *trainRun) takeSteps(ctx context.Context) error {
 	return r.save()
 }
 
+// add adds what one step did.
+func (p *curvePoint) add(step curvePoint) {
+	p.Loss, p.Active, p.Spread, p.Apart, p.Rate = p.Loss+step.Loss, p.Active+step.Active, p.Spread+step.Spread, p.Apart+step.Apart, step.Rate
+	if p.Hints == nil {
+		p.Hints = make([]float64, len(step.Hints))
+	}
+	for i, h := range step.Hints {
+		p.Hints[i] += h
+	}
+}
+
 // optionalNumbers are the numbers of a point that may be NaN.
 func (p *curvePoint) optionalNumbers() []*float64 { return []*float64{&p.Loss, &p.Active, &p.FNMR} }
 
@@ -467,6 +516,12 @@ func (p curvePoint) String() string {
 	s := fmt.Sprintf("step %d: loss %.4f", p.Step, p.Loss)
 	if p.Active > 0 {
 		s += fmt.Sprintf(", %.0f %% of triplets active", 100*p.Active)
+	}
+	if p.Apart > 0 {
+		s += fmt.Sprintf(", 1 - cosine with the teachers %.4f", p.Apart)
+	}
+	if len(p.Hints) > 0 {
+		s += fmt.Sprintf(", hints off by %.2f", p.Hints)
 	}
 	if !math.IsNaN(p.FNMR) {
 		s += fmt.Sprintf(", FNMR %.2f %% at FMR 1e-2", 100*p.FNMR)
@@ -490,7 +545,7 @@ func (r *trainRun) addPoint(ctx context.Context, point curvePoint) error {
 				return err
 			}
 		}
-		e, err := r.trainer.Embed(ctx, shown)
+		e, err := r.learner.Embed(ctx, shown)
 		if err != nil {
 			return err
 		}
@@ -519,16 +574,16 @@ func (r *trainRun) addPoint(ctx context.Context, point curvePoint) error {
 // save writes the checkpoint and the curves.
 func (r *trainRun) save() error {
 	var b bytes.Buffer
-	if err := r.trainer.Save(&b); err != nil {
+	if err := r.learner.Save(&b); err != nil {
 		return err
 	}
 	var table bytes.Buffer
 	w := csv.NewWriter(&table)
 	number := func(x float64) string { return strconv.FormatFloat(x, 'g', 6, 64) }
-	rows := [][]string{{"step", "loss", "active", "spread", "rate", "fnmr_at_fmr_1e-2", "photos_per_second"}}
+	rows := [][]string{{"step", "loss", "active", "spread", "apart", "rate", "fnmr_at_fmr_1e-2", "photos_per_second"}}
 	clean := slices.Clone(r.curve)
 	for i, p := range r.curve {
-		rows = append(rows, []string{strconv.Itoa(p.Step), number(p.Loss), number(p.Active), number(p.Spread), number(p.Rate), number(p.FNMR), number(p.PhotosPerSecond)})
+		rows = append(rows, []string{strconv.Itoa(p.Step), number(p.Loss), number(p.Active), number(p.Spread), number(p.Apart), number(p.Rate), number(p.FNMR), number(p.PhotosPerSecond)})
 		for _, x := range clean[i].optionalNumbers() {
 			if math.IsNaN(*x) {
 				*x = -1 // JSON has no NaN
@@ -571,7 +626,12 @@ func (c trainCmd) describeEncoder(base embed.Manifest, model []byte, steps int) 
 		m.License, m.TrainingData = "yours to say", strings.Join(sets, ", ")
 	}
 	m.Source = fmt.Sprintf("likeness train, %s, from %s", time.Now().UTC().Format(time.DateOnly), begun)
-	m.Notes = fmt.Sprintf("%d steps of %d photos.", steps, c.People*c.Each)
+	photos := c.People * c.Each
+	if len(c.Teacher) > 0 {
+		photos = c.Batch
+		m.TrainingData += "; the teachers were " + strings.Join(c.Teacher, ", ")
+	}
+	m.Notes = fmt.Sprintf("%d steps of %d photos.", steps, photos)
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return nil, err
@@ -582,11 +642,11 @@ func (c trainCmd) describeEncoder(base embed.Manifest, model []byte, steps int) 
 
 // export writes the encoder with its manifest.
 func (r *trainRun) export() error {
-	data, err := r.trainer.Export()
+	data, err := r.learner.Export()
 	if err != nil {
 		return err
 	}
-	text, err := r.describeEncoder(r.base, data, r.trainer.Done())
+	text, err := r.describeEncoder(r.base, data, r.learner.Done())
 	if err != nil {
 		return err
 	}

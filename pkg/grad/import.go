@@ -40,9 +40,11 @@ type Imported struct {
 }
 
 // Import adds the part of a model that computes some layers. inputs gives, for
-// each input of the model, its value in this graph. The error is Invalid if a
-// layer is missing, or if an operator on the way to a layer is unknown. Known
-// operators that have no gradient are only found by [Graph.Gradient].
+// each input of the model, its value in this graph. It may also give a value for
+// a layer: then only the part of the model behind that layer is added. The error
+// is Invalid if a layer is missing, or if an operator on the way to a layer is
+// unknown. Known operators that have no gradient are only found by
+// [Graph.Gradient].
 func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o ImportOptions) (*Imported, error) {
 	if g.err != nil {
 		return nil, g.err
@@ -55,8 +57,8 @@ func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o Im
 		},
 	}
 	for name, v := range inputs {
-		if !slices.Contains(m.Inputs(), name) {
-			return nil, face.Errorf(face.Invalid, "grad.Import", "the model has no input %q; it has %q", name, m.Inputs())
+		if !slices.Contains(m.Inputs(), name) && m.maker[name] == nil {
+			return nil, face.Errorf(face.Invalid, "grad.Import", "the model has no input or layer %q; its inputs are %q", name, m.Inputs())
 		}
 		im.values[name] = v
 	}
@@ -64,7 +66,7 @@ func (g *Graph) Import(m *Model, inputs map[string]*Value, layers []string, o Im
 	var reach func(name string)
 	reach = func(name string) {
 		n := m.maker[name]
-		if n == nil || wanted[n] {
+		if n == nil || wanted[n] || inputs[name] != nil {
 			return
 		}
 		wanted[n] = true
@@ -220,7 +222,16 @@ func (im *importer) normalise(n *node, p *onnxpb.Node) (*Value, error) {
 		return v, err
 	}
 	switch n.op {
-	case "Add", "Sub", "Mul", "Div", "PRelu", "Gemm":
+	case "PRelu":
+		// ONNX Runtime computes a LeakyRelu together with the convolution before it.
+		if slope, err := requiredInput(n, 1); err != nil {
+			return nil, err
+		} else if slope.kind == constant && slope.Len() == 1 {
+			n.op, n.attrs, n.inputs = "LeakyRelu", attributes{"alpha": slope.floats[0]}, n.inputs[:1]
+			return nil, nil //nolint:nilnil // the node itself
+		}
+		return nil, im.oldBroadcast(n)
+	case "Add", "Sub", "Mul", "Div", "Gemm":
 		return nil, im.oldBroadcast(n)
 	case "Max", "Min":
 		return im.constantLimit(n)

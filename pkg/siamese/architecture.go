@@ -29,7 +29,8 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 		return nil, face.Errorf(face.Invalid, op, "dimension %d (8..1024), width %g (0.25..4)", dimension, width)
 	}
 	b := &builder{g: grad.NewGraph(), rng: rand.New(rand.NewPCG(seed, 1)), width: width} //nolint:gosec // reproducible on purpose
-	x := b.g.Input("image", 1, 3, 112, 112)
+	side := int64(Side(name))
+	x := b.g.Input("image", 1, 3, side, side)
 	// Numbers without an axis are constants, not learnt.
 	x = b.g.Mul(b.g.Sub(x, b.g.Constant([]float32{127.5})), b.g.Constant([]float32{1 / 128.}))
 	switch name {
@@ -57,6 +58,26 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 				x = b.bottleneck(x, stage.channels)
 			}
 		}
+	case "abs":
+		x = b.unit(x, 32, 3, 2, false)
+		x = b.g.Name(b.linear(x, 64, 3, 2, false), "stem")
+		n := 0
+		block := func(mid, channels, stride int64) {
+			n++
+			x = b.g.Name(b.folded(x, mid, channels, stride), fmt.Sprintf("block%d", n))
+		}
+		for range 2 {
+			block(128, 64, 1)
+		}
+		block(256, 128, 2)
+		for range 6 {
+			block(256, 128, 1)
+		}
+		block(512, 128, 2)
+		for range 2 {
+			block(256, 128, 1)
+		}
+		x = b.unit(x, 512, 1, 1, false)
 	default:
 		return nil, face.Errorf(face.Invalid, op, "architecture %q is not one of %q", name, Architectures())
 	}
@@ -67,6 +88,14 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 	w := b.random(1/math.Sqrt(float64(x.Dim(1))), int64(dimension), x.Dim(1))
 	x = b.norm(b.g.Gemm(x, b.g.Weight("head", w, int64(dimension), x.Dim(1)), false, true, 1), "head")
 	return b.g.Marshal(b.g.Name(x, "embedding"))
+}
+
+// Side is the width and the height of the input of an architecture, in pixels.
+func Side(name string) int {
+	if name == "abs" {
+		return 128
+	}
+	return 112
 }
 
 type builder struct {
@@ -145,4 +174,26 @@ func (b *builder) bottleneck(x *grad.Value, channels int64) *grad.Value {
 	y := b.unit(x, channels/2, 1, 1, false)
 	y = b.unit(y, channels/2, 3, 1, false)
 	return b.g.Relu(b.g.Add(x, b.linear(y, channels, 1, 1, false)))
+}
+
+var Act1, Act2 float64
+
+// folded is an inverted residual whose activations are folded.
+func (b *builder) folded(x *grad.Value, mid, channels, stride int64) *grad.Value {
+	act := func(x *grad.Value, a float64) *grad.Value {
+		switch a {
+		case 0:
+			return b.g.Relu(x)
+		case 1:
+			return x
+		}
+		return b.g.LeakyRelu(x, a)
+	}
+	y := act(b.linear(x, mid, 1, 1, false), Act1)
+	y = act(b.linear(y, 0, 3, stride, true), Act2)
+	y = b.linear(y, channels, 1, 1, false)
+	if stride == 1 && y.Dim(1) == x.Dim(1) {
+		return b.g.Add(x, y)
+	}
+	return y
 }

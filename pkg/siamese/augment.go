@@ -1,7 +1,10 @@
 package siamese
 
 import (
+	"bytes"
 	"image"
+	"image/draw"
+	"image/jpeg"
 	"math"
 	"math/rand/v2"
 
@@ -29,6 +32,18 @@ type Augmentation struct {
 	Shrink  float64 // chance of being shown at 0.25 to 0.7 of the size, enlarged again
 	Occlude float64 // chance of a rectangle of up to a third of each side
 	Noise   float64 // chance of grain, up to 10 grey levels
+
+	// What follows is used for matching a teacher only, because it makes a face
+	// that nobody has, or hides so much of one that only a teacher knows better.
+	Warp       float64 // pixels of the input by which features are moved, in half of the faces
+	Mix        float64 // chance of being blended with another face
+	Sunglasses float64 // chance
+	Mask       float64 // chance of a mask over nose, mouth and chin
+	Hand       float64 // chance of fingers before the face
+	CutOut     float64 // chance that the eyes, an eye or the mouth are painted over
+	Dark       float64 // chance of a third to a twentieth of the light, with the grain of a dark picture
+	SideLight  float64 // chance of light from one side
+	Squeeze    float64 // chance of a JPEG of quality 10 to 50
 }
 
 // DefaultAugmentation covers the differences between photos from door cameras
@@ -37,6 +52,16 @@ func DefaultAugmentation() Augmentation {
 	return Augmentation{
 		Turn: 8, Grow: 0.08, Shift: 3, Flip: 0.5, Light: 0.25, Grey: 0.1, Tint: 0.08,
 		Blur: 0.15, Shrink: 0.25, Occlude: 0.15, Noise: 0.25,
+	}
+}
+
+// MatchingAugmentation changes faces much more than [DefaultAugmentation]: a
+// teacher that sees the same picture says what is right for any picture.
+func MatchingAugmentation() Augmentation {
+	return Augmentation{
+		Turn: 10, Grow: 0.1, Shift: 3, Flip: 0.5, Light: 0.3, Grey: 0.1, Tint: 0.1,
+		Blur: 0.12, Shrink: 0.2, Occlude: 0.08, Noise: 0.2,
+		Warp: 4, Mix: 0.25, Sunglasses: 0.1, Mask: 0.1, Hand: 0.05, CutOut: 0.05, Dark: 0.1, SideLight: 0.2, Squeeze: 0.1,
 	}
 }
 
@@ -59,6 +84,14 @@ func newAugmenter(how Augmentation, input imaging.Planar) *augmenter {
 
 // write puts a photo into dst, changed as rng says.
 func (a *augmenter) write(dst []float32, p Photo, rng *rand.Rand) {
+	a.draw(dst, p, rng)
+	a.worsen(dst, rng)
+	normalise(dst, a.input)
+}
+
+// draw puts a photo into dst as red, green and blue 0..255: turned, moved,
+// mirrored, and some as coarse as a small face is.
+func (a *augmenter) draw(dst []float32, p Photo, rng *rand.Rand) {
 	h := a.how
 	around := func(by float64) float64 { return by * (2*rng.Float64() - 1) }
 	chance := func(p float64) bool { return rng.Float64() < p }
@@ -83,20 +116,42 @@ func (a *augmenter) write(dst []float32, p Photo, rng *rand.Rand) {
 	} else {
 		a.planar.Warp(dst, p.Image, toSrc)
 	}
+}
+
+// worsen changes sharpness, light and colour, and hides a part.
+func (a *augmenter) worsen(dst []float32, rng *rand.Rand) {
+	h := a.how
+	around := func(by float64) float64 { return by * (2*rng.Float64() - 1) }
+	chance := func(p float64) bool { return rng.Float64() < p }
 	if chance(h.Blur) {
 		a.blur(dst, 1+rng.IntN(3))
 	}
 	a.colour(dst, h, chance, around)
+	if chance(h.SideLight) {
+		a.sideLight(dst, rng)
+	}
+	noise := float32(0)
 	if chance(h.Noise) {
-		level := float32(10 * rng.Float64())
+		noise = float32(10 * rng.Float64())
+	}
+	if chance(h.Dark) {
+		left := float32(math.Exp(-1.1 - 1.9*rng.Float64()))
 		for i := range dst {
-			dst[i] += level * float32(rng.NormFloat64())
+			dst[i] *= left
+		}
+		noise = 1 + 3*rng.Float32()
+	}
+	if noise > 0 {
+		for i := range dst {
+			dst[i] += noise * float32(rng.NormFloat64())
 		}
 	}
 	if chance(h.Occlude) {
 		a.occlude(dst, rng)
 	}
-	a.normalise(dst)
+	if chance(h.Squeeze) {
+		a.squeeze(dst, 10+rng.IntN(41))
+	}
 }
 
 // compose is first b, then a.
@@ -186,17 +241,60 @@ func (a *augmenter) occlude(dst []float32, rng *rand.Rand) {
 	}
 }
 
+// sideLight makes one side of the picture lighter and the other darker.
+func (a *augmenter) sideLight(dst []float32, rng *rand.Rand) {
+	w, h := a.input.Width, a.input.Height
+	sin, cos := math.Sincos(2 * math.Pi * rng.Float64())
+	by := 0.7 * rng.Float64()
+	for y := range h {
+		for x := range w {
+			slope := (cos*(float64(x)-float64(w-1)/2) + sin*(float64(y)-float64(h-1)/2)) / (float64(w) / 2)
+			gain := float32(max(0, 1+by*slope))
+			for c := range 3 {
+				dst[c*w*h+y*w+x] *= gain
+			}
+		}
+	}
+}
+
+// squeeze makes a JPEG of the picture, and reads it.
+func (a *augmenter) squeeze(dst []float32, quality int) {
+	w, h := a.input.Width, a.input.Height
+	area := w * h
+	img := image.NewRGBA(image.Rect(0, 0, w, h))
+	for i := range area {
+		for c := range 3 {
+			img.Pix[4*i+c] = uint8(max(0, min(255, dst[c*area+i]+0.5)))
+		}
+		img.Pix[4*i+3] = 255
+	}
+	var b bytes.Buffer
+	if err := jpeg.Encode(&b, img, &jpeg.Options{Quality: quality}); err != nil {
+		return // a picture in memory: it stays as it is
+	}
+	back, err := jpeg.Decode(&b)
+	if err != nil {
+		return
+	}
+	draw.Draw(img, img.Rect, back, image.Point{}, draw.Src)
+	for i := range area {
+		for c := range 3 {
+			dst[c*area+i] = float32(img.Pix[4*i+c])
+		}
+	}
+}
+
 // normalise clips to 0..255 and turns red, green and blue into the numbers that
-// the input takes.
-func (a *augmenter) normalise(dst []float32) {
-	area := a.input.Width * a.input.Height
-	if a.input.BGR {
+// an input takes.
+func normalise(dst []float32, in imaging.Planar) {
+	area := in.Width * in.Height
+	if in.BGR {
 		for i := range area {
 			dst[i], dst[2*area+i] = dst[2*area+i], dst[i]
 		}
 	}
 	for c := range 3 {
-		mean, scale := a.input.Mean[c], a.input.Scale[c]
+		mean, scale := in.Mean[c], in.Scale[c]
 		for i := c * area; i < (c+1)*area; i++ {
 			dst[i] = (max(0, min(255, dst[i])) - mean) * scale
 		}

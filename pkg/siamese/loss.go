@@ -48,11 +48,3 @@ func ContrastiveLoss(g *grad.Graph, a, b, same, weights *grad.Value, margin floa
 	apart := g.Mul(g.Sub(g.Scalar(1), same), g.Mul(short, short))
 	return g.Total(g.Mul(g.Scale(g.Add(g.Mul(same, squared), apart), 0.5), weights))
 }
-
-// DistillationLoss adds the mean of 1 - cosine of each embedding with a
-// teacher's of the same image, both normalised, [N,D]: the student learns the
-// teacher's embeddings and needs no labels. Shape [1].
-func DistillationLoss(g *grad.Graph, embeddings, teacher *grad.Value) *grad.Value {
-	cosine := g.Total(g.Mul(embeddings, teacher))
-	return g.Sub(g.Scalar(1), g.Scale(cosine, 1/float64(embeddings.Dim(0))))
-}

@@ -254,7 +254,6 @@ func TestGenerator(t *testing.T) {
 // drawn are people who differ by where they have stripes of which colour.
 type drawn struct {
 	people, each, side int
-	teacher            []face.Embedding
 }
 
 // side of the photos that a small network learns from: all that is shown of the
@@ -263,12 +262,6 @@ const side = 40
 
 func (d drawn) Len() int         { return d.people * d.each }
 func (d drawn) Person(i int) int { return i / d.each }
-func (d drawn) Teacher(i int) face.Embedding {
-	if d.teacher == nil {
-		return nil
-	}
-	return d.teacher[i]
-}
 
 func (d drawn) Photo(i int) (siamese.Photo, error) {
 	who := rand.New(rand.NewPCG(uint64(i/d.each), 1))
@@ -293,9 +286,9 @@ func (d drawn) Photo(i int) (siamese.Photo, error) {
 }
 
 // smallNetwork is made of the parts of Untrained's networks, for photos of that side.
-func smallNetwork(t *testing.T) []byte {
+func smallNetwork(t *testing.T, seed uint64) []byte {
 	t.Helper()
-	rng := rand.New(rand.NewPCG(3, 1))
+	rng := rand.New(rand.NewPCG(seed, 1))
 	g := grad.NewGraph()
 	weight := func(name string, deviation float64, shape ...int64) *grad.Value {
 		n := int64(1)
@@ -320,6 +313,7 @@ func smallNetwork(t *testing.T) []byte {
 		name, in := fmt.Sprint("unit", i), x.Dim(1)
 		w := weight(name, math.Sqrt(2/float64(9*in)), channels, in, 3, 3)
 		x = g.Relu(norm(g.Conv(x, w, nil, grad.Window{Strides: []int64{2, 2}, Pads: []int64{1, 1, 1, 1}}), name))
+		x = g.Name(x, fmt.Sprint("map", i))
 	}
 	c, places := x.Dim(1), x.Dim(2)
 	x = g.Conv(x, weight("places", math.Sqrt(2)/float64(places), c, 1, places, places), nil, grad.Window{Group: c})
@@ -334,7 +328,7 @@ func smallNetwork(t *testing.T) []byte {
 
 func options(t *testing.T) siamese.Options {
 	t.Helper()
-	m, err := grad.Parse(smallNetwork(t))
+	m, err := grad.Parse(smallNetwork(t, 3))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -492,27 +486,6 @@ func TestExport(t *testing.T) {
 	}
 	if d := distance(want[0], p.Output(0)); d > 1e-8 {
 		t.Errorf("the export is off by %g", d)
-	}
-}
-
-// A teacher's embeddings are learnt without labels.
-func TestDistillation(t *testing.T) {
-	t.Parallel()
-	set := drawn{people: 8, each: 4, side: side}
-	set.teacher, _ = embeddings(rand.New(rand.NewPCG(3, 3)), 8, 4, 32)
-	for i := range set.teacher {
-		set.teacher[i] = set.teacher[i/4*4] // the teacher knows who it is
-	}
-	o := options(t)
-	o.Loss, o.Steps = siamese.Distillation, 30
-	tr, err := siamese.New(backend(t), o, set)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closed(t, tr.Close)
-	losses := trainSteps(t, tr, o.Steps)
-	if first, last := losses[0], losses[len(losses)-1]; last > 0.7*first {
-		t.Errorf("the loss was %.3f and is %.3f", first, last)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/grad"
+	"github.com/likeness-id/likeness/pkg/imaging"
 )
 
 // state is what a checkpoint holds beside the weights.
@@ -121,9 +122,6 @@ func (t *Trainer) nextBatch(ctx context.Context) (prepared, []Triplet, error) {
 
 // choose mines the batch's triplets, or pairs its photos.
 func (t *Trainer) choose(ctx context.Context, b prepared) ([]Triplet, error) {
-	if t.o.Loss == Distillation {
-		return nil, nil
-	}
 	rng := t.rng(b.step, 1<<18)
 	if t.o.Loss == Contrastive {
 		people := t.owners(b)
@@ -143,7 +141,7 @@ func (t *Trainer) choose(ctx context.Context, b prepared) ([]Triplet, error) {
 	if err := t.mirror.Run(ctx); err != nil {
 		return nil, err
 	}
-	triplets := Mine(t.o.Mining, Batch{t.rows(t.mirror.Output(0), t.batch), t.owners(b)}, t.o.Margin, rng)
+	triplets := Mine(t.o.Mining, Batch{cutRows(t.mirror.Output(0), t.batch), t.owners(b)}, t.o.Margin, rng)
 	return triplets[:min(len(triplets), t.slots)], nil
 }
 
@@ -156,10 +154,10 @@ func (t *Trainer) owners(b prepared) []int {
 	return people
 }
 
-// rows cuts a matrix of embeddings.
-func (t *Trainer) rows(data []float32, n int) []face.Embedding {
+// cutRows cuts a matrix into n embeddings.
+func cutRows(data []float32, n int) []face.Embedding {
 	out := make([]face.Embedding, n)
-	d := len(data) / t.batch
+	d := len(data) / n
 	for i := range out {
 		out[i] = face.Embedding(data[i*d : (i+1)*d])
 	}
@@ -168,14 +166,6 @@ func (t *Trainer) rows(data []float32, n int) []face.Embedding {
 
 // fillLoss writes what the loss takes beside the embeddings.
 func (t *Trainer) fillLoss(b prepared, triplets []Triplet) {
-	if t.o.Loss == Distillation {
-		teacher := t.step.extra(0)
-		d := len(teacher) / t.batch
-		for i, photo := range b.photos {
-			copy(teacher[i*d:(i+1)*d], t.set.Teacher(photo))
-		}
-		return
-	}
 	if t.o.Loss == Contrastive {
 		a, c, same, weights := t.step.extra(0), t.step.extra(1), t.step.extra(2), t.step.extra(3)
 		clear(a)
@@ -211,7 +201,7 @@ func (t *Trainer) fillLoss(b prepared, triplets []Triplet) {
 
 // judge counts the active triplets and checks for collapse.
 func (t *Trainer) judge(p *Progress, b prepared, triplets []Triplet) {
-	e := t.rows(t.step.Output(1), t.batch)
+	e := cutRows(t.step.Output(1), t.batch)
 	if t.o.Loss == Triplets {
 		p.Triplets = len(triplets)
 		p.Active = Batch{e, t.owners(b)}.Active(t.o.Margin)
@@ -259,18 +249,23 @@ func (t *Trainer) learn(p *Progress) {
 // Embed embeds unchanged photos with the model in the form that it is exported
 // in.
 func (t *Trainer) Embed(ctx context.Context, photos []Photo) ([]face.Embedding, error) {
+	return embedPhotos(ctx, t.finished, t.weights, t.o.Input, t.batch, photos)
+}
+
+// embedPhotos embeds photos, a batch at a time.
+func embedPhotos(ctx context.Context, p *program, weights map[string][]float32, in imaging.Planar, batch int, photos []Photo) ([]face.Embedding, error) {
 	var out []face.Embedding
-	t.finished.load(t.weights)
-	size := 3 * t.o.Input.Width * t.o.Input.Height
+	p.load(weights)
+	size := 3 * in.Width * in.Height
 	for len(photos) > 0 {
-		n := min(t.batch, len(photos))
-		for i, p := range photos[:n] {
-			t.o.Input.Warp(t.finished.Input(0)[i*size:(i+1)*size], p.Image, p.ToSrc)
+		n := min(batch, len(photos))
+		for i, photo := range photos[:n] {
+			in.Warp(p.Input(0)[i*size:(i+1)*size], photo.Image, photo.ToSrc)
 		}
-		if err := t.finished.Run(ctx); err != nil {
+		if err := p.Run(ctx); err != nil {
 			return nil, err
 		}
-		for _, e := range t.rows(t.finished.Output(0), n) {
+		for _, e := range cutRows(p.Output(0), batch)[:n] {
 			out = append(out, append(face.Embedding(nil), e...))
 		}
 		photos = photos[n:]
@@ -307,15 +302,26 @@ func (t *Trainer) Load(r io.Reader) error {
 	if err := gob.NewDecoder(r).Decode(&c); err != nil {
 		return face.Errorf(face.Invalid, op, "not a checkpoint: %v", err)
 	}
-	if c.Version != 1 || c.State.Optimizer == nil || len(c.Weights) != len(t.weights) {
-		return face.Errorf(face.Invalid, op, "the checkpoint is of another version or model")
+	if c.Version != 1 || c.State.Optimizer == nil {
+		return face.Errorf(face.Invalid, op, "the checkpoint is of another version")
 	}
-	for name, data := range c.Weights {
-		if len(t.weights[name]) != len(data) {
-			return face.Errorf(face.Invalid, op, "the checkpoint is of another model: weight %q", name)
-		}
+	if err := checkWeights(t.weights, c.Weights); err != nil {
+		return face.Wrap(face.Invalid, op, err)
 	}
 	t.weights, t.state = c.Weights, c.State
+	return nil
+}
+
+// checkWeights refuses weights of another model.
+func checkWeights(own, loaded map[string][]float32) error {
+	if len(own) != len(loaded) {
+		return errors.New("the checkpoint is of another model")
+	}
+	for name, data := range loaded {
+		if len(own[name]) != len(data) {
+			return fmt.Errorf("the checkpoint is of another model: weight %q", name)
+		}
+	}
 	return nil
 }
 

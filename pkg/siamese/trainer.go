@@ -24,9 +24,6 @@ type Set interface {
 	Person(i int) int
 	// Photo reads a photo.
 	Photo(i int) (Photo, error)
-	// Teacher is the normalised embedding that a teacher gives for the
-	// unchanged photo, nil if there is no teacher.
-	Teacher(i int) face.Embedding
 }
 
 // Loss says what is learnt.
@@ -34,9 +31,8 @@ type Loss string
 
 // The losses.
 const (
-	Triplets     Loss = "triplet"
-	Contrastive  Loss = "contrastive"
-	Distillation Loss = "distillation"
+	Triplets    Loss = "triplet"
+	Contrastive Loss = "contrastive"
 )
 
 // Options say how an encoder is taught.
@@ -131,18 +127,19 @@ type Trainer struct {
 // image first, then those.
 type program struct {
 	grad.Program
+	images  int // how many inputs come before the weights
 	weights []string
 }
 
 // load copies the present weights into the program.
 func (p *program) load(weights map[string][]float32) {
 	for i, name := range p.weights {
-		copy(p.Input(1+i), weights[name])
+		copy(p.Input(p.images+i), weights[name])
 	}
 }
 
 // extra is the i-th input of the loss.
-func (p *program) extra(i int) []float32 { return p.Input(1 + len(p.weights) + i) }
+func (p *program) extra(i int) []float32 { return p.Input(p.images + len(p.weights) + i) }
 
 // prepared is a batch on its way.
 type prepared struct {
@@ -165,11 +162,11 @@ func New(backend grad.Backend, o Options, set Set) (*Trainer, error) {
 	switch {
 	case o.People < 2 || o.PhotosEach < 1 || t.batch > 4096:
 		return nil, face.Errorf(face.Invalid, op, "a batch of %d people with %d photos each", o.People, o.PhotosEach)
-	case o.Loss != Distillation && o.PhotosEach < 2:
+	case o.PhotosEach < 2:
 		return nil, face.Errorf(face.Invalid, op, "two photos of each person are needed to compare them")
 	case o.Steps < 1 || o.WarmUp < 0 || !(o.Rate > 0) || math.IsInf(o.Rate, 0):
 		return nil, face.Errorf(face.Invalid, op, "%d steps, %d of them to warm up, with a rate of %g", o.Steps, o.WarmUp, o.Rate)
-	case o.Loss != Distillation && !(o.Margin > 0 && o.Margin < 4):
+	case !(o.Margin > 0 && o.Margin < 4):
 		return nil, face.Errorf(face.Invalid, op, "a margin of %g is not within 0..4", o.Margin)
 	}
 	if err := t.group(); err != nil {
@@ -209,7 +206,7 @@ func (t *Trainer) group() error {
 	switch {
 	case len(t.anyone) == 0:
 		return face.Errorf(face.Invalid, "siamese.New", "there are no photos")
-	case t.o.Loss != Distillation && len(t.several) < t.o.People:
+	case len(t.several) < t.o.People:
 		return face.Errorf(face.Invalid, "siamese.New", "%d people have two photos, a batch needs %d", len(t.several), t.o.People)
 	}
 	return nil
@@ -288,7 +285,7 @@ func (t *Trainer) graph(backend grad.Backend, training bool, build func(*grad.Gr
 	if err != nil {
 		return nil, nil, err
 	}
-	p := &program{}
+	p := &program{images: 1}
 	for _, v := range g.Inputs(outputs...) {
 		if im.Variables[v.Name()] == v {
 			p.weights = append(p.weights, v.Name())
@@ -301,11 +298,6 @@ func (t *Trainer) graph(backend grad.Backend, training bool, build func(*grad.Gr
 // loss adds the loss, and what each triplet costs.
 func (t *Trainer) loss(g *grad.Graph, e *grad.Value) (loss, each *grad.Value) {
 	n, slots := int64(t.batch), int64(t.slots)
-	if t.o.Loss == Distillation {
-		teacher := g.Input("loss:teacher", n, e.Dim(1))
-		loss = DistillationLoss(g, e, teacher)
-		return loss, g.ReduceSum(g.Mul(e, teacher), 1)
-	}
 	// Rows of ones pick the embeddings of a triplet: the photo that is in
 	// several triplets is embedded once.
 	pick := func(name string) *grad.Value { return g.MatMul(g.Input("loss:"+name, slots, n), e) }
@@ -326,12 +318,6 @@ func (t *Trainer) loss(g *grad.Graph, e *grad.Value) (loss, each *grad.Value) {
 func (t *Trainer) draw(step int) []int {
 	rng := t.rng(step, 0)
 	photos := make([]int, 0, t.batch)
-	if t.o.Loss == Distillation {
-		for range t.batch {
-			photos = append(photos, t.anyone[rng.IntN(len(t.anyone))])
-		}
-		return photos
-	}
 	chosen := rng.Perm(len(t.several))[:t.o.People]
 	for _, k := range chosen {
 		all := t.people[t.several[k]]
