@@ -40,7 +40,7 @@ type trainCmd struct {
 
 	Data []string `required:"" type:"path" placeholder:"TAR|DIR" help:"Photos to learn from. May be repeated. If they are in several folders, each folder is one person. If they are all in one folder, they are not labelled and can be used only with --teacher."`
 	Base string   `xor:"begin" required:"" placeholder:"ID" help:"The encoder to adapt."`
-	From string   `xor:"begin" required:"" enum:"plain,mobile,residual," placeholder:"NAME" help:"Start with random weights instead, in this architecture: plain (3x3 convolutions), mobile (depthwise convolutions) or residual (that of the built-in encoder)."`
+	From string   `xor:"begin" required:"" enum:"plain,mobile,residual,inverted," placeholder:"NAME" help:"Start with random weights instead, in this architecture: plain (3x3 convolutions), mobile (depthwise convolutions) or residual (that of the built-in encoder)."`
 	Dim  int      `name:"dimension" default:"128" help:"Length of the embedding of --from, 8..1024."`
 	Wide float64  `name:"width" default:"1" help:"Factor for the number of channels of --from, 0.25..4."`
 	Run_ string   `name:"run" required:"" type:"path" placeholder:"DIR" help:"Folder of the run: checkpoints, curves, aligned crops. The same command with the same folder continues where it stopped."`
@@ -52,6 +52,7 @@ type trainCmd struct {
 	Hint    []string  `placeholder:"TEACHER=STUDENT" help:"Layer of the first teacher whose feature map a layer of the new encoder learns as well. Give hints in the order of the layers; likeness inspect lists them. May be repeated."`
 	Alone   int       `placeholder:"N" help:"For the first N steps, each part between two hints is taught alone, with the teacher's feature map as its input."`
 	Batch   int       `default:"64" help:"With --teacher: how many photos are in a batch."`
+	Replay  int       `default:"1" help:"With --teacher: how often a changed picture is learnt from. More saves the teachers' time."`
 
 	Loss      string  `enum:"triplet,contrastive" default:"triplet" help:"Loss without a teacher: triplet (FaceNet) or contrastive."`
 	Margin    float64 `default:"0.3" help:"How much farther away the negative must be: a squared distance, 0..4, for triplets; a distance for contrastive."`

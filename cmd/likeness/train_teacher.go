@@ -89,7 +89,7 @@ func (r *trainRun) distil(backend grad.Backend, model *grad.Model, teachers []tr
 	o.Model, o.Image, o.Embedding, o.Input = model, r.base.Input.Name, r.base.Outputs[0].Name, planarInput(r.base)
 	o.Landmarks = landmarksOf(r.base.Alignment)
 	o.BatchNorm = r.BatchNorm || r.From != ""
-	o.Alone, o.Batch, o.Steps, o.WarmUp, o.Rate = r.Alone, r.Batch, r.Steps, r.WarmUp, r.Rate
+	o.Alone, o.Batch, o.Replay, o.Steps, o.WarmUp, o.Rate = r.Alone, r.Batch, r.Replay, r.Steps, r.WarmUp, r.Rate
 	o.Optimizer, o.WeightDecay, o.MaxNorm, o.Seed, o.Replicas = r.Optimizer, r.WeightDecay, r.MaxNorm, r.Seed, r.threads()
 	var err error
 	if o.Learn, err = r.chosenWeights(model); err != nil {

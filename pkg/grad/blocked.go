@@ -416,16 +416,19 @@ func (b *blocker) elementwise(n *node) *Value {
 			// A convolution whose output has no other reader can add in the
 			// same pass.
 			conv := in.from
-			if conv.op == "Conv" && conv.domain == blockedDomain && conv.attrs["activation"] == nil && len(conv.inputs) < 4 && b.readers[n.inputs[i]] == 1 {
+			if conv != nil && conv.op == "Conv" && conv.domain == blockedDomain && conv.attrs["activation"] == nil && len(conv.inputs) < 4 && b.readers[n.inputs[i]] == 1 {
 				more := append(slices.Clone(conv.inputs), nil)[:3]
 				return b.apply("Conv", blockedDomain, conv.attrs, out.shape, append(more, inputs[1-i])...)
 			}
 		}
 	}
-	if n.op == "Relu" && inputs[0].from.domain == blockedDomain && inputs[0].from.op == "Conv" && b.readers[n.inputs[0]] == 1 {
+	if (n.op == "Relu" || n.op == "LeakyRelu") && inputs[0].from.domain == blockedDomain && inputs[0].from.op == "Conv" && b.readers[n.inputs[0]] == 1 {
 		conv := inputs[0].from
 		attrs := maps.Clone(conv.attrs)
-		attrs["activation"] = "Relu"
+		attrs["activation"] = n.op
+		if n.op == "LeakyRelu" {
+			attrs["activation_params"] = []float32{n.attrs.float("alpha", 0.01)}
+		}
 		return b.apply("Conv", blockedDomain, attrs, out.shape, conv.inputs...)
 	}
 	return b.apply(n.op, "", n.attrs, out.shape, inputs...)

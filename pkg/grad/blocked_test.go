@@ -82,6 +82,10 @@ func TestBlocked(t *testing.T) {
 		"normalised": func(s *tensors) *grad.Value {
 			return s.Relu(norm(s, s.Conv(s.in(3, 16, 4, 4), s.in(16, 16, 1, 1), nil, grad.Window{})))
 		},
+		"a leaking rectifier": func(s *tensors) *grad.Value {
+			y := s.LeakyRelu(norm(s, s.Conv(s.in(3, 16, 4, 4), s.in(16, 16, 1, 1), nil, grad.Window{})), -0.5)
+			return s.LeakyRelu(s.Conv(y, s.in(16, 16, 3, 3), nil, same), 3)
+		},
 		"normalised, fixed": func(s *tensors) *grad.Value {
 			y := s.Conv(s.in(2, 16, 4, 4), s.in(16, 16, 3, 3), nil, same)
 			return s.BatchNorm(y, s.in(16), s.in(16), s.Constant(slices.Repeat([]float32{0.1}, 16), 16), s.Constant(slices.Repeat([]float32{2}, 16), 16), 0)

@@ -217,6 +217,8 @@ func encodeAttributes(attrs attributes) []*onnxpb.Attribute {
 			a.Type, a.F = onnxpb.Attribute_FLOAT, &v
 		case string:
 			a.Type, a.S = onnxpb.Attribute_STRING, []byte(v)
+		case []float32:
+			a.Type, a.Floats = onnxpb.Attribute_FLOATS, v
 		case []int64:
 			a.Type, a.Ints = onnxpb.Attribute_INTS, v
 		}

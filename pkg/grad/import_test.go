@@ -272,6 +272,12 @@ func modelForms() map[string]form {
 				return g.PRelu(x, g.Constant([]float32{0.1, 0.2, 0.3}, 3, 1, 1))
 			},
 		},
+		"PRelu 18, one slope": {
+			model(18, nodes{node("PRelu", "x, s -> y")}, floatTensor("s", []int64{1, 1, 1}, -2)),
+			func(g *grad.Graph, x *grad.Value) *grad.Value {
+				return g.PRelu(x, g.Constant([]float32{-2, -2, -2}, 3, 1, 1))
+			},
+		},
 		"Gemm 6": {
 			model(6, nodes{node("Flatten", "x -> a"), node("Gemm", "a, a, c -> y", "transB", 1, "broadcast", 1)}, floatTensor("c", []int64{2}, 1, 2)),
 			func(g *grad.Graph, x *grad.Value) *grad.Value {
@@ -346,6 +352,34 @@ func TestImport(t *testing.T) {
 				t.Errorf("the gradient is off by %g: %v, want %v", e, out[2], out[3])
 			}
 		})
+	}
+}
+
+// A part of a model begins at a layer that is given.
+func TestImportBehindLayer(t *testing.T) {
+	t.Parallel()
+	m := mustParse(t, model(18, []*onnxpb.Node{node("Mul", "x, w -> first"), node("Add", "first, v -> y")},
+		floatTensor("w", []int64{1}, 3), floatTensor("v", []int64{1}, 5)))
+	s := newTensors(1)
+	given := s.in(2, 3)
+	im, err := s.Import(m, map[string]*grad.Value{"first": given}, []string{"y"}, grad.ImportOptions{
+		Variable: func(string, []int64) bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if im.Variables["w"] != nil || im.Variables["v"] == nil {
+		t.Errorf("the weights are %v, want only that behind the layer", im.Variables)
+	}
+	out, err := compute(t, orttest.Runtime(t), s, im.Layers["y"], s.Add(given, im.Variables["v"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(out[0], out[1]) {
+		t.Errorf("got %v, want %v", out[0], out[1])
+	}
+	if _, err := s.Import(m, map[string]*grad.Value{"second": given}, []string{"y"}, grad.ImportOptions{}); face.KindOf(err) != face.Invalid {
+		t.Errorf("a layer that is not there: %v", err)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // Architectures are the encoders that can be taught from scratch.
-func Architectures() []string { return []string{"plain", "mobile", "residual"} }
+func Architectures() []string { return []string{"plain", "mobile", "residual", "inverted"} }
 
 // Untrained makes an encoder with random weights (He et al., arXiv 1502.01852)
 // as an ONNX model: the input "image" [1,3,112,112] in 0..255 of either order
@@ -28,7 +28,7 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 	if dimension < 8 || dimension > 1024 || !(width >= 0.25 && width <= 4) {
 		return nil, face.Errorf(face.Invalid, op, "dimension %d (8..1024), width %g (0.25..4)", dimension, width)
 	}
-	b := &builder{g: grad.NewGraph(), rng: rand.New(rand.NewPCG(seed, 1)), width: width} //nolint:gosec // reproducible on purpose
+	b := &builder{g: grad.NewGraph(), rng: rand.New(rand.NewPCG(seed, 1)), width: width, start: 1} //nolint:gosec // reproducible on purpose
 	side := int64(Side(name))
 	x := b.g.Input("image", 1, 3, side, side)
 	// Numbers without an axis are constants, not learnt.
@@ -58,24 +58,17 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 				x = b.bottleneck(x, stage.channels)
 			}
 		}
-	case "abs":
+	case "inverted":
 		x = b.unit(x, 32, 3, 2, false)
-		x = b.g.Name(b.linear(x, 64, 3, 2, false), "stem")
+		x = b.linear(x, 64, 3, 2, false)
 		n := 0
-		block := func(mid, channels, stride int64) {
-			n++
-			x = b.g.Name(b.folded(x, mid, channels, stride), fmt.Sprintf("block%d", n))
-		}
-		for range 2 {
-			block(128, 64, 1)
-		}
-		block(256, 128, 2)
-		for range 6 {
-			block(256, 128, 1)
-		}
-		block(512, 128, 2)
-		for range 2 {
-			block(256, 128, 1)
+		for _, stage := range []struct{ wide, channels, stride, repeat int64 }{
+			{128, 64, 1, 2}, {256, 128, 2, 1}, {256, 128, 1, 6}, {512, 128, 2, 1}, {256, 128, 1, 2},
+		} {
+			for range stage.repeat {
+				n++
+				x = b.g.Name(b.widened(x, stage.wide, stage.channels, stage.stride, 0.25), fmt.Sprintf("block%d", n))
+			}
 		}
 		x = b.unit(x, 512, 1, 1, false)
 	default:
@@ -92,7 +85,7 @@ func Untrained(name string, dimension int, width float64, seed uint64) ([]byte, 
 
 // Side is the width and the height of the input of an architecture, in pixels.
 func Side(name string) int {
-	if name == "abs" {
+	if name == "inverted" {
 		return 128
 	}
 	return 112
@@ -103,6 +96,7 @@ type builder struct {
 	rng   *rand.Rand
 	width float64
 	units int
+	start float32 // of the scale of a normalisation
 }
 
 func (b *builder) random(deviation float64, shape ...int64) []float32 {
@@ -131,7 +125,7 @@ func (b *builder) norm(x *grad.Value, name string) *grad.Value {
 	weight := func(part string, start float32) *grad.Value {
 		return b.g.Weight(name+"/"+part, repeated(start, c), c)
 	}
-	return b.g.BatchNorm(x, weight("scale", 1), weight("bias", 0), weight("mean", 0), weight("variance", 1), 1e-5)
+	return b.g.BatchNorm(x, weight("scale", b.start), weight("bias", 0), weight("mean", 0), weight("variance", 1), 1e-5)
 }
 
 // unit is a convolution with a normalisation and a rectifier. If it is
@@ -160,9 +154,17 @@ func (b *builder) linear(x *grad.Value, channels, kernel, stride int64, depthwis
 
 // inverted widens, convolves each channel, narrows, and adds its input.
 func (b *builder) inverted(x *grad.Value, channels, stride int64) *grad.Value {
-	y := b.unit(x, int64(float64(x.Dim(1)*3)/b.width), 1, 1, false)
+	return b.widened(x, int64(float64(x.Dim(1)*3)/b.width), channels, stride, 1)
+}
+
+// widened is inverted with a given width. Its last normalisation starts with a
+// given scale: the smaller, the less a block does at first.
+func (b *builder) widened(x *grad.Value, wide, channels, stride int64, start float32) *grad.Value {
+	y := b.unit(x, wide, 1, 1, false)
 	y = b.unit(y, 0, 3, stride, true)
+	b.start = start
 	y = b.linear(y, channels, 1, 1, false)
+	b.start = 1
 	if stride == 1 && y.Dim(1) == x.Dim(1) {
 		return b.g.Add(x, y)
 	}
@@ -174,26 +176,4 @@ func (b *builder) bottleneck(x *grad.Value, channels int64) *grad.Value {
 	y := b.unit(x, channels/2, 1, 1, false)
 	y = b.unit(y, channels/2, 3, 1, false)
 	return b.g.Relu(b.g.Add(x, b.linear(y, channels, 1, 1, false)))
-}
-
-var Act1, Act2 float64
-
-// folded is an inverted residual whose activations are folded.
-func (b *builder) folded(x *grad.Value, mid, channels, stride int64) *grad.Value {
-	act := func(x *grad.Value, a float64) *grad.Value {
-		switch a {
-		case 0:
-			return b.g.Relu(x)
-		case 1:
-			return x
-		}
-		return b.g.LeakyRelu(x, a)
-	}
-	y := act(b.linear(x, mid, 1, 1, false), Act1)
-	y = act(b.linear(y, 0, 3, stride, true), Act2)
-	y = b.linear(y, channels, 1, 1, false)
-	if stride == 1 && y.Dim(1) == x.Dim(1) {
-		return b.g.Add(x, y)
-	}
-	return y
 }

@@ -60,11 +60,15 @@ type DistillOptions struct {
 	Alone int
 
 	Batch, Steps, WarmUp int
-	Rate                 float64 // the highest learning rate
-	Optimizer            string  // "adamw" or "sgd"
-	WeightDecay          float64
-	MaxNorm              float64 // of all gradients together; 0: no limit
-	Augmentation         Augmentation
+	// Replay is how often a picture is learnt from, on average. A batch has one
+	// part in Replay new pictures; the others are drawn from the last thousands,
+	// with what the teachers said of them, so that less time goes to teachers.
+	Replay       int
+	Rate         float64 // the highest learning rate
+	Optimizer    string  // "adamw" or "sgd"
+	WeightDecay  float64
+	MaxNorm      float64 // of all gradients together; 0: no limit
+	Augmentation Augmentation
 	// Hidden is the chance that the teachers see a covered face without its cover.
 	Hidden float64
 	Seed   uint64
@@ -79,27 +83,36 @@ type DistillOptions struct {
 func DefaultDistillOptions() DistillOptions {
 	return DistillOptions{
 		HintWeight: 1, Batch: 64, Steps: 20000, WarmUp: 200, Rate: 2e-3,
-		Optimizer: "adamw", WeightDecay: 0.02, MaxNorm: 5, Augmentation: MatchingAugmentation(), Hidden: 0.5, Seed: 1, Replicas: 1,
+		Optimizer: "adamw", WeightDecay: 0.02, MaxNorm: 5, Augmentation: MatchingAugmentation(), Hidden: 0.5, Seed: 1, Replay: 1, Replicas: 1,
 	}
 }
 
 // Distiller teaches one student. It is not safe for concurrent use.
 type Distiller struct {
-	o    DistillOptions
-	set  Set
-	each int // photos of a replica
-	size int // numbers of a picture of the student
+	o     DistillOptions
+	set   Set
+	each  int // photos of a replica
+	fresh int // how many of them are new
+	size  int // numbers of a picture of the student
 
 	weights  map[string][]float32
 	names    []string
 	decays   []bool
 	followed []string
-	alone    []*program // a program for each replica
-	whole    []*program
+	replicas []replica
 	finished *program
 	viewers  []*viewer
 	ahead    chan views
 	state    distilled
+}
+
+// replica has the programs of a part of the batch.
+type replica struct {
+	// teachers give what the student learns from their pictures: their normalised
+	// embedding, and the first one the feature maps of the hints after it.
+	teachers     []*program
+	alone, whole *program
+	seen         memory
 }
 
 // distilled is what a checkpoint holds beside the weights.
@@ -125,14 +138,14 @@ func NewDistiller(backend grad.Backend, o DistillOptions, set Set) (*Distiller, 
 		return nil, face.Errorf(face.Invalid, op, "there are no photos")
 	case len(o.Teachers) == 0:
 		return nil, face.Errorf(face.Invalid, op, "there is no teacher")
-	case o.Replicas < 1 || o.Batch < 2*o.Replicas || o.Batch > 4096 || o.Batch%o.Replicas != 0:
-		return nil, face.Errorf(face.Invalid, op, "a batch of %d photos for %d replicas", o.Batch, o.Replicas)
+	case o.Replicas < 1 || o.Replay < 1 || o.Batch < 2*o.Replicas || o.Batch > 4096 || o.Batch%(o.Replicas*o.Replay) != 0:
+		return nil, face.Errorf(face.Invalid, op, "a batch of %d photos cannot be divided by %d replicas and %d replays", o.Batch, o.Replicas, o.Replay)
 	case o.Steps < 1 || o.WarmUp < 0 || !(o.Rate > 0) || math.IsInf(o.Rate, 0):
 		return nil, face.Errorf(face.Invalid, op, "%d steps, %d of them to warm up, with a rate of %g", o.Steps, o.WarmUp, o.Rate)
 	case o.Alone > 0 && len(o.Hints) == 0:
 		return nil, face.Errorf(face.Invalid, op, "parts can only be taught alone between hints, and there are none")
 	}
-	d := &Distiller{o: o, set: set, each: o.Batch / o.Replicas, size: 3 * o.Input.Width * o.Input.Height, weights: map[string][]float32{}}
+	d := &Distiller{o: o, set: set, each: o.Batch / o.Replicas, fresh: o.Batch / o.Replicas / o.Replay, size: 3 * o.Input.Width * o.Input.Height, weights: map[string][]float32{}}
 	d.state.Optimizer = NewOptimizer(o.Optimizer, o.WeightDecay)
 	d.state.Optimizer.Beta2 = 0.99
 	if err := d.compile(backend); err != nil {
@@ -191,16 +204,19 @@ func (d *Distiller) compile(backend grad.Backend) error {
 		return err
 	}
 	for range d.o.Replicas {
-		p, err := d.lesson(backend, false)
+		d.replicas = append(d.replicas, replica{})
+		r := &d.replicas[len(d.replicas)-1]
+		shapes, err := d.compileTeachers(backend, r)
 		if err != nil {
 			return err
 		}
-		d.whole = append(d.whole, p)
+		if r.whole, err = d.lesson(backend, shapes, false); err != nil {
+			return err
+		}
 		if d.o.Alone > 0 {
-			if p, err = d.lesson(backend, true); err != nil {
+			if r.alone, err = d.lesson(backend, shapes, true); err != nil {
 				return err
 			}
-			d.alone = append(d.alone, p)
 		}
 	}
 	if len(d.names) == 0 {
@@ -225,18 +241,11 @@ func compiled(backend grad.Backend, g *grad.Graph, weights map[*grad.Value]strin
 	return p, err
 }
 
-// lesson is the graph of a step of one replica: the loss, then the relative
-// error of each hint and of the embedding, then the gradients, then the batch's
-// statistics.
-func (d *Distiller) lesson(backend grad.Backend, alone bool) (*program, error) {
-	const op = "siamese.NewDistiller"
-	g := grad.NewGraph()
-	n, in := int64(d.each), d.o.Input
-	image := g.Input("student:"+d.o.Image, n, 3, int64(in.Height), int64(in.Width))
-	var known []*grad.Value // the teachers' embeddings
-	var features map[string]*grad.Value
+// compileTeachers compiles the teachers, and returns the shapes of what they give.
+func (d *Distiller) compileTeachers(backend grad.Backend, r *replica) (shapes [][]int64, err error) {
 	for i, teacher := range d.o.Teachers {
-		x := g.Input(fmt.Sprintf("teacher%d:%s", i, teacher.Image), n, 3, int64(teacher.Input.Height), int64(teacher.Input.Width))
+		g := grad.NewGraph()
+		x := g.Input(teacher.Image, int64(d.fresh), 3, int64(teacher.Input.Height), int64(teacher.Input.Width))
 		layers := []string{teacher.Embedding}
 		if i == 0 {
 			for _, h := range d.o.Hints {
@@ -247,10 +256,42 @@ func (d *Distiller) lesson(backend grad.Backend, alone bool) (*program, error) {
 		if err != nil {
 			return nil, err
 		}
-		if i == 0 {
-			features = im.Layers
+		given := []*grad.Value{g.Normalize(im.Layers[teacher.Embedding], 1)}
+		for _, layer := range layers[1:] {
+			given = append(given, im.Layers[layer])
 		}
-		known = append(known, g.Normalize(im.Layers[teacher.Embedding], 1))
+		for _, v := range given {
+			shape := slices.Clone(v.Shape())
+			shape[0] = int64(d.each)
+			shapes = append(shapes, shape)
+		}
+		p, err := compiled(backend, g, nil, given...)
+		if err != nil {
+			return nil, err
+		}
+		r.teachers = append(r.teachers, p)
+	}
+	return shapes, nil
+}
+
+// lesson is the graph of a step of one replica: the loss, then the relative
+// error of each hint and of the embedding, then the gradients, then the batch's
+// statistics. Its inputs are the student's pictures, what the teachers give, in
+// the given shapes, and the weights.
+func (d *Distiller) lesson(backend grad.Backend, shapes [][]int64, alone bool) (*program, error) {
+	const op = "siamese.NewDistiller"
+	g := grad.NewGraph()
+	n, in := int64(d.each), d.o.Input
+	image := g.Input("student:"+d.o.Image, n, 3, int64(in.Height), int64(in.Width))
+	var known []*grad.Value // the teachers' embeddings
+	features := map[string]*grad.Value{}
+	for i, shape := range shapes {
+		v := g.Input(fmt.Sprintf("teachers:%d", i), shape...)
+		if i == 0 || i > len(d.o.Hints) {
+			known = append(known, v)
+		} else {
+			features[d.o.Hints[i-1].Teacher] = v
+		}
 	}
 	want := known[0]
 	if len(known) > 1 {
@@ -379,20 +420,15 @@ func (d *Distiller) Step(ctx context.Context) (Lesson, error) {
 	if err != nil {
 		return l, face.Wrap(face.Internal, op, err)
 	}
-	programs := d.whole
-	if l.Alone {
-		programs = d.alone
-	}
+	programs := make([]*program, len(d.replicas))
 	group, running := errgroup.WithContext(ctx)
-	for r, p := range programs {
-		group.Go(func() error {
-			for i := range p.images {
-				part := len(v.pixels[i]) / len(programs)
-				copy(p.Input(i), v.pixels[i][r*part:(r+1)*part])
-			}
-			p.load(d.weights)
-			return p.Run(running)
-		})
+	for i, r := range d.replicas {
+		p := r.whole
+		if l.Alone {
+			p = r.alone
+		}
+		programs[i] = p
+		group.Go(func() error { return d.learn(running, &d.replicas[i], p, v, i) })
 	}
 	if err := group.Wait(); err != nil {
 		return l, err
@@ -421,6 +457,90 @@ func (d *Distiller) Step(ctx context.Context) (Lesson, error) {
 	}
 	d.state.Step++
 	return l, nil
+}
+
+// learn runs a replica on its part of the pictures.
+func (d *Distiller) learn(ctx context.Context, r *replica, p *program, v views, part int) error {
+	cut := func(pixels []float32) []float32 {
+		n := len(pixels) / len(d.replicas)
+		return pixels[part*n : (part+1)*n]
+	}
+	given := [][]float32{cut(v.pixels[0])}
+	for i, teacher := range r.teachers {
+		copy(teacher.Input(0), cut(v.pixels[1+i]))
+		if err := teacher.Run(ctx); err != nil {
+			return err
+		}
+		given = append(given, teacher.Output(0))
+		if i == 0 {
+			for k := range d.o.Hints {
+				given = append(given, teacher.Output(1+k))
+			}
+		}
+	}
+	r.seen.add(given, d.fresh)
+	rng := d.rng(v.step, 1<<18+part)
+	for slot := range d.each {
+		from := r.seen.newest(slot)
+		if slot >= d.fresh {
+			from = rng.IntN(r.seen.n)
+		}
+		for i := range given {
+			row := r.seen.row(i, from)
+			copy(p.Input(i)[slot*len(row):], row)
+		}
+	}
+	p.load(d.weights)
+	return p.Run(ctx)
+}
+
+// memory holds the last pictures with what the teachers said of them.
+type memory struct {
+	rows    [][]float32 // of each input of a lesson
+	sizes   []int       // numbers of a row
+	n, next int
+	added   int // with the last call of add
+}
+
+// Pictures that a memory holds: a few thousand, in half a gigabyte at most.
+const (
+	memoryRows    = 2048
+	memoryNumbers = 1 << 27
+)
+
+// add adds pictures, and forgets the oldest ones.
+func (m *memory) add(given [][]float32, count int) {
+	if m.rows == nil {
+		all := 0
+		for _, data := range given {
+			m.sizes = append(m.sizes, len(data)/count)
+			all += len(data) / count
+		}
+		rows := max(count, min(memoryRows, memoryNumbers/all))
+		for _, size := range m.sizes {
+			m.rows = append(m.rows, make([]float32, rows*size))
+		}
+	}
+	capacity := len(m.rows[0]) / m.sizes[0]
+	for k := range count {
+		for i, size := range m.sizes {
+			copy(m.rows[i][m.next*size:], given[i][k*size:(k+1)*size])
+		}
+		m.next = (m.next + 1) % capacity
+		m.n = min(m.n+1, capacity)
+	}
+	m.added = count
+}
+
+// newest is where the i-th picture of the last call of add is.
+func (m *memory) newest(i int) int {
+	capacity := len(m.rows[0]) / m.sizes[0]
+	return (m.next - m.added + i + capacity) % capacity
+}
+
+func (m *memory) row(input, at int) []float32 {
+	size := m.sizes[input]
+	return m.rows[input][at*size : (at+1)*size]
 }
 
 // meanOutput is the mean of an output of several programs, in the first one's
@@ -462,16 +582,17 @@ func (d *Distiller) nextViews(ctx context.Context) (views, error) {
 // prepare reads and changes the photos of a step. What is random depends on the
 // seed, the step and the place in the batch alone.
 func (d *Distiller) prepare(ctx context.Context, step int) views {
-	v := views{step: step, pixels: [][]float32{make([]float32, d.size*d.o.Batch)}}
+	n := d.fresh * d.o.Replicas
+	v := views{step: step, pixels: [][]float32{make([]float32, d.size*n)}}
 	sizes := []int{d.size}
 	for _, t := range d.o.Teachers {
 		sizes = append(sizes, 3*t.Input.Width*t.Input.Height)
-		v.pixels = append(v.pixels, make([]float32, sizes[len(sizes)-1]*d.o.Batch))
+		v.pixels = append(v.pixels, make([]float32, sizes[len(sizes)-1]*n))
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for w, viewer := range d.viewers {
 		group.Go(func() error {
-			for i := w; i < d.o.Batch; i += len(d.viewers) {
+			for i := w; i < n; i += len(d.viewers) {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
@@ -562,7 +683,11 @@ func (d *Distiller) Close() error {
 		<-d.ahead
 	}
 	var errs []error
-	for _, p := range append(append(slices.Clone(d.alone), d.whole...), d.finished) {
+	programs := []*program{d.finished}
+	for _, r := range d.replicas {
+		programs = append(append(programs, r.teachers...), r.alone, r.whole)
+	}
+	for _, p := range programs {
 		if p != nil && p.Program != nil {
 			errs = append(errs, p.Close())
 		}

@@ -120,7 +120,9 @@ func TestDistillerRefuses(t *testing.T) {
 		"alone without hints":       func(o *siamese.DistillOptions) { o.Alone = 3 },
 		"a hint that is not there":  func(o *siamese.DistillOptions) { o.Hints = []siamese.Hint{{Teacher: "map0", Student: "map7"}} },
 		"maps of other shapes":      func(o *siamese.DistillOptions) { o.Hints = []siamese.Hint{{Teacher: "map0", Student: "map1"}} },
-		"a target of another size":  func(o *siamese.DistillOptions) { o.Target = siamese.Target{Rows: 3, Columns: 1, Matrix: []float32{1, 2, 3}} },
+		"a target of another size": func(o *siamese.DistillOptions) {
+			o.Target = siamese.Target{Rows: 3, Columns: 1, Matrix: []float32{1, 2, 3}}
+		},
 	} {
 		o := distillOptions(t)
 		change(&o)
