@@ -21,6 +21,8 @@ type modelsCmd struct {
 	Convert  modelsConvert  `cmd:"" help:"Make a model's file from the files that its source publishes, which you have downloaded."`
 	Manifest modelsManifest `cmd:"" help:"Write the manifest of a detector's ONNX file, which a models folder needs beside the file."`
 
+	Cohort modelsCohort `cmd:"" help:"Make an encoder whose scores are normalised by a cohort of other people."`
+
 	Migrate modelsMigrate `cmd:"" help:"Move galleries of a running server to another encoder."`
 	Status  modelsStatus  `cmd:"" help:"Show the progress of a move."`
 }

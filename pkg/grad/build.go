@@ -167,6 +167,12 @@ func (g *Graph) reduce(op string, x *Value, axes ...int64) *Value {
 	return g.apply(op, nil, x, g.integers(axes...))
 }
 
+// TopK is the k largest numbers along an axis, the largest first. It has no
+// gradient.
+func (g *Graph) TopK(x *Value, k int64, axis int) *Value {
+	return g.apply("TopK", attributes{"axis": int64(axis)}, x, g.integers(k))
+}
+
 // Concat joins tensors along an axis.
 func (g *Graph) Concat(axis int, all ...*Value) *Value {
 	return g.apply("Concat", attributes{"axis": int64(axis)}, all...)

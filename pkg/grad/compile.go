@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/x448/float16"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/likeness-id/likeness/pkg/face"
@@ -147,10 +148,20 @@ func (g *Graph) marshal(nodes []*node, outputs ...*Value) ([]byte, error) {
 	}
 	written := map[*Value]bool{}
 	initializer := func(v *Value) {
-		if !written[v] && v.from == nil && v.kind != input {
-			written[v] = true
-			out.Initializer = append(out.Initializer, tensor(v))
+		if written[v] || v.from != nil || v.kind == input {
+			return
 		}
+		written[v] = true
+		t := tensor(v)
+		if v.stored != Float32 {
+			name := t.Name
+			t.Name = g.free(name + ":stored")
+			out.Node = append(out.Node, &onnxpb.Node{
+				Name: t.Name + ":cast", OpType: "Cast", Input: []string{t.Name}, Output: []string{name},
+				Attribute: encodeAttributes(attributes{"to": int64(onnxpb.Tensor_FLOAT)}),
+			})
+		}
+		out.Initializer = append(out.Initializer, t)
 	}
 	for _, n := range nodes {
 		if !slices.ContainsFunc(n.outputs, func(v *Value) bool { return used[v] }) {
@@ -196,6 +207,20 @@ func tensor(v *Value) *onnxpb.Tensor {
 		t.DataType = onnxpb.Tensor_INT64
 		for _, x := range v.ints {
 			t.RawData = binary.LittleEndian.AppendUint64(t.RawData, uint64(x)) //nolint:gosec // the same bits
+		}
+		return t
+	}
+	switch v.stored {
+	case Float16:
+		t.DataType = onnxpb.Tensor_FLOAT16
+		for _, x := range v.floats {
+			t.RawData = binary.LittleEndian.AppendUint16(t.RawData, float16.Fromfloat32(x).Bits())
+		}
+		return t
+	case Int8:
+		t.DataType = onnxpb.Tensor_INT8
+		for _, x := range v.floats {
+			t.RawData = append(t.RawData, byte(int8(x)))
 		}
 		return t
 	}

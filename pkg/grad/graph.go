@@ -13,7 +13,10 @@ package grad
 
 import (
 	"fmt"
+	"math"
 	"slices"
+
+	"github.com/x448/float16"
 
 	"github.com/likeness-id/likeness/pkg/face"
 )
@@ -37,7 +40,20 @@ type Value struct {
 	floats []float32
 	ints   []int64
 	kind   kind
+	stored Storage
 }
+
+// Storage is how a constant's numbers are kept in a written model. Those that
+// read the model see float32 in any case: a Cast follows, which ONNX Runtime
+// computes once, when it loads the model.
+type Storage int
+
+// The ways to keep numbers.
+const (
+	Float32 Storage = iota
+	Float16         // rounded to the nearest half
+	Int8            // rounded to the nearest integer, -128..127
+)
 
 type kind int
 
@@ -171,6 +187,24 @@ func (g *Graph) Constant(data []float32, shape ...int64) *Value {
 		return g.fail("constant: %d numbers for the shape %v", len(data), shape)
 	}
 	return &Value{graph: g, name: g.name("c"), shape: slices.Clone(shape), floats: data, kind: constant}
+}
+
+// Store says how a constant is kept in the written model, and rounds its numbers
+// as that needs.
+func (g *Graph) Store(v *Value, as Storage) *Value {
+	if v.kind != constant {
+		return g.fail("%q is no constant", v.name)
+	}
+	v.floats, v.stored = slices.Clone(v.floats), as
+	for i, x := range v.floats {
+		switch as {
+		case Float16:
+			v.floats[i] = float16.Fromfloat32(x).Float32()
+		case Int8:
+			v.floats[i] = float32(math.RoundToEven(float64(max(-128, min(127, x)))))
+		}
+	}
+	return v
 }
 
 // Scalar adds a constant of shape [1].

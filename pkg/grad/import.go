@@ -20,6 +20,8 @@ type ImportOptions struct {
 	Variable func(name string, shape []int64) bool
 	// Training uses the batch's own mean and variance in BatchNormalization.
 	Training bool
+	// Store is how constants of 64 numbers and more are kept in a written model.
+	Store Storage
 	// Known leaves out layers that are no float32 tensors, such as the shapes
 	// that some models compute. Without it they are an error.
 	Known bool
@@ -140,6 +142,9 @@ func (im *importer) value(name string) (*Value, error) {
 		im.out.Variables[name], im.out.Initial[name] = v, floats
 	default:
 		v = im.g.Constant(floats, shape...)
+		if len(floats) >= 64 && im.options.Store != Float32 {
+			im.g.Store(v, im.options.Store)
+		}
 	}
 	im.values[name] = v
 	return v, im.g.err

@@ -46,7 +46,7 @@ func Parse(data []byte) (*Model, error) {
 	if m.opset < oldestOpset {
 		return nil, face.Errorf(face.Invalid, op, "opset %d is older than %d", m.opset, oldestOpset)
 	}
-	resolveHalfWeights(m.graph)
+	resolveStoredWeights(m.graph)
 	for _, t := range m.graph.Initializer {
 		if m.tensor[t.Name] != nil {
 			return nil, face.Errorf(face.Invalid, op, "two weights are called %q", t.Name)
@@ -71,9 +71,9 @@ func Parse(data []byte) (*Model, error) {
 	return m, nil
 }
 
-// resolveHalfWeights replaces each weight in half precision and the Cast that
-// follows it by one float32 tensor with the name of the Cast's output.
-func resolveHalfWeights(g *onnxpb.Graph) {
+// resolveStoredWeights replaces each weight in half precision, or in bytes, and
+// the Cast that follows it by one float32 tensor with the name of the Cast's output.
+func resolveStoredWeights(g *onnxpb.Graph) {
 	readers := map[string]int{}
 	for _, n := range g.Node {
 		for _, in := range n.Input {
@@ -82,7 +82,7 @@ func resolveHalfWeights(g *onnxpb.Graph) {
 	}
 	stored := map[string]*onnxpb.Tensor{}
 	for _, t := range g.Initializer {
-		if t.DataType == onnxpb.Tensor_FLOAT16 && readers[t.Name] == 1 {
+		if (t.DataType == onnxpb.Tensor_FLOAT16 || t.DataType == onnxpb.Tensor_INT8) && readers[t.Name] == 1 {
 			stored[t.Name] = t
 		}
 	}
@@ -189,7 +189,7 @@ func readTensor(t *onnxpb.Tensor) (shape []int64, floats []float32, ints []int64
 		return nil, nil, nil, fmt.Errorf("the numbers lie in another file")
 	}
 	size := map[onnxpb.Tensor_Type]int64{
-		onnxpb.Tensor_FLOAT: 4, onnxpb.Tensor_FLOAT16: 2, onnxpb.Tensor_DOUBLE: 8, onnxpb.Tensor_INT64: 8, onnxpb.Tensor_INT32: 4,
+		onnxpb.Tensor_FLOAT: 4, onnxpb.Tensor_FLOAT16: 2, onnxpb.Tensor_DOUBLE: 8, onnxpb.Tensor_INT64: 8, onnxpb.Tensor_INT32: 4, onnxpb.Tensor_INT8: 1,
 	}[t.DataType]
 	if size == 0 {
 		return nil, nil, nil, fmt.Errorf("its type %v is not supported", t.DataType)
@@ -209,6 +209,8 @@ func readTensor(t *onnxpb.Tensor) (shape []int64, floats []float32, ints []int64
 			floats = append(floats, math.Float32frombits(little.Uint32(raw[4*i:])))
 		case t.DataType == onnxpb.Tensor_FLOAT16 && len(raw) > 0:
 			floats = append(floats, float16.Frombits(little.Uint16(raw[2*i:])).Float32())
+		case t.DataType == onnxpb.Tensor_INT8 && len(raw) > 0:
+			floats = append(floats, float32(int8(raw[i])))
 		case t.DataType == onnxpb.Tensor_DOUBLE && len(raw) > 0:
 			floats = append(floats, float32(math.Float64frombits(little.Uint64(raw[8*i:]))))
 		case t.DataType == onnxpb.Tensor_INT64 && len(raw) > 0:

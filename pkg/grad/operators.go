@@ -26,6 +26,8 @@ func operatorOf(op string) (operator, bool) {
 		return operator{[2]int{2, 3}, inferConvTranspose, vjpConvTranspose}, true
 	case "MaxPool":
 		return operator{[2]int{1, 1}, inferMaxPool, vjpMaxPool}, true
+	case "TopK":
+		return operator{[2]int{2, 2}, inferTopK, nil}, true
 	case "AveragePool":
 		return operator{[2]int{1, 1}, inferPool, vjpAveragePool}, true
 	case "GlobalAveragePool":
@@ -83,7 +85,7 @@ func operatorOf(op string) (operator, bool) {
 // takesIntegers says which inputs are lists of integers, or may be.
 func takesIntegers(op string, input int) bool {
 	switch op {
-	case "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "Pad", "Gather", "ScatterElements":
+	case "ReduceSum", "ReduceMean", "ReduceSumSquare", "ReduceL2", "Pad", "Gather", "ScatterElements", "TopK":
 		return input == 1
 	case "Slice":
 		return input > 0
@@ -96,6 +98,24 @@ func takesIntegers(op string, input int) bool {
 }
 
 func sameShape(n *node) ([][]int64, error) { return [][]int64{n.inputs[0].shape}, nil }
+
+// inferTopK: the largest numbers along an axis, then their indices.
+func inferTopK(n *node) ([][]int64, error) {
+	k, err := constants(n.inputs[1])
+	if err != nil {
+		return nil, err
+	}
+	shape := slices.Clone(n.inputs[0].shape)
+	axis, err := axisOf(n.attrs.int("axis", -1), len(shape))
+	if err != nil {
+		return nil, err
+	}
+	if len(k) != 1 || k[0] < 1 || k[0] > shape[axis] {
+		return nil, fmt.Errorf("the %v largest of %d", k, shape[axis])
+	}
+	shape[axis] = k[0]
+	return [][]int64{shape, shape}, nil
+}
 
 func passOn(_ *Graph, _ *node, dy *Value, _ []bool) ([]*Value, error) { return []*Value{dy}, nil }
 

@@ -98,6 +98,7 @@ type Tensor_Type int32
 const (
 	Tensor_UNDEFINED Tensor_Type = 0
 	Tensor_FLOAT     Tensor_Type = 1
+	Tensor_INT8      Tensor_Type = 3
 	Tensor_INT32     Tensor_Type = 6
 	Tensor_INT64     Tensor_Type = 7
 	Tensor_FLOAT16   Tensor_Type = 10
@@ -109,6 +110,7 @@ var (
 	Tensor_Type_name = map[int32]string{
 		0:  "UNDEFINED",
 		1:  "FLOAT",
+		3:  "INT8",
 		6:  "INT32",
 		7:  "INT64",
 		10: "FLOAT16",
@@ -117,6 +119,7 @@ var (
 	Tensor_Type_value = map[string]int32{
 		"UNDEFINED": 0,
 		"FLOAT":     1,
+		"INT8":      3,
 		"INT32":     6,
 		"INT64":     7,
 		"FLOAT16":   10,
@@ -1037,7 +1040,7 @@ const file_onnx_proto_rawDesc = "" +
 	"\aSTRINGS\x10\bB\x04\n" +
 	"\x02_fB\x04\n" +
 	"\x02_iB\x04\n" +
-	"\x02_s\"\x92\x03\n" +
+	"\x02_s\"\x9c\x03\n" +
 	"\x06Tensor\x12\x16\n" +
 	"\x04dims\x18\x01 \x03(\x03B\x02\x10\x00R\x04dims\x127\n" +
 	"\tdata_type\x18\x02 \x01(\x0e2\x1a.likeness.onnx.Tensor.TypeR\bdataType\x12\x1d\n" +
@@ -1052,10 +1055,11 @@ const file_onnx_proto_rawDesc = "" +
 	"\vdouble_data\x18\n" +
 	" \x03(\x01R\n" +
 	"doubleData\x129\n" +
-	"\rexternal_data\x18\r \x03(\v2\x14.likeness.onnx.EntryR\fexternalData\"O\n" +
+	"\rexternal_data\x18\r \x03(\v2\x14.likeness.onnx.EntryR\fexternalData\"Y\n" +
 	"\x04Type\x12\r\n" +
 	"\tUNDEFINED\x10\x00\x12\t\n" +
-	"\x05FLOAT\x10\x01\x12\t\n" +
+	"\x05FLOAT\x10\x01\x12\b\n" +
+	"\x04INT8\x10\x03\x12\t\n" +
 	"\x05INT32\x10\x06\x12\t\n" +
 	"\x05INT64\x10\a\x12\v\n" +
 	"\aFLOAT16\x10\n" +
