@@ -142,7 +142,9 @@ func TestTrainBase(t *testing.T) {
 	for name, more := range map[string][]string{
 		"head":        {"--learn", "head", "--base", orttest.Encoder},
 		"last blocks": {"--learn", "last:2", "--base", orttest.Encoder, "--mining", "hard"},
-		"teacher":     {"--teacher", orttest.Encoder, "--from", "mobile", "--width", "0.25", "--dimension", "256"},
+		"teacher": {
+			"--teacher", orttest.Encoder, "--from", "mobile", "--width", "0.25", "--dimension", "256", "--batch", "8", "--replay", "2",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -183,6 +185,12 @@ func TestTrainRefuses(t *testing.T) {
 		{few, append(base, "--id", orttest.Encoder), exitUsage, "choose another id"},
 		{filepath.Join(empty, "none"), base, exitUsage, "none"},
 		{few, append(base, "--margin=-1"), exitFailed, "margin"},
+		{few, append(base, "--alone", "3"), exitUsage, "--teacher"},
+		{few, append(base, "--teacher", "nobody"), exitFailed, "nobody"},
+		{few, append(base, "--teacher", orttest.Detector), exitUsage, "not an encoder"},
+		{few, append(base, "--teacher", orttest.Encoder), exitFailed, "too few"},
+		{few, append(base, "--teacher", orttest.Encoder, "--teacher-weights", "1,2"), exitUsage, "2 weights for 1"},
+		{few, []string{"--from", "plain", "--dimension", "256", "--teacher", orttest.Encoder, "--hint", "layer"}, exitUsage, "TEACHER=STUDENT"},
 		{few, append(base, "--people", "9"), exitFailed, "two photos"},
 		{empty, base, exitFailed, "no photos"},
 	} {

@@ -180,7 +180,7 @@ func (g *Graph) marshal(nodes []*node, outputs ...*Value) ([]byte, error) {
 			m.Input = append(m.Input, name)
 		}
 		for i, v := range n.outputs {
-			if i > 0 && !used[v] {
+			if i > 0 && !used[v] && n.op != "TopK" { // which needs both
 				break // indices that nobody asked for
 			}
 			m.Output = append(m.Output, v.name)

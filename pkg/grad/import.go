@@ -142,6 +142,7 @@ func (im *importer) value(name string) (*Value, error) {
 		im.out.Variables[name], im.out.Initial[name] = v, floats
 	default:
 		v = im.g.Constant(floats, shape...)
+		im.g.Name(v, im.g.free(name))
 		if len(floats) >= 64 && im.options.Store != Float32 {
 			im.g.Store(v, im.options.Store)
 		}
