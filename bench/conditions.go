@@ -69,6 +69,9 @@ func otherConditions() []conditions.Condition {
 		sameForAll("grey negative", func(p conditions.Photo) conditions.Photo { return conditions.Negative(conditions.Grey(p)) }),
 		conditions.Condition{Name: "covered in part", Change: conditions.Patch},
 		sameForAll("cut to 0.7 of the face", func(p conditions.Photo) conditions.Photo { return conditions.Cut(p, 1.9, 0, 0) }),
+		sameForAll("cut as UTKFace is, with a margin", func(p conditions.Photo) conditions.Photo {
+			return conditions.Margin(conditions.Cut(p, 2.63, 0.03, 0.02), 0.5)
+		}),
 		sameForAll("sketch", func(p conditions.Photo) conditions.Photo { return conditions.Sketch(p, 4) }),
 		sameForAll("two levels of colour", func(p conditions.Photo) conditions.Photo { return conditions.Poster(p, 2) }),
 	)

@@ -45,7 +45,8 @@ func (evalCmd) Help() string {
 		"A score at or above a threshold is a match. Rates count the comparisons that took place. " +
 		"Photos without a usable face are failures to acquire and are counted by reason. The report also gives the rates " +
 		"for the case that a pair which could not be compared counts as a non-match. " +
-		"The 95 % intervals come from a bootstrap over people, or from the counts (Clopper-Pearson) where the threshold was not chosen on these pairs."
+		"The 95 % intervals come from a bootstrap over people, because comparisons that share a person are not independent; " +
+		"or from the counts (Clopper-Pearson) where no error was counted, and in the tables of groups of pairs and of searches at operating points."
 }
 
 func (c evalCmd) Run(t *tool) (err error) {

@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"image"
-	"image/color"
-	"image/draw"
 	"image/png"
 	"io/fs"
 	"os"
@@ -370,21 +367,9 @@ func TestEvalUTKFace(t *testing.T) {
 	}
 }
 
-// The margin is in the mean colour, and the photo lies in its middle.
-func TestWithMargin(t *testing.T) {
+// What is no photo gets no margin: the pipeline says what is wrong with it.
+func TestMarginSet(t *testing.T) {
 	t.Parallel()
-	photo := image.NewRGBA(image.Rect(0, 0, 20, 10))
-	draw.Draw(photo, image.Rect(0, 0, 10, 10), image.NewUniform(color.RGBA{200, 0, 0, 255}), image.Point{}, draw.Src)
-	draw.Draw(photo, image.Rect(10, 0, 20, 10), image.NewUniform(color.RGBA{0, 100, 0, 255}), image.Point{}, draw.Src)
-	got := withMargin(photo, 0.25)
-	if got.Rect != image.Rect(0, 0, 30, 20) {
-		t.Fatal(got.Rect)
-	}
-	for at, want := range map[image.Point]color.RGBA{{0, 0}: {100, 50, 0, 255}, {29, 19}: {100, 50, 0, 255}, {5, 5}: {200, 0, 0, 255}, {24, 14}: {0, 100, 0, 255}} {
-		if c := got.RGBAAt(at.X, at.Y); c != want {
-			t.Errorf("at %v %v, want %v", at, c, want)
-		}
-	}
 	set := marginSet{Set: openSet(t, map[string]string{"a/no.jpg": "no photo"}), share: 0.5}
 	if b, err := set.ReadFile("a/no.jpg"); err != nil || string(b) != "no photo" {
 		t.Errorf("what is no photo: %q, %v", b, err)

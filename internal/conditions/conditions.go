@@ -7,6 +7,8 @@ package conditions
 import (
 	"bytes"
 	"image"
+	"image/color"
+	"image/draw"
 	"image/jpeg"
 	"math"
 	"math/rand/v2"
@@ -92,6 +94,34 @@ func Cut(p Photo, side, dx, dy float64) Photo {
 	x, y := p.Centre()
 	n := max(int(side*d), 1)
 	return p.warped(imaging.Affine{1, 0, float64(n)/2 - x - dx*d, 0, 1, float64(n)/2 - y - dy*d}, n, n)
+}
+
+// Margin puts a margin in the mean colour around a photo, as wide as a share of
+// its longer side.
+func Margin(p Photo, share float64) Photo {
+	width, height := p.Image.Rect.Dx(), p.Image.Rect.Dy()
+	n := int(math.Round(share * float64(max(width, height))))
+	out := Photo{Image: image.NewRGBA(image.Rect(0, 0, width+2*n, height+2*n))}
+	draw.Draw(out.Image, out.Image.Rect, image.NewUniform(meanColour(p.Image)), image.Point{}, draw.Src)
+	draw.Draw(out.Image, image.Rect(n, n, n+width, n+height), p.Image, p.Image.Rect.Min, draw.Src)
+	for i, q := range p.Points {
+		out.Points[i] = face.Point{X: q.X + float32(n), Y: q.Y + float32(n)}
+	}
+	return out
+}
+
+func meanColour(photo *image.RGBA) color.RGBA {
+	var sum [3]int
+	for y := photo.Rect.Min.Y; y < photo.Rect.Max.Y; y++ {
+		for x := photo.Rect.Min.X; x < photo.Rect.Max.X; x++ {
+			at := photo.PixOffset(x, y)
+			for k := range sum {
+				sum[k] += int(photo.Pix[at+k])
+			}
+		}
+	}
+	pixels := max(photo.Rect.Dx()*photo.Rect.Dy(), 1)
+	return color.RGBA{uint8(sum[0] / pixels), uint8(sum[1] / pixels), uint8(sum[2] / pixels), 255} //nolint:gosec // means of bytes
 }
 
 // each changes the colour of every pixel; u and v are the pixel's place about

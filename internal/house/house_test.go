@@ -77,7 +77,7 @@ func rooms() map[string][]string {
 		"cmd/server": {"internal/spelling", "pkg/app"},
 		"pkg/client": {}, // a program that calls a server links nothing of it
 		"cmd/likeness": {
-			"internal/fetch", "internal/openvino", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/client", "pkg/embed",
+			"internal/conditions", "internal/fetch", "internal/openvino", "internal/ort", "internal/photos", "internal/searchload", "internal/series", "internal/spelling", "models", "pkg/app", "pkg/client", "pkg/embed",
 			"pkg/face", "pkg/grad", "pkg/imaging", "pkg/inspect", "pkg/likeness", "pkg/match", "pkg/measure", "pkg/siamese", "pkg/store", "pkg/store/postgres", "pkg/store/sqlite", "pkg/style", "api",
 		},
 		"deploy":       {},

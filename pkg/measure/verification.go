@@ -43,7 +43,8 @@ type RatesAtFMR struct {
 }
 
 // RatesAtPoint are the rates at an operating point of the model's calibration,
-// which was not chosen on these pairs.
+// which was not chosen on these pairs. The intervals are from a bootstrap over
+// people, or of Clopper and Pearson where nothing was counted.
 type RatesAtPoint struct {
 	face.OperatingPoint
 	Observed         Rate          `json:"false_matches"`
@@ -120,7 +121,50 @@ func VerifyPairs(pairs []Pair, people map[string]string, photos map[string]Photo
 		return nil, err
 	}
 	v.count(scores, confidence, cal, o)
+	v.drawPoints(comparisons, o)
 	return v, nil
+}
+
+// drawPoints finds the intervals of the rates at the operating points. Their
+// thresholds were not chosen on these pairs, but pairs that share a person are
+// not independent: the counts alone would give intervals that are far too
+// narrow.
+func (v *Verification) drawPoints(comparisons []Comparison, o Options) {
+	for _, kind := range []struct {
+		mated bool
+		rate  func(p *RatesAtPoint) (Rate, *face.Interval)
+	}{
+		{true, func(p *RatesAtPoint) (Rate, *face.Interval) { return p.FNMR, &p.FNMRInterval }},
+		{false, func(p *RatesAtPoint) (Rate, *face.Interval) { return p.Observed, &p.ObservedInterval }},
+	} {
+		var probes, references []string
+		var scores []float64
+		for _, c := range comparisons {
+			if c.Mated() == kind.mated {
+				probes, references, scores = append(probes, c.Probe), append(references, c.Reference), append(scores, c.Score)
+			}
+		}
+		drawn := make([][]float64, len(v.Points))
+		resample(probes, references, o.Replicates, o, func(weight []float64) []float64 {
+			for i, p := range v.Points {
+				var wrong, total float64
+				for j, w := range weight {
+					total += w
+					if (scores[j] < p.Threshold) == kind.mated {
+						wrong += w
+					}
+				}
+				if total > 0 {
+					drawn[i] = append(drawn[i], wrong/total)
+				}
+			}
+			return nil
+		})
+		for i := range v.Points {
+			rate, interval := kind.rate(&v.Points[i])
+			*interval = intervalOf(drawn[i], rate, o.Confidence)
+		}
+	}
 }
 
 // count fills in the rates.
@@ -148,8 +192,7 @@ func (v *Verification) count(scores *Scores, intervals Confidence, cal *face.Cal
 	for _, p := range match.NewPolicy(cal).Points() {
 		fmr, fnmr := scores.FMR(p.Threshold), scores.FNMR(p.Threshold)
 		v.Points = append(v.Points, RatesAtPoint{
-			OperatingPoint: p, Observed: fmr, ObservedInterval: fmr.Interval(o.Confidence),
-			FNMR: fnmr, FNMRInterval: fnmr.Interval(o.Confidence),
+			OperatingPoint: p, Observed: fmr, FNMR: fnmr,
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -44,6 +45,42 @@ func TestVerifyPairsCountsFailures(t *testing.T) {
 	}
 	if p := r.Points[0]; p.Observed != rate(0, 2) || p.FNMR != rate(0, 2) {
 		t.Errorf("operating point %+v", p)
+	}
+}
+
+// One person with many pairs is one person: the interval is as wide as that.
+func TestVerifyPairsIntervals(t *testing.T) {
+	t.Parallel()
+	photos := map[string]Photo{}
+	var pairs []Pair
+	for person := range 10 {
+		for n := range 20 {
+			e := face.Embedding{1, 0}
+			if person == 0 && n%2 == 1 {
+				e = face.Embedding{0, 1} // nobody matches this half of the photos
+			}
+			photos[fmt.Sprintf("%d/%d", person, n)] = Photo{Embeddings: []face.Embedding{e}}
+			if n%2 == 1 {
+				pairs = append(pairs, Pair{fmt.Sprintf("%d/%d", person, n-1), fmt.Sprintf("%d/%d", person, n), true, ""})
+			}
+		}
+	}
+	pairs = append(pairs, Pair{"0/1", "1/0", false, ""})
+	people, err := PeopleOnPhotos(pairs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cal := &face.Calibration{Comparisons: 3000, Points: []face.OperatingPoint{{Name: "fmr_1e-2", FMR: 1e-2, Threshold: 0.5}}}
+	v, err := VerifyPairs(pairs, people, photos, cal, DefaultOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := v.Points[0]
+	if counted := p.FNMR.Interval(0.95); p.FNMR != (Rate{Count: 10, Total: 100}) || p.FNMRInterval.Low != 0 || p.FNMRInterval.High < 0.25 || p.FNMRInterval.High < counted.High {
+		t.Errorf("%v in %+v; the counts alone say %+v", p.FNMR, p.FNMRInterval, counted)
+	}
+	if p.ObservedInterval != p.Observed.Interval(0.95) {
+		t.Errorf("no false match: %+v", p.ObservedInterval)
 	}
 }
 

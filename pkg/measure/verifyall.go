@@ -222,12 +222,12 @@ func (v *allVerifier) hitsFrom(floor float64) []hit {
 // count fills in the rates. In each replicate a threshold that was chosen on
 // these comparisons is chosen anew.
 func (v *allVerifier) count(at []RatesOfAll) {
-	// Thrice the rate: in no draw is a threshold chosen anew sought below.
+	// Twice the rate: in no draw is a threshold chosen anew sought below.
 	floor := math.Inf(1)
 	for _, a := range at {
 		floor = min(floor, a.Threshold)
 		if a.Here {
-			floor = min(floor, v.impostors.thresholdAt(min(3*a.Target, 1)))
+			floor = min(floor, v.impostors.thresholdAt(min(2*a.Target, 1)))
 		}
 	}
 	hits := v.hitsFrom(floor)
@@ -277,30 +277,31 @@ func (v *allVerifier) count(at []RatesOfAll) {
 // in each replicate. The hits are sorted, highest first.
 func (v *allVerifier) drawnThresholds(at []RatesOfAll, hits []hit, draws peopleDraws, totals []float64) (thresholds, rates [][]float64) {
 	thresholds, rates = newMatrix(len(at), v.o.Replicates), newMatrix(len(at), v.o.Replicates)
+	reach := func(threshold float64) int {
+		return sort.Search(len(hits), func(k int) bool { return hits[k].score < threshold })
+	}
+	times := make([]float64, len(v.people))
+	above := make([]float64, len(hits)+1) // weighted comparisons among the first hits
 	for r := range v.o.Replicates {
-		above := 0.0
+		for person := range times {
+			times[person] = float64(draws[person][r])
+		}
+		for k, h := range hits {
+			above[k+1] = above[k] + times[h.a]*times[h.b]
+		}
 		for i, a := range at {
+			first := reach(a.Threshold) // how many hits reach it
 			thresholds[i][r] = a.Threshold
 			if a.Here {
+				// The most hits that the rate allows; the next one must not match.
+				first = sort.Search(len(hits), func(k int) bool { return above[k+1] > a.Target*totals[r] })
 				thresholds[i][r] = math.Inf(1)
-			}
-		}
-		if totals[r] == 0 {
-			continue
-		}
-		for _, h := range hits {
-			w := h.weight(draws, draws, r)
-			if w == 0 {
-				continue
-			}
-			above += w
-			for i := range at {
-				switch a := &at[i]; {
-				case a.Here && above <= a.Target*totals[r]:
-					thresholds[i][r], rates[i][r] = h.score, above/totals[r]
-				case !a.Here && h.score >= a.Threshold:
-					rates[i][r] = above / totals[r]
+				if first > 0 {
+					thresholds[i][r] = hits[first-1].score
 				}
+			}
+			if totals[r] > 0 {
+				rates[i][r] = above[first] / totals[r]
 			}
 		}
 	}
