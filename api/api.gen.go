@@ -629,6 +629,9 @@ type Candidate struct {
 	Rank        int      `json:"rank"`
 	Score       float64  `json:"score"`
 	SubjectID   string   `json:"subject_id"`
+
+	// Templates How many templates of the subject were compared as one, their mean.
+	Templates int `json:"templates"`
 }
 
 // CandidateCount Most candidates, one per subject; 5 is the default.
@@ -864,7 +867,7 @@ type RecognizeResponse struct {
 	// FacesFound Faces found in the photo, including those that `faces` leaves out. Absent with `fuse`, and if an embedding was given.
 	FacesFound *int `json:"faces_found,omitempty"`
 
-	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n templates that a search compares, which are those of the model, and the measured false match rate f of one comparison.
+	// FpirAtThreshold How often somebody who is not in the gallery is taken for somebody who is, at this threshold: 1-(1-f)^n, for the n subjects that a search compares, which are those with a template of the model, and the measured false match rate f of one comparison.
 	FpirAtThreshold *float64 `json:"fpir_at_threshold,omitempty"`
 
 	// GallerySize Subjects with a template of the model. Absent if nothing was searched.
@@ -1440,6 +1443,9 @@ type VerifyResponse struct {
 	Reference *Sample `json:"reference,omitempty"`
 	Score     float64 `json:"score"`
 	SubjectID *string `json:"subject_id,omitempty"`
+
+	// Templates How many templates of the subject were compared as one, their mean. Absent without a subject.
+	Templates *int    `json:"templates,omitempty"`
 	Threshold float64 `json:"threshold"`
 }
 

@@ -351,7 +351,7 @@ func (d *database) compare(ctx context.Context, size count, all []contestant, pr
 }
 
 // fill imports a gallery, and meanwhile finds the subject nearest to each probe
-// by scoring every template.
+// by scoring everybody.
 func (d *database) fill(ctx context.Context, s *postgres.Store, gallery string, size int) (probes []face.Embedding, truth []string, rate float64, err error) {
 	if _, err := s.CreateGallery(ctx, benchTenant, face.Gallery{ID: gallery}); err != nil {
 		return nil, nil, 0, err
@@ -365,20 +365,41 @@ func (d *database) fill(ctx context.Context, s *postgres.Store, gallery string, 
 	for i := range best {
 		best[i] = -2
 	}
+	var last store.Record // more templates of whom may follow
+	score := func(people []store.Record) error {
+		subjects := make([]face.Embedding, len(people))
+		for i, r := range people {
+			subjects[i], _ = face.FuseTemplates(r.Templates)
+		}
+		var group errgroup.Group
+		workers := runtime.GOMAXPROCS(0)
+		for w := range workers {
+			group.Go(func() error {
+				for p := w; p < len(probes); p += workers {
+					for i, v := range subjects {
+						if score := dot(probes[p], v); score > best[p] {
+							best[p], truth[p] = score, people[i].Subject.ID
+						}
+					}
+				}
+				return nil
+			})
+		}
+		return group.Wait()
+	}
 	show := d.progress(fmt.Sprintf("filling %s with %s, %d dimensions", gallery, d.set, d.population.dimension), size)
 	var importing time.Duration
 	for at := 0; at < size; at += store.MaxImport {
 		n := min(store.MaxImport, size-at)
 		// Photos of a person come one after the other: one record holds them.
 		records := make([]store.Record, 0, n)
-		subjects, vectors := make([]string, n), make([]face.Embedding, n)
 		for i := range n {
-			subjects[i], vectors[i] = d.population.template(at + i)
-			if len(records) == 0 || records[len(records)-1].Subject.ID != subjects[i] {
-				records = append(records, store.Record{Subject: face.Subject{ID: subjects[i]}})
+			subject, e := d.population.template(at + i)
+			if len(records) == 0 || records[len(records)-1].Subject.ID != subject {
+				records = append(records, store.Record{Subject: face.Subject{ID: subject}})
 			}
 			r := &records[len(records)-1]
-			r.Templates = append(r.Templates, face.Template{ID: gallery + "-" + strconv.Itoa(at+i), ModelID: benchModel, Embedding: vectors[i]})
+			r.Templates = append(r.Templates, face.Template{ID: gallery + "-" + strconv.Itoa(at+i), ModelID: benchModel, Embedding: e})
 		}
 		start := time.Now()
 		outcomes, err := s.Import(ctx, benchTenant, gallery, records)
@@ -391,24 +412,19 @@ func (d *database) fill(ctx context.Context, s *postgres.Store, gallery string, 
 			}
 		}
 		importing += time.Since(start)
-		var group errgroup.Group
-		workers := runtime.GOMAXPROCS(0)
-		for w := range workers {
-			group.Go(func() error {
-				for p := w; p < len(probes); p += workers {
-					for i, v := range vectors {
-						if score := dot(probes[p], v); score > best[p] {
-							best[p], truth[p] = score, subjects[i]
-						}
-					}
-				}
-				return nil
-			})
+		if records[0].Subject.ID == last.Subject.ID {
+			records[0].Templates = slices.Concat(last.Templates, records[0].Templates)
+		} else if at > 0 {
+			records = append([]store.Record{last}, records...)
 		}
-		if err := group.Wait(); err != nil {
+		last = records[len(records)-1]
+		if err := score(records[:len(records)-1]); err != nil {
 			return nil, nil, 0, err
 		}
 		show(n)
+	}
+	if err := score([]store.Record{last}); err != nil {
+		return nil, nil, 0, err
 	}
 	return probes, truth, float64(size) / importing.Seconds(), nil
 }
@@ -553,10 +569,11 @@ func (d *database) raw(ctx context.Context, pool *pgxpool.Pool, e searchload.Eng
 		nearest := 2.0
 		for rows.Next() {
 			var templates, subjects, dimension int
+			var row *int64
 			var id, subject, name *string
 			var v *pgvector.Vector
 			var distance *float64
-			if err := rows.Scan(&templates, &subjects, &dimension, &id, &subject, &name, &v, &distance); err != nil {
+			if err := rows.Scan(&templates, &subjects, &dimension, &row, &subject, &name, &distance, &id, &v); err != nil {
 				return "", err
 			}
 			if distance != nil && *distance < nearest {

@@ -43,12 +43,12 @@ func (c benchSearchCmd) Validate() error {
 
 // Help is what --help says beside the flags.
 func (benchSearchCmd) Help() string {
-	return "The probes are random templates of the gallery, changed so that their cosine with the template is 0.6 to 0.75, as that of another " +
+	return "The probes are what random subjects of the gallery are compared as, changed so that the cosine is 0.6 to 0.75, as that of another " +
 		"photo of the same person. recall@1 is how often the first candidate is that of the exact search. Nothing is changed in the store. " +
 		"The database works at full load meanwhile: a service that uses it gets slower."
 }
 
-// The range of the cosine of a probe with the template that it was made from.
+// The range of the cosine of a probe with what it was made from.
 const minMatedCosine, maxMatedCosine = 0.6, 0.75
 
 // engine is a search engine with its measurements.
@@ -110,7 +110,7 @@ func (c benchSearchCmd) Run(t *tool) (err error) {
 	return err
 }
 
-// drawProbes draws templates of the gallery and changes them.
+// drawProbes draws subjects of the gallery and changes what they are compared as.
 func (c benchSearchCmd) drawProbes(ctx context.Context, s *postgres.Store, h postgres.Holding) ([]face.Embedding, error) {
 	drawn, err := s.Draw(ctx, h.Tenant, h.Gallery, h.ModelID, c.Probes)
 	if err != nil {
@@ -121,6 +121,9 @@ func (c benchSearchCmd) drawProbes(ctx context.Context, s *postgres.Store, h pos
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	for i, v := range drawn {
+		if v, err = v.Normalise(); err != nil {
+			return nil, err
+		}
 		drawn[i] = searchload.Near(rng, v, minMatedCosine+rng.Float64()*(maxMatedCosine-minMatedCosine))
 	}
 	return drawn, nil

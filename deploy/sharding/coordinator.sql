@@ -19,7 +19,7 @@
 CREATE EXTENSION IF NOT EXISTS vector;
 CREATE EXTENSION IF NOT EXISTS postgres_fdw;
 
--- likeness_nearest fetches from every shard, at the same time, the n templates
+-- likeness_nearest fetches from every shard, at the same time, the n subjects
 -- nearest to the probe, sorted and cut there. likeness_add_shard writes it.
 
 CREATE PROCEDURE likeness_add_shard(shard name, host text, port integer, dbname text, password text, username text DEFAULT 'likeness_coordinator')
@@ -41,43 +41,28 @@ BEGIN
 
     -- A branch for each shard: the planner pushes a LIMIT into a branch of a
     -- UNION ALL, and not through a partitioned table.
-    SELECT string_agg(format($branch$(SELECT %L::text, t.subject_id, t.name, t.template_id, t.embedding <#> probe
+    SELECT string_agg(format($branch$(SELECT %L::text, t.subject_id, t.name, t.embedding <#> probe
             FROM %I.searched t
             WHERE t.tenant = in_tenant AND t.gallery = in_gallery AND t.model_id = in_model
             ORDER BY t.embedding <#> probe LIMIT n)$branch$, s.srvname, s.srvname), E'\n        UNION ALL ' ORDER BY s.srvname)
     INTO branches
     FROM pg_foreign_server s JOIN pg_namespace n ON n.nspname = s.srvname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = 'searched';
     EXECUTE format($function$CREATE OR REPLACE FUNCTION likeness_nearest(in_tenant text, in_gallery text, in_model text, probe vector, n integer)
-        RETURNS TABLE (shard text, subject_id text, name text, template_id text, distance float8) LANGUAGE sql STABLE AS %L$function$, branches);
+        RETURNS TABLE (shard text, subject_id text, name text, distance float8) LANGUAGE sql STABLE AS %L$function$, branches);
 END $procedure$;
 
--- likeness_identify is the k best subjects, exactly: as long as a shard that
--- has more templates to give has named fewer than k subjects, it fetches more.
--- Should a shard expect few rows where there are many, it sorts all the same,
--- for enable_sort is off, and only the first rows are fetched.
+-- likeness_identify is the k best subjects, exactly: a shard gives each of its
+-- subjects once. Should a shard expect few rows where there are many, it sorts
+-- all the same, for enable_sort is off, and only the first rows are fetched.
 CREATE FUNCTION likeness_identify(in_tenant text, in_gallery text, in_model text, probe vector, k integer)
-RETURNS TABLE (rank bigint, subject_id text, name text, template_id text, score float8, shard text)
+RETURNS TABLE (rank bigint, subject_id text, name text, score float8, shard text)
 LANGUAGE plpgsql STABLE SET enable_sort = off SET jit = off SET plan_cache_mode = force_custom_plan AS $$
-DECLARE
-    n integer := greatest(32, 2 * k);
-    short boolean;
-    found jsonb;
 BEGIN
     IF k IS NULL OR k < 1 OR k > 1000 THEN
         RAISE invalid_parameter_value USING MESSAGE = 'k must be 1 to 1000';
     END IF;
-    LOOP
-        SELECT jsonb_agg(to_jsonb(t)) INTO found FROM likeness_nearest(in_tenant, in_gallery, in_model, probe, n) t;
-        SELECT bool_or(s.templates = n AND s.subjects < k) INTO short FROM (
-            SELECT count(*) AS templates, count(DISTINCT f.subject_id) AS subjects
-            FROM jsonb_to_recordset(found) AS f (shard text, subject_id text) GROUP BY f.shard) s;
-        EXIT WHEN short IS NOT TRUE;
-        n := n * 4;
-    END LOOP;
     RETURN QUERY
-        SELECT row_number() OVER (ORDER BY b.distance, b.subject_id COLLATE "C"), b.subject_id, b.name, b.template_id, -b.distance, b.shard
-        FROM (SELECT DISTINCT ON (f.subject_id) f.* FROM jsonb_to_recordset(found)
-            AS f (shard text, subject_id text, name text, template_id text, distance float8)
-            ORDER BY f.subject_id, f.distance, f.template_id COLLATE "C") b
+        SELECT row_number() OVER (ORDER BY n.distance, n.subject_id COLLATE "C"), n.subject_id, n.name, -n.distance, n.shard
+        FROM likeness_nearest(in_tenant, in_gallery, in_model, probe, k) n
         ORDER BY 1 LIMIT k;
 END $$;

@@ -11,11 +11,14 @@ DO $$ BEGIN
     END IF;
 END $$;
 CREATE SCHEMA IF NOT EXISTS likeness_shard;
-CREATE OR REPLACE VIEW likeness_shard.searched AS
-    SELECT g.tenant, g.id AS gallery, m.model_id, s.id AS subject_id, s.name, t.id AS template_id, t.embedding
+DROP VIEW IF EXISTS likeness_shard.searched; -- an earlier one had other columns
+-- One row for each subject and model, with what is compared of them.
+CREATE VIEW likeness_shard.searched AS
+    SELECT g.tenant, g.id AS gallery, m.model_id, s.id AS subject_id, s.name, coalesce(t.fused, t.embedding) AS embedding
     FROM template t
     JOIN gallery_model m ON m.row_id = t.gallery_model
     JOIN gallery g ON g.row_id = m.gallery
-    JOIN subject s ON s.row_id = t.subject;
+    JOIN subject s ON s.row_id = t.subject
+    WHERE t.searched;
 GRANT USAGE ON SCHEMA likeness_shard TO likeness_coordinator;
 GRANT SELECT ON likeness_shard.searched TO likeness_coordinator;

@@ -59,12 +59,12 @@ type Template struct {
 func (t Template) LogValue() slog.Value { return slog.StringValue("template " + t.ID) }
 
 // Candidate is one subject of a candidate list. A list has at most one
-// candidate per subject, the one with the subject's best score.
+// candidate per subject.
 type Candidate struct {
-	SubjectID  string
-	Name       string
-	TemplateID string  // the template that gave the score
-	Score      float64 // cosine similarity, -1..1
+	SubjectID string
+	Name      string
+	Templates int     // of the subject, which [FuseEmbeddings] made one of to be compared
+	Score     float64 // cosine similarity of the probe with that, -1..1
 }
 
 // Receipt says what an erase removed, and which audit record tells of it.

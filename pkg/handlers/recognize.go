@@ -26,7 +26,7 @@ func (s *server) Recognize(ctx context.Context, r api.RecognizeRequestObject) (a
 	for i, f := range found.Faces {
 		candidates := make([]api.Candidate, len(f.Candidates))
 		for j, c := range f.Candidates {
-			candidates[j] = api.Candidate{Rank: c.Rank, SubjectID: c.SubjectID, Name: optionalText(c.Name), Score: c.Score, Probability: c.Probability}
+			candidates[j] = api.Candidate{Rank: c.Rank, SubjectID: c.SubjectID, Name: optionalText(c.Name), Score: c.Score, Templates: c.Templates, Probability: c.Probability}
 		}
 		answer.Faces[i] = api.RecognizedFace{
 			Face: optionalFaceAnswer(f.Face), Decision: api.RecognizedFaceDecision(f.Decision), Margin: f.Margin, Candidates: candidates,

@@ -20,9 +20,13 @@ func (s *server) Verify(ctx context.Context, r api.VerifyRequestObject) (api.Ver
 	if err != nil {
 		return nil, err
 	}
+	var templates *int // absent without a subject
+	if v.Templates > 0 {
+		templates = &v.Templates
+	}
 	return api.Verify200JSONResponse{
 		Match: v.Match, Score: v.Score, Threshold: v.Point.Threshold, OperatingPoint: v.Point.Name,
-		FmrAtScore: v.FMRAtScore, Probability: v.Probability, ModelID: v.ModelID, SubjectID: b.SubjectID,
+		FmrAtScore: v.FMRAtScore, Probability: v.Probability, ModelID: v.ModelID, SubjectID: b.SubjectID, Templates: templates,
 		Probe: sampleAnswer(v.Probe), Reference: sampleAnswer(v.Reference),
 	}, nil
 }

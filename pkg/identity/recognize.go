@@ -81,13 +81,13 @@ func (s *Service) Recognize(ctx context.Context, by Caller, r RecognizeRequest) 
 	if err != nil {
 		return none, err
 	}
-	templates, err := s.o.Store.Comparisons(ctx, by.tenant(), gallery, enc.ID)
+	subjects, err := s.o.Store.Comparisons(ctx, by.tenant(), gallery, enc.ID)
 	if err != nil {
 		return none, err
 	}
 	point, err := s.point(enc, r.OperatingPoint)
 	if err == nil && s.o.WholeSearch {
-		point, err = enc.Policy.Identification(point.Name, templates)
+		point, err = enc.Policy.Identification(point.Name, subjects)
 		err = face.PointAt(err, "/operating_point")
 	}
 	if err != nil {
@@ -110,7 +110,7 @@ func (s *Service) Recognize(ctx context.Context, by Caller, r RecognizeRequest) 
 		result.FacesFound = &found
 	}
 	if fmr, ok := enc.Policy.FMRAt(point.Threshold); ok {
-		fpir := match.FPIR(fmr, templates)
+		fpir := match.FPIR(fmr, subjects)
 		result.FPIRAtThreshold = &fpir
 	}
 	a := attempt{Service: s, by: by, action: store.AuditIdentify, gallery: gallery}
@@ -223,13 +223,15 @@ func (a attempt) identify(ctx context.Context, enc Encoder, sample embed.Sample,
 // head that looks at more than the score reads the store: a search keeps no
 // embeddings. Somebody who is erased meanwhile has no probability.
 func (a attempt) candidateProbability(ctx context.Context, enc Encoder, probe face.Embedding, c face.Candidate) (*float64, error) {
-	var refs []face.Template
+	var reference match.Reference
 	if _, ok := enc.Head.OfScore(c.Score); !ok && enc.Head != nil {
-		var err error
-		refs, err = a.o.Store.Templates(ctx, a.by.tenant(), a.gallery, c.SubjectID, enc.ID)
-		if err != nil && !errors.Is(err, face.NotFound) {
+		templates, err := a.o.Store.Templates(ctx, a.by.tenant(), a.gallery, c.SubjectID, enc.ID)
+		if err == nil {
+			reference, err = match.NewReference(templates)
+		}
+		if err != nil && !errors.Is(err, face.NotFound) && !errors.Is(err, face.Damaged) {
 			return nil, err
 		}
 	}
-	return enc.probability(probe, c.Score, refs, c.TemplateID), nil
+	return enc.probability(probe, c.Score, reference), nil
 }

@@ -163,8 +163,8 @@ func heads() map[string]*face.Head {
 	return map[string]*face.Head{"cosine": cosine, "squared": squared}
 }
 
-// TestProbability: a probability is that of the template that gave the score,
-// for each kind of decision.
+// TestProbability: a probability is that of the fused template that gave the
+// score, for each kind of decision.
 func TestProbability(t *testing.T) {
 	t.Parallel()
 	for name, head := range heads() {
@@ -188,7 +188,8 @@ func TestProbability(t *testing.T) {
 				}
 			}
 			ada := photo(person{Number: 1, Noise: 6})
-			want := probability(vector(1, 6), vector(1, 5)) // the nearer of her two
+			both := face.FuseEmbeddings([]face.Embedding{vector(1, 20), vector(1, 5)})
+			want := probability(vector(1, 6), both)
 			same("a subject", must(t, b.Verify, identity.VerifyRequest{Probe: ada, SubjectID: "ada"}).Probability, want)
 			same("two photos", must(t, b.Verify, identity.VerifyRequest{Probe: ada, Reference: photo(person{Number: 2})}).Probability,
 				probability(vector(1, 6), vector(2, 0)))
@@ -204,7 +205,7 @@ func TestProbability(t *testing.T) {
 }
 
 // TestWholeSearch: one comparison in 10,000 may err, and in a search of many
-// templates that many times as often, unless the rate is that of the whole
+// subjects that many times as often, unless the rate is that of the whole
 // search.
 func TestWholeSearch(t *testing.T) {
 	t.Parallel()
@@ -218,7 +219,7 @@ func TestWholeSearch(t *testing.T) {
 			}
 			one := must(t, b.Recognize, ask("fmr_1e-4"))
 			if one.Point.Threshold != 0.6 || one.FPIRAtThreshold == nil || math.Abs(*one.FPIRAtThreshold-1e-4) > 1e-12 {
-				t.Errorf("one template: %+v", one)
+				t.Errorf("one subject: %+v", one)
 			}
 			// No search compares with what another model made.
 			other := store.Record{Subject: face.Subject{ID: "cy"}}
@@ -238,9 +239,9 @@ func TestWholeSearch(t *testing.T) {
 			fpir := *two.FPIRAtThreshold
 			switch {
 			case !whole && (two.Point.Threshold != 0.6 || math.Abs(fpir-match.FPIR(1e-4, 2)) > 1e-12):
-				t.Errorf("two templates: %+v, FPIR %v", two, fpir)
+				t.Errorf("two subjects: %+v, FPIR %v", two, fpir)
 			case whole && (two.Point.Threshold != 0.7 || fpir > 1e-4):
-				t.Errorf("two templates, the whole search: %+v, FPIR %v", two, fpir)
+				t.Errorf("two subjects, the whole search: %+v, FPIR %v", two, fpir)
 			}
 			if v := must(t, b.Verify, identity.VerifyRequest{Probe: photo(person{Number: 1}), SubjectID: "ada"}); v.Point.Threshold != 0.6 {
 				t.Errorf("a verification: %+v", v)
@@ -250,7 +251,7 @@ func TestWholeSearch(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-			} else if e := fails(t, err, face.OperatingPointUnsupported, "/operating_point"); !strings.Contains(e.Detail, "2 templates") {
+			} else if e := fails(t, err, face.OperatingPointUnsupported, "/operating_point"); !strings.Contains(e.Detail, "2 subjects") {
 				t.Errorf("got %v", e)
 			}
 		})

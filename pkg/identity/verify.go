@@ -33,7 +33,8 @@ type VerifyRequest struct {
 // VerifyResult says whether they are of one person.
 type VerifyResult struct {
 	Match       bool    // Score reaches the threshold of Point
-	Score       float64 // cosine similarity, -1..1; against a subject, of its best template
+	Score       float64 // cosine similarity, -1..1
+	Templates   int     // of the subject, fused into what the probe was compared with; 0 without a subject
 	Point       face.OperatingPoint
 	FMRAtScore  *float64 // measured share of impostors that score as high; nil: nothing was measured
 	Probability *float64 // that both are of one person; nil: the encoder has no head
@@ -96,12 +97,15 @@ func (s *Service) Verify(ctx context.Context, by Caller, r VerifyRequest) (Verif
 		}
 		refs = []face.Template{{Embedding: reference}}
 	}
-	var best string
-	result.Score, best, err = match.Verify(probe, refs)
+	score, reference, err := match.Verify(probe, refs)
 	if err != nil {
 		return none, err
 	}
-	result.Probability = enc.probability(probe, result.Score, refs, best)
+	result.Score = score
+	if r.SubjectID != "" {
+		result.Templates = reference.Templates
+	}
+	result.Probability = enc.probability(probe, score, reference)
 	if fmr, ok := enc.Policy.FMRAt(result.Score); ok {
 		result.FMRAtScore = &fmr
 	}
@@ -190,20 +194,15 @@ func (s *Service) presented(ctx context.Context, slot embed.Slot, enc Encoder, n
 	return samples[0].Embedding, &Sample{Face: samples[0].Face, Found: samples[0].Found}, nil
 }
 
-// probability is that the probe and the reference with the best score are of
-// one person; nil if the encoder has no head.
-func (e Encoder) probability(probe face.Embedding, score float64, refs []face.Template, best string) *float64 {
-	if p, ok := e.Head.OfScore(score); ok {
-		return &p
+// probability is that the probe and the reference with that score are of one
+// person; nil if the encoder has no head.
+func (e Encoder) probability(probe face.Embedding, score float64, reference match.Reference) *float64 {
+	p, ok := e.Head.OfScore(score)
+	if !ok {
+		p, ok = e.Head.Probability(probe, reference.Embedding)
 	}
-	for _, ref := range refs {
-		if ref.ID != best {
-			continue
-		}
-		if p, ok := e.Head.Probability(probe, ref.Embedding); ok {
-			return &p
-		}
-		break
+	if !ok {
+		return nil
 	}
-	return nil
+	return &p
 }

@@ -3,6 +3,7 @@ package identity_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/identity"
 	"github.com/likeness-id/likeness/pkg/identity/identitytest"
+	"github.com/likeness-id/likeness/pkg/match"
 	"github.com/likeness-id/likeness/pkg/store"
 )
 
@@ -56,6 +58,9 @@ func TestVerify(t *testing.T) {
 			}
 			if found != tt.found {
 				t.Errorf("found %v faces, want %v", found, tt.found)
+			}
+			if want := min(1, len(tt.request.SubjectID)); got.Templates != want {
+				t.Errorf("compared with %d templates, want %d", got.Templates, want)
 			}
 		})
 	}
@@ -201,5 +206,46 @@ func TestDamagedTemplates(t *testing.T) {
 	must(t, b.Enrol, identity.EnrolRequest{SubjectID: "bob", Image: bob.Probe})
 	if v := must(t, b.Verify, bob); !v.Match {
 		t.Errorf("bob is verified as %+v", v)
+	}
+}
+
+// TestSeveralTemplates: a probe is compared with what a subject's templates
+// give together, in both ways of asking, and with what is left when one is
+// erased.
+func TestSeveralTemplates(t *testing.T) {
+	t.Parallel()
+	b := open(t, nil)
+	b.subject(t, "default", "ada")
+	b.enrolled(t, "default", "bob", person{Number: 2})
+	noises := map[string]uint8{"c": 3, "a": 20, "d": 9, "b": 14}
+	check := func(ids ...string) {
+		t.Helper()
+		var all []face.Embedding
+		for _, id := range ids {
+			all = append(all, vector(1, noises[id]))
+		}
+		want := vector(1, 1).Cosine(face.FuseEmbeddings(all))
+		probe := photo(person{Number: 1, Noise: 1})
+		if v := must(t, b.Verify, identity.VerifyRequest{Probe: probe, SubjectID: "ada"}); v.Score != want || v.Templates != len(ids) {
+			t.Errorf("%v: verified with %v of %d templates, want %v", ids, v.Score, v.Templates, want)
+		}
+		r := must(t, b.Recognize, identity.RecognizeRequest{Probe: [][]byte{probe}})
+		if c := r.Faces[0].Candidates[0]; c.SubjectID != "ada" || c.Score != want || c.Templates != len(ids) || *r.GallerySize != 2 {
+			t.Errorf("%v: recognised %+v, want a score of %v", ids, c, want)
+		}
+		if want := match.FPIR(1e-4, 2); *r.FPIRAtThreshold != want {
+			t.Errorf("%v: an FPIR of %v, want that of two comparisons, %v", ids, *r.FPIRAtThreshold, want)
+		}
+	}
+	for _, id := range []string{"c", "a", "d", "b"} {
+		must(t, b.Enrol, identity.EnrolRequest{SubjectID: "ada", Image: photo(person{Number: 1, Noise: noises[id]}), TemplateID: id})
+	}
+	check("a", "b", "c", "d")
+	for _, id := range []string{"a", "c", "d"} {
+		if _, err := b.store.DeleteTemplate(t.Context(), face.DefaultTenant, "default", "ada", id, store.Actor{}); err != nil {
+			t.Fatal(err)
+		}
+		delete(noises, id)
+		check(slices.Sorted(maps.Keys(noises))...)
 	}
 }

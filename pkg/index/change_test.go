@@ -131,12 +131,20 @@ func compareRandomChanges(t *testing.T, seed uint64, steps int, kernel index.Ker
 			t.Fatalf("dimension %d, want %d", got, wantDim)
 		}
 	}
-	var total int
-	for _, es := range want {
+	var total, people int
+	for k, es := range want {
+		subjects := map[string]bool{}
+		for _, e := range es {
+			subjects[e.SubjectID] = true
+		}
 		total += len(es)
+		people += len(subjects)
+		if x.Templates(k) != len(es) || x.Subjects(k) != len(subjects) {
+			t.Fatalf("%d templates of %d subjects, want %d of %d", x.Templates(k), x.Subjects(k), len(es), len(subjects))
+		}
 	}
-	if s := x.Stats(); s.Templates != total {
-		t.Fatalf("%d templates, want %d", s.Templates, total)
+	if s := x.Stats(); s.Templates != total || s.Subjects != people {
+		t.Fatalf("%+v, want %d templates of %d subjects", s, total, people)
 	}
 }
 
@@ -181,8 +189,8 @@ func TestCompaction(t *testing.T) {
 				t.Fatalf("removed %d templates, want 3", n)
 			}
 		}
-		if s := x.Stats(); i%1000 == 0 && s.Dead*4 > s.Templates+s.Dead+40_000 {
-			t.Fatalf("%d dead and %d live rows", s.Dead, s.Templates)
+		if s := x.Stats(); i%1000 == 0 && s.Dead*4 > s.Subjects+s.Dead+40_000 {
+			t.Fatalf("%d dead and %d live rows", s.Dead, s.Subjects)
 		}
 	}
 	after := x.Stats()
@@ -287,13 +295,13 @@ func TestConcurrent(t *testing.T) {
 						}
 						found := make([]bool, len(all))
 						for n, h := range hits {
-							i := at[h.TemplateID]
-							if found[i] {
-								t.Errorf("%s twice", h.TemplateID)
+							i := at[h.TemplateIDs[0]]
+							if found[i] || len(h.TemplateIDs) > 1 {
+								t.Errorf("%v twice", h.TemplateIDs)
 							}
 							found[i] = true
 							if before[i] == gone {
-								t.Errorf("%s found after it was removed", h.TemplateID)
+								t.Errorf("%v found after it was removed", h.TemplateIDs)
 							}
 							if h.SubjectID != all[i].SubjectID || h.Score != probe.Cosine(all[i].Embedding) {
 								t.Errorf("%+v is not what was added", h)
@@ -318,6 +326,109 @@ func TestConcurrent(t *testing.T) {
 			searching.Wait()
 			if n := x.Stats().Templates; n != writers*20 {
 				t.Errorf("%d templates left, want %d", n, writers*20)
+			}
+		})
+	}
+}
+
+// TestConcurrentTemplates adds and removes templates of subjects who are there
+// all the time, and now and then somebody else. Every search finds each of them
+// once, with the score of templates that they had at one moment.
+func TestConcurrentTemplates(t *testing.T) {
+	t.Parallel()
+	for _, kernel := range index.Kernels() {
+		t.Run(kernel.String(), func(t *testing.T) {
+			t.Parallel()
+			const writers, each, dim, changes = 2, 25, 16, 1500
+			x := index.New(index.Options{Kernel: kernel, Workers: 2})
+			rng := rand.New(rand.NewPCG(5, 5))
+			var mu sync.Mutex
+			numbers := map[string]face.Embedding{} // by template
+			template := func(subject string, n int, e face.Embedding) index.Entry {
+				id := fmt.Sprintf("%s-%03d", subject, n)
+				mu.Lock()
+				numbers[id] = e
+				mu.Unlock()
+				return index.Entry{TemplateID: id, SubjectID: subject, Embedding: e}
+			}
+			var people []string
+			for i := range writers * each {
+				people = append(people, fmt.Sprintf("s%03d", i))
+				mustAdd(t, x, testKey("m"), template(people[i], 0, randomUnitVector(rng, dim)))
+			}
+			var writing, searching sync.WaitGroup
+			var done atomic.Bool
+			for w := range writers {
+				writing.Go(func() {
+					rng := rand.New(rand.NewPCG(uint64(w), 6))
+					next := 1
+					has := map[string][]string{}
+					for _, p := range people[w*each : (w+1)*each] {
+						has[p] = []string{p + "-000"}
+					}
+					for range changes {
+						p := people[w*each+rng.IntN(each)]
+						switch n := len(has[p]); {
+						case n > 1 && rng.IntN(2) == 0:
+							i := rng.IntN(n)
+							if !x.RemoveTemplate(testKey("m"), has[p][i]) {
+								t.Errorf("%s was not there", has[p][i])
+							}
+							has[p] = slices.Delete(has[p], i, i+1)
+						default:
+							var es []index.Entry
+							for range 1 + rng.IntN(3) {
+								es = append(es, template(p, next, randomUnitVector(rng, dim)))
+								has[p] = append(has[p], es[len(es)-1].TemplateID)
+								next++
+							}
+							visitor := template(fmt.Sprintf("v%d-%d", w, next), 0, randomUnitVector(rng, dim))
+							if err := x.Add(testKey("m"), append(es, visitor)...); err != nil {
+								t.Error(err)
+							}
+							x.RemoveSubject("default", "default", visitor.SubjectID)
+						}
+					}
+				})
+			}
+			for s := range 2 {
+				searching.Go(func() {
+					rng := rand.New(rand.NewPCG(uint64(s), 7))
+					for last := false; !last && !t.Failed(); {
+						last = done.Load()
+						probe := randomUnitVector(rng, dim)
+						hits, _, err := x.Search(t.Context(), testKey("m"), probe, 1000)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						var found []string
+						for _, h := range hits {
+							var all []face.Embedding
+							mu.Lock()
+							for _, id := range h.TemplateIDs {
+								all = append(all, numbers[id])
+							}
+							mu.Unlock()
+							if want := probe.Cosine(face.FuseEmbeddings(all)); h.Score != want {
+								t.Errorf("%+v has not the score %v of its templates", h, want)
+							}
+							if h.SubjectID[0] == 's' {
+								found = append(found, h.SubjectID)
+							}
+						}
+						slices.Sort(found)
+						if !slices.Equal(found, people) {
+							t.Errorf("found %d of %d: %v", len(found), len(people), found)
+						}
+					}
+				})
+			}
+			writing.Wait()
+			done.Store(true)
+			searching.Wait()
+			if s := x.Stats(); s.Subjects != len(people) || s.Dead > s.Subjects+200 {
+				t.Errorf("%+v is left of %d people", s, len(people))
 			}
 		})
 	}

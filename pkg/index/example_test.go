@@ -9,7 +9,7 @@ import (
 	"github.com/likeness-id/likeness/pkg/index"
 )
 
-// The best k subjects, each with its best template.
+// The best k subjects, each compared as what their templates give together.
 func Example() {
 	staff := index.Key{Tenant: "acme", Gallery: "staff", ModelID: "my-encoder"}
 	x := index.New(index.DefaultOptions())
@@ -27,12 +27,12 @@ func Example() {
 	}
 	fmt.Println(subjects, "subjects")
 	for _, h := range hits {
-		fmt.Printf("%s by %s: %.2f\n", h.SubjectID, h.TemplateID, h.Score)
+		fmt.Printf("%s by %v: %.2f\n", h.SubjectID, h.TemplateIDs, h.Score)
 	}
 	// Output:
 	// 2 subjects
-	// ada by t2: 0.96
-	// grace by t3: 0.00
+	// ada by [t1 t2]: 0.80
+	// grace by [t3]: 0.00
 }
 
 // A subject that was removed is not found by any search that starts afterwards.

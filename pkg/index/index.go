@@ -23,11 +23,11 @@ type Entry struct {
 	Embedding  face.Embedding // copied, never kept
 }
 
-// Hit is a subject found, with its best template.
+// Hit is a subject found.
 type Hit struct {
-	TemplateID string
-	SubjectID  string
-	Score      float64 // that of [face.Embedding.Cosine]
+	SubjectID   string
+	TemplateIDs []string // fused into what the probe was compared with, ascending
+	Score       float64  // that of [face.Embedding.Cosine]
 }
 
 // Limits of what the index takes.
@@ -46,7 +46,7 @@ const splitRows = 25_000
 // the default that [DefaultOptions] gives it.
 type Options struct {
 	// Workers is how many goroutines one search may use. Default: GOMAXPROCS.
-	// A gallery of fewer than 50,000 templates is always swept by one.
+	// A gallery of fewer than 50,000 subjects is always swept by one.
 	Workers int
 	// Kernel is one of [Kernels]. Default: the first of them, the fastest.
 	Kernel Kernel
@@ -59,7 +59,8 @@ func DefaultOptions() Options {
 
 // Index holds the templates of all galleries. It is safe for concurrent use.
 // Every search that starts after a method has returned sees what the method
-// added or removed; a search that is already running may or may not see it.
+// added or removed; a search that is already running may or may not see it, but
+// sees each subject with templates that they had at one moment.
 type Index struct {
 	workers int
 	kernel  Kernel
@@ -180,6 +181,15 @@ func (x *Index) RemoveGallery(tenant, name string) int {
 	return n
 }
 
+// Subjects is how many subjects there are under a key: those that a search
+// compares the probe with.
+func (x *Index) Subjects(key Key) int {
+	if p := x.find(key); p != nil {
+		return int(p.enrolled.Load())
+	}
+	return 0
+}
+
 // Dimension is the length of the embeddings under a key, 0 when there are none.
 func (x *Index) Dimension(key Key) int {
 	if p := x.find(key); p != nil {
@@ -190,8 +200,7 @@ func (x *Index) Dimension(key Key) int {
 	return 0
 }
 
-// Templates is how many templates there are under a key: those that a search
-// compares the probe with.
+// Templates is how many templates there are under a key.
 func (x *Index) Templates(key Key) int {
 	if p := x.find(key); p != nil {
 		return int(p.held.Load())
@@ -200,9 +209,9 @@ func (x *Index) Templates(key Key) int {
 }
 
 // Search returns the k best subjects under a key, or all when there are
-// fewer: highest score first, equal scores by subject id, each with its best
-// template, equal ones by template id. It also returns how many subjects
-// there are. An unknown key has none.
+// fewer: highest score first, equal scores by subject id. Each subject is
+// compared once, as what [face.FuseEmbeddings] makes of their templates. It also
+// returns how many subjects there are. An unknown key has none.
 //
 // Invalid: k is not positive, or [Validate] refuses the probe. ModelMismatch:
 // the probe's length. Canceled, Deadline: ctx ended.
@@ -217,14 +226,15 @@ func (x *Index) Search(ctx context.Context, key Key, probe face.Embedding, k int
 	if p == nil {
 		return nil, 0, nil
 	}
-	v, subjects := p.view.Load(), int(p.enrolled.Load())
+	v, version := p.snapshot()
+	subjects = int(p.enrolled.Load())
 	if v == nil {
 		return nil, 0, nil
 	}
 	if len(probe) != v.dim {
 		return nil, 0, mismatch(len(probe), v.dim)
 	}
-	hits, err = x.sweep(ctx, v.slabs, probe, k)
+	hits, err = x.sweep(ctx, v.slabs, version, probe, k)
 	if err != nil {
 		return nil, 0, face.Wrap(face.Internal, "index.Search", err)
 	}
@@ -235,10 +245,11 @@ func (x *Index) Search(ctx context.Context, key Key, probe face.Embedding, k int
 
 // Stats says what an index holds.
 type Stats struct {
-	Templates int   // that can be found
-	Dead      int   // removed, their memory not yet given back
+	Subjects  int   // that can be found
+	Templates int   // of theirs
+	Dead      int   // rows removed or replaced, their memory not yet given back
 	Slabs     int   // blocks that a sweep of everything walks over
-	Bytes     int64 // of the slabs, without ids and maps
+	Bytes     int64 // of the slabs and of the embeddings that were fused, without ids and maps
 }
 
 // Stats adds up all galleries, one after the other. It and writers wait for

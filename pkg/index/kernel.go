@@ -97,8 +97,8 @@ func prepareCodes(probe face.Embedding) *query {
 }
 
 // scaleOf is the scale with which the numbers of a vector become codes of
-// -127..127. It is at least 1/(127*sqrt([MaxDimension])), as the vector is of
-// unit length, so that dividing by it is safe.
+// -127..127. It is at least 1e-6, so that dividing by it is safe: no vector is
+// shorter than 0.04, the length of the shortest that is fused.
 func scaleOf(e face.Embedding) float32 {
 	// Without their signs, finite float32 have the same order as their bits,
 	// and integers are compared much faster.

@@ -11,13 +11,13 @@ import (
 	"github.com/likeness-id/likeness/pkg/face"
 )
 
-// sweep finds the k best subjects of some slabs.
-func (x *Index) sweep(ctx context.Context, slabs []*slab, probe face.Embedding, k int) ([]Hit, error) {
+// sweep finds the k best subjects of some slabs, as they were at a version.
+func (x *Index) sweep(ctx context.Context, slabs []*slab, version int64, probe face.Embedding, k int) ([]Hit, error) {
 	var rows int
 	for _, s := range slabs {
 		rows += int(s.n.Load())
 	}
-	w := &sweep{kernel: x.kernel, query: x.kernel.prepare(probe), probe: probe, slabs: slabs}
+	w := &sweep{kernel: x.kernel, query: x.kernel.prepare(probe), probe: probe, slabs: slabs, version: version}
 	best := newRanking(k)
 	workers := min(x.workers, rows/splitRows)
 	if workers <= 1 {
@@ -47,11 +47,12 @@ func (x *Index) sweep(ctx context.Context, slabs []*slab, probe face.Embedding, 
 
 // sweep is one search under way. Its workers take slabs from it in turn.
 type sweep struct {
-	kernel Kernel
-	query  *query
-	probe  face.Embedding
-	slabs  []*slab
-	next   atomic.Int64
+	kernel  Kernel
+	query   *query
+	probe   face.Embedding
+	slabs   []*slab
+	version int64
+	next    atomic.Int64
 }
 
 // run sweeps slabs until none is left.
@@ -65,18 +66,18 @@ func (w *sweep) run(ctx context.Context, best *ranking) error {
 		if i >= len(w.slabs) {
 			return nil
 		}
-		tile := 0
+		from := 0
 		if len(best.items) == 0 {
-			tile = w.seed(w.slabs[i], best, &upper)
+			from = w.seed(w.slabs[i], best, &upper)
 		}
-		w.slab(w.slabs[i], tile, best, &upper)
+		w.slab(w.slabs[i], from, best, &upper)
 	}
 }
 
 // seedRows is how many rows are looked at before the first is scored.
 const seedRows = 1024
 
-// seed begins a ranking with the first rows of a slab, and returns the tile at
+// seed begins a ranking with the first rows of a slab, and returns the row at
 // which the sweep goes on. While the ranking is not full, every row may be
 // among the best, and scoring a row takes as long as sweeping fifty. So seed
 // first computes all bounds, then scores the rows with the highest bounds, and
@@ -115,7 +116,7 @@ func (w *sweep) seed(s *slab, best *ranking, upper *[tileRows]float32) int {
 		}
 	}
 	for _, at := range lead {
-		best.add(s.rows[at], w.probe.Cosine(s.embedding(at)))
+		w.consider(s, at, bounds[at], best)
 		bounds[at] = none // once is enough
 	}
 	floor := w.query.limit(best.floor())
@@ -124,22 +125,22 @@ func (w *sweep) seed(s *slab, best *ranking, upper *[tileRows]float32) int {
 			w.consider(s, at, bound, best)
 		}
 	}
-	return n / tileRows // a tile that was not full may have grown
+	return n
 }
 
-// slab scores those rows of a slab, from a tile on, that may be among the best.
+// slab scores those rows of a slab, from a row on, that may be among the best.
 //
 // The kernel stops at a tile with such a row, so that a threshold raised by the
 // row's score applies from the next tile on. It leaves the bounds of the tile
 // in upper.
-func (w *sweep) slab(s *slab, tile int, best *ranking, upper *[tileRows]float32) {
+func (w *sweep) slab(s *slab, from int, best *ranking, upper *[tileRows]float32) {
 	n := int(s.n.Load())
 	tiles := (n + tileRows - 1) / tileRows
-	for ; ; tile++ {
+	for tile := from / tileRows; ; tile++ {
 		if tile = w.kernel.scan(s, w.query, tile, n, w.query.limit(best.floor()), upper); tile >= tiles {
 			return
 		}
-		for at := tile * tileRows; at < min(n, (tile+1)*tileRows); at++ {
+		for at := max(from, tile*tileRows); at < min(n, (tile+1)*tileRows); at++ {
 			w.consider(s, at, upper[at%tileRows], best)
 		}
 	}
@@ -148,24 +149,19 @@ func (w *sweep) slab(s *slab, tile int, best *ranking, upper *[tileRows]float32)
 // consider scores a row if its bound says that it may be among the best.
 func (w *sweep) consider(s *slab, at int, upper float32, best *ranking) {
 	// A removed row's bound is NaN, which is never at least the threshold.
-	bound := w.query.bound(upper)
-	if !(bound >= best.floor()) {
+	if !(w.query.bound(upper) >= best.floor()) {
 		return
 	}
-	r := s.rows[at]
-	// Without this, a subject of many templates, or a gallery of fewer
-	// subjects than k, would have nearly every row scored.
-	if own, ok := best.scores[r.subject.id]; ok && bound < own {
-		return
+	if r := s.rows[at]; r.visible(w.version) {
+		best.add(r, w.probe.Cosine(s.embedding(at)))
 	}
-	best.add(r, w.probe.Cosine(s.embedding(at)))
 }
 
-// ranking is the best k subjects so far, one row each.
+// ranking is the best k subjects so far. Each subject has one row that a search
+// sees, so nobody comes twice.
 type ranking struct {
-	k      int
-	items  []ranked // best first
-	scores map[string]float64
+	k     int
+	items []ranked // best first
 }
 
 type ranked struct {
@@ -173,15 +169,12 @@ type ranked struct {
 	row   *row
 }
 
-// byRank is the order of a candidate list. Items of one subject compare equal
-// when their scores do.
+// byRank is the order of a candidate list.
 func byRank(a, b ranked) int {
 	return cmp.Or(-cmp.Compare(a.score, b.score), cmp.Compare(a.row.subject.id, b.row.subject.id))
 }
 
-func newRanking(k int) *ranking {
-	return &ranking{k: k, scores: map[string]float64{}}
-}
+func newRanking(k int) *ranking { return &ranking{k: k} }
 
 // floor is the score that a row must reach to change the ranking.
 func (t *ranking) floor() float64 {
@@ -194,36 +187,24 @@ func (t *ranking) floor() float64 {
 // add inserts a row if it is among the best. The result does not depend on the
 // order in which rows come.
 func (t *ranking) add(r *row, score float64) {
-	it, id := ranked{score, r}, r.subject.id
-	if old, ok := t.scores[id]; ok {
-		if score < old {
+	it := ranked{score, r}
+	if len(t.items) == t.k {
+		if byRank(it, t.items[t.k-1]) > 0 {
 			return
 		}
-		at, _ := slices.BinarySearchFunc(t.items, ranked{old, r}, byRank)
-		if score == old {
-			if r.templateID < t.items[at].row.templateID {
-				t.items[at].row = r
-			}
-			return
-		}
-		t.items = slices.Delete(t.items, at, at+1)
-	} else if len(t.items) == t.k {
-		last := t.items[t.k-1]
-		if byRank(it, last) > 0 {
-			return
-		}
-		delete(t.scores, last.row.subject.id)
 		t.items = t.items[:t.k-1]
 	}
 	at, _ := slices.BinarySearchFunc(t.items, it, byRank)
 	t.items = slices.Insert(t.items, at, it)
-	t.scores[id] = score
 }
 
 func (t *ranking) hits() []Hit {
 	out := make([]Hit, len(t.items))
 	for i, it := range t.items {
-		out[i] = Hit{TemplateID: it.row.templateID, SubjectID: it.row.subject.id, Score: it.score}
+		out[i] = Hit{SubjectID: it.row.subject.id, Score: it.score}
+		for t := range it.row.templates() {
+			out[i].TemplateIDs = append(out[i].TemplateIDs, t.id)
+		}
 	}
 	return out
 }

@@ -21,7 +21,8 @@ const (
 // rows. Codes past a row's end and rows past the last are zero.
 //
 // Rows below n are written and do not change; only the residual becomes NaN
-// when a row is removed.
+// when a row is removed. One that is replaced stays, for the searches that began
+// before.
 type slab struct {
 	dim       int
 	chunks    int          // of one row
@@ -31,25 +32,7 @@ type slab struct {
 	residuals []uint32     // float32 bits of |x-x'|, or of NaN; atomic
 	numbers   []float32    // capacity x dim
 	rows      []*row       // whose row it is
-	dead      int          // rows removed; guarded by the partition's mu
-}
-
-// row is a template's place. Its ids never change; the rest is guarded by the
-// partition's mu.
-type row struct {
-	templateID string
-	subject    *subject
-	slab       *slab
-	at         int32 // in slab
-	nth        int32 // in subject.rows
-}
-
-// subject is somebody with at least one row. The id never changes; the rows
-// are guarded by the partition's mu.
-type subject struct {
-	id    string
-	rows  []*row
-	first [1]*row // room for rows, as most subjects have one
+	dead      int          // rows removed or replaced; guarded by the partition's mu
 }
 
 // newSlab makes an empty slab for at least the given number of rows.
@@ -82,7 +65,7 @@ func (s *slab) put(at int, e face.Embedding, r *row) {
 	s.own(at, r)
 }
 
-// own records which template a row belongs to.
+// own records whose place in the slab it is.
 func (s *slab) own(at int, r *row) {
 	s.rows[at] = r
 	r.slab, r.at = s, int32(at)
@@ -106,8 +89,8 @@ func (s *slab) chunk(at, c int) []int8 {
 	return s.codes[from : from+chunkSize]
 }
 
-// embedding is the embedding that the row was added with. The caller must not
-// change it.
+// embedding is the one that the row was written with. The caller must not change
+// it.
 func (s *slab) embedding(at int) face.Embedding {
 	return s.numbers[at*s.dim : (at+1)*s.dim : (at+1)*s.dim]
 }
@@ -118,6 +101,13 @@ func (s *slab) remove(at int) {
 	s.dead++
 }
 
+// supersede hides one of its rows from searches that start after the change
+// with that version.
+func (s *slab) supersede(r *row, version int64) {
+	r.died.Store(version)
+	s.dead++
+}
+
 // sparse reports whether compaction is due: more than a fifth is dead. It
 // compares with the capacity, so that a new slab is not rewritten each time one
 // of its few rows is removed.
@@ -125,11 +115,11 @@ func (s *slab) sparse() bool { return s.dead*5 > len(s.rows) }
 
 func (s *slab) live() int { return int(s.n.Load()) - s.dead }
 
-// alive lists the rows that were not removed.
+// alive lists the rows that were neither removed nor replaced.
 func (s *slab) alive() []*row {
 	out := make([]*row, 0, s.live())
 	for at := range int(s.n.Load()) {
-		if r := math.Float32frombits(s.residuals[at]); r == r {
+		if r := math.Float32frombits(s.residuals[at]); r == r && s.rows[at].died.Load() == 0 {
 			out = append(out, s.rows[at])
 		}
 	}

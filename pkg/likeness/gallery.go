@@ -30,8 +30,9 @@ func (p *Pipeline) NewGallery() *Gallery {
 }
 
 // Enrol adds the face in a photo as a template of a subject, which it returns
-// with its quality and its embedding. A subject may have several templates; the
-// one that is most alike counts.
+// with its quality and its embedding. A subject may have several templates: a
+// photo is compared with their mean, which recognises them better than any one
+// of them.
 //
 // Errors: Invalid for an id that [face.ValidID] refuses, and those of
 // [Pipeline.Compare] about a photo, whose detail begins with "photo".
@@ -112,7 +113,7 @@ type Identification struct {
 // A photo of several people is searched for face by face: make their embeddings
 // with Embed and [embed.PickAll], and give each to [Gallery.SearchEmbedding].
 //
-// The threshold bounds how often one comparison errs. Each template in the
+// The threshold bounds how often one comparison errs. Each subject in the
 // gallery is one more comparison, so a search of many errs more often than
 // that: see [match.FPIR].
 //
@@ -157,7 +158,7 @@ func (g *Gallery) SearchEmbedding(ctx context.Context, e face.Embedding, k int) 
 	}
 	candidates := make([]face.Candidate, len(hits))
 	for i, h := range hits {
-		candidates[i] = face.Candidate{SubjectID: h.SubjectID, TemplateID: h.TemplateID, Score: h.Score}
+		candidates[i] = face.Candidate{SubjectID: h.SubjectID, Templates: len(h.TemplateIDs), Score: h.Score}
 	}
 	i := Identification{Threshold: point.Threshold, OperatingPoint: point.Name, Candidates: candidates[:min(k, len(candidates))]}
 	i.Decision, i.Margin = match.Identify(candidates, point.Threshold, max(0, g.pipeline.options.AmbiguityMargin))

@@ -17,38 +17,59 @@ const (
 	DecisionLowQuality Decision = "low_quality" // the probe was not searched for
 )
 
-// Verify compares a probe with a subject's references and returns the best
-// score, -1..1, and the template that gave it; of equal scores, the one with
-// the least template id. A reference without an embedding is one that was
-// damaged where it is stored, and is passed over. NotFound: there are no
-// references. Damaged: none has an embedding. ModelMismatch: a reference of
-// another length. Invalid: numbers that are not finite.
-func Verify(probe face.Embedding, refs []face.Template) (score float64, templateID string, err error) {
+// Reference is what a subject is compared as.
+type Reference struct {
+	Embedding face.Embedding // shorter than unit length if templates differ
+	Templates int            // fused into it
+}
+
+// NewReference fuses a subject's templates of one model by
+// [face.FuseTemplates]. A template without an embedding is one that was damaged
+// where it is stored, and is passed over. Quality is no weight: it was measured
+// to gain nothing. NotFound: there are no templates. Damaged: none has an
+// embedding. ModelMismatch: embeddings of several lengths.
+func NewReference(templates []face.Template) (Reference, error) {
+	const op = "match.NewReference"
+	if len(templates) == 0 {
+		return Reference{}, face.Errorf(face.NotFound, op, "there is no template to compare with")
+	}
+	dimension := 0
+	for _, t := range templates {
+		if t.Embedding != nil && dimension > 0 && len(t.Embedding) != dimension {
+			return Reference{}, mismatch(op, len(t.Embedding), dimension)
+		}
+		dimension = max(dimension, len(t.Embedding))
+	}
+	fused, n := face.FuseTemplates(templates)
+	if n == 0 {
+		return Reference{}, face.Errorf(face.Damaged, op, "what is stored of the subject is damaged: erase its templates and enrol again")
+	}
+	return Reference{fused, n}, nil
+}
+
+// Verify compares a probe with a subject's templates, fused by [NewReference],
+// and returns the score, -1..1, with what the probe was compared with. One
+// probe is one comparison, so the false match rate of a threshold holds for any
+// number of templates. The errors are those of [NewReference], and
+// ModelMismatch: the probe has another length. Invalid: numbers that are not
+// finite.
+func Verify(probe face.Embedding, templates []face.Template) (score float64, reference Reference, err error) {
 	const op = "match.Verify"
-	if len(refs) == 0 {
-		return 0, "", face.Errorf(face.NotFound, op, "there is no template to compare with")
+	if reference, err = NewReference(templates); err != nil {
+		return 0, Reference{}, err
 	}
-	compared := 0
-	for _, ref := range refs {
-		if ref.Embedding == nil {
-			continue
-		}
-		if len(ref.Embedding) != len(probe) {
-			return 0, "", face.Errorf(face.ModelMismatch, op,
-				"an embedding of %d numbers cannot be compared with one of %d", len(probe), len(ref.Embedding))
-		}
-		s := probe.Cosine(ref.Embedding)
-		if math.IsNaN(s) || math.IsInf(s, 0) {
-			return 0, "", face.Errorf(face.Invalid, op, "embedding has numbers that are not finite")
-		}
-		if compared++; compared == 1 || s > score || s == score && ref.ID < templateID {
-			score, templateID = s, ref.ID
-		}
+	if len(reference.Embedding) != len(probe) {
+		return 0, Reference{}, mismatch(op, len(probe), len(reference.Embedding))
 	}
-	if compared == 0 {
-		return 0, "", face.Errorf(face.Damaged, op, "what is stored of the subject is damaged: erase its templates and enrol again")
+	score = probe.Cosine(reference.Embedding)
+	if math.IsNaN(score) || math.IsInf(score, 0) {
+		return 0, Reference{}, face.Errorf(face.Invalid, op, "embedding has numbers that are not finite")
 	}
-	return score, templateID, nil
+	return score, reference, nil
+}
+
+func mismatch(op string, a, b int) error {
+	return face.Errorf(face.ModelMismatch, op, "an embedding of %d numbers cannot be compared with one of %d", a, b)
 }
 
 // Identify decides on a candidate list, best first. The best candidate is a
@@ -78,11 +99,12 @@ func Identify(c []face.Candidate, threshold, ambiguity float64) (d Decision, mar
 	return DecisionMatch, margin
 }
 
-// Fuse makes one embedding of several of the same person: their mean weighted
-// by quality (0..1, one weight per sample, in order), scaled to unit length
-// again. When all weights are zero, all samples count the same. Invalid: no
-// samples, another number of weights, a weight that is negative or not finite,
-// or samples that cancel out. ModelMismatch: samples of different lengths.
+// Fuse makes one probe of several samples of the same person: their mean
+// weighted by quality (0..1, one weight per sample, in order), scaled to unit
+// length again. When all weights are zero, all samples count the same. Invalid:
+// no samples, another number of weights, a weight that is negative or not
+// finite, or samples that cancel out. ModelMismatch: samples of different
+// lengths. A subject's templates are fused by [NewReference], without weights.
 func Fuse(samples []face.Embedding, weights []float32) (face.Embedding, error) {
 	const op = "match.Fuse"
 	if len(samples) == 0 || len(weights) != len(samples) {

@@ -3,6 +3,7 @@ package match_test
 import (
 	"errors"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,33 +16,79 @@ func TestVerify(t *testing.T) {
 	t.Parallel()
 	nan := float32(math.NaN())
 	ref := func(id string, e ...float32) face.Template { return face.Template{ID: id, Embedding: e} }
+	half := 0.5 / math.Pow(0.5, 9./32) // of two at right angles, by the length of their mean
 	tests := map[string]struct {
-		probe face.Embedding
-		refs  []face.Template
-		score float64
-		id    string
-		err   error
+		probe     face.Embedding
+		templates []face.Template
+		score     float64
+		fused     int
+		err       error
 	}{
-		"best of several": {
-			probe: face.Embedding{1, 0},
-			refs:  []face.Template{ref("a", 0, 1), ref("b", 0.6, 0.8), ref("c", -1, 0)},
-			score: float64(float32(0.6)), id: "b",
+		"one, as it is": {face.Embedding{1, 0}, []face.Template{ref("a", 0.6, 0.8)}, float64(float32(0.6)), 1, nil},
+		"the mean, not the best": {
+			face.Embedding{1, 0}, []face.Template{ref("a", 0, 1), ref("b", 1, 0)}, half, 2, nil,
 		},
-		"opposite":             {probe: face.Embedding{1, 0}, refs: []face.Template{ref("a", -1, 0)}, score: -1, id: "a"},
-		"tie by least id":      {probe: face.Embedding{1, 0}, refs: []face.Template{ref("z", 1, 0), ref("a", 1, 0), ref("m", 1, 0)}, score: 1, id: "a"},
-		"no references":        {probe: face.Embedding{1, 0}, err: face.NotFound},
-		"another length":       {probe: face.Embedding{1, 0}, refs: []face.Template{ref("a", 1, 0), ref("b", 1)}, err: face.ModelMismatch},
-		"not a number":         {probe: face.Embedding{nan, 0}, refs: []face.Template{ref("a", 1, 0)}, err: face.Invalid},
-		"a reference that not": {probe: face.Embedding{1, 0}, refs: []face.Template{ref("a", 1, 0), ref("b", nan, 0)}, err: face.Invalid},
+		"three": {face.Embedding{1, 0}, []face.Template{ref("a", 0, 1), ref("b", 0, 1), ref("c", 1, 0)}, math.Pow(5./9, -9./32) / 3, 3, nil},
+		"quality is no weight": {
+			face.Embedding{1, 0}, []face.Template{{ID: "a", Embedding: face.Embedding{0, 1}, Quality: 1}, {ID: "b", Embedding: face.Embedding{1, 0}}}, half, 2, nil,
+		},
+		"opposite": {face.Embedding{1, 0}, []face.Template{ref("a", -1, 0)}, -1, 1, nil},
+		"the least id of those that cancel out": {
+			face.Embedding{1, 0}, []face.Template{ref("z", -1, 0), ref("a", 1, 0)}, 1, 2, nil,
+		},
+		"without the damaged": {
+			face.Embedding{1, 0}, []face.Template{{ID: "a"}, ref("b", 0, 1), {ID: "c"}, ref("d", 1, 0)}, half, 2, nil,
+		},
+		"no templates":      {face.Embedding{1, 0}, nil, 0, 0, face.NotFound},
+		"all damaged":       {face.Embedding{1, 0}, []face.Template{{ID: "a"}, {ID: "b"}}, 0, 0, face.Damaged},
+		"another length":    {face.Embedding{1, 0}, []face.Template{ref("a", 1, 0), ref("b", 1)}, 0, 0, face.ModelMismatch},
+		"a longer probe":    {face.Embedding{1, 0, 0}, []face.Template{ref("a", 1, 0)}, 0, 0, face.ModelMismatch},
+		"not a number":      {face.Embedding{nan, 0}, []face.Template{ref("a", 1, 0)}, 0, 0, face.Invalid},
+		"a template is not": {face.Embedding{1, 0}, []face.Template{ref("a", 1, 0), ref("b", nan, 0)}, 0, 0, face.Invalid},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			score, id, err := match.Verify(tt.probe, tt.refs)
-			if !errors.Is(err, tt.err) || score != tt.score && tt.err == nil || id != tt.id {
-				t.Errorf("Verify = %v, %q, %v; want %v, %q, %v", score, id, err, tt.score, tt.id, tt.err)
+			score, reference, err := match.Verify(tt.probe, tt.templates)
+			if !errors.Is(err, tt.err) || math.Abs(score-tt.score) > 1e-7 || reference.Templates != tt.fused {
+				t.Errorf("Verify = %v, %+v, %v; want %v, %d templates, %v", score, reference, err, tt.score, tt.fused, tt.err)
 			}
 		})
+	}
+}
+
+// TestVerifyOrder: the order in which templates were enrolled is not in the
+// score, not in its last bit either.
+func TestVerifyOrder(t *testing.T) {
+	t.Parallel()
+	rng := rand.New(rand.NewPCG(1, 2))
+	unit := func() face.Embedding {
+		e := make(face.Embedding, 256)
+		for i := range e {
+			e[i] = float32(rng.NormFloat64())
+		}
+		e, err := e.Normalise()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	probe := unit()
+	for n := range 20 {
+		var templates []face.Template
+		for i := range n + 1 {
+			templates = append(templates, face.Template{ID: string(rune('a' + i)), Embedding: unit()})
+		}
+		want, reference, err := match.Verify(probe, templates)
+		if err != nil || reference.Templates != n+1 {
+			t.Fatal(reference, err)
+		}
+		for range 5 {
+			rng.Shuffle(len(templates), func(i, j int) { templates[i], templates[j] = templates[j], templates[i] })
+			if score, _, err := match.Verify(probe, templates); err != nil || score != want {
+				t.Errorf("%d templates: %v, then %v (%v)", len(templates), want, score, err)
+			}
+		}
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package match turns scores into decisions. It does no I/O and no statistics:
 // package measure finds what this package applies.
 //
-// It answers these questions: how close a probe is to a subject's references
+// It answers these questions: how close a probe is to a subject's templates
 // ([Verify]), whether the best candidate of a search is the person
 // ([Identify]), which score a decision needs for a wanted false match rate
 // ([Policy]), and how probable it is that two embeddings are of one person

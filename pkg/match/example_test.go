@@ -31,19 +31,20 @@ func ExampleIdentify() {
 	// Output: ambiguous, margin 0.03
 }
 
-// A subject's best template counts.
+// A subject's templates are fused: a probe is compared with their mean, which is
+// scaled so that the false match rate of a threshold holds.
 func ExampleVerify() {
 	probe := face.Embedding{0.6, 0.8}
 	enrolled := []face.Template{
 		{ID: "t1", Embedding: face.Embedding{1, 0}},
 		{ID: "t2", Embedding: face.Embedding{0, 1}},
 	}
-	score, template, err := match.Verify(probe, enrolled)
+	score, reference, err := match.Verify(probe, enrolled)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%.2f by %s\n", score, template)
-	// Output: 0.80 by t2
+	fmt.Printf("%.2f with %d templates\n", score, reference.Templates)
+	// Output: 0.85 with 2 templates
 }
 
 // A threshold is never guessed: it is that of a false match rate that was
@@ -65,13 +66,13 @@ func ExamplePolicy_Point() {
 
 // How often a search of many errs when each comparison errs once in 10,000.
 func ExampleFPIR() {
-	for _, templates := range []int{1, 100, 10_000} {
-		fmt.Printf("%d templates: %.4f\n", templates, match.FPIR(1e-4, templates))
+	for _, subjects := range []int{1, 100, 10_000} {
+		fmt.Printf("%d subjects: %.4f\n", subjects, match.FPIR(1e-4, subjects))
 	}
 	// Output:
-	// 1 templates: 0.0001
-	// 100 templates: 0.0100
-	// 10000 templates: 0.6321
+	// 1 subjects: 0.0001
+	// 100 subjects: 0.0100
+	// 10000 subjects: 0.6321
 }
 
 // A stranger should be named in one search out of 100, whatever the size of

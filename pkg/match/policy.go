@@ -140,9 +140,9 @@ func (p *Policy) FMRAt(score float64) (fmr float64, ok bool) {
 // rate, which holds for comparisons of any kind.
 func FPIR(fmr float64, n int) float64 { return -math.Expm1(float64(n) * math.Log1p(-fmr)) }
 
-// Identification is the operating point for searches of n templates: its
+// Identification is the operating point for searches of n subjects: its
 // threshold is the least measured one at which the share of searches that name
-// a stranger, [FPIR], keeps to the point's rate. For one template it is
+// a stranger, [FPIR], keeps to the point's rate. For one subject it is
 // [Policy.Point], whose errors it has; OperatingPointUnsupported, too, when the
 // calibration knows no rate that is small enough for so many.
 func (p *Policy) Identification(name string, n int) (face.OperatingPoint, error) {
@@ -164,6 +164,6 @@ func (p *Policy) Identification(name string, n int) (face.OperatingPoint, error)
 		least = min(least, p.curve[n-1].FMR)
 	}
 	return face.OperatingPoint{}, face.Errorf(face.OperatingPointUnsupported, "match.Identification",
-		"for %s to hold for searches of %d templates, each comparison may err at %.2g; the calibration knows of no rate below %.2g, which is enough for %d",
+		"for %s to hold for searches of %d subjects, each comparison may err at %.2g; the calibration knows of no rate below %.2g, which is enough for %d",
 		name, n, need, least, int(math.Log1p(-pt.FMR)/math.Log1p(-least)))
 }

@@ -18,6 +18,7 @@ const (
 	CheckReference = "reference" // rows that refer to one another
 	CheckEmbedding = "embedding" // each embedding, by its checksum, length and norm
 	CheckCount     = "count"     // the counts that galleries keep
+	CheckFused     = "fused"     // what Postgres searches of subjects with several templates
 	CheckCrop      = "crop"      // that each crop has a template, and its subject
 	CheckAudit     = "audit"     // the chain of audit records, up to its head
 )

@@ -56,17 +56,24 @@ func Reason(err error) string {
 	return err.Error()
 }
 
-// Count is how many there are: those of one model in a gallery, or all with
-// the zero Place.
-func (d *Damaged) Count(of Place) (n int) {
+// Count is how many there are.
+func (d *Damaged) Count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return len(d.known)
+}
+
+// Templates are the ids of those of one model in a gallery.
+func (d *Damaged) Templates(of Place) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ids := []string{}
 	for at := range d.known {
-		if of == (Place{}) || of == (Place{Tenant: at.Tenant, Gallery: at.Gallery, ModelID: at.ModelID}) {
-			n++
+		if of == (Place{Tenant: at.Tenant, Gallery: at.Gallery, ModelID: at.ModelID}) {
+			ids = append(ids, at.TemplateID)
 		}
 	}
-	return n
+	return ids
 }
 
 // Recheck asks of those that are known, of a hundred at a time, whether they

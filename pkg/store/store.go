@@ -153,11 +153,13 @@ type Templates interface {
 	// DeleteTemplate erases one template, with the others of its sample and
 	// the crop, and leaves an audit record. NotFound.
 	DeleteTemplate(ctx context.Context, tenant, gallery, subject, template string, by Actor) (face.Receipt, error)
-	// Search compares the probe with every template of the model in the
-	// gallery and returns the k best subjects: highest score first, equal
-	// scores by subject id, at most one candidate per subject. The scores are
-	// those of [face.Embedding.Cosine], and the list is exact. k is 1..1000.
-	// A gallery without templates of the model gives an empty list.
+	// Search compares the probe with every subject of the gallery that has a
+	// template of the model, and returns the k best: highest score first, equal
+	// scores by subject id. A subject is compared as what [face.FuseEmbeddings]
+	// makes of their undamaged templates of the model, in the order of their
+	// ids. The scores are those of [face.Embedding.Cosine], and the list is
+	// exact. k is 1..1000. A gallery without templates of the model gives an
+	// empty list.
 	// NotFound: the gallery. ModelMismatch: the probe's length. Invalid: k.
 	Search(ctx context.Context, tenant, gallery, modelID string, probe face.Embedding, k int) (Result, error)
 	// DamagedTemplates is how many templates are known to have a damaged
@@ -165,9 +167,9 @@ type Templates interface {
 	// length or not as long as its model's. They are named in the log and left
 	// out of searches. Those that were erased meanwhile are not counted.
 	DamagedTemplates(ctx context.Context) (int, error)
-	// Comparisons is how many templates of the model a search of the gallery
-	// compares a probe with. It is cheap enough to call at each search, and 0
-	// for a gallery that is not there.
+	// Comparisons is how many subjects a search of the gallery compares a probe
+	// with: those that have an undamaged template of the model. It is cheap
+	// enough to call at each search, and 0 for a gallery that is not there.
 	Comparisons(ctx context.Context, tenant, gallery, modelID string) (int, error)
 	// PurgeExpired erases the templates that are older than their gallery's
 	// retention at the given time, over all tenants, leaves an audit record

@@ -27,7 +27,7 @@ func Check(ctx context.Context, url, passwordFile string, found func(store.Findi
 		}
 		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing was written
 		c := checker{ctx, tx, found}
-		for _, look := range []func() error{c.embeddings, c.counts, c.references} {
+		for _, look := range []func() error{c.embeddings, c.counts, c.fused, c.references} {
 			if err := look(); err != nil {
 				return err
 			}
@@ -101,6 +101,27 @@ func (c checker) counts() error {
 			format('UPDATE gallery_model SET dimension = %s WHERE row_id = %s', u.dimension, m.row_id)
 		FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery JOIN `+usualModels+` u ON u.row_id = m.row_id
 		WHERE m.dimension <> u.dimension`)
+}
+
+// fused compares what is searched of each subject with their templates. Of those
+// with a damaged one it was made before, and will be made anew when that is
+// erased.
+func (c checker) fused() error {
+	return c.each(store.CheckFused, `
+		SELECT g.tenant, g.id, s.id, '', format('what is searched of the subject is not made of the %s templates of the model %s', p.n, u.model_id),
+			format('SELECT fuse_templates(ARRAY[%s], ARRAY[%s])', p.subject, p.gallery_model)
+		FROM (SELECT subject, gallery_model, count(*) AS n, count(*) FILTER (WHERE searched) AS searched, count(fused) AS fused FROM template GROUP BY 1, 2) p
+		JOIN `+usualModels+` u ON u.row_id = p.gallery_model JOIN subject s ON s.row_id = p.subject JOIN gallery g ON g.row_id = s.gallery
+		CROSS JOIN LATERAL (
+			SELECT bool_and(e.sound) AS sound, (array_agg(e.searched ORDER BY e.id))[1] AS searched, (array_agg(e.fused ORDER BY e.id))[1] AS fused,
+				CASE WHEN p.n > 1 AND vector_norm(avg(e.embedding) FILTER (WHERE e.sound)) >= 1e-3
+					THEN avg(e.embedding) FILTER (WHERE e.sound) END AS mean
+			FROM (SELECT t.*, vector_dims(t.embedding) = u.dimension AND abs(vector_norm(t.embedding) - 1) <= 1e-3 AS sound
+				FROM template t WHERE t.subject = p.subject AND t.gallery_model = p.gallery_model) e
+		) is_so
+		WHERE is_so.sound AND (p.searched <> 1 OR NOT is_so.searched OR p.fused <> CASE WHEN is_so.mean IS NULL THEN 0 ELSE 1 END
+			OR CASE WHEN is_so.fused IS NULL OR is_so.mean IS NULL THEN false WHEN vector_dims(is_so.fused) <> vector_dims(is_so.mean) THEN true
+				ELSE NOT ((is_so.fused <=> is_so.mean) < 1e-3 AND abs(vector_norm(is_so.fused) - vector_norm(is_so.mean) ^ 0.4375) < 1e-3) END)`)
 }
 
 func (c checker) references() error {

@@ -81,7 +81,7 @@ func (s *Store) DamagedTemplates(ctx context.Context) (n int, err error) {
 			return damaged, err
 		})
 	})
-	return result(s.damaged.Count(store.Place{}), err)
+	return result(s.damaged.Count(), err)
 }
 
 // scan looks at all templates.

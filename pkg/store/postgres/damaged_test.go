@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -176,4 +177,79 @@ func TestDamagedScanAgain(t *testing.T) {
 		n, err := s.DamagedTemplates(ctx)
 		return err == nil && n == 1
 	})
+}
+
+// TestDamagedFused changes what is searched of subjects with several templates:
+// the check names them, and its statements mend it.
+func TestDamagedFused(t *testing.T) {
+	t.Parallel()
+	const people, dim = 12, 32
+	ctx, db := t.Context(), pgtest.Database(t, migrate)
+	s := open(t, postgres.Options{URL: db, Search: postgres.SearchPgvector})
+	defer closing(t, s)
+	var records []store.Record
+	for i := range people {
+		r := person(i, dim)
+		for n := range i % 3 {
+			r.Templates = append(r.Templates, face.Template{ID: fmt.Sprintf("more-%d-%d", i, n), ModelID: model, Embedding: embedding(100*n+i, dim)})
+		}
+		records = append(records, r)
+	}
+	if out, err := s.Import(ctx, tenant, face.DefaultGallery, records); err != nil || out[2].Templates != 3 {
+		t.Fatal(out, err)
+	}
+	check := func() (subjects, statements []string) {
+		if err := postgres.Check(ctx, db, "", func(f store.Finding) error {
+			if f.Check != store.CheckFused {
+				t.Errorf("found %+v", f)
+			}
+			_, statement, _ := strings.Cut(f.Mend, "psql: ")
+			statement, _, _ = strings.Cut(statement, ";")
+			subjects, statements = append(subjects, f.SubjectID), append(statements, statement)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(subjects)
+		return subjects, statements
+	}
+	if subjects, _ := check(); subjects != nil {
+		t.Fatalf("%v are said to be damaged", subjects)
+	}
+	for subject, damage := range map[string]string{
+		"s2":  `UPDATE template SET fused = embedding WHERE id = 'more-2-0'`,
+		"s4":  `UPDATE template SET fused = NULL WHERE id = 'more-4-0'`,
+		"s5":  `UPDATE template SET fused = subvector(fused, 1, 31) WHERE id = 'more-5-0'`,
+		"s7":  `UPDATE template SET searched = NOT searched WHERE id IN ('more-7-0', 't7')`,
+		"s8":  `UPDATE template SET searched = true WHERE id = 't8'`,
+		"s9":  `UPDATE template SET searched = false WHERE id = 't9'`,
+		"s11": `UPDATE template SET fused = embedding WHERE id = 't11'`,
+		"s3":  `UPDATE template SET fused = embedding WHERE id = 't3'`,
+	} {
+		sqlExec(t, db, damage)
+		if n := sqlInt(t, db, `SELECT count(*) FROM template t JOIN subject s ON s.row_id = t.subject WHERE s.id = '`+subject+`'`); n == 0 {
+			t.Errorf("%s has no templates", subject)
+		}
+	}
+	subjects, statements := check()
+	if d := cmp.Diff([]string{"s11", "s2", "s3", "s4", "s5", "s7", "s8", "s9"}, subjects); d != "" {
+		t.Error(d)
+	}
+	for _, statement := range statements {
+		sqlExec(t, db, statement)
+	}
+	if subjects, _ := check(); subjects != nil {
+		t.Errorf("%v are still damaged", subjects)
+	}
+	for i, r := range records {
+		fused, n := face.FuseTemplates(r.Templates)
+		probe, err := fused.Normalise()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1)
+		if err != nil || len(got.Candidates) != 1 || got.Candidates[0].SubjectID != r.Subject.ID || got.Candidates[0].Templates != n {
+			t.Errorf("%d is found as %+v, %v", i, got, err)
+		}
+	}
 }

@@ -150,6 +150,7 @@ func TestCutInCommit(t *testing.T) {
 		_, err := s.Subject(t.Context(), tenant, face.DefaultGallery, "ada")
 		return err == nil
 	})
+	var enrolled []face.Template
 	for i := range 3 {
 		// Of the statement that enrols, by what is in it alone.
 		p.Swallow(fmt.Sprint("t", i))
@@ -159,8 +160,11 @@ func TestCutInCommit(t *testing.T) {
 		if p.swallowing() {
 			t.Error("nothing was cut")
 		}
-		if ok, err := isFound(t.Context(), s, i, 32); err != nil || !ok {
-			t.Errorf("%d is not found (%v)", i, err)
+		enrolled = append(enrolled, face.Template{ID: fmt.Sprint("t", i), Embedding: embedding(i, 32)})
+		fused, _ := face.FuseTemplates(enrolled)
+		r, err := s.Search(t.Context(), tenant, face.DefaultGallery, model, embedding(0, 32), 1)
+		if err != nil || len(r.Candidates) != 1 || r.Candidates[0].Templates != i+1 || r.Candidates[0].Score != embedding(0, 32).Cosine(fused) {
+			t.Errorf("%d is not searched: %+v (%v)", i, r, err)
 		}
 	}
 	if got, err := s.Templates(t.Context(), tenant, face.DefaultGallery, "ada", ""); err != nil || len(got) != 3 {

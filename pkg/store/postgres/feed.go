@@ -36,8 +36,8 @@ const (
 	loadChunk = 4096
 	loaders   = 2
 
-	// templateBytes is what the index needs for a template besides 5 bytes
-	// for each number: ids, maps, the share of its subject.
+	// templateBytes is what the index needs for a template besides its numbers:
+	// ids, maps, the share of its subject.
 	templateBytes = 350
 
 	// minPause and maxPause are the pauses before a load is tried again, and
@@ -79,7 +79,9 @@ type feed struct {
 func (f *feed) start(ctx context.Context, s *Store, background context.Context) error {
 	f.s, f.loaded, f.wake = s, make(chan struct{}), make(chan struct{}, 1)
 	var total, need int64
-	if err := s.db.pool.QueryRow(ctx, `SELECT coalesce(sum(templates), 0)::bigint, coalesce(sum(templates * (5 * dimension + $1)), 0)::bigint
+	// As Holding.IndexBytes.
+	if err := s.db.pool.QueryRow(ctx, `SELECT coalesce(sum(templates), 0)::bigint,
+		coalesce(sum(5 * dimension * subjects + 4 * dimension * least(templates, 2 * (templates - subjects)) + $1 * templates), 0)::bigint
 		FROM gallery_model`, templateBytes).Scan(&total, &need); err != nil {
 		return err
 	}

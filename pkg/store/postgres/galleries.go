@@ -240,6 +240,16 @@ func lockGallery(ctx context.Context, tx pgx.Tx, op, tenant, gallery string) (ro
 	return row, tx.QueryRow(ctx, query, tenant, gallery).Scan(&row)
 }
 
+// lockShelves keeps enrolments into a gallery waiting until the transaction
+// ends, before it locks templates to erase them. An enrolment holds the same
+// rows of gallery_model when it comes to the other templates of its subject, to
+// fuse them, so that neither waits for the other in a circle. A subject's row,
+// which an enrolment holds before, must be locked first.
+func lockShelves(ctx context.Context, tx pgx.Tx, gallery int64) error {
+	_, err := tx.Exec(ctx, `SELECT FROM gallery_model WHERE gallery = $1 ORDER BY row_id FOR NO KEY UPDATE`, gallery)
+	return err
+}
+
 // addGallery reports false when the id is taken.
 func addGallery(ctx context.Context, tx pgx.Tx, tenant string, g face.Gallery) (bool, error) {
 	tag, err := tx.Exec(ctx, `INSERT INTO gallery (tenant, id, model_id, next_model_id, retention_days, store_images, created_at)

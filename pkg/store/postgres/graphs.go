@@ -32,16 +32,18 @@ const (
 	maxEf = 1000
 
 	// defaultProbes is how many searches a graph's recall is measured with,
-	// and probeJitter how far a probe is from a template: at a score of 0.6,
+	// and probeJitter how far a probe is from what it is to find: at a score of 0.6,
 	// where two photos of one person often are. Nearer probes flatter a graph.
 	defaultProbes = 400
 	probeJitter   = 1.33
 )
 
-// graph is an approximate index over what a gallery holds of one model.
+// graph is an approximate index over what a gallery holds of one model: a
+// vector for each subject.
 type graph struct {
 	shelf     int64
 	ef        int
+	subjects  int64 // each of whom is one row of it
 	templates int64
 	dimension int
 }
@@ -80,13 +82,13 @@ func DefaultGraphOptions() GraphOptions {
 
 func (s *Store) readGraphs(ctx context.Context) error {
 	graphs := map[index.Key]graph{}
-	rows, err := s.db.pool.Query(ctx, `SELECT g.tenant, g.id, m.model_id, m.row_id, m.templates, m.dimension, sg.ef_search
+	rows, err := s.db.pool.Query(ctx, `SELECT g.tenant, g.id, m.model_id, m.row_id, m.subjects, m.dimension, sg.ef_search
 		FROM search_graph sg JOIN gallery_model m ON m.row_id = sg.gallery_model JOIN gallery g ON g.row_id = m.gallery
 		JOIN pg_class c ON c.relname = 'graph_' || m.row_id JOIN pg_index i ON i.indexrelid = c.oid AND i.indisvalid`)
 	err = scanAll(rows, err, func(rows pgx.Rows) error {
 		var k index.Key
 		var g graph
-		err := rows.Scan(&k.Tenant, &k.Gallery, &k.ModelID, &g.shelf, &g.templates, &g.dimension, &g.ef)
+		err := rows.Scan(&k.Tenant, &k.Gallery, &k.ModelID, &g.shelf, &g.subjects, &g.dimension, &g.ef)
 		graphs[k] = g
 		return err
 	})
@@ -198,9 +200,9 @@ func (s *Store) DropGraph(ctx context.Context, tenant, gallery, modelID string) 
 }
 
 func (s *Store) shelfOf(ctx context.Context, op, tenant, gallery, modelID string) (g graph, err error) {
-	there, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT m.row_id, m.templates, m.dimension FROM gallery g
+	there, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT m.row_id, m.templates, m.subjects, m.dimension FROM gallery g
 		JOIN gallery_model m ON m.gallery = g.row_id WHERE g.tenant = $1 AND g.id = $2 AND m.model_id = $3`,
-		tenant, gallery, modelID), &g.shelf, &g.templates, &g.dimension)
+		tenant, gallery, modelID), &g.shelf, &g.templates, &g.subjects, &g.dimension)
 	if err == nil && !there {
 		err = face.Errorf(face.NotFound, op, "the gallery is not there, or has no template of the model")
 	}
@@ -225,7 +227,7 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 	}
 	defer conn.Release()
 	// A graph that does not fit into this is built many times slower.
-	megabytes := min(max(64, g.templates*int64(2*g.dimension+48*m+400)>>20), maxGraphMemory)
+	megabytes := min(max(64, g.subjects*int64(2*g.dimension+48*m+400)>>20), maxGraphMemory)
 	for _, set := range []string{
 		fmt.Sprintf(`SET maintenance_work_mem = '%dMB'`, megabytes),
 		`SET lock_timeout = 0`,
@@ -246,18 +248,18 @@ func (s *Store) build(ctx context.Context, g graph, m, efConstruction int, progr
 		for pgdb.Pause(watching, time.Second) {
 			var done float64
 			if ok, err := scanOne(s.db.pool.QueryRow(watching, `SELECT coalesce(tuples_done::float8 / nullif($2, 0), 0)
-				FROM pg_stat_progress_create_index WHERE pid = $1`, int32(pid), g.templates), &done); ok && err == nil {
+				FROM pg_stat_progress_create_index WHERE pid = $1`, int32(pid), g.subjects), &done); ok && err == nil {
 				progress("building", min(done, 1))
 			}
 		}
 	})
-	_, err = conn.Exec(ctx, fmt.Sprintf(`CREATE INDEX CONCURRENTLY %s ON template USING hnsw ((embedding::halfvec(%d)) halfvec_ip_ops)
-		WITH (m = %d, ef_construction = %d) WHERE gallery_model = %d`, graphName(g.shelf), g.dimension, m, efConstruction, g.shelf))
+	_, err = conn.Exec(ctx, fmt.Sprintf(`CREATE INDEX CONCURRENTLY %s ON template USING hnsw ((coalesce(fused, embedding)::halfvec(%d)) halfvec_ip_ops)
+		WITH (m = %d, ef_construction = %d) WHERE gallery_model = %d AND searched`, graphName(g.shelf), g.dimension, m, efConstruction, g.shelf))
 	return err
 }
 
 // tune finds the least ef_search that reaches the recall, over probes near to
-// templates drawn at random.
+// subjects drawn at random.
 func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, progress func(string, float64)) (ef int, measured float64, probes int, err error) {
 	type probe struct {
 		v    pgvector.Vector
@@ -265,7 +267,7 @@ func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, pro
 	}
 	var all []probe
 	var ids []int64
-	rows, err := s.db.pool.Query(ctx, `SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2`, g.shelf, want)
+	rows, err := s.db.pool.Query(ctx, `SELECT row_id FROM template WHERE gallery_model = $1 AND searched ORDER BY random() LIMIT $2`, g.shelf, want)
 	if err := scanAll(rows, err, func(rows pgx.Rows) error {
 		var id int64
 		err := rows.Scan(&id)
@@ -276,14 +278,14 @@ func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, pro
 	}
 	for i, id := range ids {
 		var v pgvector.Vector
-		if ok, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT embedding FROM template WHERE row_id = $1`, id), &v); err != nil {
+		if ok, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT `+searchedVector+` FROM template t WHERE t.row_id = $1`, id), &v); err != nil {
 			return 0, 0, 0, err
 		} else if !ok {
 			continue // erased since
 		}
 		p := probe{v: pgvector.NewVector(jitter(v.Slice(), int(id)))}
 		if _, err := scanOne(s.db.pool.QueryRow(ctx, `SELECT s.id FROM template t JOIN subject s ON s.row_id = t.subject
-			WHERE t.gallery_model = $1 ORDER BY (t.embedding <#> $2) + 0 LIMIT 1`, g.shelf, p.v), &p.best); err != nil {
+			WHERE t.gallery_model = $1 AND t.searched ORDER BY (`+searchedVector+` <#> $2) + 0 LIMIT 1`, g.shelf, p.v), &p.best); err != nil {
 			return 0, 0, 0, err
 		}
 		all = append(all, p)
@@ -298,9 +300,9 @@ func (s *Store) tune(ctx context.Context, g graph, recall float64, want int, pro
 			var b pgx.Batch
 			b.Queue(`SELECT set_config('hnsw.ef_search', $1, true), set_config('hnsw.iterative_scan', 'strict_order', true),
 				set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true)`, strconv.Itoa(ef))
-			b.Queue(fmt.Sprintf(`SELECT s.id FROM (SELECT t.subject, t.embedding FROM template t WHERE t.gallery_model = %d
-				ORDER BY t.embedding::halfvec(%d) <#> $1::vector::halfvec(%[2]d) LIMIT %d) n JOIN subject s ON s.row_id = n.subject
-				ORDER BY n.embedding <#> $1 LIMIT 1`, g.shelf, g.dimension, firstRows), p.v)
+			b.Queue(fmt.Sprintf(`SELECT s.id FROM (SELECT t.subject, %[1]s AS searched FROM template t WHERE t.gallery_model = %[2]d AND t.searched
+				ORDER BY %[1]s::halfvec(%[3]d) <#> $1::vector::halfvec(%[3]d) LIMIT %[4]d) n JOIN subject s ON s.row_id = n.subject
+				ORDER BY n.searched <#> $1 LIMIT 1`, searchedVector, g.shelf, g.dimension, firstRows), p.v)
 			results := s.db.pool.SendBatch(ctx, &b)
 			_, err := results.Exec()
 			var best string

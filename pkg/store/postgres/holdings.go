@@ -16,8 +16,13 @@ type Holding struct {
 	Dimension                int
 }
 
-// IndexBytes is the memory that an index of it takes.
-func (h Holding) IndexBytes() int64 { return h.Templates * int64(5*h.Dimension+templateBytes) }
+// IndexBytes is the memory that an index of it takes, at most: a row for each
+// subject, ids for each template, and the numbers of the templates of those who
+// have several. Those are the fewest subjects if each of them has two.
+func (h Holding) IndexBytes() int64 {
+	severals := min(h.Templates, 2*(h.Templates-h.Subjects))
+	return 5*int64(h.Dimension)*h.Subjects + 4*int64(h.Dimension)*severals + templateBytes*h.Templates
+}
 
 // Holdings lists what all galleries hold, those of which a search looks
 // through the most first.
@@ -35,9 +40,9 @@ func (s *Store) Holdings(ctx context.Context) (list []Holding, err error) {
 	return result(list, err)
 }
 
-// Draw reads the embeddings of at most n templates, drawn at random: what
-// measures a search needs some of those that it looks through. NotFound: the
-// gallery, or it has no template of the model.
+// Draw reads what at most n subjects, drawn at random, are compared as: what
+// measures a search needs some of those that it looks through. They need not be
+// of unit length. NotFound: the gallery, or it has no template of the model.
 func (s *Store) Draw(ctx context.Context, tenant, gallery, modelID string, n int) (list []face.Embedding, err error) {
 	const op = "Draw"
 	err = s.db.call(op, func() error {
@@ -46,8 +51,8 @@ func (s *Store) Draw(ctx context.Context, tenant, gallery, modelID string, n int
 			return err
 		}
 		// The ids are drawn first: to sort embeddings would take their memory.
-		rows, err := s.db.pool.Query(ctx, `SELECT embedding FROM template WHERE row_id = ANY(ARRAY(
-			SELECT row_id FROM template WHERE gallery_model = $1 ORDER BY random() LIMIT $2))`, g.shelf, n)
+		rows, err := s.db.pool.Query(ctx, `SELECT `+searchedVector+` FROM template t WHERE t.row_id = ANY(ARRAY(
+			SELECT row_id FROM template WHERE gallery_model = $1 AND searched ORDER BY random() LIMIT $2))`, g.shelf, n)
 		return scanAll(rows, err, func(rows pgx.Rows) error {
 			var v pgvector.Vector
 			err := rows.Scan(&v)

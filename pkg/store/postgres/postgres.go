@@ -58,7 +58,7 @@ type Options struct {
 	// SearchMemory is how many bytes the index may have with [SearchAuto];
 	// 0 is half of the machine's memory.
 	SearchMemory int64
-	// GraphAbove is the size of a gallery, in templates, up to which pgvector
+	// GraphAbove is the size of a gallery, in subjects, up to which pgvector
 	// searches exactly although the gallery has a graph; 0 is 50,000, less
 	// uses every graph.
 	GraphAbove int

@@ -126,14 +126,15 @@ func populate(tb testing.TB, s store.Store, from, to, dim int) {
 	}
 }
 
-// isFound reports whether a search for the embedding of a number gives that one.
+// isFound reports whether a search for the embedding of a number gives the
+// subject of that number, who has no other template.
 func isFound(ctx context.Context, s store.Store, seed, dim int) (bool, error) {
 	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(seed, dim), 1)
 	if err != nil || len(r.Candidates) == 0 {
 		return false, err
 	}
 	c := r.Candidates[0]
-	return c.TemplateID == fmt.Sprint("t", seed) && c.Score > 0.999, nil
+	return c.SubjectID == fmt.Sprint("s", seed) && c.Templates == 1 && c.Score > 0.999, nil
 }
 
 // eventually waits for something to become so.

@@ -55,6 +55,23 @@ func TestServers(t *testing.T) {
 					ok, err := isFound(t.Context(), b, i, dim)
 					return ok && err == nil
 				}))
+				if i%4 == 1 {
+					// Of two templates, too, the other server uses the erased one no more.
+					if err := enrol(a, "second", id, embedding(1000+i, dim)); err != nil {
+						t.Fatal(err)
+					}
+					has := func(n int) bool {
+						r, err := b.Search(t.Context(), tenant, face.DefaultGallery, model, embedding(i, dim), 1)
+						return err == nil && len(r.Candidates) == 1 && r.Candidates[0].SubjectID == id && r.Candidates[0].Templates == n
+					}
+					eventually(t, time.Second, id+" has two templates for the other", func() bool { return has(2) })
+					if _, err := a.DeleteTemplate(t.Context(), tenant, face.DefaultGallery, id, "second", by); err != nil {
+						t.Fatal(err)
+					}
+					if ok, err := isFound(t.Context(), b, i, dim); err != nil || !ok || !has(1) {
+						t.Errorf("%d: a template was erased by the other server and is used (%v)", i, err)
+					}
+				}
 				if i%4 == 0 {
 					// Erased here is erased everywhere, at once.
 					if _, err := a.DeleteSubject(t.Context(), tenant, face.DefaultGallery, id, by); err != nil {
@@ -160,7 +177,7 @@ func TestLongTransaction(t *testing.T) {
 	probe[4] = 1
 	eventually(t, time.Second, "the late one is found", func() bool {
 		r, err := s.Search(t.Context(), tenant, face.DefaultGallery, model, probe, 1)
-		return err == nil && len(r.Candidates) == 1 && r.Candidates[0].TemplateID == "late"
+		return err == nil && len(r.Candidates) == 1 && r.Candidates[0].Templates == 2
 	})
 }
 

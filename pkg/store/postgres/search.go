@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,15 +51,20 @@ func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string
 			return err
 		}
 		if x := s.feed.index.Load(); x != nil {
-			n = x.Templates(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
+			n = x.Subjects(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
 			return nil
 		}
-		err := s.replicas.read(ctx, func(ctx context.Context, q querier) error {
-			return q.QueryRow(ctx, `SELECT coalesce(sum(m.templates), 0)::bigint FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery
-				WHERE g.tenant = $1 AND g.id = $2 AND m.model_id = $3`, tenant, gallery, modelID).Scan(&n)
+		damaged := s.damaged.Templates(store.Place{Tenant: tenant, Gallery: gallery, ModelID: modelID})
+		return s.replicas.read(ctx, func(ctx context.Context, q querier) error {
+			n = 0
+			_, err := scanOne(q.QueryRow(ctx, `SELECT m.subjects - (
+					SELECT count(DISTINCT t.subject) FROM template t
+					WHERE t.gallery = g.row_id AND t.gallery_model = m.row_id AND t.id = ANY($4) AND NOT EXISTS (
+						SELECT 1 FROM template o WHERE o.subject = t.subject AND o.gallery_model = m.row_id AND o.id <> ALL($4)))
+				FROM gallery_model m JOIN gallery g ON g.row_id = m.gallery
+				WHERE g.tenant = $1 AND g.id = $2 AND m.model_id = $3`, tenant, gallery, modelID, damaged), &n)
+			return err
 		})
-		n = max(0, n-s.damaged.Count(store.Place{Tenant: tenant, Gallery: gallery, ModelID: modelID}))
-		return err
 	})
 	return result(n, err)
 }
@@ -70,8 +74,9 @@ func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string
 const searchTries = 10
 
 // searchIndex asks the index for candidates and the database for their names.
-// Whoever the database does not know any more has been erased; the list is
-// then made anew from an index that knows it too.
+// Whoever the database does not know any more has been erased, and of whom it
+// does not know a template, that template; the list is then made anew from an
+// index that knows it too.
 func (s *Store) searchIndex(ctx context.Context, op string, x *index.Index, key index.Key, probe face.Embedding, k int) (r store.Result, err error) {
 	for range searchTries {
 		hits, subjects, err := x.Search(ctx, key, probe, k)
@@ -84,12 +89,12 @@ func (s *Store) searchIndex(ctx context.Context, op string, x *index.Index, key 
 			return r, err
 		}
 		for _, h := range hits {
-			if o, ok := owners[h.TemplateID]; ok {
-				id, _, _ := strings.Cut(h.TemplateID, rowMark)
-				r.Candidates = append(r.Candidates, face.Candidate{
-					SubjectID: h.SubjectID, Name: o.name, TemplateID: id, Score: h.Score,
-				})
+			if slices.ContainsFunc(h.TemplateIDs, func(id string) bool { return owners[id].subject != h.SubjectID }) {
+				continue
 			}
+			r.Candidates = append(r.Candidates, face.Candidate{
+				SubjectID: h.SubjectID, Name: owners[h.TemplateIDs[0]].name, Templates: len(h.TemplateIDs), Score: h.Score,
+			})
 		}
 		if len(r.Candidates) == len(hits) {
 			return r, nil
@@ -116,14 +121,16 @@ type owner struct{ subject, name string }
 func (s *Store) owners(ctx context.Context, op string, key index.Key, hits []index.Hit) (map[string]owner, error) {
 	rowsOf := make([]int64, 0, len(hits))
 	for _, h := range hits {
-		_, row, _ := strings.Cut(h.TemplateID, rowMark)
-		n, err := strconv.ParseInt(row, 10, 64)
-		if err != nil {
-			return nil, err
+		for _, id := range h.TemplateIDs {
+			_, row, _ := strings.Cut(id, rowMark)
+			n, err := strconv.ParseInt(row, 10, 64)
+			if err != nil {
+				return nil, err
+			}
+			rowsOf = append(rowsOf, n)
 		}
-		rowsOf = append(rowsOf, n)
 	}
-	owners := make(map[string]owner, len(hits))
+	owners := make(map[string]owner, len(rowsOf))
 	err := s.db.read(ctx, func(ctx context.Context, q querier) error {
 		clear(owners)
 		there := false
@@ -150,48 +157,48 @@ func (s *Store) owners(ctx context.Context, op string, key index.Key, hits []ind
 }
 
 const (
-	// firstRows is the least number of rows that a search in the database
-	// fetches: several templates of one subject make one candidate.
+	// firstRows is the least number of subjects that a search in the database
+	// fetches: a round trip costs more than some that are not needed.
 	firstRows = 32
 
 	// rounding bounds how far pgvector's float32 inner product of two unit
 	// vectors may be from the score: the sum of up to 4,096 products, each
-	// with a relative error of 2^-24 at every addition.
+	// with a relative error of 2^-24 at every addition. That the database fused
+	// in its own arithmetic adds less than 1e-6.
 	rounding = 3e-4
 )
 
-// foundRow is a row that a search in the database fetched.
-type foundRow struct {
-	template, subject, name string
-	distance                float64
-	score                   float64
-	damaged                 bool // and not to be looked at
+// foundSubject is a subject that a search in the database fetched.
+type foundSubject struct {
+	id, name  string
+	distance  float64         // the database's
+	templates []face.Template // of the model
 }
 
 // searchDatabase finds the k best subjects by pgvector. It fetches the nearest
-// templates and scores them anew, as everywhere; when one that it did not
-// fetch could still belong into the list, it fetches more.
+// subjects with their templates and scores them anew, as everywhere; when one
+// that it did not fetch could still belong into the list, it fetches more.
 func (s *Store) searchDatabase(ctx context.Context, op string, key index.Key, probe face.Embedding, k int) (store.Result, error) {
 	exactly := false
 	for limit := max(firstRows, 2*k); ; limit *= 4 {
-		rows, shelf, approximate, err := s.nearest(ctx, op, key, probe, limit, exactly)
+		found, shelf, approximate, err := s.nearest(ctx, op, key, probe, limit, exactly)
 		if err != nil {
 			return store.Result{}, err
 		}
 		if shelf.templates > 0 && shelf.dimension != len(probe) {
 			return store.Result{}, errProbe(len(probe), shelf.dimension)
 		}
-		best := bestOf(rows)
+		best := bestOf(found, probe)
 		r := store.Result{GallerySize: max(shelf.subjects, len(best))}
 		var whole bool
 		switch {
 		case approximate:
 			whole = len(best) >= min(k, shelf.subjects)
-			exactly = len(rows) < limit // a graph may end before it has given all
-		case len(rows) < limit:
+			exactly = len(found) < limit // a graph may end before it has given all
+		case len(found) < limit:
 			whole = true
 		case len(best) >= k:
-			whole = best[k-1].Score > -rows[len(rows)-1].distance+rounding
+			whole = best[k-1].Score > -found[len(found)-1].distance+rounding
 		}
 		if whole {
 			r.Candidates = best[:min(k, len(best))]
@@ -204,53 +211,59 @@ func errProbe(got, want int) error {
 	return face.Errorf(face.ModelMismatch, "", "embedding has %d numbers, the model's have %d", got, want)
 }
 
-// bestOf is one candidate for each subject, the best first.
-func bestOf(rows []foundRow) []face.Candidate {
-	best := map[string]face.Candidate{}
-	for _, r := range rows {
-		if r.damaged {
-			continue
-		}
-		b, ok := best[r.subject]
-		if !ok || r.score > b.Score || r.score == b.Score && r.template < b.TemplateID {
-			best[r.subject] = face.Candidate{SubjectID: r.subject, Name: r.name, TemplateID: r.template, Score: r.score}
+// bestOf scores the subjects, but for those whose templates are all damaged, and
+// lists the best first.
+func bestOf(found []foundSubject, probe face.Embedding) []face.Candidate {
+	var best []face.Candidate
+	for _, f := range found {
+		if fused, n := face.FuseTemplates(f.templates); n > 0 {
+			best = append(best, face.Candidate{SubjectID: f.id, Name: f.name, Templates: n, Score: probe.Cosine(fused)})
 		}
 	}
-	return slices.SortedFunc(maps.Values(best), func(a, b face.Candidate) int {
+	slices.SortFunc(best, func(a, b face.Candidate) int {
 		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.SubjectID, b.SubjectID))
 	})
+	return best
 }
 
 // shelf is what a gallery holds of a model.
 type shelf struct{ templates, subjects, dimension int }
 
-// nearest fetches the templates nearest to the probe, in one round trip. It
-// uses a graph where there is one for a gallery of that size, unless it must
-// not, and says so.
-func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe face.Embedding, limit int, exactly bool) (list []foundRow, sh shelf, approximate bool, err error) {
+// searchedVector is what a search in the database compares of the row of
+// template t that stands for a subject.
+const searchedVector = `coalesce(t.fused, t.embedding)`
+
+// nearest fetches the subjects nearest to the probe, nearest first, in one round
+// trip. It uses a graph where there is one for a gallery of that size, unless it
+// must not, and says so.
+func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe face.Embedding, limit int, exactly bool) (list []foundSubject, sh shelf, approximate bool, err error) {
 	g, ok := (*s.graphs.Load())[key]
-	approximate = ok && !exactly && g.templates > int64(s.o.GraphAbove) && g.dimension == len(probe)
-	order := `(t.embedding <#> $4) + 0` // no index of any kind serves this
+	approximate = ok && !exactly && g.subjects > int64(s.o.GraphAbove) && g.dimension == len(probe)
+	order := `(` + searchedVector + ` <#> $4) + 0` // no index of any kind serves this
 	which := `t.gallery_model = p.shelf`
 	if approximate {
 		// The literals are those of the index, or the planner does not see it.
 		row := strconv.FormatInt(g.shelf, 10)
-		order = fmt.Sprintf(`t.embedding::halfvec(%d) <#> $4::vector::halfvec(%[1]d)`, g.dimension)
+		order = fmt.Sprintf(`%s::halfvec(%d) <#> $4::vector::halfvec(%[2]d)`, searchedVector, g.dimension)
 		which = `t.gallery_model = ` + row + ` AND p.shelf = ` + row
 	}
+	// OFFSET 0 has a few templates looked up by their subject, however many rows
+	// the planner expects.
 	query := `WITH place AS MATERIALIZED (
 			SELECT g.row_id, m.row_id AS shelf, coalesce(m.templates, 0) AS templates, coalesce(m.subjects, 0) AS subjects, coalesce(m.dimension, 0) AS dimension
 			FROM gallery g LEFT JOIN gallery_model m ON m.gallery = g.row_id AND m.model_id = $3
 			WHERE g.tenant = $1 AND g.id = $2
 		)
-		SELECT p.templates, p.subjects, p.dimension, n.id, s.id, s.name, n.embedding, n.distance
+		SELECT p.templates, p.subjects, p.dimension, n.subject, s.id, s.name, n.distance, e.id, e.embedding
 		FROM place p LEFT JOIN LATERAL (
-			SELECT t.id, t.subject, t.embedding, (t.embedding <#> $4) AS distance FROM template t
-			WHERE p.dimension = $6 AND vector_dims(t.embedding) = $6 AND ` + which + ` ORDER BY ` + order + ` LIMIT $5
-		) n ON true LEFT JOIN subject s ON s.row_id = n.subject`
+			SELECT t.subject, (` + searchedVector + ` <#> $4) AS distance FROM template t
+			WHERE p.dimension = $6 AND t.searched AND vector_dims(` + searchedVector + `) = $6 AND ` + which + ` ORDER BY ` + order + ` LIMIT $5
+		) n ON true LEFT JOIN subject s ON s.row_id = n.subject LEFT JOIN LATERAL (
+			SELECT e.id, e.embedding FROM template e WHERE e.subject = n.subject AND e.gallery_model = p.shelf OFFSET 0
+		) e ON true`
 	err = s.replicas.read(ctx, func(ctx context.Context, q querier) error {
 		list, sh = nil, shelf{}
-		there := false
+		there, places := false, map[int64]int{}
 		var b pgx.Batch
 		if approximate {
 			// Of this transaction alone, which is the batch.
@@ -268,18 +281,21 @@ func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe fac
 		rows, err := results.Query()
 		err = scanAll(rows, err, func(rows pgx.Rows) error {
 			there = true
-			var id, subject, name *string
-			var v *pgvector.Vector
+			var row *int64
+			var subject, name, id *string
 			var distance *float64
-			if err := rows.Scan(&sh.templates, &sh.subjects, &sh.dimension, &id, &subject, &name, &v, &distance); err != nil || id == nil {
+			var v *pgvector.Vector
+			if err := rows.Scan(&sh.templates, &sh.subjects, &sh.dimension, &row, &subject, &name, &distance, &id, &v); err != nil || row == nil || id == nil {
 				return err
 			}
-			e := s.embeddingUnlessDamaged(key.Tenant, key.Gallery, *subject, *id, key.ModelID, v.Slice(), len(probe))
-			r := foundRow{template: *id, subject: *subject, name: *name, distance: *distance, damaged: e == nil}
-			if !r.damaged {
-				r.score = probe.Cosine(e)
+			at, ok := places[*row]
+			if !ok {
+				at = len(list)
+				places[*row] = at
+				list = append(list, foundSubject{id: *subject, name: *name, distance: *distance})
 			}
-			list = append(list, r)
+			e := s.embeddingUnlessDamaged(key.Tenant, key.Gallery, *subject, *id, key.ModelID, v.Slice(), len(probe))
+			list[at].templates = append(list[at].templates, face.Template{ID: *id, Embedding: e})
 			return nil
 		})
 		if err == nil && !there && key.Gallery != face.DefaultGallery {
@@ -287,6 +303,6 @@ func (s *Store) nearest(ctx context.Context, op string, key index.Key, probe fac
 		}
 		return err
 	})
-	slices.SortFunc(list, func(a, b foundRow) int { return cmp.Compare(a.distance, b.distance) })
+	slices.SortFunc(list, func(a, b foundSubject) int { return cmp.Compare(a.distance, b.distance) })
 	return list, sh, approximate, err
 }

@@ -74,8 +74,7 @@ func TestSharding(t *testing.T) {
 		return shards[h.Sum32()%uint32(len(shards))]
 	}
 
-	// Some have one template, some three, and one has more than a search
-	// fetches at first.
+	// Some have one template, some three, and one has many.
 	rng := rand.New(rand.NewPCG(3, 4))
 	axis := append(face.Embedding{1}, make(face.Embedding, dimension-1)...)
 	var everybody []store.Record
@@ -157,7 +156,7 @@ func TestSharding(t *testing.T) {
 		c.Exec(`ANALYZE`)
 	}
 	plan := explain(t, coordinator, gallery, probes[0])
-	for what, n := range map[string]int{"Async Foreign Scan": 2, "ORDER BY": 2, "LIMIT 32": 2, "shard_1": 1, "shard_2": 1} {
+	for what, n := range map[string]int{"Async Foreign Scan": 2, "ORDER BY": 2, "LIMIT 5": 2, "shard_1": 1, "shard_2": 1} {
 		if strings.Count(plan, what) < n {
 			t.Errorf("the plan has %q less than %d times:\n%s", what, n, plan)
 		}
@@ -222,34 +221,29 @@ func importOne(tb testing.TB, s store.Store, tenant, gallery string, r store.Rec
 }
 
 type identified struct {
-	rank                           int
-	subject, name, template, shard string
-	score                          float64
+	rank                 int
+	subject, name, shard string
+	score                float64
 }
 
 func identify(ctx context.Context, conn *pgx.Conn, tenant, gallery, model string, probe face.Embedding, k int) ([]identified, error) {
-	rows, err := conn.Query(ctx, `SELECT rank, subject_id, name, template_id, shard, score
+	rows, err := conn.Query(ctx, `SELECT rank, subject_id, name, shard, score
 		FROM likeness_identify($1, $2, $3, $4::text::vector, $5) ORDER BY rank`, tenant, gallery, model, pgvector.NewVector(probe).String(), k)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (i identified, err error) {
-		err = row.Scan(&i.rank, &i.subject, &i.name, &i.template, &i.shard, &i.score)
+		err = row.Scan(&i.rank, &i.subject, &i.name, &i.shard, &i.score)
 		return i, err
 	})
 }
 
-// bruteForce is the k best subjects by scoring every template.
+// bruteForce is the k best subjects by scoring everybody.
 func bruteForce(everybody []store.Record, probe face.Embedding, k int) []face.Candidate {
 	var all []face.Candidate
 	for _, r := range everybody {
-		best := face.Candidate{Score: -2}
-		for _, t := range r.Templates {
-			if score := probe.Cosine(t.Embedding); score > best.Score {
-				best = face.Candidate{SubjectID: r.Subject.ID, TemplateID: t.ID, Score: score}
-			}
-		}
-		all = append(all, best)
+		fused, n := face.FuseTemplates(r.Templates)
+		all = append(all, face.Candidate{SubjectID: r.Subject.ID, Templates: n, Score: probe.Cosine(fused)})
 	}
 	slices.SortFunc(all, func(a, b face.Candidate) int {
 		return cmp.Or(cmp.Compare(b.Score, a.Score), cmp.Compare(a.SubjectID, b.SubjectID))
@@ -263,7 +257,7 @@ func explain(tb testing.TB, conn *pgx.Conn, gallery string, probe face.Embedding
 		tb.Fatal(err)
 	}
 	rows, err := conn.Query(context.Background(), fmt.Sprintf(`EXPLAIN (VERBOSE, COSTS OFF)
-		SELECT * FROM likeness_nearest('%s', '%s', '%s', '%s', 32)`, tenant, gallery, model, pgvector.NewVector(probe)))
+		SELECT * FROM likeness_nearest('%s', '%s', '%s', '%s', 5)`, tenant, gallery, model, pgvector.NewVector(probe)))
 	if err != nil {
 		tb.Fatal(err)
 	}

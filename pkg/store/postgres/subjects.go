@@ -159,6 +159,12 @@ func (s *Store) DeleteSubject(ctx context.Context, tenant, gallery, subject stri
 			return err
 		}
 		receipt = face.Receipt{Gallery: gallery, SubjectID: subject, Subjects: 1, Templates: sub.Templates}
+		if _, err := tx.Exec(ctx, `SELECT FROM subject WHERE gallery = $1 AND id = $2 FOR UPDATE`, row, subject); err != nil {
+			return err
+		}
+		if err := lockShelves(ctx, tx, row); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `DELETE FROM crop c USING subject s WHERE c.subject = s.row_id AND s.gallery = $1 AND s.id = $2`, row, subject)
 		if err != nil {
 			return err

@@ -236,6 +236,9 @@ func (s *Store) DeleteTemplate(ctx context.Context, tenant, gallery, subject, te
 			return err
 		}
 		receipt = face.Receipt{Gallery: gallery, SubjectID: subject}
+		if err := lockShelves(ctx, tx, row); err != nil {
+			return err
+		}
 		tag, err := tx.Exec(ctx, `DELETE FROM template WHERE subject = $1 AND sample = $2`, owner, sample)
 		if err != nil {
 			return err
@@ -333,6 +336,9 @@ func (s *Store) purge(ctx context.Context, gallery int64, now time.Time) (n int,
 		receipt := face.Receipt{}
 		there, err := scanOne(tx.QueryRow(ctx, `SELECT tenant, id FROM gallery WHERE row_id = $1 AND retention_days > 0 FOR NO KEY UPDATE`,
 			gallery), &tenant, &receipt.Gallery)
+		if err == nil && there {
+			err = lockShelves(ctx, tx, gallery)
+		}
 		if err != nil || !there {
 			return err
 		}

@@ -142,7 +142,7 @@ func TestDamagedEmbedding(t *testing.T) {
 				t.Fatal(err)
 			}
 			counts(people, 0)
-			if r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(7, dim), 1); err != nil || r.Candidates[0].TemplateID != "t7" {
+			if r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(7, dim), 1); err != nil || r.Candidates[0].SubjectID != "s7" {
 				t.Errorf("found %+v, %v", r, err)
 			}
 		})

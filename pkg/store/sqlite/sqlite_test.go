@@ -390,11 +390,15 @@ func TestFullDisk(t *testing.T) {
 		if err != nil || len(got) != len(acked) {
 			t.Errorf("%d templates are there, %d were acknowledged (%v)", len(got), len(acked), err)
 		}
-		for id, seed := range acked {
-			r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(seed, 512), 1)
-			if err != nil || len(r.Candidates) != 1 || r.Candidates[0].TemplateID != id {
-				t.Errorf("%s is not found: %v", id, err)
+		for _, tm := range got {
+			if seed, ok := acked[tm.ID]; !ok || !slices.Equal(tm.Embedding, embedding(seed, 512)) {
+				t.Errorf("%s is not what was acknowledged", tm.ID)
 			}
+		}
+		r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(0, 512), 1)
+		fused, n := face.FuseTemplates(got)
+		if err != nil || len(r.Candidates) != 1 || r.Candidates[0].Templates != n || r.Candidates[0].Score != embedding(0, 512).Cosine(fused) {
+			t.Errorf("%d templates are not what is searched: %+v, %v", n, r, err)
 		}
 	}
 	verify(s)
@@ -584,25 +588,32 @@ func TestWritesWhileLoading(t *testing.T) {
 	if err := s.AwaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; i < n+400; i++ {
-		if i == 1000 {
-			i = n // the middle is alike
-		}
-		want := fmt.Sprint("t", i)
-		if i >= n {
-			want = fmt.Sprint("new", i-n)
-		}
+	for i := range 1000 { // the others are like the last of them
+		want := fmt.Sprint("s", i)
 		r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(i, dim), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		there := r.Candidates[0].TemplateID == want
+		there := r.Candidates[0].SubjectID == want && r.Candidates[0].Score > 0.999
 		if erased := i < 400*2 && i%2 == 0; there == erased {
 			t.Errorf("%s is found: %v, erased: %v", want, there, erased)
 		}
 		if r.GallerySize != n-400 {
 			t.Fatalf("gallery size %d, want %d", r.GallerySize, n-400)
 		}
+	}
+	own, err := s.Templates(ctx, tenant, face.DefaultGallery, "s2999", model)
+	if err != nil || len(own) != 401 {
+		t.Fatalf("%d templates, %v", len(own), err)
+	}
+	fused, _ := face.FuseTemplates(own)
+	probe, err := fused.Normalise()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1)
+	if err != nil || r.Candidates[0].SubjectID != "s2999" || r.Candidates[0].Templates != 401 || r.Candidates[0].Score != probe.Cosine(fused) {
+		t.Errorf("who got templates while the index was loaded is searched as %+v, %v", r.Candidates[0], err)
 	}
 	if _, err := s.VerifyAudit(ctx); err != nil {
 		t.Error(err)

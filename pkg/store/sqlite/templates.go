@@ -291,22 +291,22 @@ func (s *Store) Search(ctx context.Context, tenant, gallery, modelID string, pro
 }
 
 // search asks the index for candidates and the file for their names. It
-// reports whether the file knows all of them.
+// reports whether the file knows all of them, with the same templates.
 func (s *Store) search(ctx context.Context, op string, key index.Key, probe face.Embedding, k int) (r store.Result, whole bool, err error) {
 	hits, subjects, err := s.index.Search(ctx, key, probe, k)
 	if err != nil {
 		return r, true, err
 	}
-	ids := make([]string, len(hits))
-	for i, h := range hits {
-		ids[i] = h.TemplateID
+	ids := []string{}
+	for _, h := range hits {
+		ids = append(ids, h.TemplateIDs...)
 	}
 	list, err := json.Marshal(ids)
 	if err != nil {
 		return r, true, err
 	}
 	type owner struct{ subject, name string }
-	owners := make(map[string]owner, len(hits)) // by template
+	owners := make(map[string]owner, len(ids)) // by template
 	err = s.db.view(ctx, func(v session) error {
 		var row int64
 		found, err := v.scanFirst([]any{&row}, galleryByID, key.Tenant, key.Gallery)
@@ -332,9 +332,9 @@ func (s *Store) search(ctx context.Context, op string, key index.Key, probe face
 	r = store.Result{Candidates: make([]face.Candidate, 0, len(hits)), GallerySize: subjects}
 	for _, h := range hits {
 		// The id of an erased template may be another subject's by now.
-		if o := owners[h.TemplateID]; o.subject == h.SubjectID {
+		if !slices.ContainsFunc(h.TemplateIDs, func(id string) bool { return owners[id].subject != h.SubjectID }) {
 			r.Candidates = append(r.Candidates, face.Candidate{
-				SubjectID: h.SubjectID, Name: o.name, TemplateID: h.TemplateID, Score: h.Score,
+				SubjectID: h.SubjectID, Name: owners[h.TemplateIDs[0]].name, Templates: len(h.TemplateIDs), Score: h.Score,
 			})
 		}
 	}
@@ -354,12 +354,12 @@ func (s *Store) DamagedTemplates(ctx context.Context) (int, error) {
 		})
 		return damaged, err
 	})
-	return result(s.db, "DamagedTemplates", s.damaged.Count(store.Place{}), err)
+	return result(s.db, "DamagedTemplates", s.damaged.Count(), err)
 }
 
 // Comparisons implements [store.Templates].
 func (s *Store) Comparisons(ctx context.Context, tenant, gallery, modelID string) (int, error) {
-	n := s.index.Templates(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
+	n := s.index.Subjects(index.Key{Tenant: tenant, Gallery: gallery, ModelID: modelID})
 	return result(s.db, "Comparisons", n, s.Ready(ctx))
 }
 

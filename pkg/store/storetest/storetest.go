@@ -38,6 +38,8 @@ func Run(t *testing.T, place Place) {
 		{"Dimension", dimension},
 		{"TemplatesOldestFirst", templatesOldestFirst},
 		{"SearchIsExact", searchIsExact},
+		{"TemplatesComeAndGo", templatesComeAndGo},
+		{"TemplatesComeAndGoTogether", templatesComeAndGoTogether},
 		{"SearchTies", searchTies},
 		{"SearchEdges", searchEdges},
 		{"Comparisons", comparisons},

@@ -193,7 +193,7 @@ func deleteTemplate(t *testing.T, place Place) {
 		t.Error(d)
 	}
 	res := must(s.Search(ctx, tenant, face.DefaultGallery, model, axisEmbedding(4, 2, 0), 5))(t)
-	if len(res.Candidates) != 1 || res.Candidates[0].TemplateID != keep.ID || res.GallerySize != 1 {
+	if len(res.Candidates) != 1 || res.Candidates[0].Templates != 1 || res.Candidates[0].Score != 0 || res.GallerySize != 1 {
 		t.Errorf("after the erase a search gives %+v", res)
 	}
 	must(s.DeleteTemplate(ctx, tenant, face.DefaultGallery, "a", keep.ID, by))(t)
@@ -277,14 +277,14 @@ func isolation(t *testing.T, place Place) {
 	places := [][2]string{{"t1", "g1"}, {"t1", "g2"}, {"t2", "g1"}, {"t2", "g2"}}
 	e := axisEmbedding(4, 0, 0)
 	templates := map[[2]string]face.Template{}
-	for _, p := range places {
+	for i, p := range places {
 		must(s.CreateGallery(ctx, p[0], face.Gallery{ID: p[1]}))(t)
 		addSubject(t, s, p[0], p[1], "same")
-		templates[p] = addTemplate(t, s, p[0], p[1], "same", model, e)
+		templates[p] = addTemplate(t, s, p[0], p[1], "same", model, axisEmbedding(4, 0, float64(i)/100)) // nearly
 	}
 	for _, p := range places {
 		res := must(s.Search(ctx, p[0], p[1], model, e, 10))(t)
-		if len(res.Candidates) != 1 || res.Candidates[0].TemplateID != templates[p].ID || res.GallerySize != 1 {
+		if len(res.Candidates) != 1 || res.Candidates[0].Score != e.Cosine(templates[p].Embedding) || res.GallerySize != 1 {
 			t.Errorf("%v finds %+v", p, res)
 		}
 		got := must(s.Templates(ctx, p[0], p[1], "same", ""))(t)
@@ -382,9 +382,9 @@ func purge(t *testing.T, place Place) {
 			if got := must(s.Templates(ctx, tn, g, "a", ""))(t); len(got) != want {
 				t.Errorf("%s has %d templates left, want %d", g, len(got), want)
 			}
-			score := must(s.Search(ctx, tn, g, model, axisEmbedding(8, 3, 0), 1))(t).Candidates[0].Score
-			if gone := score != 1; gone != (g != "ever") {
-				t.Errorf("%s: best score for an expired template is %v", g, score)
+			c := must(s.Search(ctx, tn, g, model, axisEmbedding(8, 3, 0), 1))(t).Candidates[0]
+			if gone := c.Score == 0; gone != (g != "ever") || c.Templates != want {
+				t.Errorf("%s: with an expired template, %+v", g, c)
 			}
 		}
 	}
