@@ -21,7 +21,8 @@ import (
 
 type evalCmd struct {
 	pipelineFlags
-	Images   string `required:"" type:"path" placeholder:"TAR|DIR" help:"The photos. For --identify and --one-shot, the photos of each person are in a folder of their own."`
+	enrolledFlags
+	Images   string `required:"" type:"path" placeholder:"TAR|DIR" help:"The photos. For --identify, --one-shot and --enrolled, the photos of each person are in a folder of their own."`
 	Pairs    string `type:"existingfile" placeholder:"FILE" help:"Measure verification on the labelled pairs of this file. Each line is: probe reference 1|0, with the name of a fold if there are folds. LFW's own pairs.txt can be read, too."`
 	All      bool   `help:"Measure verification on all comparisons: all photos are compared with one another, and every person has the same weight. No choice of pairs can flatter."`
 	Identify bool   `help:"Measure open-set identification: one photo of each of half of the people is enrolled; their other photos, and those of everybody else, are searched for."`
@@ -51,16 +52,16 @@ func (evalCmd) Help() string {
 
 func (c evalCmd) Run(t *tool) (err error) {
 	switch {
-	case c.Pairs == "" && !c.All && !c.Identify && !c.OneShot && c.Labels == "":
-		return usageError{errors.New("nothing to measure: --pairs, --all, --identify, --one-shot or --labels is missing")}
+	case c.Pairs == "" && !c.All && !c.Identify && !c.OneShot && c.Labels == "" && len(c.Enrolled) == 0:
+		return usageError{errors.New("nothing to measure: --pairs, --all, --identify, --one-shot, --enrolled or --labels is missing")}
 	case c.Gallery != 0 && !c.Identify:
 		return usageError{errors.New("--gallery: needs --identify")}
 	case c.Gallery < 0 || c.Gallery == 1:
 		return usageError{errors.New("--gallery: needs at least 2 people")}
 	case c.Strangers != "" && !c.All && c.Gallery == 0:
 		return usageError{errors.New("--strangers: needs --all, or --identify with --gallery")}
-	case c.Mates != "" && !c.All && !c.comparesGroups():
-		return usageError{errors.New("--mates: needs --all, or --labels alone")}
+	case c.Mates != "" && !c.All && len(c.Enrolled) == 0 && !c.comparesGroups():
+		return usageError{errors.New("--mates: needs --all or --enrolled, or --labels alone")}
 	case c.People != "" && c.Pairs != "":
 		return usageError{errors.New("--people: not with --pairs, which name their photos")}
 	case !(c.Margin >= 0 && c.Margin <= 2):
@@ -122,12 +123,15 @@ func (c evalCmd) Run(t *tool) (err error) {
 	if err := c.measure(r, d, pipeline.Encoder(), encoders); err != nil {
 		return err
 	}
+	if err := c.measureEnrolled(t.ctx, r, d, pipeline.Encoder(), c.workers()); err != nil {
+		return err
+	}
 	return c.write(t, r)
 }
 
 // comparesGroups reports whether the groups are all that is measured.
 func (c evalCmd) comparesGroups() bool {
-	return c.Labels != "" && c.Pairs == "" && !c.All && !c.Identify && !c.OneShot
+	return c.Labels != "" && c.Pairs == "" && !c.All && !c.Identify && !c.OneShot && len(c.Enrolled) == 0
 }
 
 // embedStrangers embeds the photos of the other set, if there is one.
@@ -219,7 +223,7 @@ func (c evalCmd) readPairs(set photos.Set) (pairs []measure.Pair, people map[str
 			return nil, nil, fmt.Errorf("--images: %s does not contain %s, which the pairs name", c.Images, name)
 		}
 	}
-	if !c.All && !c.Identify && !c.OneShot && !c.comparesGroups() {
+	if !c.All && !c.Identify && !c.OneShot && len(c.Enrolled) == 0 && !c.comparesGroups() {
 		return pairs, people, nil
 	}
 	wanted, err := c.readPeople()

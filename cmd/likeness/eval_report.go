@@ -34,6 +34,7 @@ type report struct {
 	*measure.Verification                               // nil without pairs
 	Identification        *measure.Identification       `json:"identification,omitempty"`
 	OneShot               *measure.OneShot              `json:"one_shot,omitempty"`
+	Enrolled              []measure.EnrolledRates       `json:"enrolled,omitempty"`
 	Groups                []measure.GroupVerification   `json:"groups,omitempty"`
 	All                   *measure.AllComparisonsReport `json:"all_comparisons,omitempty"`
 	GroupComparisons      *measure.GroupComparisons     `json:"group_comparisons,omitempty"`
@@ -109,6 +110,7 @@ func (r *report) sheet() *reportSheet {
 	rough = s.addAllComparisons(r.All, r.Strangers) || rough
 	rough = s.addIdentification(r.Identification) || rough
 	s.addOneShot(r.OneShot)
+	s.addEnrolled(r.Enrolled)
 	s.addGroups(r.Groups)
 	s.addGroupComparisons(r.GroupComparisons)
 	if rough {
