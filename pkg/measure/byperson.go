@@ -10,7 +10,7 @@ type RateByPerson struct {
 	People      int           `json:"people"`
 	Comparisons Rate          `json:"comparisons"` // all of them, with the same weight
 	Value       float64       `json:"value"`       // 0..1; 0 without people
-	Interval    face.Interval `json:"interval"`    // bootstrap over people; empty without people
+	Interval    face.Interval `json:"interval"`    // bootstrap over people, or Clopper and Pearson's of them if nothing was counted; empty without people
 }
 
 // CountByPerson counts comparisons, each with its person and whether it belongs
@@ -38,6 +38,10 @@ func CountByPerson(people []string, counted []bool, o Options) RateByPerson {
 		values[i], ones[i] = rate.Value(), 1
 	}
 	r.Value = weightedMean(values, ones)
+	if r.Comparisons.Count == 0 {
+		r.Interval = Rate{Total: int64(r.People)}.Interval(o.Confidence)
+		return r
+	}
 	r.Interval = resample(names, names, o.Replicates, o, func(weight []float64) []float64 {
 		return []float64{weightedMean(values, weight)}
 	})[0]

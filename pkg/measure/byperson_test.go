@@ -28,6 +28,9 @@ func TestCountByPerson(t *testing.T) {
 	if got.Interval.Low != 0 || got.Interval.High != 0.75 {
 		t.Errorf("interval %+v", got.Interval)
 	}
+	if found := measure.CountByPerson([]string{"a", "a", "b"}, make([]bool, 3), measure.DefaultOptions()); found.Value != 0 || found.Interval != (measure.Rate{Total: 2}).Interval(0.95) {
+		t.Errorf("nothing counted of two people: %+v", found)
+	}
 	if none := measure.CountByPerson(nil, nil, measure.DefaultOptions()); none != (measure.RateByPerson{}) {
 		t.Errorf("nobody gives %+v", none)
 	}

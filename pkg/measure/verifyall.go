@@ -265,7 +265,9 @@ func (v *allVerifier) count(at []RatesOfAll) {
 				drawn = append(drawn, missed/total)
 			}
 		}
-		a.FNMR.Interval = percentiles(drawn, v.o.Confidence)
+		if a.FNMR.Comparisons.Count > 0 && len(drawn) > 0 {
+			a.FNMR.Interval = percentiles(drawn, v.o.Confidence)
+		}
 		for range v.lost {
 			missed = append(missed, true)
 		}
