@@ -66,6 +66,9 @@ func (c modelsCohort) Run(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
+	if slices.Contains(model.Layers(), siamese.CohortPlain) {
+		return usageError{fmt.Errorf("--encoder: %s has a cohort already", c.Encoder)}
+	}
 	cohort, err := c.embedCohort(t)
 	if err != nil {
 		return err

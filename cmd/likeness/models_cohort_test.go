@@ -30,6 +30,10 @@ func TestModelsCohort(t *testing.T) {
 	if got.code != exitOK || !strings.Contains(got.stdout, "ours") {
 		t.Errorf("%+v", got)
 	}
+	trained := runTool(t.Context(), trainArgs(t, somePeople(t, testfaces.People), t.TempDir(), "--base", "ours", "--models-dir", out, "--id", "theirs", "--learn", "last:1", "--steps", "1")...)
+	if trained.code != exitOK {
+		t.Errorf("taught further: %+v", trained)
+	}
 	for _, tt := range []struct {
 		args []string
 		says string
@@ -38,6 +42,7 @@ func TestModelsCohort(t *testing.T) {
 		{args(people, "--top", "900"), "--top 900"},
 		{args(people, "--id", orttest.Encoder), "choose another id"},
 		{args(filepath.Join(people, "none")), "--images"},
+		{args(people, "--encoder", "ours", "--models-dir", out, "--id", "again"), "has a cohort already"},
 	} {
 		if got := runTool(t.Context(), tt.args...); got.code != exitUsage || !strings.Contains(got.stderr, tt.says) {
 			t.Errorf("%q: %+v, want it to say %q", tt.args, got, tt.says)

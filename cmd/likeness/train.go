@@ -249,7 +249,7 @@ func (c trainCmd) loadBase(teachers []trainTeacher) (embed.Manifest, *grad.Model
 		}
 		manifest = m.Manifest
 	}
-	model, err := grad.Parse(data)
+	manifest, model, err := parseWithoutCohort(manifest, data)
 	if err != nil {
 		return manifest, nil, err
 	}

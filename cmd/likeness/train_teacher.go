@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/likeness-id/likeness/pkg/embed"
@@ -56,13 +57,29 @@ func (c trainCmd) loadTeachers() ([]trainTeacher, error) {
 		if err != nil {
 			return nil, err
 		}
-		model, err := grad.Parse(data)
+		manifest, model, err := parseWithoutCohort(m.Manifest, data)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", id, err)
 		}
-		teachers = append(teachers, trainTeacher{m.Manifest, model})
+		teachers = append(teachers, trainTeacher{manifest, model})
 	}
 	return teachers, nil
+}
+
+// parseWithoutCohort reads an encoder. The number that a cohort adds to its
+// embedding is left out: scores are not normalised while something is learnt.
+func parseWithoutCohort(m embed.Manifest, data []byte) (embed.Manifest, *grad.Model, error) {
+	model, err := grad.Parse(data)
+	if err != nil || !slices.Contains(model.Layers(), siamese.CohortPlain) {
+		return m, model, err
+	}
+	if data, err = model.Cut(siamese.CohortPlain); err != nil {
+		return m, nil, err
+	}
+	m.Dimension--
+	m.Outputs = []embed.Output{{Name: siamese.CohortPlain, Shape: []int64{1, int64(m.Dimension)}}}
+	model, err = grad.Parse(data)
+	return m, model, err
 }
 
 // planarInput is how an encoder's input is written.
