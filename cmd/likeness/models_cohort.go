@@ -140,6 +140,7 @@ func (c modelsCohort) describeNormalised(base embed.Manifest, model []byte, peop
 	m.ID, m.File, m.SHA256, m.Size = c.ID, c.ID+".onnx", hex.EncodeToString(sum[:]), int64(len(model))
 	m.URL, m.Published, m.Calibration, m.Head = "", nil, nil, nil
 	m.Dimension++
+	m.Cohort = &embed.Cohort{People: people, Top: c.Top}
 	m.Outputs = []embed.Output{{Name: siamese.CohortOutput, Shape: []int64{1, int64(m.Dimension)}}}
 	m.Source = fmt.Sprintf("likeness models cohort, %s, from %s", time.Now().UTC().Format(time.DateOnly), base.ID)
 	m.Notes = fmt.Sprintf("%s Its last number normalises scores by a cohort of %d people, of whom the %d most similar count.", base.Notes, people, c.Top)

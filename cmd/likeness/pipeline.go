@@ -23,7 +23,7 @@ import (
 type pipelineFlags struct {
 	modelFolders
 	Detector    string `default:"builtin-detector" env:"LIKENESS_DETECTOR" placeholder:"ID" help:"Face detector (default: builtin-detector)."`
-	Encoder     string `default:"builtin-encoder" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: builtin-encoder)."`
+	Encoder     string `default:"builtin-encoder-2" env:"LIKENESS_ENCODER" placeholder:"ID" help:"Face encoder (default: builtin-encoder-2)."`
 	ORTLibrary  string `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" placeholder:"FILE" help:"ONNX Runtime's library, if it is not in one of the usual places."`
 	Provider    string `default:"cpu" env:"LIKENESS_PROVIDER" placeholder:"NAME" help:"Execution provider of ONNX Runtime (default: cpu)."`
 	Parallel    int    `default:"0" placeholder:"N" help:"How many photos are processed at the same time (default: the number of cores)."`

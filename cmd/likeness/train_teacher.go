@@ -77,6 +77,7 @@ func parseWithoutCohort(m embed.Manifest, data []byte) (embed.Manifest, *grad.Mo
 		return m, nil, err
 	}
 	m.Dimension--
+	m.Cohort = nil
 	m.Outputs = []embed.Output{{Name: siamese.CohortPlain, Shape: []int64{1, int64(m.Dimension)}}}
 	model, err = grad.Parse(data)
 	return m, model, err

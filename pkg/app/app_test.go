@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 func options(t *testing.T) app.Options {
 	t.Helper()
 	o := defaults(t)
-	o.ORTLibrary = orttest.Library(t)
+	o.ORTLibrary, o.Encoder = orttest.Library(t), orttest.Encoder
 	return o
 }
 

@@ -33,7 +33,7 @@ type Options struct {
 
 	ModelsDir  []string      `env:"LIKENESS_MODELS_DIR" type:"path" help:"Folders with models of your own, separated by commas. The default models need none."`
 	Detector   string        `default:"builtin-detector" env:"LIKENESS_DETECTOR" help:"Id of the face detector."`
-	Encoder    string        `default:"builtin-encoder" env:"LIKENESS_ENCODER" help:"Id of the face encoder. A gallery keeps its encoder once somebody is enrolled in it."`
+	Encoder    string        `default:"builtin-encoder-2" env:"LIKENESS_ENCODER" help:"Id of the face encoder. A gallery keeps its encoder once somebody is enrolled in it."`
 	ORTLibrary string        `name:"ort-library" env:"LIKENESS_ORT_LIBRARY" type:"path" help:"Path of ONNX Runtime's shared library, if it is not found by itself."`
 	Provider   string        `default:"cpu" env:"LIKENESS_PROVIDER" help:"ONNX Runtime's execution provider: cpu, cuda, ..."`
 	Slots      int           `default:"0" env:"LIKENESS_SLOTS" help:"Requests whose photos are processed at the same time; 0 means one per core."`

@@ -195,6 +195,24 @@ func (e MigrationState) Valid() bool {
 	}
 }
 
+// Defines values for ModelScore.
+const (
+	ModelScoreCosine           ModelScore = "cosine"
+	ModelScoreNormalisedCosine ModelScore = "normalised_cosine"
+)
+
+// Valid indicates whether the value is a known member of the ModelScore enum.
+func (e ModelScore) Valid() bool {
+	switch e {
+	case ModelScoreCosine:
+		return true
+	case ModelScoreNormalisedCosine:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ModelTask.
 const (
 	ModelTaskDetector ModelTask = "detector"
@@ -987,7 +1005,13 @@ type Model struct {
 
 	// OperatingPoints Least strict first. Absent until the encoder is calibrated.
 	OperatingPoints []OperatingPoint `json:"operating_points,omitempty"`
-	Sha256          string           `json:"sha256"`
+
+	// Score What the scores of the encoder are; encoders only. `cosine`: of the
+	// embeddings that its network gives. `normalised_cosine`: of embeddings
+	// with one number more, which lowers the score of faces that are like
+	// those of many strangers. Scores of two encoders mean different things.
+	Score  *ModelScore `json:"score,omitempty"`
+	Sha256 string      `json:"sha256"`
 
 	// Size Bytes.
 	Size         int64     `json:"size"`
@@ -995,6 +1019,12 @@ type Model struct {
 	Task         ModelTask `json:"task"`
 	TrainingData string    `json:"training_data"`
 }
+
+// ModelScore What the scores of the encoder are; encoders only. `cosine`: of the
+// embeddings that its network gives. `normalised_cosine`: of embeddings
+// with one number more, which lowers the score of faces that are like
+// those of many strangers. Scores of two encoders mean different things.
+type ModelScore string
 
 // ModelTask defines model for Model.Task.
 type ModelTask string

@@ -58,7 +58,7 @@ func ExamplePipeline_Embed() {
 		log.Fatal(err)
 	}
 	fmt.Println(len(samples[0].Embedding), "numbers by", pipeline.Encoder().ID)
-	// Output: 256 numbers by builtin-encoder
+	// Output: 257 numbers by builtin-encoder-2
 }
 
 // A crop of a face, some 20 KB, is enough to make embeddings with another
@@ -102,6 +102,7 @@ func ExampleOpenRegistry() {
 	// Output:
 	// builtin-detector detector Apache-2.0
 	// builtin-encoder encoder Apache-2.0
+	// builtin-encoder-2 encoder Apache-2.0
 	// builtin-features features Apache-2.0
 	// builtin-quality quality Apache-2.0
 }

@@ -47,6 +47,9 @@ type Manifest struct {
 	Alignment   [][2]float32      `json:"alignment,omitempty"` // five template points in pixels of the input, order of face.Landmarks.Points
 	Calibration *face.Calibration `json:"calibration,omitempty"`
 	Head        *face.Head        `json:"head,omitempty"` // without one there are no probabilities
+	// Cohort says that the graph normalises scores: the last number of the
+	// embedding says how typical a face is.
+	Cohort *Cohort `json:"cohort,omitempty"`
 
 	// Quality networks, with Alignment, and Threshold as the least probability
 	// of the first class that passes.
@@ -55,6 +58,12 @@ type Manifest struct {
 	// Features.
 	Features *Features `json:"features,omitempty"`
 	Cut      *Cut      `json:"cut,omitempty"`
+}
+
+// Cohort is what an encoder's scores are normalised by.
+type Cohort struct {
+	People int `json:"people"` // whose embeddings the graph has
+	Top    int `json:"top"`    // how many of the largest cosines with them count
 }
 
 // Published are the files that a model is made from, and how.

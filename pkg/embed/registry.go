@@ -166,7 +166,7 @@ func sameContract(a, b Manifest) bool {
 	bare := func(m Manifest) Manifest {
 		return Manifest{
 			Task: m.Task, SHA256: m.SHA256, Size: m.Size, Input: m.Input, Outputs: m.Outputs,
-			Decoder: m.Decoder, Scores: m.Scores, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut, Classes: m.Classes,
+			Decoder: m.Decoder, Scores: m.Scores, Dimension: m.Dimension, Alignment: m.Alignment, Cut: m.Cut, Classes: m.Classes, Cohort: m.Cohort,
 		}
 	}
 	return reflect.DeepEqual(bare(a), bare(b))
@@ -321,6 +321,9 @@ func (r *rules) manifest(m *Manifest) {
 	if m.Task != TaskQuality {
 		r.want(m.Classes == nil, "/classes", "left out of a model for another task")
 	}
+	if m.Task != TaskEncoder {
+		r.want(m.Cohort == nil, "/cohort", "left out of a model for another task")
+	}
 	if m.Task != TaskFeatures {
 		r.want(m.Features == nil, "/features", "left out of a model for another task")
 		r.want(m.Cut == nil, "/cut", "left out of a model for another task")
@@ -416,6 +419,9 @@ func (r *rules) encoder(m *Manifest) {
 	}
 	if m.Head != nil {
 		r.head(m.Head, m.Dimension)
+	}
+	if m.Cohort != nil {
+		r.want(m.Cohort.Top > 0 && m.Cohort.Top <= m.Cohort.People, "/cohort/top", "1 to /cohort/people")
 	}
 }
 

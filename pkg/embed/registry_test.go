@@ -244,7 +244,7 @@ func TestParseManifestDetector(t *testing.T) {
 	for field, value := range map[string]any{
 		"decoder": "oracle", "threshold": 1, "dimension": 4, "input/multiple": 0, "scores": "logit", "quality_threshold": 0.4,
 		"outputs":   manifest("m")["outputs"],
-		"alignment": manifest("m")["alignment"], "calibration": object{},
+		"alignment": manifest("m")["alignment"], "calibration": object{}, "cohort": object{"people": 9, "top": 2},
 	} {
 		_, err := embed.ParseManifest(encoded(t, with(detector(), field, value)))
 		wantRefused(t, err, face.Invalid, "/"+field)
@@ -490,7 +490,7 @@ func TestManifests(t *testing.T) {
 // its manifest says. The encoder can decide at once.
 func TestBuiltIn(t *testing.T) {
 	t.Parallel()
-	most := map[string]int64{"builtin-detector": 400 << 10, "builtin-encoder": 4 << 20, "builtin-features": 3 << 20, "builtin-quality": 400 << 10}
+	most := map[string]int64{"builtin-detector": 400 << 10, "builtin-encoder": 4 << 20, "builtin-encoder-2": 6 << 20, "builtin-features": 3 << 20, "builtin-quality": 400 << 10}
 	r, err := embed.OpenRegistry(models.FS)
 	if err != nil {
 		t.Fatal(err)

@@ -82,6 +82,11 @@ func modelAnswer(m embed.Model) api.Model {
 	}
 	if m.Task == embed.TaskEncoder {
 		out.Dimension = &m.Dimension
+		score := api.ModelScoreCosine
+		if m.Cohort != nil {
+			score = api.ModelScoreNormalisedCosine
+		}
+		out.Score = &score
 	}
 	if m.Calibration != nil {
 		out.Comparisons = &m.Calibration.Comparisons

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/likeness-id/likeness/api"
+	"github.com/likeness-id/likeness/pkg/embed"
 	"github.com/likeness-id/likeness/pkg/face"
 	"github.com/likeness-id/likeness/pkg/store"
 )
@@ -145,7 +146,18 @@ func TestPaging(t *testing.T) {
 
 func TestModels(t *testing.T) {
 	t.Parallel()
-	list := good[api.ModelList](t, open(t, nil).do(t, http.MethodGet, "/models"), 200)
+	list := good[api.ModelList](t, open(t, func(o *options) {
+		o.Models = append(o.Models, embed.Model{Manifest: embed.Manifest{ID: "with-cohort", Task: embed.TaskEncoder, Dimension: 8, Cohort: &embed.Cohort{People: 9, Top: 2}}})
+	}).do(t, http.MethodGet, "/models"), 200)
+	var scores []api.ModelScore
+	for _, m := range list.Items {
+		if m.Score != nil {
+			scores = append(scores, *m.Score)
+		}
+	}
+	if diff := cmp.Diff([]api.ModelScore{api.ModelScoreCosine, api.ModelScoreCosine, api.ModelScoreNormalisedCosine}, scores); diff != "" {
+		t.Errorf("what the scores are (-want +got):\n%s", diff)
+	}
 	if m := list.Items[0]; !m.InUse || !m.Available || *m.Dimension != dimension || len(m.OperatingPoints) != 3 || *m.Comparisons != 3e6 {
 		t.Errorf("got %+v", m)
 	}

@@ -57,7 +57,7 @@ func ExampleOptions() {
 	}
 	defer pipeline.Close()
 	fmt.Println(pipeline.Encoder().ID, pipeline.Encoder().Dimension)
-	// Output: builtin-encoder 256
+	// Output: builtin-encoder-2 257
 }
 
 // The kind of an error says what to tell the user.

@@ -96,7 +96,7 @@ type Options struct {
 func DefaultOptions() Options {
 	e := embed.DefaultOptions()
 	return Options{
-		Detector: "builtin-detector", Encoder: "builtin-encoder",
+		Detector: "builtin-detector", Encoder: "builtin-encoder-2",
 		Provider:       ort.DefaultOptions().Provider,
 		OperatingPoint: match.PointName(1e-4), AmbiguityMargin: 0.05,
 		Slots: e.Slots, Limits: e.Limits, Quality: e.Quality,
