@@ -19,7 +19,8 @@ func TestModelsCohort(t *testing.T) {
 	}
 	args := func(images string, more ...string) []string {
 		return append([]string{
-			"models", "cohort", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t), "--images", images, "--out", out, "--id", "ours",
+			"models", "cohort", "--data-dir", t.TempDir(), "--ort-library", orttest.Library(t), "--encoder", orttest.Encoder,
+			"--images", images, "--out", out, "--id", "ours",
 		}, more...)
 	}
 	if got := runTool(t.Context(), args(people, "--top", "10")...); got.code != exitOK || !strings.Contains(got.stderr, "a cohort of 102 people") {
