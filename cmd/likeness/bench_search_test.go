@@ -164,7 +164,7 @@ func TestBenchSearchRefuses(t *testing.T) {
 
 func TestAdvice(t *testing.T) {
 	t.Parallel()
-	h := postgres.Holding{Templates: 1_000_000, Dimension: 512}
+	h := postgres.Holding{Templates: 1_000_000, Subjects: 1_000_000, Dimension: 512}
 	measured := func(name string, recall float64, p50 int) *engine {
 		load := searchload.Load{P50: time.Duration(p50) * time.Millisecond}
 		return &engine{searchload.Engine{Name: name}, recall, []searchload.Load{load}}
