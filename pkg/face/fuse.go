@@ -15,7 +15,7 @@ const minMeanLength = 1e-3
 // compared as: their mean, divided by the power 9/16 of its length. Divided by
 // all of its length, it would let strangers pass more often the more photos
 // there are; not divided, less often. With that power they pass about as often
-// as with one photo, for encoders of several kinds (docs/adr/0030).
+// as with one photo, for encoders of several kinds (docs/adr/0031).
 //
 // The numbers are added in float64 in the order given. Rounding depends on it,
 // so give them in the order of their template ids: then the same templates have

@@ -44,6 +44,9 @@ func TestVerify(t *testing.T) {
 			if (asJSON.Probe != nil) != (c.body["probe"] != nil) || (asJSON.Reference != nil) != (c.body["reference"] != nil) {
 				t.Errorf("faces: %+v", asJSON)
 			}
+			if n := asJSON.Templates; (n != nil) != (c.body["subject_id"] != nil) || n != nil && *n != 1 {
+				t.Errorf("templates: %+v", asJSON)
+			}
 		})
 	}
 }
