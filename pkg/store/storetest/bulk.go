@@ -538,8 +538,12 @@ func bulkConcurrent(t *testing.T, place Place) {
 				for _, o := range out {
 					noError(t, o.Err)
 				}
-				// Read your write.
-				r, err := s.Search(ctx, tenant, face.DefaultGallery, model, rs[3].Templates[1].Embedding, 1)
+				// Read your write. A subject is compared as the mean of its templates, so
+				// that mean, and no one template, is surely nearest to its own subject.
+				fused, _ := face.FuseTemplates(rs[3].Templates)
+				probe, err := fused.Normalise()
+				noError(t, err)
+				r, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1)
 				if err != nil || len(r.Candidates) != 1 || r.Candidates[0].SubjectID != rs[3].Subject.ID {
 					t.Errorf("%s is not found after its import: %+v, %v", rs[3].Subject.ID, r, err)
 				}
