@@ -114,12 +114,13 @@ func (c checker) fused() error {
 		JOIN `+usualModels+` u ON u.row_id = p.gallery_model JOIN subject s ON s.row_id = p.subject JOIN gallery g ON g.row_id = s.gallery
 		CROSS JOIN LATERAL (
 			SELECT bool_and(e.sound) AS sound, (array_agg(e.searched ORDER BY e.id))[1] AS searched, (array_agg(e.fused ORDER BY e.id))[1] AS fused,
-				CASE WHEN p.n > 1 AND vector_norm(avg(e.embedding) FILTER (WHERE e.sound)) >= 1e-3
+				CASE WHEN vector_norm(avg(e.embedding) FILTER (WHERE e.sound)) >= 1e-3
 					THEN avg(e.embedding) FILTER (WHERE e.sound) END AS mean
 			FROM (SELECT t.*, vector_dims(t.embedding) = u.dimension AND abs(vector_norm(t.embedding) - 1) <= 1e-3 AS sound
-				FROM template t WHERE t.subject = p.subject AND t.gallery_model = p.gallery_model) e
+				FROM template t WHERE t.subject = p.subject AND t.gallery_model = p.gallery_model AND p.n > 1) e
 		) is_so
-		WHERE is_so.sound AND (p.searched <> 1 OR NOT is_so.searched OR p.fused <> CASE WHEN is_so.mean IS NULL THEN 0 ELSE 1 END
+		WHERE p.n = 1 AND (p.searched <> 1 OR p.fused <> 0)
+			OR p.n > 1 AND is_so.sound AND (p.searched <> 1 OR NOT is_so.searched OR p.fused <> CASE WHEN is_so.mean IS NULL THEN 0 ELSE 1 END
 			OR CASE WHEN is_so.fused IS NULL OR is_so.mean IS NULL THEN false WHEN vector_dims(is_so.fused) <> vector_dims(is_so.mean) THEN true
 				ELSE NOT ((is_so.fused <=> is_so.mean) < 1e-3 AND abs(vector_norm(is_so.fused) - vector_norm(is_so.mean) ^ 0.4375) < 1e-3) END)`)
 }
