@@ -611,9 +611,15 @@ func TestWritesWhileLoading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1)
-	if err != nil || r.Candidates[0].SubjectID != "s2999" || r.Candidates[0].Templates != 401 || r.Candidates[0].Score != probe.Cosine(fused) {
-		t.Errorf("who got templates while the index was loaded is searched as %+v, %v", r.Candidates[0], err)
+	// The mean of 401 strangers is short, so some subjects of one template may be
+	// nearer to it.
+	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Candidates, func(c face.Candidate) bool { return c.SubjectID == "s2999" })
+	if i < 0 || r.Candidates[i].Templates != 401 || r.Candidates[i].Score != probe.Cosine(fused) {
+		t.Errorf("who got templates while the index was loaded is candidate %d of %d: %+v", i, len(r.Candidates), r.Candidates[max(0, i)])
 	}
 	if _, err := s.VerifyAudit(ctx); err != nil {
 		t.Error(err)
