@@ -144,10 +144,17 @@ func (r *trainRun) distil(backend grad.Backend, model *grad.Model, teachers []tr
 	return nil
 }
 
+// taughtCosine is the mean cosine of a student's embeddings to a teacher's from
+// which the student is taken for one that this teacher taught before. Embeddings
+// of encoders that know nothing of each other are near 0.
+const taughtCosine = 0.5
+
 // findTarget finds what the student learns. One teacher whose embeddings are as
-// long as the student's is learnt as it is, if the student has nothing to lose.
+// long as the student's is learnt as it is, if the student has nothing to lose,
+// or learnt from this teacher before.
 func (r *trainRun) findTarget(backend grad.Backend, o siamese.DistillOptions, teachers []trainTeacher, set *trainSet) (siamese.Target, error) {
-	if len(teachers) == 1 && teachers[0].manifest.Dimension == r.base.Dimension && r.From != "" {
+	alike := len(teachers) == 1 && teachers[0].manifest.Dimension == r.base.Dimension
+	if alike && r.From != "" {
 		return siamese.Target{}, nil
 	}
 	n := min(set.Len(), targetFaces)
@@ -187,6 +194,18 @@ func (r *trainRun) findTarget(backend grad.Backend, o siamese.DistillOptions, te
 		if base, err = embedAll(o.Model, r.base); err != nil {
 			return siamese.Target{}, err
 		}
+		if alike && meanCosine(given[0], base) > taughtCosine {
+			return siamese.Target{}, nil
+		}
 	}
 	return siamese.NewTarget(given, weights, r.base.Dimension, base)
+}
+
+// meanCosine is that of two encoders' normalised embeddings of the same faces.
+func meanCosine(a, b []face.Embedding) float64 {
+	var sum float64
+	for i := range a {
+		sum += a[i].Cosine(b[i])
+	}
+	return sum / float64(len(a))
 }

@@ -35,6 +35,7 @@ type Augmentation struct {
 
 	// What follows is used for matching a teacher only, because it makes a face
 	// that nobody has, or hides so much of one that only a teacher knows better.
+	Plain      float64 // chance of being turned, moved, mirrored and shrunk only
 	Warp       float64 // pixels of the input by which features are moved, in half of the faces
 	Mix        float64 // chance of being blended with another face
 	Sunglasses float64 // chance
@@ -61,7 +62,7 @@ func MatchingAugmentation() Augmentation {
 	return Augmentation{
 		Turn: 10, Grow: 0.1, Shift: 3, Flip: 0.5, Light: 0.3, Grey: 0.1, Tint: 0.1,
 		Blur: 0.12, Shrink: 0.2, Occlude: 0.08, Noise: 0.2,
-		Warp: 4, Mix: 0.25, Sunglasses: 0.1, Mask: 0.1, Hand: 0.05, CutOut: 0.05, Dark: 0.1, SideLight: 0.2, Squeeze: 0.1,
+		Plain: 0.3, Warp: 4, Mix: 0.25, Sunglasses: 0.1, Mask: 0.1, Hand: 0.05, CutOut: 0.05, Dark: 0.1, SideLight: 0.2, Squeeze: 0.1,
 	}
 }
 

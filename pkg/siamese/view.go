@@ -46,6 +46,12 @@ func (v *viewer) show(dst [][]float32, set Set, rng *rand.Rand) error {
 	if err := v.drawAny(v.view, set, rng); err != nil {
 		return err
 	}
+	if rng.Float64() < v.how.Plain {
+		for i := range dst {
+			v.sample(dst[i], v.view, i)
+		}
+		return nil
+	}
 	if rng.Float64() < v.how.Mix {
 		if err := v.drawAny(v.other, set, rng); err != nil {
 			return err
