@@ -944,6 +944,9 @@ type LayerWeights = map[string]float64
 // MaxFaces Most faces; 100 is the default.
 type MaxFaces = int
 
+// MaxMs Most milliseconds until the answer, from when the whole request has arrived. They include the wait for a free slot. What is not done by then is answered 504 `deadline_exceeded` at that moment, and no decision is made. The server has a limit of its own, `--request-timeout`, and the earlier one counts.
+type MaxMs = int
+
 // Metadata A JSON object of at most 4 KiB, stored unchanged.
 type Metadata = json.RawMessage
 
@@ -1142,6 +1145,9 @@ type RecognizeForm struct {
 
 	// K Most candidates, one per subject; 5 is the default.
 	K *CandidateCount `json:"k,omitempty"`
+
+	// MaxMs Most milliseconds until the answer, from when the whole request has arrived. They include the wait for a free slot. What is not done by then is answered 504 `deadline_exceeded` at that moment, and no decision is made. The server has a limit of its own, `--request-timeout`, and the earlier one counts.
+	MaxMs *MaxMs `json:"max_ms,omitempty"`
 
 	// ModelID The model that made an embedding.
 	ModelID *ModelID `json:"model_id,omitempty"`
@@ -1471,6 +1477,9 @@ type VerifyForm struct {
 
 	// Gallery 1 to 128 letters, digits and `._@-`, the first a letter or a digit. If the gallery is optional, the default is the gallery `default`.
 	Gallery *GalleryName `json:"gallery,omitempty"`
+
+	// MaxMs Most milliseconds until the answer, from when the whole request has arrived. They include the wait for a free slot. What is not done by then is answered 504 `deadline_exceeded` at that moment, and no decision is made. The server has a limit of its own, `--request-timeout`, and the earlier one counts.
+	MaxMs *MaxMs `json:"max_ms,omitempty"`
 
 	// ModelID The model that made an embedding.
 	ModelID *ModelID `json:"model_id,omitempty"`

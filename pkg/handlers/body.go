@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 
@@ -73,7 +74,17 @@ func (s *server) limitBody(next http.Handler) http.Handler {
 			callOf(r.Context()).reservation = reservation
 		}
 		body := &body{from: http.MaxBytesReader(w, r.Body, s.maxBody()), end: end, room: s.bodies, key: callOf(r.Context()).key}
-		defer func() { body.room.give(body.key, body.held) }()
+		defer func() {
+			left := callOf(r.Context()).left
+			if left == nil {
+				body.room.give(body.key, body.held)
+				return
+			}
+			go func() { // work that was left behind still holds the photos
+				<-left
+				body.room.give(body.key, body.held)
+			}()
+		}()
 		if err := body.hold(); err != nil {
 			s.fail(w, r, err)
 			return
@@ -92,8 +103,9 @@ type body struct {
 	room *shares
 	key  face.Key
 
-	held, read int64 // bytes
-	whole      bool  // all was read
+	held, read int64     // bytes
+	whole      bool      // all was read
+	arrived    time.Time // when all was read
 }
 
 // ending finds where a body's value ends, which comes in several chunks: the
@@ -128,7 +140,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if err != io.EOF { //nolint:errorlint // A reader's end is bare; what is wrapped is a body cut short.
 		return 0, err
 	}
-	b.whole = true
+	b.whole, b.arrived = true, time.Now()
 	return end, nil
 }
 

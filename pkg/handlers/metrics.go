@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+	missed   *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, error) {
@@ -27,9 +28,16 @@ func newMetrics(r prometheus.Registerer, galleries store.Galleries) (*metrics, e
 			Name: "likeness_http_requests_in_flight",
 			Help: "Requests under way, including the one for the metrics.",
 		}),
+		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "likeness_deadlines_missed_total",
+			Help: "Requests with max_ms that were answered 504, because they were not done in time.",
+		}, []string{"route"}),
+	}
+	for _, route := range []string{"/verify", "/recognize"} { // a series from the start shows its first rise
+		m.missed.WithLabelValues(route)
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.duration, m.inFlight, templates{galleries}} {
+	for _, c := range []prometheus.Collector{m.duration, m.inFlight, m.missed, templates{galleries}} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -34,6 +34,10 @@ type call struct {
 	status int
 
 	reservation *embed.Reservation // of a slot; nil: there is none
+
+	// left is closed when the work has ended that was left behind, because the
+	// answer could not wait for it; nil: there is none.
+	left <-chan struct{}
 }
 
 // fails notes that an answer that has begun does not end well.
@@ -106,11 +110,16 @@ func (s *server) recover(next http.Handler) http.Handler {
 			case http.ErrAbortHandler:
 				panic(p) // net/http's own way to cut a connection
 			default:
-				s.fail(w, r, face.Wrap(face.Internal, "handlers.recover", fmt.Errorf("panic: %v\n%s", p, debug.Stack())))
+				s.fail(w, r, panicked(p))
 			}
 		}()
 		next.ServeHTTP(w, r)
 	})
+}
+
+// panicked is the error of a handler that panicked.
+func panicked(p any) error {
+	return face.Wrap(face.Internal, "handlers.recover", fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 }
 
 // secure sets the headers that keep browsers from doing more with an answer
@@ -127,9 +136,10 @@ func secure(next http.Handler) http.Handler {
 }
 
 // limitTime ends the context when the request's time is over, unless the
-// operation streams. The time counts from when the body is in: how long that
-// takes depends on the sender's line, for which the server has a timeout of its
-// own, and that one ends here.
+// operation streams: the server's time, or the shorter one that the request
+// allows. The time counts from when the body is in: how long that takes depends
+// on the sender's line, for which the server has a timeout of its own, and that
+// one ends here.
 func (s *server) limitTime(next api.StrictHandlerFunc, _ string) api.StrictHandlerFunc {
 	return func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error) {
 		if operationOf(r).Streams() {
@@ -138,6 +148,9 @@ func (s *server) limitTime(next api.StrictHandlerFunc, _ string) api.StrictHandl
 		conn := http.NewResponseController(w)
 		_ = conn.SetReadDeadline(time.Time{}) // a writer without a connection has none
 		_ = conn.SetWriteDeadline(time.Now().Add(s.RequestTimeout + 10*time.Second))
+		if allowed := maxTime(request); allowed > 0 {
+			return s.punctually(ctx, arrival(r).Add(min(allowed, s.RequestTimeout)), w, r, request, next)
+		}
 		ctx, cancel := context.WithTimeout(ctx, s.RequestTimeout)
 		defer cancel()
 		answer, err := next(ctx, w, r, request)

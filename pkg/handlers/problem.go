@@ -74,7 +74,7 @@ func explain(k face.Kind) explanation {
 	case face.StorageFull:
 		return explanation{503, "The storage is full: nothing more is stored. Searching and erasing still work.", "Ask the operator to make room on the disk, then send the request again."}
 	case face.Deadline:
-		return explanation{504, "The request took too long.", "Send a smaller photo, or try again when there is less load."}
+		return explanation{504, "The request took too long.", "Send a smaller photo, allow more time if the request has max_ms, or try again when there is less load."}
 	case face.Canceled:
 		return explanation{499, "The caller closed the connection before the answer.", "Wait longer for the answer."}
 	default:

@@ -33,8 +33,12 @@ type attempt struct {
 // It counts what the quality gate has against the face, records the decision in
 // the audit chain, if the service does that, and counts the decision. If the
 // record fails, so does the request: no door opens on a decision that is not
-// recorded. outcome is the decision in the words of the answer.
+// recorded. Nothing is decided for a caller who no longer waits. outcome is the
+// decision in the words of the answer.
 func (a attempt) decided(ctx context.Context, outcome string, reasons ...face.Reason) error {
+	if err := ctx.Err(); err != nil {
+		return face.Wrap(face.Canceled, "identity.decided", err)
+	}
 	a.notAcquired(reasons)
 	if a.o.AuditDecisions && a.gallery != "" {
 		d := store.Decision{Action: a.action, Gallery: a.gallery, SubjectID: a.subject, Decision: outcome}

@@ -127,6 +127,16 @@ func (s *Service) Recognize(ctx context.Context, by Caller, r RecognizeRequest) 
 		}
 		result.Faces = append(result.Faces, f)
 	}
+	// Only now, so that a search that fails or is late leaves no decision about other faces.
+	for i, f := range result.Faces {
+		a.subject = ""
+		if f.Decision == match.DecisionMatch {
+			a.subject = f.Candidates[0].SubjectID
+		}
+		if err := a.decided(ctx, string(f.Decision), samples[i].Face.Quality.Reasons...); err != nil {
+			return none, err
+		}
+	}
 	return result, nil
 }
 
@@ -187,12 +197,12 @@ func facesFound(samples []embed.Sample) int {
 	return samples[0].Found
 }
 
-// identify decides who a face is. The size of the gallery is nil if the face
+// identify finds out who a face is. The size of the gallery is nil if the face
 // was not searched for.
 func (a attempt) identify(ctx context.Context, enc Encoder, sample embed.Sample, k int, threshold float64) (f RecognizedFace, size *int, err error) {
-	if reasons := sample.Face.Quality.Reasons; len(reasons) > 0 {
+	if len(sample.Face.Quality.Reasons) > 0 {
 		f.Decision = match.DecisionLowQuality
-		return f, nil, a.decided(ctx, string(f.Decision), reasons...)
+		return f, nil, nil
 	}
 	// The second best is needed for the decision, whatever k is.
 	start := time.Now()
@@ -213,10 +223,7 @@ func (a attempt) identify(ctx context.Context, enc Encoder, sample embed.Sample,
 		}
 		f.Candidates = append(f.Candidates, Candidate{Rank: i + 1, Candidate: c, Probability: p})
 	}
-	if f.Decision == match.DecisionMatch {
-		a.subject = found.Candidates[0].SubjectID
-	}
-	return f, &found.GallerySize, a.decided(ctx, string(f.Decision))
+	return f, &found.GallerySize, nil
 }
 
 // candidateProbability is the probability that goes with a candidate. Only a
