@@ -200,16 +200,16 @@ func (a agreement) String() string {
 // built-in detector with its outputs encoded as SCRFD's are.
 func TestSCRFDFindsWhatYuNetFinds(t *testing.T) {
 	t.Parallel()
-	dir := os.Getenv("LIKENESS_TEST_SCRFD")
+	dir, photos := os.Getenv("LIKENESS_TEST_SCRFD"), 500
 	if dir == "" {
-		dir = t.TempDir()
+		dir, photos = t.TempDir(), 200
 		orttest.SCRFDDetector(t, dir, orttest.Detector, orttest.SCRFD{Anchors: 2})
 	}
 	r, err := embed.OpenRegistry(models.FS, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := everyPhoto(t, 500)
+	names := everyPhoto(t, photos)
 	want := looks(t, detectorPipeline(t, sharedtest.Path(t, "models"), "yunet_n"), names)
 	tried := 0
 	for _, m := range r.Models() {

@@ -208,7 +208,7 @@ func TestManyDamagedEmbeddings(t *testing.T) {
 // error or without, and has nobody twice.
 func TestListsOfDamagedFileEnd(t *testing.T) {
 	t.Parallel()
-	const people, block = 600, 4 << 10
+	const people, block = 250, 4 << 10
 	path := filepath.Join(t.TempDir(), "likeness.db")
 	s := open(t, path)
 	var records []store.Record

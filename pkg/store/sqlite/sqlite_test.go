@@ -541,7 +541,8 @@ func TestCloseSaysWhatIsLeft(t *testing.T) {
 func TestWritesWhileLoading(t *testing.T) {
 	t.Parallel()
 	ctx, path := t.Context(), filepath.Join(t.TempDir(), "likeness.db")
-	const n, dim = 3000, 64
+	const n, rounds, dim = 1200, 160, 64
+	last := fmt.Sprint("s", n-1)
 	s := open(t, path)
 	var wg sync.WaitGroup
 	for w := range 60 {
@@ -564,11 +565,11 @@ func TestWritesWhileLoading(t *testing.T) {
 	}
 	defer closing(t, s)
 	early := 0
-	for i := range 400 {
+	for i := range rounds {
 		var e *face.Error
 		if err := s.Ready(ctx); errors.As(err, &e) && e.Kind == face.Unavailable {
 			early++
-			if !strings.HasPrefix(e.Detail, "loaded ") || !strings.HasSuffix(e.Detail, " of 3000 templates") {
+			if !strings.HasPrefix(e.Detail, "loaded ") || !strings.HasSuffix(e.Detail, fmt.Sprintf(" of %d templates", n)) {
 				t.Errorf("not ready: %q", e.Detail)
 			}
 		}
@@ -578,32 +579,32 @@ func TestWritesWhileLoading(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
-			if err := enrol(s, fmt.Sprint("new", i), "s2999", embedding(n+i, dim)); err != nil {
+			if err := enrol(s, fmt.Sprint("new", i), last, embedding(n+i, dim)); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	t.Logf("%d of 400 rounds came before the index was loaded", early)
+	t.Logf("%d of %d rounds came before the index was loaded", early, rounds)
 	if err := s.AwaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 1000 { // the others are like the last of them
+	for i := range 2*rounds + 80 { // the others are like the last of them
 		want := fmt.Sprint("s", i)
 		r, err := s.Search(ctx, tenant, face.DefaultGallery, model, embedding(i, dim), 1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		there := r.Candidates[0].SubjectID == want && r.Candidates[0].Score > 0.999
-		if erased := i < 400*2 && i%2 == 0; there == erased {
+		if erased := i < 2*rounds && i%2 == 0; there == erased {
 			t.Errorf("%s is found: %v, erased: %v", want, there, erased)
 		}
-		if r.GallerySize != n-400 {
-			t.Fatalf("gallery size %d, want %d", r.GallerySize, n-400)
+		if r.GallerySize != n-rounds {
+			t.Fatalf("gallery size %d, want %d", r.GallerySize, n-rounds)
 		}
 	}
-	own, err := s.Templates(ctx, tenant, face.DefaultGallery, "s2999", model)
-	if err != nil || len(own) != 401 {
+	own, err := s.Templates(ctx, tenant, face.DefaultGallery, last, model)
+	if err != nil || len(own) != rounds+1 {
 		t.Fatalf("%d templates, %v", len(own), err)
 	}
 	fused, _ := face.FuseTemplates(own)
@@ -611,14 +612,14 @@ func TestWritesWhileLoading(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The mean of 401 strangers is short, so some subjects of one template may be
+	// The mean of so many strangers is short, so some subjects of one template may be
 	// nearer to it.
 	r, err := s.Search(ctx, tenant, face.DefaultGallery, model, probe, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(r.Candidates, func(c face.Candidate) bool { return c.SubjectID == "s2999" })
-	if i < 0 || r.Candidates[i].Templates != 401 || r.Candidates[i].Score != probe.Cosine(fused) {
+	i := slices.IndexFunc(r.Candidates, func(c face.Candidate) bool { return c.SubjectID == last })
+	if i < 0 || r.Candidates[i].Templates != rounds+1 || r.Candidates[i].Score != probe.Cosine(fused) {
 		t.Errorf("who got templates while the index was loaded is candidate %d of %d: %+v", i, len(r.Candidates), r.Candidates[max(0, i)])
 	}
 	if _, err := s.VerifyAudit(ctx); err != nil {
