@@ -66,7 +66,7 @@ func (c modelsCohort) Run(t *tool) (err error) {
 	if err != nil {
 		return err
 	}
-	if slices.Contains(model.Layers(), siamese.CohortPlain) {
+	if slices.Contains(model.Layers(), siamese.CohortOutput) {
 		return usageError{fmt.Errorf("--encoder: %s has a cohort already", c.Encoder)}
 	}
 	cohort, err := c.embedCohort(t)
