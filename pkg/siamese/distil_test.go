@@ -34,7 +34,7 @@ func distillOptions(t *testing.T) siamese.DistillOptions {
 	o.Teachers = []siamese.Teacher{{
 		Model: parsed(t, smallNetwork(t, 9)), Image: "image", Embedding: "embedding", Input: o.Input, ToStudent: imaging.Affine{1, 0, 0, 0, 1, 0},
 	}}
-	o.Batch, o.Replicas, o.Steps, o.WarmUp, o.Rate = 16, 2, 40, 2, 1e-2
+	o.Batch, o.Replicas, o.Steps, o.WarmUp, o.Rate = 16, 2, 60, 2, 1e-2
 	return o
 }
 
@@ -48,6 +48,13 @@ func learnLessons(t *testing.T, d *siamese.Distiller, steps int) (all []siamese.
 		all = append(all, l)
 	}
 	return all
+}
+
+func meanApart(lessons []siamese.Lesson) (mean float64) {
+	for _, l := range lessons {
+		mean += l.Apart / float64(len(lessons))
+	}
+	return mean
 }
 
 // A student comes nearer to its teachers without labels, and a checkpoint goes
@@ -87,8 +94,9 @@ func TestDistiller(t *testing.T) {
 			after := learnLessons(t, d, o.Steps/2)
 			closed(t, d.Close)
 			first, last := before[0], after[len(after)-1]
-			if last.Apart > 0.8*first.Apart {
-				t.Errorf("1 - cosine was %.3f and is %.3f", first.Apart, last.Apart)
+			// A single batch says little: some show faces that were hardly changed.
+			if is := meanApart(after[len(after)-8:]); is > 0.8*first.Apart {
+				t.Errorf("1 - cosine was %.3f and is %.3f", first.Apart, is)
 			}
 			for i, h := range last.Hints {
 				if h > 0.9*first.Hints[i] {
